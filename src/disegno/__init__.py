@@ -1,0 +1,41 @@
+"""Disegno: pictures from text, under the control of a drawing.
+
+The public names are loaded when they are first used, so that `import disegno` stays instant and loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from disegno.core.errors import DisegnoError
+    from disegno.core.request import ControlUnit, Request
+    from disegno.core.result import Progress, Result
+    from disegno.core.settings import Settings
+    from disegno.engine.generate import generate
+    from disegno.engine.studio import Studio
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ControlUnit": "disegno.core.request",
+    "DisegnoError": "disegno.core.errors",
+    "Progress": "disegno.core.result",
+    "Request": "disegno.core.request",
+    "Result": "disegno.core.result",
+    "Settings": "disegno.core.settings",
+    "Studio": "disegno.engine.studio",
+    "generate": "disegno.engine.generate",
+}
+
+__all__ = ["ControlUnit", "DisegnoError", "Progress", "Request", "Result", "Settings", "Studio", "generate"]
+
+
+def __getattr__(name: str) -> object:
+    """Return the public name, importing its home on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'disegno' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

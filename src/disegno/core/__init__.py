@@ -1,0 +1,1 @@
+"""Words: what a person asks for and gets back, settings, errors. No torch."""

@@ -1,0 +1,65 @@
+"""Where things are and how the machine is used: from the environment and a toml file; passed in, never global."""
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_cache_path, user_config_path, user_data_path
+
+from disegno.core.errors import RequestError
+
+DType = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this process uses its machine. `DISEGNO_<FIELD>` in the environment wins over the toml file."""
+
+    model_dirs: tuple[Path, ...] = field(default_factory=lambda: (user_data_path("disegno") / "models",))
+    """Folders with weights: ours, A1111's or ComfyUI's layout. In the environment: separated as PATH is."""
+    cache_dir: Path = field(default_factory=lambda: user_cache_path("disegno"))
+    """Where derived things may be kept; may be deleted at any time."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: DType = "auto"
+    """auto is decided from what the processor does fast; see `memory.py`."""
+    threads: int = 0
+    """CPU threads for one evaluation; 0 leaves it to torch."""
+    residual_cache_mib: int = 512
+    """How much memory control residuals that do not depend on the noisy image may keep. 0 turns the cache off."""
+
+
+_LISTS = {"model_dirs"}
+_PATHS = {"cache_dir"}
+_INTS = {"threads", "residual_cache_mib"}
+
+
+def _parse(name: str, value: Any) -> Any:
+    if name in _LISTS:
+        parts = value.split(os.pathsep) if isinstance(value, str) else value
+        return tuple(Path(p).expanduser() for p in parts if str(p))
+    if name in _PATHS:
+        return Path(value).expanduser()
+    if name in _INTS:
+        return int(value)
+    return value
+
+
+def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
+    """Return the settings: defaults, then the toml file, then DISEGNO_* of the environment, then `overrides` that are not None."""
+    path = toml or user_config_path("disegno") / "disegno.toml"
+    known = {f.name for f in fields(Settings)}
+    given: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if unknown := sorted(given.keys() - known):
+        raise RequestError(f"{path} has settings that do not exist: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    given |= {name: os.environ[f"DISEGNO_{name.upper()}"] for name in known if f"DISEGNO_{name.upper()}" in os.environ}
+    given |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = replace(Settings(), **{name: _parse(name, value) for name, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"A setting could not be read: {error}.") from error
+    if settings.dtype not in ("auto", "fp32", "bf16", "fp16"):
+        raise RequestError(f"dtype is {settings.dtype!r}; it can be auto, fp32, bf16 or fp16.")
+    return settings

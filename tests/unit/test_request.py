@@ -1,0 +1,42 @@
+"""Request: the one home of defaults; JSON there and back; errors that say what to do."""
+
+import pytest
+
+from disegno.core.errors import RequestError, UnknownName
+from disegno.core.request import ControlUnit, Request, from_json, make_request, to_json
+
+pytestmark = pytest.mark.unit
+
+
+def test_json_round_trip_keeps_every_field() -> None:
+    unit = ControlUnit(name="canny", image="a.png", params={"low": 80, "invert": True}, strength=0.5, mode="prompt")
+    request = Request(prompt="a ☃", seed=2**64 - 1, controls=(unit,), cfg=4.5)
+    assert from_json(to_json(request)) == request
+
+
+def test_unknown_and_bad_fields_are_all_named() -> None:
+    with pytest.raises(RequestError) as caught:
+        make_request({"widht": 3, "steps": 0, "batch": 99})
+    for word in ("widht", "steps", "batch"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [7, 100, 5000])
+def test_sizes_are_multiples_of_eight_within_bounds(size: int) -> None:
+    with pytest.raises(RequestError, match="width"):
+        make_request({"width": size})
+
+
+def test_a_span_runs_forwards() -> None:
+    with pytest.raises(RequestError, match="swap"):
+        make_request({"controls": [{"name": "canny", "image": "a.png", "start": 0.6, "end": 0.5}]})
+
+
+def test_a_request_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Request().prompt = "x"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_unknown_name_offers_the_nearest() -> None:
+    error = UnknownName.of("sampler", "Eulr", ["euler", "heun", "lms"])
+    assert "'Eulr'" in str(error) and "euler" in str(error) and "lms" not in str(error)

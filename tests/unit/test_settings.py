@@ -1,0 +1,32 @@
+"""Settings: defaults, then the file, then the environment, then what the caller says."""
+
+from pathlib import Path
+
+import pytest
+
+from disegno.core.errors import RequestError
+from disegno.core.settings import load_settings
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = tmp_path / "disegno.toml"
+    toml.write_text('threads = 3\ndevice = "cpu"\nmodel_dirs = ["~/models", "/b"]\n')
+    monkeypatch.setenv("DISEGNO_THREADS", "5")
+    settings = load_settings(toml, dtype="fp32", device=None)
+    assert (settings.threads, settings.device, settings.dtype) == (5, "cpu", "fp32")
+    assert settings.model_dirs == (Path("~/models").expanduser(), Path("/b"))
+
+
+def test_what_does_not_exist_is_said(tmp_path: Path) -> None:
+    toml = tmp_path / "disegno.toml"
+    toml.write_text("thread = 3\n")
+    with pytest.raises(RequestError, match="thread"):
+        load_settings(toml)
+
+
+@pytest.mark.parametrize("bad", [{"dtype": "fp8"}, {"threads": "many"}])
+def test_bad_values_are_said(bad: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(RequestError):
+        load_settings(tmp_path / "none.toml", **bad)
