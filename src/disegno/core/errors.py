@@ -1,16 +1,16 @@
 """The errors a person can meet, each saying what was given, what was expected and what to do.
 
-    DisegnoError                  everything below; a door turns it into one clear message, never a traceback
-    ├── RequestError              the request cannot be carried out as written
-    │   ├── UnknownName           no sampler, schedule, annotator, control or model of that name; says the nearest ones
-    │   └── BadImage              an image cannot be read, or has a size that nothing can be done with
-    ├── ModelFileError            a file of weights is not what it should be
-    │   ├── UnsafeFile            it asks to run code, or to take unreasonable resources; nothing was executed
-    │   ├── CorruptFile           truncated, damaged, or not a file of weights at all
-    │   ├── UnknownKind           a sound file, but of nothing that this program knows
-    │   ├── KeyMismatch           keys are missing, unexpected or of another shape; carries the list
-    │   └── WrongFamily           a sound file of another model family than the open one
-    └── ResourceError             not enough memory or disk; says how much was wanted
+DisegnoError                  everything below; a door turns it into one clear message, never a traceback
+├── RequestError              the request cannot be carried out as written
+│   ├── UnknownName           no sampler, schedule, annotator, control or model of that name; says the nearest ones
+│   └── BadImage              an image cannot be read, or has a size that nothing can be done with
+├── ModelFileError            a file of weights is not what it should be
+│   ├── UnsafeFile            it asks to run code, or to take unreasonable resources; nothing was executed
+│   ├── CorruptFile           truncated, damaged, or not a file of weights at all
+│   ├── UnknownKind           a sound file, but of nothing that this program knows
+│   ├── KeyMismatch           keys are missing, unexpected or of another shape; carries the list
+│   └── WrongFamily           a sound file of another model family than the open one
+└── ResourceError             not enough memory or disk; says how much was wanted
 """
 
 from collections.abc import Iterable
@@ -36,8 +36,10 @@ class UnknownName(RequestError):
     def of(cls, what: str, given: str, known: Iterable[str]) -> "UnknownName":
         """Return the error for `given`, naming close matches, or all of the known names where nothing is close."""
         names = list(known)
-        near = get_close_matches(given.lower(), names, n=3, cutoff=0.5) or names
-        return cls(f"There is no {what} named {given!r}. Choose one of: {', '.join(near)}.")
+        by_lower = {name.lower(): name for name in names}
+        near = [by_lower[name] for name in get_close_matches(given.lower(), by_lower, n=3, cutoff=0.5)] or names
+        choice = f"Choose one of: {', '.join(near)}." if near else f"No {what} is known here."
+        return cls(f"There is no {what} named {given!r}. {choice}")
 
 
 class BadImage(RequestError):

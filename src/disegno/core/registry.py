@@ -20,7 +20,10 @@ from disegno.core.errors import UnknownName
 
 @dataclass(frozen=True)
 class Registry:
-    """The members of one kind. `package` holds one module a member; `group` is the entry point group of other packages."""
+    """The members of one kind.
+
+    `package` holds one module a member; `group` is the entry point group of other packages.
+    """
 
     what: str
     package: str

@@ -29,7 +29,7 @@ class ControlUnit:
     image: str
     """A path, or a data URI (data:image/png;base64,...)."""
     annotate: str | None = None
-    """The annotator that turns the image into the condition; "none" takes the image as it is; unset: the control's own."""
+    """What turns the image into the condition; "none" takes the image as it is; unset: the control's own annotator."""
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     """The annotator's parameters, by name."""
     strength: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
@@ -39,11 +39,11 @@ class ControlUnit:
     end: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """The share of the steps after which the control stops."""
     mode: ControlMode = "balanced"
-    """Balanced; the prompt counts more (deep layers only, by 0.825 per layer); or the control counts more (positive half only)."""
+    """Balanced; the prompt counts more (0.825 less a layer); or the control counts more (on the positive half only)."""
     resize: ResizeMode = "crop"
     """How an image of another shape is fitted to the canvas."""
     base: str | None = None
-    """The Base ControlNet of a CtrLoRA condition; unset: the one that its header names, or the only one in the library."""
+    """The Base ControlNet of a CtrLoRA condition; unset: the one its header names, or the library's only one."""
 
     def __post_init__(self) -> None:
         if self.start > self.end:
@@ -75,7 +75,7 @@ class Request:
     schedule: str | None = None
     """How the noise levels are spaced; unset: the sampler's own."""
     cfg: Annotated[float | None, Field(ge=0.0, le=100.0)] = None
-    """Classifier-free guidance: how far to go from the negative prompt towards the prompt; 1 is off; unset: the model's own."""
+    """Classifier-free guidance: how far to go from the negative prompt to the prompt; 1 is off; unset: the model's."""
     cfg_rescale: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """How much of the guided estimate's contrast is put back to the unguided one's (Lin et al. 2023, eq. 15-16)."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
@@ -111,8 +111,8 @@ _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 
 def describe(error: ValidationError) -> str:
     """Return a validation error as one readable line: each field, what is wrong with it, and what was given."""
-    parts = [f"{'.'.join(str(p) for p in e['loc']) or 'request'}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
-    return "; ".join(parts)
+    faults = [(".".join(str(part) for part in fault["loc"]), fault) for fault in error.errors()]
+    return "; ".join(f"{where or 'request'}: {fault['msg']} (given: {fault['input']!r})" for where, fault in faults)
 
 
 def make_request(fields: dict[str, Any]) -> Request:

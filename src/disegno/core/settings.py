@@ -48,13 +48,18 @@ def _parse(name: str, value: Any) -> Any:
 
 
 def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
-    """Return the settings: defaults, then the toml file, then DISEGNO_* of the environment, then `overrides` that are not None."""
+    """Return the settings: defaults, then the toml file, then DISEGNO_* of the environment, then `overrides`.
+
+    An override that is None leaves the setting alone. Raises RequestError for a name or value that cannot be.
+    """
     path = toml or user_config_path("disegno") / "disegno.toml"
     known = {f.name for f in fields(Settings)}
     given: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
     if unknown := sorted(given.keys() - known):
-        raise RequestError(f"{path} has settings that do not exist: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    given |= {name: os.environ[f"DISEGNO_{name.upper()}"] for name in known if f"DISEGNO_{name.upper()}" in os.environ}
+        names = ", ".join(unknown)
+        raise RequestError(f"{path} has settings that do not exist: {names}. Known: {', '.join(sorted(known))}.")
+    variables = {name: f"DISEGNO_{name.upper()}" for name in known}
+    given |= {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
     given |= {name: value for name, value in overrides.items() if value is not None}
     try:
         settings = replace(Settings(), **{name: _parse(name, value) for name, value in given.items()})

@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself when it is missing or older than the pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PIP_FLAGS := --disable-pip-version-check --quiet
+
+.PHONY: setup demo test check bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps -c constraints.txt k-diffusion
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@mkdir -p out
+	$(BIN)/disegno generate "a red car on a city street" --control canny=src/disegno/data/diorama/examples/car_512.png --seed 1 --batch 3 -o out/demo.png
+
+test: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench_sd15.py
+	$(BIN)/python benchmarks/bench_control_cost.py
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache

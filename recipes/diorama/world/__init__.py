@@ -1,0 +1,1 @@
+"""The small world that diorama is trained on: soft 3D objects in drawn places, with exact captions and maps."""

@@ -1,0 +1,214 @@
+"""What the Stable Diffusion 1.x families share: a UNet over the latents of a VAE, attending to text states.
+
+Rombach et al. 2022. The families differ in their text encoder and their sizes; each builds this value.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from disegno.backbones.base import Defaults, TextStates, text_key
+from disegno.core.errors import RequestError, UnknownKind
+from disegno.diffusion.call import Call
+from disegno.diffusion.prediction import PREDICTIONS, Prediction
+from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
+from disegno.memory import Memory
+
+log = logging.getLogger(__name__)
+
+Config = dict[str, Any]  # a configuration of diffusers' or transformers' classes, as its JSON file has it
+Tensors = Mapping[str, Tensor]
+
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "v": "v"}
+_BETAS = {"beta_start": "beta_start", "beta_end": "beta_end", "num_train_timesteps": "num_timesteps"}
+_SAMPLES = 16  # values of each tensor that name the weights
+
+
+class TextEncoder(Protocol):
+    """Prompts to text states."""
+
+    def read(self, prompts: Sequence[str], skip: int) -> tuple[Tensor, list[str]]:
+        """Return the states of layer -skip, (b n d), and warnings about what was cut off."""
+        ...
+
+
+def fingerprint(*parts: Tensors) -> str:
+    """Return the name by content of these weights: sha256 over names, shapes, dtypes and 16 values of each tensor.
+
+    A hash of every byte would read the whole file before the first step (2 GiB: 1.3 s), for the same answer.
+    """
+    digest = hashlib.sha256()
+    for n, tensors in enumerate(parts):
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            digest.update(f"{n} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)].cpu().contiguous()
+            digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def noise_table_of(scheduler: Config, name: str) -> NoiseTable:
+    """Return the noise levels of a scheduler's configuration (diffusers' names); Stable Diffusion's where it is silent.
+
+    Raises UnknownKind for another beta schedule than scaled_linear.
+    """
+    if (given := scheduler.get("beta_schedule", "scaled_linear")) != "scaled_linear":
+        raise UnknownKind(f"{name} has the beta schedule {given!r}; known is scaled_linear. Choose another model.")
+    table = scaled_linear_table(**{ours: scheduler[theirs] for theirs, ours in _BETAS.items() if theirs in scheduler})
+    if scheduler.get("rescale_betas_zero_snr"):
+        return NoiseTable.from_alphas_cumprod(_zero_snr(table.alphas_cumprod))
+    return table
+
+
+def _zero_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Return abar shifted so that the last step is noise alone. Lin et al. 2023, Algorithm 1.
+
+    The last value is kept off 0, so that sigma is finite: ComfyUI parity, 4.8973451890853435e-08 (sigma 4518.76).
+    """
+    root = alphas_cumprod.double().sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return (root**2).clamp_min(4.8973451890853435e-08).float()
+
+
+def prediction_of(given: str, name: str) -> Prediction:
+    """Return what a net's output means, by diffusers' word for it. Raises UnknownKind."""
+    if given not in _PREDICTIONS:
+        raise UnknownKind(f"{name} predicts {given!r}; known are {', '.join(_PREDICTIONS)}. Choose another model.")
+    return PREDICTIONS[_PREDICTIONS[given]]
+
+
+@dataclass(frozen=True)
+class Nets:
+    """A UNet and a VAE, read: the tensors under diffusers' names, and the two configurations."""
+
+    unet: Tensors
+    vae: Tensors
+    unet_config: Config
+    vae_config: Config
+
+
+def open_nets(nets: Nets, name: str, memory: Memory) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """Return the two nets, placed. Raises KeyMismatch where tensors are missing, unexpected or of another shape."""
+
+    def unet() -> UNet2DConditionModel:
+        return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(nets.unet_config))
+
+    def vae() -> AutoencoderKL:
+        return cast(AutoencoderKL, AutoencoderKL.from_config(nets.vae_config))
+
+    return (
+        memory.build(unet, nets.unet, f"The UNet of {name}"),
+        memory.build(vae, nets.vae, f"The VAE of {name}", memory.policy.vae_dtype),
+    )
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """An open model: a `Backbone`. `warnings` grows; everything else stays as it was opened."""
+
+    family: str
+    name: str
+    prediction: Prediction
+    table: NoiseTable
+    defaults: Defaults
+    net: UNet2DConditionModel
+    vae: AutoencoderKL
+    text: TextEncoder
+    memory: Memory
+    fingerprint: str
+    conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    base_control: Path | None = None
+    warnings: list[str] = field(default_factory=list[str])
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae.config["latent_channels"])
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.net.config["in_channels"])
+
+    @property
+    def downscale(self) -> int:
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def scaling_factor(self) -> float:
+        """Return what latents are multiplied by, so that they have unit variance."""
+        return float(self.vae.config["scaling_factor"])
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
+        tokens, warnings = self.text.read(prompts, clip_skip)
+        return TextStates(tokens, None, tuple(text_key(row) for row in tokens), tuple(warnings))
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return the latents' mode times the scaling factor, (b c h/8 w/8), float32. One image at a time.
+
+        So an image's latents do not depend on its batch, and memory does not grow with it; it costs no time on a CPU.
+        """
+        posteriors = [self.vae.encode(self._shown_to_vae(image[None]), return_dict=False)[0] for image in images]
+        modes = [cast(DiagonalGaussianDistribution, posterior).mode() for posterior in posteriors]
+        return torch.cat(modes).float() * self.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pictures (b 3 h w), float32 in [0, 1], one at a time as in `encode_image`."""
+        return torch.cat([self._decode_one(latent[None]) for latent in latents / self.scaling_factor])
+
+    def _decode_one(self, latent: Tensor) -> Tensor:
+        shown = cast(torch.FloatTensor, self._shown_to_vae(latent))
+        picture = cast(Tensor, self.vae.decode(shown, return_dict=False)[0]).float()  # 1 3 h w
+        if self.vae.dtype != torch.float32 and not picture.isfinite().all():
+            self._warn(f"The VAE overflowed in {self.vae.dtype}: it works in float32 from now on, which is slower.")
+            self.memory.place(self.vae, torch.float32)
+            return self._decode_one(latent)
+        return (picture / 2 + 0.5).clamp(0, 1)
+
+    def _shown_to_vae(self, x: Tensor) -> Tensor:
+        return x.to(self.memory.policy.device, self.vae.dtype).contiguous(
+            memory_format=self.memory.policy.memory_format
+        )
+
+    def _warn(self, message: str) -> None:
+        log.warning("%s: %s", self.name, message)
+        self.warnings.append(message)
+
+    def evaluate(self, call: Call) -> Tensor:
+        """Return the net's raw output, (b c h w), float32. Raises RequestError when the net wants other channels."""
+        if call.x.shape[1] != self.in_channels:
+            raise RequestError(
+                f"{self.name} is shown {call.x.shape[1]} channels but wants {self.in_channels}: it was made for "
+                "inpainting (9) or for editing by instruction (8). Give what it needs, or choose another model."
+            )
+        policy = self.memory.policy
+        x = call.x.to(policy.device, policy.dtype).contiguous(memory_format=policy.memory_format)
+        residuals = call.residuals
+        out = self.net(
+            x,
+            call.t.to(policy.device),
+            encoder_hidden_states=call.tokens.to(policy.device, policy.dtype),
+            down_block_additional_residuals=residuals and tuple(r.to(x.device, x.dtype) for r in residuals.down),
+            mid_block_additional_residual=residuals and residuals.mid.to(x.device, x.dtype),
+            return_dict=False,
+        )[0]
+        return out.float()
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise RequestError when a side is no multiple of a latent cell, or the deepest level would see nothing."""
+        least = self.downscale * 2 ** (len(self.net.config["block_out_channels"]) - 1)
+        for side, pixels in (("width", width), ("height", height)):
+            if pixels % self.downscale or pixels < least:
+                raise RequestError(
+                    f"The {side} is {pixels}; {self.name} draws multiples of {self.downscale} from {least} pixels on. "
+                    f"Try {max(least, round(pixels / self.downscale) * self.downscale)}."
+                )

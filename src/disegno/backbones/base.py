@@ -1,0 +1,145 @@
+"""What a backbone is: a model family, opened. Text to tokens, pictures to latents and back, and one evaluation.
+
+A family is one module in this folder (or of another package, by the entry point group `disegno.backbones`) with
+
+    FAMILY: str                                                 what a control must be made for
+    def open(path: Path | None, memory: Memory) -> Backbone     its weights, once a process; None: those that it ships
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from disegno.diffusion.call import Call
+from disegno.diffusion.prediction import Prediction
+from disegno.diffusion.schedules import NoiseTable
+
+
+def text_key(tokens: Tensor) -> str:
+    """Return the name by content of one row's text states (n d): of the text, and of all that was done to it."""
+    data = tokens.detach().float().cpu().contiguous()
+    return hashlib.sha256(repr(tuple(data.shape)).encode() + data.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the net attends to. `keys` name each row by content, for sharing; `warnings` say what was cut off."""
+
+    tokens: Tensor  # b n d
+    pooled: Tensor | None  # b p
+    keys: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request leaves open: the values that this model was made for."""
+
+    width: int
+    height: int
+    steps: int
+    cfg: float
+    sampler: str
+    schedule: str
+
+
+class Backbone(Protocol):
+    """A model family, opened. Stateless between calls; modules are placed by `memory.py`."""
+
+    @property
+    def family(self) -> str:
+        """sd1, diorama, ...: what a control must be made for."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The file's, folder's or built-in model's name."""
+        ...
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the net's output means."""
+        ...
+
+    @property
+    def table(self) -> NoiseTable:
+        """The noise levels that the net was trained at."""
+        ...
+
+    @property
+    def defaults(self) -> Defaults:
+        """What a request leaves open."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """The channels of a picture's latents."""
+        ...
+
+    @property
+    def in_channels(self) -> int:
+        """The channels that the net is shown: more than the latents' for inpainting and editing models."""
+        ...
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell, on one side."""
+        ...
+
+    @property
+    def net(self) -> nn.Module:
+        """The denoiser (a diffusers UNet2DConditionModel for the SD families)."""
+        ...
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The name by content of what was loaded: part of every cache key."""
+        ...
+
+    @property
+    def conditions(self) -> Mapping[str, Path]:
+        """The control conditions that the model ships: name -> file."""
+        ...
+
+    @property
+    def base_control(self) -> Path | None:
+        """The Base ControlNet that the model ships for its conditions."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What happened since the model was opened that a person should know, in plain words."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
+        """Return the text states of each prompt, (b n d)."""
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return the latents' mode times the scaling factor, (b c h/8 w/8), of what the VAE is shown.
+
+        images: (b 3 h w), in the range that the caller chose ([-1, 1] for pictures).
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pictures (b 3 h w), float32 in [0, 1]."""
+        ...
+
+    def evaluate(self, call: Call) -> Tensor:
+        """Return the net's raw output for a call, (b c h w), float32. Gradients pass through."""
+        ...
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise RequestError when the net cannot draw this size."""
+        ...

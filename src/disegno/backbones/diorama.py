@@ -1,0 +1,105 @@
+"""Diorama, the built-in model: Stable Diffusion 1.x in small, with MiniLM's token states for text.
+
+A folder of it holds
+
+    model.json            family, version, unet and vae (configurations), prediction_type, schedule (a scheduler's
+                          configuration, diffusers' names), defaults, conditions (name -> file)
+    unet.safetensors      diffusers' names; float16, or row-wise int8 with `X.scale` beside `X`
+    vae.safetensors       the same
+    text.safetensors, tokenizer.json      MiniLM: see `disegno.text.minilm`
+    basecn.safetensors    the Base ControlNet of the conditions, if there are any
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from disegno.backbones._latent_diffusion import (
+    LatentDiffusion,
+    Nets,
+    Tensors,
+    fingerprint,
+    noise_table_of,
+    open_nets,
+    prediction_of,
+)
+from disegno.backbones.base import Defaults
+from disegno.core.errors import CorruptFile, ResourceError, WrongFamily
+from disegno.memory import Memory
+from disegno.text import minilm
+from disegno.weights.load import open_file
+from disegno.weights.quantised import dequantise_rows
+
+FAMILY = "diorama"
+
+_FALLBACK = Defaults(128, 128, steps=20, cfg=4.0, sampler="DDIM", schedule="automatic")
+
+
+@dataclass(frozen=True)
+class MiniText:
+    """MiniLM as a backbone's text encoder."""
+
+    encoder: minilm.TextEncoder
+
+    def read(self, prompts: Sequence[str], skip: int) -> tuple[Tensor, list[str]]:
+        """Return the token states, (b 48 384), and what was cut off or passed over."""
+        cut = [end for prompt in prompts if (end := self.encoder.truncated(prompt))]
+        warnings = [f"The text encoder reads {minilm.NUM_TOKENS} tokens: {end!r} was cut off." for end in cut]
+        if skip != 1:
+            warnings.append(f"clip_skip {skip} was passed over: {FAMILY} has no CLIP.")
+        return self.encoder.encode(prompts), warnings
+
+
+def open(path: Path | None, memory: Memory) -> LatentDiffusion:
+    """Return the built-in model, or the one in a folder. Raises ModelFileError, ResourceError where it is not there."""
+    folder = path or Path(str(files("disegno").joinpath("data/diorama")))
+    about = _read_about(folder)
+    unet, vae = (_tensors(folder / f"{part}.safetensors") for part in ("unet", "vae"))
+    nets = Nets(unet, vae, about["unet"], about["vae"])
+    net, autoencoder = open_nets(nets, FAMILY, memory)
+    encoder = minilm.TextEncoder.open(folder)
+    memory.place(encoder.network, torch.float32)
+    return LatentDiffusion(
+        family=FAMILY,
+        name=FAMILY if path is None else path.name,
+        prediction=prediction_of(about["prediction_type"], FAMILY),
+        table=noise_table_of(about["schedule"], FAMILY),
+        defaults=_defaults(about.get("defaults", {})),
+        net=net,
+        vae=autoencoder,
+        text=MiniText(encoder),
+        memory=memory,
+        fingerprint=fingerprint(unet, vae, encoder.network.state_dict()),
+        conditions={name: folder / file for name, file in about.get("conditions", {}).items()},
+        base_control=base if (base := folder / "basecn.safetensors").is_file() else None,
+    )
+
+
+def _defaults(given: Mapping[str, Any]) -> Defaults:
+    return replace(_FALLBACK, **{field.name: given[field.name] for field in fields(Defaults) if field.name in given})
+
+
+def _read_about(folder: Path) -> Mapping[str, Any]:
+    file = folder / "model.json"
+    if not file.is_file():
+        raise ResourceError(
+            f"{folder} has no model.json: the {FAMILY} model is not installed there. Reinstall disegno."
+        )
+    try:
+        about = cast(Mapping[str, Any], json.loads(file.read_text("utf-8")))
+        family, *_ = (about[key] for key in ("family", "unet", "vae", "prediction_type", "schedule"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(f"{file} is no description of a model ({error}). Reinstall it.") from error
+    if family != FAMILY:
+        raise WrongFamily(f"{folder.name} is for {family}, not for {FAMILY}. Open it as {family}.")
+    return about
+
+
+def _tensors(file: Path) -> Tensors:
+    return dequantise_rows(open_file(file).tensors())

@@ -1,0 +1,166 @@
+"""`disegno annotate`: what an annotator sees in a picture. Names, parameters and bounds come from the registry."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from disegno.annotators import ANNOTATORS
+from disegno.cli.generate import parse_size
+from disegno.core.errors import RequestError
+from disegno.core.request import ResizeMode, Scalar
+
+if TYPE_CHECKING:
+    from disegno.annotators.base import Annotator, ParamSpec, Picture
+
+PAGE_HEAD = """# Annotators
+
+An annotator turns a picture into the drawing that a control wants to see. Every annotator below needs no weights.
+
+    disegno annotate canny photo.jpg --set low=50 --set high=150
+    disegno generate "a red car" --control canny=photo.jpg,low=50,high=150
+
+[How to add one](../howto/add-an-annotator.md). This page is written by `python -m disegno.cli.annotate --docs`.
+"""
+
+
+def parse_setting(text: str) -> tuple[str, Scalar]:
+    """Return the name and value of KEY=VALUE; @FILE is that file's text, for long values. Raises RequestError."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise RequestError(f"--set {text!r} cannot be read: it wants KEY=VALUE, for example --set low=50.")
+    if not value.startswith("@"):
+        return key, value
+    try:
+        return key, Path(value[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--set {key}: {value[1:]} cannot be read as text ({error}).") from error
+
+
+def overview() -> str:
+    """Return the annotators' names and summaries, one a line."""
+    from disegno.annotators.base import read
+
+    width = max(len(name) for name in ANNOTATORS)
+    return "\n".join(f"{name:{width}}  {read(ANNOTATORS.load(name)).summary}" for name in ANNOTATORS)
+
+
+def card(name: str) -> str:
+    """Return what one annotator draws, and its parameters, as text. Raises UnknownName."""
+    from disegno.annotators.base import describe, read
+
+    module = ANNOTATORS.load(name)
+    annotator = read(module)
+    lines = [f"{annotator.title}: {annotator.summary}"]
+    if annotator.a1111_names:
+        lines.append(f"In A1111: {', '.join(annotator.a1111_names)}")
+    lines += [f"  {spec.name}={_shown(spec.default)}  ({spec.values})  {spec.help}" for spec in describe(module)]
+    return "\n".join(lines)
+
+
+def reference_page() -> str:
+    """Return docs/reference/annotators.md, from the registry."""
+    from disegno.annotators.base import describe, read
+
+    parts = [PAGE_HEAD]
+    for name in ANNOTATORS:
+        module = ANNOTATORS.load(name)
+        parts.append(_section(name, read(module), describe(module)))
+    return "\n".join(parts)
+
+
+def _section(name: str, annotator: "Annotator", specs: "list[ParamSpec]") -> str:
+    """Return one annotator's part of the page."""
+    lines = [f"## {name}", "", annotator.summary, ""]
+    if annotator.a1111_names:
+        lines += [f"In A1111: {', '.join(f'`{alias}`' for alias in annotator.a1111_names)}.", ""]
+    if specs:
+        lines += ["| parameter | default | values | |", "|---|---|---|---|"]
+        lines += [
+            f"| `{s.name}` | {_shown(s.default)} | {s.values} | {s.help.replace('|', chr(92) + '|')} |" for s in specs
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(value: Scalar) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def draw(name: str, picture: "Picture", params: dict[str, Scalar], resolution: int | None) -> "Picture":
+    """Return the drawing of a picture (h w 3), by the annotator's name. Raises RequestError."""
+    from disegno.annotators.base import annotate_at, make_params
+
+    module = ANNOTATORS.load(name)
+    return annotate_at(module, picture, make_params(module, params), resolution)
+
+
+def _write(picture: "Picture", drawing: "Picture", out: Path, sheet: bool, name: str) -> None:
+    """Write the drawing as PNG; with `sheet`, beside the picture that it was made from."""
+    from PIL import Image
+
+    from disegno.engine.sheet import sheet as contact_sheet
+
+    page = Image.fromarray(drawing)
+    if sheet:
+        page = contact_sheet([Image.fromarray(picture), page], ["picture", name])
+    page.save(out, format="PNG")
+
+
+def _target(out: Path | None, image: str, name: str) -> Path:
+    """Return where the drawing goes. Raises RequestError."""
+    if out is None or out.is_dir():
+        stem = "picture" if image.startswith("data:") else Path(image).stem
+        return (out or Path()) / f"{stem}.{name}.png"
+    if out.suffix.lower() != ".png":
+        raise RequestError(
+            f"--out is {out}; drawings are written as PNG, so that lines stay sharp: end the name in .png."
+        )
+    return out
+
+
+@click.command(name="annotate")
+@click.argument("name", required=False)
+@click.argument("image", required=False)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="A .png file, or a folder. Unset: IMAGE.NAME.png, here."
+)
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; @FILE reads a long value.")
+@click.option("--resolution", type=click.IntRange(1, 4096), help="Annotate with the short side at so many pixels.")
+@click.option("--size", metavar="WxH", help="Fit the drawing to a canvas of this size.")
+@click.option("--resize", type=click.Choice(["stretch", "crop", "fill"]), default="crop", help="How --size fits it.")
+@click.option("--sheet", is_flag=True, help="Write picture and drawing beside each other.")
+@click.option("--list", "listing", is_flag=True, help="List the annotators, or NAME's parameters.")
+@click.option("--docs", is_flag=True, hidden=True, help="Print the reference page.")
+def command(
+    name: str | None, image: str | None, out: Path | None, settings: tuple[str, ...], resolution: int | None,
+    size: str | None, resize: ResizeMode, sheet: bool, listing: bool, docs: bool,
+) -> None:  # fmt: skip
+    """Turn IMAGE into the drawing that a control wants to see, by the annotator NAME.
+
+    \b
+    disegno annotate --list
+    disegno annotate canny photo.jpg
+    disegno annotate canny photo.jpg --set low=50 --set high=150 --sheet -o edges.png
+    disegno annotate boxes photo.jpg --set boxes=@boxes.json
+    """
+    if docs or listing:
+        click.echo(reference_page() if docs else card(name) if name else overview(), nl=not docs)
+        return
+    if name is None or image is None:
+        raise RequestError(
+            "Give an annotator and a picture, as in disegno annotate canny photo.jpg; --list names the annotators."
+        )
+    canvas = parse_size(size) if size else None
+    target = _target(out, image, name)
+    from disegno.engine.pictures import fit, read_picture
+
+    picture = read_picture(image)
+    drawing = draw(name, picture, dict(parse_setting(text) for text in settings), resolution)
+    _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
+    click.echo(str(target))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,46 @@
+"""Command-line flags from the fields of Request: names, types, bounds and help are written once, there."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from pydantic import TypeAdapter
+
+from disegno.core.request import Request
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SHORT = {"seed": "-s", "batch": "-n"}
+_NUMBERS = {"integer": int, "number": float}
+_HIDDEN_DEFAULTS = (None, "", 0, 0.0)
+
+
+def _main_type(schema: dict[str, Any]) -> dict[str, Any]:
+    return next((s for s in schema["anyOf"] if s.get("type") != "null"), schema) if "anyOf" in schema else schema
+
+
+def _click_type(schema: dict[str, Any]) -> click.ParamType:
+    if "enum" in schema:
+        return click.Choice(schema["enum"])
+    number = _NUMBERS.get(schema.get("type", ""))
+    if number is None:
+        return click.STRING
+    low, high = schema.get("minimum"), schema.get("maximum")
+    return click.IntRange(low, high) if number is int else click.FloatRange(low, high)
+
+
+def request_options(exclude: set[str]) -> Callable[[F], F]:
+    """Return a decorator that adds one option for each field of Request; an option that is not given stays None."""
+    properties: dict[str, dict[str, Any]] = TypeAdapter(Request).json_schema()["properties"]
+
+    def decorate(function: F) -> F:
+        for name, schema in reversed([(n, s) for n, s in properties.items() if n not in exclude]):
+            default = schema.get("default")
+            text = schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
+            names = [f"--{name.replace('_', '-')}", *([SHORT[name]] if name in SHORT else [])]
+            function = click.option(*names, name, type=_click_type(_main_type(schema)), default=None, help=text)(
+                function
+            )
+        return function
+
+    return decorate

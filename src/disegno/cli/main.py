@@ -1,0 +1,58 @@
+"""`disegno`: the group of commands. A command's module is imported only when that command is called."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from disegno import __version__
+from disegno.core.errors import DisegnoError
+
+COMMANDS = {
+    "generate": "Make pictures from a sentence and drawings.",
+    "annotate": "Turn a picture into a drawing that a control wants to see.",
+    "models": "List, show, convert and verify files of weights.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(f"disegno.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DisegnoError as error:
+            click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="disegno")
+def main() -> None:
+    """Pictures from text, under the control of a drawing.
+
+    \b
+    A first picture, with the model that is built in:
+        disegno generate "a red car on a city street"
+    The same street, following the edges of a photo:
+        disegno generate "a red car on a city street" --control canny=photo.jpg
+    What an annotator sees:
+        disegno annotate canny photo.jpg
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

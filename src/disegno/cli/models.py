@@ -1,0 +1,149 @@
+"""`disegno models`: the files of weights on this machine, listed, shown, converted and verified."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from disegno.core.settings import load_settings
+
+if TYPE_CHECKING:
+    from disegno.weights.card import FileCard
+
+KINDS = ("model", "control", "unet", "vae", "text", "lora", "embedding", "broken", "unknown")
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_FILE = click.argument("file")
+
+
+@click.group()
+def command() -> None:
+    """List, show, convert and verify files of weights.
+
+    FILE is a path, or a name from the library (the folders in DISEGNO_MODEL_DIRS). Files are known by their tensors,
+    not by their names or folders; nothing in a file is ever executed.
+    """
+
+
+@command.command("list")
+@click.option("--kind", type=click.Choice(KINDS), help="Only files of this kind.")
+@_AS_JSON
+def list_models(kind: str | None, as_json: bool) -> None:
+    """Print every file of the library, from its header alone."""
+    from disegno.weights.library import Library
+
+    settings = load_settings()
+    cards = Library(settings).cards(kind)
+    if as_json:
+        click.echo(json.dumps([_fields(card) for card in cards], indent=2))
+    elif cards:
+        _print_table(cards)
+    else:
+        folders = ", ".join(str(folder) for folder in settings.model_dirs)
+        click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
+
+
+@command.command()
+@_FILE
+@_AS_JSON
+def show(file: str, as_json: bool) -> None:
+    """Print what a file is, and its header's words."""
+    from rich.console import Console
+    from rich.table import Table
+
+    card = _card(file)
+    if as_json:
+        click.echo(json.dumps(_fields(card), indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in _fields(card).items():
+        words = value.items() if isinstance(value, dict) else [(name, value)]
+        for key, text in words:
+            if text not in (None, ""):
+                table.add_row(_plain(key), _plain(text))
+    Console(highlight=False, markup=False).print(table)
+
+
+@command.command()
+@_FILE
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", "layout", type=click.Choice(("ldm", "diffusers")), help="Rename the tensors to this layout.")
+def convert(file: str, out: Path, layout: str | None) -> None:
+    """Write FILE to OUT as safetensors, every tensor bit by bit.
+
+    A whole model with --to diffusers becomes a folder; such a folder with --to ldm becomes one file.
+    """
+    from disegno.weights.convert import convert as write
+
+    done = write(_card(file).path, out, layout)
+    click.echo(f"{out}: {done.card.kind}, {_size(done.card.num_bytes)}")
+    for name in done.left_out:
+        click.echo(f"left out: {_plain(name)}", err=True)
+
+
+@command.command()
+@_FILE
+@click.option("--sha256", help="The hash that the file should have, or its first digits.")
+def verify(file: str, sha256: str | None) -> None:
+    """Read all of a file: its structure, its hash, and whether every weight is a finite number."""
+    from disegno.core.errors import CorruptFile
+    from disegno.weights.finite import require_finite
+    from disegno.weights.load import open_file
+
+    path = _card(file).path
+    paths = sorted(p for p in path.rglob("*.safetensors")) if path.is_dir() else [path]
+    for part in paths:
+        with open_file(part) as opened:
+            require_finite(part.name, opened.tensors())
+            digest = opened.sha256()
+        if sha256 is not None and not digest.startswith(sha256.lower()):
+            raise CorruptFile(f"{part.name} has the sha256 {digest}, not {sha256}. Fetch it again from its source.")
+        click.echo(f"{part}: sound, sha256 {digest}")
+
+
+def _card(file: str) -> "FileCard":
+    """Return the card of a path, or of a name in the library whatever its kind."""
+    from disegno.core.errors import UnknownName
+    from disegno.weights.identify import identify
+    from disegno.weights.library import Library
+
+    if (path := Path(file).expanduser()).exists():
+        return identify(path)
+    library = Library(load_settings())
+    for kind in KINDS:
+        try:
+            return library.find(file, kind)
+        except UnknownName:
+            continue
+    raise UnknownName.of("file", file, [card.path.stem for card in library.cards()])
+
+
+def _fields(card: "FileCard") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(card) | {"path": str(card.path), "metadata": dict(card.metadata)}
+
+
+def _print_table(cards: "list[FileCard]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("name", "kind", "family", "names", "dtype", "size", "note"):
+        table.add_column(column, overflow="fold")
+    for card in cards:
+        note = card.problem or card.annotator or ""
+        kind = card.mechanism or card.kind
+        size = _size(card.num_bytes) if card.num_bytes else ""
+        row = (card.path.name, kind, card.family, card.layout, card.dtype, size, note)
+        table.add_row(*(_plain(text) for text in row))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _plain(value: object) -> str:
+    """Return a value as text that a terminal shows and never obeys: names and headers are written by strangers."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,7 @@
+"""Controls: one mechanism a file; siblings never import each other."""
+
+from disegno.core.registry import Registry
+
+CONTROLS = Registry(
+    "control mechanism", "disegno.controls", "disegno.controls", not_members=frozenset({"__init__", "base", "strength"})
+)

@@ -1,0 +1,98 @@
+"""The network that ControlNet and CtrLoRA share, diffusers' ControlNetModel: built from tensors of any size; run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from diffusers import ControlNetModel
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from disegno.controls.base import Host
+from disegno.core.errors import UnknownKind, WrongFamily
+from disegno.diffusion.call import Residuals
+from disegno.memory import Memory
+from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
+
+Config = Mapping[str, object]
+
+# What shapes cannot tell. A control net copies its backbone's encoder: the backbone answers where the file does not.
+UNTOLD = ("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_eps", "flip_sin_to_cos", "freq_shift")
+# What must be as in the backbone: the text that is attended to, the latent, the skip connections that are added to.
+_SHARED = {
+    "cross_attention_dim": "the width of the text",
+    "in_channels": "the latent's channels",
+    "block_out_channels": "the widths of the levels",
+    "layers_per_block": "the blocks of a level",
+}
+
+
+def _config(net: nn.Module) -> Config:
+    return getattr(net, "config", {})
+
+
+def _untold(config: Config) -> dict[str, Any]:
+    return {name: config[name] for name in UNTOLD if config.get(name) is not None}
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fits(name: str, sizes: Sizes, backbone: Host) -> None:
+    """Raise WrongFamily where the control net was made for a backbone of other sizes."""
+    theirs = _config(backbone.net)
+    for field, meaning in _SHARED.items():
+        ours, wanted = getattr(sizes, field), _plain(theirs.get(field))
+        if wanted is not None and ours != wanted:
+            raise WrongFamily(
+                f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning} is {ours}, "
+                f"the model's is {wanted}. Choose a control that was made for {backbone.family}."
+            )
+
+
+def open_net(
+    name: str, tensors: Mapping[str, Tensor], backbone: Host, memory: Memory, told: Config | None = None
+) -> ControlNetModel:
+    """Return the control net with these weights (diffusers' names), frozen and placed.
+
+    `told`: a config that came with the file. `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
+    """
+    try:
+        sizes = sizes_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    except (KeyError, IndexError) as error:
+        raise UnknownKind(
+            f"{name} is no control net: it has no tensor {error}. Give a ControlNet or CtrLoRA file."
+        ) from error
+    _check_fits(name, sizes, backbone)
+    config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {})
+
+    def make() -> ControlNetModel:
+        net = ControlNetModel(**config)
+        if not any(key.startswith(HINT_PREFIX) for key in tensors):
+            net.add_module("controlnet_cond_embedding", nn.Identity())
+        return net
+
+    return memory.build(make, tensors, name)
+
+
+def weight_of(net: nn.Module) -> Tensor:
+    """Return one of the net's weights: for its device and dtype."""
+    return next(net.parameters())
+
+
+Weights = Mapping[str, Tensor]
+
+
+def run(
+    net: nn.Module, sample: Tensor, hint: Tensor, t: Tensor, tokens: Tensor, weights: Weights | None = None
+) -> Residuals:
+    """Return the residuals, in the net's dtype. sample: (b c h w), hint: added after conv_in, t: b, tokens: (b n d).
+
+    `weights`: used in place of the net's own of these names, for this call only. One call at a time where it is given.
+    """
+    like = weight_of(net)
+    given = (sample.to(like), t.to(like.device), tokens.to(like))
+    named = {"controlnet_cond": hint.to(like), "return_dict": False}
+    down, mid = functional_call(net, dict(weights or {}), given, named, tie_weights=False)
+    return Residuals(tuple(down), mid)

@@ -1,0 +1,89 @@
+"""What a control is: `open` once a process, `prepare` once a generation, a frozen Control once a step.
+
+A mechanism is one module in this folder (or of another package, by the entry point group `disegno.controls`) with
+
+    families: tuple[str, ...]                                 the backbones it can serve
+    def recognises(card: FileCard) -> bool                    is this file of this mechanism?
+    def open(path, backbone, memory, **parts) -> Controller   its weights, once a process
+
+`parts`: what else the mechanism needs, already open (a CtrLoRA condition: `base`). A control is written at full
+strength, for every row that it is given: strength, span and mode are put around it by `strength.py`.
+"""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from disegno.diffusion.call import Call, Residuals
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a controller is shown: the condition at the size of the canvas, and its name by content."""
+
+    image: Tensor  # 1 3 h w, float32, RGB in [0, 1]
+    key: str  # sha256 of the pixels
+
+
+class Host(Protocol):
+    """What a control asks of the backbone that it serves; every Backbone is one."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def net(self) -> nn.Module: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def encode_image(self, images: Tensor) -> Tensor: ...
+
+
+class Control(Protocol):
+    """One prepared condition: `Call -> Call`, at full strength."""
+
+    @property
+    def sees_x(self) -> bool:
+        """False: what it adds depends on condition, t and text only; the engine shares it over images and seeds."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Names weights and condition by content: with (t, text) the key of what it adds, where `sees_x` is false."""
+        ...
+
+    @property
+    def positive_only(self) -> bool:
+        """True: acts on the rows of the positive prompt only (models with global average pooling)."""
+        ...
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's residuals (or tokens, or net) added."""
+        ...
+
+
+class Controller(Protocol):
+    """A control's weights, open in memory, for one backbone."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def annotator(self) -> str | None:
+        """The annotator that its training used, if it is known."""
+        ...
+
+    def prepare(self, condition: Condition) -> Control:
+        """Return the control for one condition."""
+        ...
+
+
+def add(call: Call, residuals: Residuals) -> Call:
+    """Return the call with these residuals beside those that it has."""
+    return replace(call, residuals=residuals if call.residuals is None else call.residuals + residuals)
+
+
+def key_of(*parts: str) -> str:
+    """Return one name for all of these contents together, sha256 in hex."""
+    return sha256("\n".join(parts).encode()).hexdigest()

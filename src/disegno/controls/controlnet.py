@@ -1,0 +1,157 @@
+"""ControlNet (Zhang et al. 2023): a copy of the encoder that sees the noisy latent and an image of the condition.
+
+Opens v1.0 checkpoints (Stable Diffusion inside), v1.1 files, extracted ones with or without their prefix,
+"difference" files (the open model's encoder is added), diffusers files and folders, of any depth and width.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import ControlNetModel
+from torch import Tensor, nn
+
+from disegno.controls._net import open_net, run, weight_of
+from disegno.controls.base import Condition, Host, add, key_of
+from disegno.core.errors import CorruptFile, KeyMismatch, UnknownKind
+from disegno.diffusion.call import Call, Residuals
+from disegno.memory import Memory
+from disegno.weights.card import FileCard
+from disegno.weights.keys.control import DIFFERENCE_MARK, HINT_PREFIX, control_keys, diffusers_names
+from disegno.weights.load import open_file
+from disegno.weights.tensor_file import TensorFile
+
+log = logging.getLogger(__name__)
+
+families = ("sd1", "diorama")
+
+_FOLDER_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+
+
+def recognises(card: FileCard) -> bool:
+    """Return whether the file is a ControlNet."""
+    return card.mechanism == "controlnet"
+
+
+@dataclass(frozen=True)
+class ControlNet:
+    """A prepared ControlNet. `hint`: the condition's features, (1 c h/8 w/8): they depend on nothing else."""
+
+    net: ControlNetModel
+    hint: Tensor
+    key: str
+    positive_only: bool
+    sees_x: bool = True
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's residuals added."""
+        residuals = run(self.net, call.x, self.hint, call.t, call.tokens)
+        return add(call, _averaged(residuals) if self.positive_only else residuals)
+
+
+def _averaged(residuals: Residuals) -> Residuals:
+    """Return each residual's mean over space, at every place. A1111 parity: global average pooling (shuffle models)."""
+    down = tuple(d.mean(dim=(2, 3), keepdim=True).expand_as(d) for d in residuals.down)
+    return Residuals(down, residuals.mid.mean(dim=(2, 3), keepdim=True).expand_as(residuals.mid))
+
+
+@dataclass(frozen=True)
+class ControlNetController:
+    """A ControlNet's weights. `stem`: image (1 3 h w) -> features (1 c h/8 w/8); `bgr`: it wants blue first."""
+
+    name: str
+    annotator: str | None
+    net: ControlNetModel
+    stem: nn.Module
+    averages: bool
+    bgr: bool
+    fingerprint: str
+
+    def prepare(self, condition: Condition) -> ControlNet:
+        """Return the control for one condition."""
+        image = condition.image.flip(1) if self.bgr else condition.image
+        hint = self.stem(image.to(weight_of(self.stem)))
+        return ControlNet(self.net, hint, key_of("controlnet", self.fingerprint, condition.key), self.averages)
+
+
+def open(path: Path, backbone: Host, memory: Memory) -> ControlNetController:
+    """Return the ControlNet in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    with open_file(_weights_in(path)) as file:
+        config = _folder_config(path) | _header_config(file.metadata)
+        tensors = _tensors(file)
+        fingerprint = file.sha256()
+        if _is_difference(file):
+            tensors = _with_encoder(path.name, tensors, backbone)
+            fingerprint = key_of(fingerprint, backbone.fingerprint)
+    net = open_net(path.name, tensors, backbone, memory, config)
+    stem = net.controlnet_cond_embedding
+    net.add_module("controlnet_cond_embedding", nn.Identity())
+    return ControlNetController(
+        name=path.stem,
+        annotator=file.metadata.get("disegno.annotator"),
+        net=net,
+        stem=stem,
+        averages=bool(config.get("global_pool_conditions"))
+        or "shuffle" in path.stem.lower(),  # A1111 parity: by the name
+        bgr=config.get("controlnet_conditioning_channel_order") == "bgr",
+        fingerprint=fingerprint,
+    )
+
+
+def _is_difference(file: TensorFile) -> bool:
+    return any(key.rpartition(".")[2] == DIFFERENCE_MARK for key in file.contents.entries)
+
+
+def _tensors(file: TensorFile) -> dict[str, Tensor]:
+    """Return the control net's tensors by diffusers' names. Raises UnknownKind where there is no hint block."""
+    own = control_keys(file.keys())
+    names = diffusers_names(name for name in own.values() if name != DIFFERENCE_MARK)
+    if not any(name.startswith(HINT_PREFIX) for name in names.values()):
+        raise UnknownKind(
+            f"{file.path.name} has no hint block: it is no ControlNet. A CtrLoRA base is opened with a condition."
+        )
+    if ignored := sorted(set(own.values()) - names.keys() - {DIFFERENCE_MARK}):
+        log.warning("%s: %d tensors are of no ControlNet and ignored: %s", file.path.name, len(ignored), ignored[:8])
+    return {names[name]: file.tensor(key) for key, name in own.items() if name in names}
+
+
+def _weights_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
+    if found is None:
+        raise UnknownKind(f"{path} holds no weights of a ControlNet. Expected one of: {', '.join(_FOLDER_FILES)}.")
+    return found
+
+
+def _folder_config(path: Path) -> dict[str, object]:
+    """Return the folder's config.json; empty for a file."""
+    return _parsed(path / "config.json", (path / "config.json").read_text("utf-8")) if path.is_dir() else {}
+
+
+def _header_config(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return the config that a single file carries in its header; empty for most."""
+    return _parsed(Path("disegno.config"), metadata.get("disegno.config", "{}"))
+
+
+def _parsed(where: Path, text: str) -> dict[str, object]:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CorruptFile(f"{where} is not JSON ({error}). Fetch the ControlNet again.") from error
+    return dict(config)
+
+
+def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Host) -> dict[str, Tensor]:
+    """Return the tensors of a "difference" file with the open model's encoder added, where it has the same tensor."""
+    theirs = backbone.net.state_dict()
+    if not any(key in theirs for key in tensors):
+        raise KeyMismatch(f"{name} is a difference file, but nothing in it is in the open model. Open another model.")
+    log.info("%s is a difference: the encoder of %s is added", name, backbone.name)
+    return {key: t.float() + theirs[key].float().cpu() if key in theirs else t for key, t in tensors.items()}

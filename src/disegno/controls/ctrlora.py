@@ -1,0 +1,305 @@
+"""CtrLoRA (Xu et al. 2024, arXiv 2410.09400): one Base ControlNet for all conditions, and for each condition LoRA
+matrices, its own zero convolutions and its own transformer norms.
+
+The net is f(VAE latent of the condition, t, text): it has no hint block and never sees the noisy latent. The VAE is
+shown the condition in [0, 1], not [-1, 1]: that is what the published weights were trained with. The original draws
+from the posterior anew at every step; here its mode is taken once.
+
+The base is opened once and never changes: a condition's weights stand in for the base's own during a call, and are gone
+after it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+
+import torch
+from diffusers import ControlNetModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from disegno.controls._net import open_net, run, weight_of
+from disegno.controls.base import Condition, Host, add, key_of
+from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.diffusion.call import Call, Residuals
+from disegno.memory import Memory
+from disegno.weights.card import FileCard
+from disegno.weights.ctrlora_files import ConditionFile, ConditionInfo, Part, read_base, read_condition
+from disegno.weights.keys.control import is_transformer_norm, is_zero_conv, lora_names
+
+log = logging.getLogger(__name__)
+
+families = ("sd1", "diorama")
+
+_NO_HINT = torch.zeros(())
+
+
+def recognises(card: FileCard) -> bool:
+    """Return whether the file is a CtrLoRA condition; its base is opened by `open_base`."""
+    return card.mechanism == "ctrlora"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A Base ControlNet, open. `modules`: its linear modules; `own`: its zero convolutions and transformer norms."""
+
+    name: str
+    sha256: str
+    net: ControlNetModel
+    modules: tuple[str, ...]
+    own: Mapping[str, Tensor]
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def residuals(self, weights: Mapping[str, Tensor], latent: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
+        """Return the residuals with a condition's weights in place. latent: (b c h w), t: b, tokens: (b n d)."""
+        with self.lock:
+            return run(self.net, latent, _NO_HINT, t, tokens, weights)
+
+
+def open_base(path: Path, backbone: Host, memory: Memory) -> Base:
+    """Return the Base ControlNet in this file. Raises UnknownKind, WrongFamily, KeyMismatch."""
+    file = read_base(path)
+    net = open_net(path.name, file.tensors, backbone, memory, file.config)
+    modules = tuple(name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+    own = {name: t for name, t in net.state_dict().items() if is_zero_conv(name) or is_transformer_norm(name)}
+    return Base(file.name, file.sha256, net, modules, own)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How much of a condition file found its place: `num_applied` of the file's `num_modules` pairs of matrices."""
+
+    num_applied: int
+    num_modules: int
+
+
+@dataclass(frozen=True)
+class CtrLora:
+    """A prepared condition. `latent`: what the VAE makes of it, (1 c h/8 w/8)."""
+
+    base: Base
+    tensors: Mapping[str, Tensor]
+    latent: Tensor
+    key: str
+    sees_x: bool = False
+    positive_only: bool = False
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Return what stands in for the base's weights, by name: merged when first called, freed with this control."""
+        return merged(self.base, self.tensors)
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's residuals added."""
+        assert self.latent.shape[-2:] == call.x.shape[-2:], f"condition {self.latent.shape}, canvas {call.x.shape}"
+        latent = self.latent.expand(len(call.rows), -1, -1, -1)  # 1 c h w -> b c h w
+        return add(call, self.base.residuals(self.weights, latent, call.t, call.tokens))
+
+
+def merged(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the base's weights with a condition merged in: W + up down, in float32, then in the base's dtype.
+
+    Merging costs as much as the matrices' own share of one evaluation of one row (SD 1.x, rank 128, 512 px: 33 GFLOP),
+    so it pays from the second on. The base itself is only read.
+    """
+    weights = {name: tensors[name].to(own) for name, own in base.own.items()}
+    for module in base.modules:
+        down, up = lora_names(module)
+        if down in tensors:
+            weight = base.net.get_parameter(f"{module}.weight").detach()
+            matrices = [tensors[name].to(weight.device, torch.float32) for name in (up, down)]
+            weights[f"{module}.weight"] = torch.addmm(weight.float(), *matrices).to(weight.dtype)
+    return weights
+
+
+@dataclass(frozen=True)
+class CtrLoraController:
+    """A condition's weights, open: as the file has them until a control is called. `warnings`: in plain words."""
+
+    base: Base
+    tensors: Mapping[str, Tensor]
+    info: ConditionInfo
+    applied: Applied
+    fingerprint: str
+    backbone: Host
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def annotator(self) -> str | None:
+        return self.info.annotator
+
+    def prepare(self, condition: Condition) -> CtrLora:
+        """Return the control for one condition."""
+        latent = self.backbone.encode_image(condition.image)  # in [0, 1]: see above
+        key = key_of("ctrlora", self.base.sha256, self.fingerprint, self.backbone.fingerprint, condition.key)
+        return CtrLora(self.base, self.tensors, latent, key)
+
+
+def open(
+    path: Path, backbone: Host, memory: Memory, base: Base | None = None, task: str | None = None
+) -> CtrLoraController:
+    """Return the condition in this file, on its open base. `task`: of a pretraining checkpoint with several conditions.
+
+    Raises RequestError without a base, KeyMismatch where nothing of the file would apply or it would silently give no
+    control, WrongFamily where it was made for another family or base.
+    """
+    if base is None:
+        raise RequestError(
+            f"{path.name} is a CtrLoRA condition: name its Base ControlNet (base), or put it in the library."
+        )
+    file = read_condition(path, task)
+    if file.info.family not in (None, backbone.family):
+        raise WrongFamily(
+            f"{path.name} is for {file.info.family}, the open model is {backbone.family}. "
+            f"Choose a condition for {backbone.family} or a model of {file.info.family}."
+        )
+    tensors, applied = _fitted(path.name, file, base)
+    warnings = tuple(_doubts(path.name, file.info, applied, base))
+    for warning in warnings:
+        log.warning(warning)
+    log.info("%s: %d of %d LoRA modules applied", path.name, applied.num_applied, applied.num_modules)
+    fingerprint = key_of(file.sha256, task or "")
+    return CtrLoraController(base, tensors, file.info, applied, fingerprint, backbone, warnings)
+
+
+def _doubts(name: str, info: ConditionInfo, applied: Applied, base: Base) -> Iterator[str]:
+    """Yield what may make the condition work less well than it could."""
+    if applied.num_applied < applied.num_modules:
+        yield f"{name}: only {applied.num_applied} of its {applied.num_modules} LoRA modules are in {base.name}."
+    if info.base_sha256 not in (None, base.sha256):
+        yield f"{name} was taught on another base ({info.base_sha256:.12}) than {base.name} ({base.sha256:.12})."
+
+
+def _fitted(name: str, file: ConditionFile, base: Base) -> tuple[dict[str, Tensor], Applied]:
+    """Return the condition's tensors for this base, complete, and how many of its LoRA modules the base has."""
+    shapes = _shapes(base, file.tensors)
+    known = {key: tensor for key, tensor in file.tensors.items() if key in shapes}
+    wrong = [f"{key} is {tuple(t.shape)}, expected {shapes[key]}" for key, t in known.items() if t.shape != shapes[key]]
+    if wrong:
+        faults = "; ".join(wrong[:4])
+        raise KeyMismatch(f"{name} does not fit {base.name}: {faults} ({len(wrong)} in all). Use its own base.")
+    left = {key: t for key, t in base.own.items() if _part(key) in file.info.from_base}
+    if missing := sorted(shapes.keys() - known.keys() - left.keys()):
+        raise KeyMismatch(
+            f"{name} lacks {len(missing)} of its tensors ({', '.join(missing[:3])} ...). Without zero convolutions it "
+            "would silently give no control. Use a complete file, or one whose header leaves them to the base "
+            "(disegno.from_base)."
+        )
+    num_modules = sum(key.endswith(".down.weight") for key in file.tensors)
+    applied = Applied(sum(lora_names(module)[0] in known for module in base.modules), num_modules)
+    if not applied.num_applied:
+        raise KeyMismatch(f"{name} applies to none of {base.name}'s {len(base.modules)} modules. Use its own base.")
+    return left | known, applied
+
+
+def _part(name: str) -> Part:
+    return "zero_convs" if is_zero_conv(name) else "norms"
+
+
+def _shapes(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape that each tensor of a condition must have on this base; a LoRA pair's rank is its `down`'s."""
+    shapes = {name: tuple(own.shape) for name, own in base.own.items()}
+    for module in base.modules:
+        down, up = lora_names(module)
+        if down in tensors or up in tensors:
+            rank = len(tensors[down]) if down in tensors else 0
+            out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
+            shapes[down], shapes[up] = (rank, in_width), (out_width, rank)
+    return shapes
+
+
+class Matrix(nn.Module):
+    """One LoRA matrix, (out in)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class Pair(nn.Module):
+    """A module's two LoRA matrices: `down` (r in), `up` (out r)."""
+
+    def __init__(self, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.down, self.up = Matrix(down), Matrix(up)
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with LoRA matrices: y = W x + b + up(down(x)) (Hu et al. 2021, alpha = r)."""
+
+    def __init__(self, linear: nn.Linear, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.lora_layer = Pair(down, up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y, (... out) of x (... in)."""
+        low = F.linear(x, self.lora_layer.down.weight)  # ... in -> ... r
+        return F.linear(x, self.weight, self.bias) + F.linear(low, self.lora_layer.up.weight)  # ... r -> ... out
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A condition in training. `net` shares the base's weights, and has the condition's own ones beside them.
+
+    `parameters`: those, float32, by the names of its file: all that an optimiser may change.
+    """
+
+    net: ControlNetModel
+    parameters: Mapping[str, nn.Parameter]
+
+    def residuals(self, latents: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
+        """Return the residuals, with gradients. latents: of the conditions (b c h w), t: b, tokens: (b n d)."""
+        return run(self.net, latents, _NO_HINT, t, tokens)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters' values now, as `save_condition` wants them."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+
+def open_trainable(base: Base, rank: int, generator: Generator, start: Mapping[str, Tensor] | None = None) -> Trainable:
+    """Return a new condition: `down` drawn from N(0, 1/r^2), `up` zero, the base's own zero convolutions and norms.
+
+    `start`: tensors to begin from instead, by name; their matrices must have this rank. Raises KeyMismatch. The base is
+    not changed by training, and may serve other conditions meanwhile.
+    """
+    tensors = dict(base.own)
+    for module in base.modules:
+        out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
+        down, up = lora_names(module)
+        tensors[down] = (
+            torch.randn(rank, in_width, generator=generator) / rank
+        )  # standard deviation 1/r: the original's
+        tensors[up] = torch.zeros(out_width, rank)
+    for name, tensor in (start or {}).items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise KeyMismatch(
+                f"{name} {tuple(tensor.shape)} has no place in a condition of rank {rank} on {base.name}."
+            )
+        tensors[name] = tensor
+    device = weight_of(base.net).device
+    fresh = {name: tensor.detach().to(device, torch.float32, copy=True) for name, tensor in tensors.items()}
+    return _with_own(base, fresh)
+
+
+def _with_own(base: Base, tensors: Mapping[str, Tensor]) -> Trainable:
+    """Return a net of new modules around the base's very parameters, with these in the places of a condition's own."""
+    net = deepcopy(base.net, {id(parameter): parameter for parameter in base.net.parameters()})
+    for module in base.modules:
+        parent, _, child = module.rpartition(".")
+        linear = net.get_submodule(module)
+        assert isinstance(linear, nn.Linear)
+        down, up = lora_names(module)
+        setattr(net.get_submodule(parent), child, LoraLinear(linear, tensors[down], tensors[up]))
+    for name in base.own:
+        module, _, last = name.rpartition(".")
+        net.get_submodule(module).register_parameter(last, nn.Parameter(tensors[name]))
+    return Trainable(net, {name: net.get_parameter(name) for name in tensors})

@@ -1,0 +1,68 @@
+"""From a net's raw output to the answer that a sampler waits for: rows to images, guidance, then the x0 estimate.
+
+Pure functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from disegno.diffusion.call import Row
+from disegno.diffusion.guidance import guide, rescale
+from disegno.diffusion.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the prompt and the negative prompt are weighed.
+
+    `cfg`, `rescale`: one value, or (b,) where requests share a batch.
+    """
+
+    cfg: Tensor | float = 1.0
+    rescale: Tensor | float = 0.0
+
+    def wants_rescale(self) -> bool:
+        """Return whether any image's contrast is put back."""
+        return bool(torch.as_tensor(self.rescale).any())
+
+
+def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of the positive and of the negative prompts, each (b c h w), image by image. `out`: (r c h w).
+
+    An image that has no negative row (cfg 1) is given its positive one.
+    """
+    positive = {row.image: i for i, row in enumerate(rows) if row.positive}
+    negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive}
+    index = torch.tensor(
+        [[half[image] for image in range(num_images)] for half in (positive, negative)], device=out.device
+    )
+    return out.index_select(0, index[0]), out.index_select(0, index[1])
+
+
+def denoised(
+    x: Tensor, sigma: Tensor, out: Tensor, rows: Sequence[Row], prediction: Prediction, guidance: Guidance
+) -> Tensor:
+    """Return the guided x0 estimate, (b c h w), float32.
+
+    x: (b c h w); sigma: scalar or (b,); out: (r c h w), in any dtype, with `rows` saying which image and prompt each
+    row is.
+    """
+    return denoised_pair(x, sigma, out, rows, prediction, guidance)[0]
+
+
+def denoised_pair(
+    x: Tensor, sigma: Tensor, out: Tensor, rows: Sequence[Row], prediction: Prediction, guidance: Guidance
+) -> tuple[Tensor, Tensor]:
+    """Return the x0 estimates, guided and under the negative prompt alone, each (b c h w), float32.
+
+    The answer to a split question.
+    """
+    positive, negative = split_rows(out.float(), rows, x.shape[0])
+    guided = guide(positive, negative, guidance.cfg)
+    if guidance.wants_rescale():
+        guided = rescale(guided, positive, guidance.rescale)
+    x = x.float()
+    return prediction.denoise(x, sigma, guided), prediction.denoise(x, sigma, negative)

@@ -1,0 +1,217 @@
+"""The noise of a generation.
+
+One generator an image, so that a picture depends on its own seed and nothing else in its batch. Numbers are those of
+AUTOMATIC1111: torch's CPU generator, or the Philox generator of an NVIDIA card worked out in numpy. Nothing here
+reads or moves a global generator. Shapes: an image's noise is (c h w), a batch's (b c h w), float32.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+import torchsde
+from numpy.typing import NDArray
+from torch import Tensor
+
+from disegno.core.request import NoiseSource
+
+Shape = tuple[int, int, int]  # c h w
+_SEEDS = 2**64
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_TREE_DIGITS = 6  # torchsde.BrownianTree rounds its ends to its tolerance, 1e-6, and warns of what lies outside
+
+
+class Normals(Protocol):
+    """A seeded stream of standard normal tensors."""
+
+    def draw(self, shape: Shape) -> Tensor:
+        """Return the next tensor, (c h w), float32, on the CPU."""
+        ...
+
+
+@dataclass
+class CpuNormals:
+    """torch's CPU generator."""
+
+    seed: int
+    generator: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator("cpu")
+        self.generator.manual_seed(self.seed % _SEEDS)
+
+    def draw(self, shape: Shape) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+
+def philox(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
+    """Return 4 random 32-bit words for each counter, (4 n). `counter`: (4 n), 32-bit words.
+
+    Salmon et al. 2011, Philox4x32-10.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = (
+            c0 * np.uint64(0xD2511F53),
+            c2 * np.uint64(0xCD9E8D57),
+        )  # 32 x 32 bits: a uint64 holds the whole product
+        c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _HALF) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3])
+
+
+@dataclass
+class NvNormals:
+    """What torch.randn draws on an NVIDIA card: Philox words through Box and Muller's sine branch."""
+
+    seed: int
+    num_draws: int = 0
+
+    def draw(self, shape: Shape) -> Tensor:
+        size = int(np.prod(shape))
+        counter = np.zeros((4, size), dtype=np.uint64)
+        counter[0], counter[2] = self.num_draws, np.arange(size)
+        self.num_draws += 1
+        words = philox(counter, self.seed % _SEEDS)[:2].astype(np.float64)
+        u, angle = (words[0] + 0.5) * 2.0**-32, (words[1] + 0.5) * float(np.float32(2 * np.pi)) * 2.0**-32
+        normals = np.sqrt(-2 * np.log(u)) * np.sin(angle)
+        return torch.from_numpy(normals.astype(np.float32)).reshape(shape)
+
+
+SOURCES: dict[NoiseSource, Callable[[int], Normals]] = {"cpu": CpuNormals, "nv": NvNormals}
+
+
+def batch_seeds(seed: int, subseed: int, subseed_strength: float, num_images: int) -> tuple[list[int], list[int]]:
+    """Return every image's seed and subseed. Subseeds count up; seeds count up only where there is no variation."""
+    step = 1 if subseed_strength == 0 else 0
+    return [seed + i * step for i in range(num_images)], [subseed + i for i in range(num_images)]
+
+
+def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
+    """Return the point at `strength` on the arc from low to high, (c h w).
+
+    A1111 parity: the angle is taken along axis 1 of (c h w), so there is one for each channel and column; and where
+    the two are nearly parallel, the weights of the straight line are the wrong way round.
+    """
+    dot = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1)  # c w
+    if dot.mean() > 0.9995:
+        return low * strength + high * (1 - strength)
+    omega = torch.acos(dot)
+    toward, away = torch.sin(strength * omega) / torch.sin(omega), torch.sin((1 - strength) * omega) / torch.sin(omega)
+    return away.unsqueeze(1) * low + toward.unsqueeze(1) * high
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How an image's first noise departs from its seed's.
+
+    `strength`: how far it goes towards the subseed's noise. `seed_size`: (h, w) in latent cells; the noise is drawn
+    as for a picture of that size, and fitted in (A1111's seed resize). `seed_delta`: added to the seed for all noise
+    after the first (A1111's ENSD).
+    """
+
+    strength: float = 0.0
+    seed_size: tuple[int, int] | None = None
+    seed_delta: int = 0
+
+
+def _overlap(size: int, other: int) -> tuple[slice, slice]:
+    """Return where a centred piece of length `other` lies in `size`, and which part of the piece that is."""
+    offset = (size - other) // 2
+    length = other if offset >= 0 else other + 2 * offset
+    start, skip = max(offset, 0), max(-offset, 0)
+    return slice(start, start + length), slice(skip, skip + length)
+
+
+def paste_centred(background: Tensor, piece: Tensor) -> Tensor:
+    """Return `background` (c h w) with `piece` (c h' w') in its middle, cropped where it is larger."""
+    (top, piece_top), (left, piece_left) = (
+        _overlap(size, other) for size, other in zip(background.shape[1:], piece.shape[1:], strict=True)
+    )
+    result = background.clone()
+    result[:, top, left] = piece[:, piece_top, piece_left]
+    return result
+
+
+def _first(
+    normals: Normals, source: Callable[[int], Normals], seed: int, subseed: int, shape: Shape, variation: Variation
+) -> Tensor:
+    """Return an image's first noise, (c h w); `normals` is the image's own stream and moves on by one draw."""
+    drawn = (shape[0], *variation.seed_size) if variation.seed_size else shape
+    resized = drawn != shape
+    noise = source(seed).draw(drawn) if resized else normals.draw(shape)
+    if variation.strength:
+        noise = slerp(variation.strength, noise, source(subseed).draw(drawn))
+    return paste_centred(normals.draw(shape), noise) if resized else noise
+
+
+class ImageNoise:
+    """The noise of one generation's images: `start_noise` first, then the noise of the steps.
+
+    A `StepNoise` of the samplers. `sigmas`: the plan's whole noise levels, also where image-to-image uses only some:
+    the ends of the Brownian paths.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        seeds: Sequence[int],
+        subseeds: Sequence[int] = (),
+        source: NoiseSource = "cpu",
+        variation: Variation | None = None,
+        sigmas: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.shape, self.seeds, self.subseeds = shape, tuple(seeds), tuple(subseeds) or tuple(seeds)
+        self.source, self.variation, self.device = SOURCES[source], variation or Variation(), device
+        self.streams = [self.source(seed) for seed in self.seeds]
+        self.range = (float(sigmas[sigmas > 0].min()), float(sigmas.max())) if sigmas is not None else None
+        self.trees: list[torchsde.BrownianTree] = []
+
+    def start_noise(self) -> Tensor:
+        """Return the noise that the pictures start from, (b c h w). To be called once, before any step."""
+        images = [
+            _first(stream, self.source, seed, subseed, self.shape, self.variation)
+            for stream, seed, subseed in zip(self.streams, self.seeds, self.subseeds, strict=True)
+        ]
+        if self.variation.seed_delta:
+            self.streams = [self.source(seed + self.variation.seed_delta) for seed in self.seeds]
+        return torch.stack(images).to(self.device)
+
+    def draw(self) -> Tensor:
+        """Return the next standard normal tensor, (b c h w)."""
+        return torch.stack([stream.draw(self.shape) for stream in self.streams]).to(self.device)
+
+    def between(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """Return the normalised increment of each image's Brownian path from sigma to sigma_next, (b c h w).
+
+        The path's entropy is the image's seed, its normals are the CPU's whatever the source. k-diffusion's
+        BrownianTreeNoiseSampler.
+        """
+        assert self.range is not None, "Brownian noise wants the plan's sigmas"
+        low, high = self.range
+        if not self.trees:
+            zeros = torch.zeros(self.shape)
+            self.trees = [torchsde.BrownianTree(low, zeros, high, entropy=seed % _SEEDS) for seed in self.seeds]
+        inside = [min(max(float(s), round(low, _TREE_DIGITS)), round(high, _TREE_DIGITS)) for s in (sigma, sigma_next)]
+        increments = torch.stack([cast(Tensor, tree(min(inside), max(inside))) for tree in self.trees])
+        sign = 1.0 if sigma_next > sigma else -1.0
+        return (increments * sign / (sigma_next - sigma).abs().sqrt()).to(self.device)
+
+
+def start_latents(
+    noise: Tensor, sigma: Tensor, alpha: Tensor, latents: Tensor | None = None, unit_variance: bool = False
+) -> Tensor:
+    """Return what sampling starts from, (b c h w).
+
+    Alpha latents + sigma noise, and without latents sigma noise alone. `sigma`, `alpha`: the first noise level that
+    is used, scalars. `unit_variance`: noise alone gets the variance that a noised picture of variance 1 has, sigma^2
+    + alpha^2: A1111's samplers over timesteps, and its sgm_noise_multiplier.
+    """
+    if latents is not None:
+        return alpha * latents.float() + sigma * noise
+    return noise * ((sigma**2 + alpha**2).sqrt() if unit_variance else sigma)

@@ -1,0 +1,162 @@
+"""What a process opens once and keeps: models, controls, text states, shared residuals."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import RLock
+from typing import Any, Generic, TypeVar
+
+from disegno.backbones import BACKBONES
+from disegno.backbones.base import Backbone, TextStates
+from disegno.controls import CONTROLS
+from disegno.controls.base import Condition, Control, Controller
+from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
+from disegno.core.request import ControlUnit
+from disegno.core.settings import Settings, load_settings
+from disegno.engine.residuals import ResidualCache
+from disegno.memory import Memory, decide, tune_allocator
+from disegno.weights.identify import FileCard, identify, require_family
+from disegno.weights.library import Library
+
+BUILT_IN = "diorama"
+UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says what does not fit
+MAX_TEXTS = 256
+MAX_CONTROLLERS = 32
+MAX_BACKBONES = 2
+MAX_BASES = 2
+MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
+
+V = TypeVar("V")
+
+
+@dataclass
+class Kept(Generic[V]):
+    """The `limit` most recently used values, made on first use."""
+
+    limit: int
+    _values: OrderedDict[Hashable, V] = field(default_factory=OrderedDict[Hashable, V])
+
+    def get(self, key: Hashable, make: Callable[[], V]) -> V:
+        """Return the value under `key`, made now if there is none; the least recently used one may be dropped."""
+        if key not in self._values:
+            self._values[key] = make()
+            while len(self._values) > self.limit:
+                self._values.popitem(last=False)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+
+class Studio:
+    """Everything that is opened once. One generation at a time may use it; `lock` says which."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or load_settings()
+        tune_allocator()
+        self.memory = Memory(decide(self.settings))
+        self.library = Library(self.settings)
+        self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
+        self.lock = RLock()
+        self._backbones: Kept[Backbone] = Kept(MAX_BACKBONES)
+        self._bases: Kept[Any] = Kept(MAX_BASES)
+        self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
+        self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
+        self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
+
+    def backbone(self, name: str) -> Backbone:
+        """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once."""
+        if name == BUILT_IN:
+            return self._backbones.get(BUILT_IN, lambda: BACKBONES.load(BUILT_IN).open(None, self.memory))
+        card = self._find(name, "model", "model", [BUILT_IN])
+        return self._backbones.get(card.path, lambda: self._open_backbone(card))
+
+    def _open_backbone(self, card: FileCard) -> Backbone:
+        family = card.family or UNTOLD_FAMILY
+        if family not in BACKBONES:
+            known = ", ".join(BACKBONES.names())
+            raise WrongFamily(f"{card.path.name} is a model of {family}; the families that can be opened are: {known}.")
+        return BACKBONES.load(family).open(card.path, self.memory)
+
+    def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
+        if (path := Path(name).expanduser()).exists():
+            card = identify(path)
+            if card.kind != kind:
+                is_what = f"{card.kind} ({card.mechanism})" if card.mechanism else card.kind
+                raise ModelFileError(f"{path.name} holds a {is_what}, not a {what}. Give a {what}.")
+            return card
+        try:
+            return self.library.find(name, kind)
+        except UnknownName:
+            if any(name.lower() in (card.path.name.lower(), card.path.stem.lower()) for card in self.library.cards()):
+                raise  # it is there, but something else
+            if Path(name).suffix or "/" in name:
+                folders = ", ".join(str(folder) for folder in self.settings.model_dirs)
+                raise UnknownName(
+                    f"There is no {what} {name!r}: it is no file here, and none in the model folders ({folders})."
+                ) from None
+            known = [card.path.stem for card in self.library.cards(kind)]
+            raise UnknownName.of(what, name, [*others, *known]) from None
+
+    def texts(self, backbone: Backbone, prompt: str, clip_skip: int) -> TextStates:
+        """Return the text states of one prompt, (1 n d), computed once."""
+        key = (backbone.fingerprint, prompt, clip_skip)
+        return self._texts.get(key, lambda: backbone.encode_text([prompt], clip_skip))
+
+    def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
+        """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""
+        if unit.name in backbone.conditions:
+            path, base = backbone.conditions[unit.name], unit.base or backbone.base_control
+            card = identify(path)
+        else:
+            card = self._find(unit.name, "control", "control", sorted(backbone.conditions))
+            base = unit.base
+        require_family(card, backbone.family)
+        key = (backbone.fingerprint, str(card.path), str(base))
+        return self._controllers.get(key, lambda: self._open_controller(card, base, backbone))
+
+    def control(self, controller: Controller, condition: Condition) -> Control:
+        """Return the controller's control for a condition, prepared once: later seeds do not encode it again."""
+        key = (id(controller), tuple(condition.image.shape), condition.key)
+        return self._controls.get(key, lambda: (controller, controller.prepare(condition)))[1]
+
+    def _open_controller(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Controller:
+        module = self._mechanism(card)
+        if not hasattr(module, "open_base"):
+            return module.open(card.path, backbone, self.memory)
+        path = self._base(card, base, backbone)
+        opened = self._bases.get(
+            (backbone.fingerprint, str(path)), lambda: module.open_base(path, backbone, self.memory)
+        )
+        return module.open(card.path, backbone, self.memory, base=opened)
+
+    @staticmethod
+    def _mechanism(card: FileCard) -> Any:
+        for name in CONTROLS:
+            module = CONTROLS.load(name)
+            if getattr(module, "recognises", None) and module.recognises(card):
+                return module
+        raise ModelFileError(
+            f"{card.path.name} is a control of the kind {card.mechanism!r}, which cannot be used yet."
+            f" The kinds that can: {', '.join(CONTROLS.names())}."
+        )
+
+    def _base(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Path:
+        if base is not None:
+            return self._find(str(base), "control", "Base ControlNet").path
+        bases = [
+            c for c in self.library.cards("control") if c.mechanism == "ctrlora-base" and c.family == backbone.family
+        ]
+        named = [c for c in bases if card.base_sha256 and self.library.sha256(c) == card.base_sha256]
+        if len(named or bases) == 1:
+            return (named or bases)[0].path
+        found = ", ".join(c.path.name for c in bases) or "none"
+        raise RequestError(
+            f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found in the library: {found}."
+            f" Name one with base=FILE, as in --control {card.path.stem}=IMAGE,base=ctrlora_sd15_basecn700k.ckpt."
+        )
+
+
+def content_key(content: bytes) -> str:
+    """Return the sha256 of some bytes, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

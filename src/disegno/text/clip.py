@@ -1,0 +1,144 @@
+"""CLIP's text encoder, as Stable Diffusion 1.x uses it: the byte pair tokenizer and the transformer's states.
+
+Cleaning and splitting are those of the first CLIP tokenizer (ftfy, one space for any white space, lower case), which
+the models were trained and are prompted with; Radford et al. 2021, section 2.4.
+"""
+
+import gzip
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import torch
+from ftfy import fix_text
+from tokenizers import AddedToken, Encoding, Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from disegno.core.errors import RequestError
+from disegno.memory import Memory
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+START_ID, END_ID = 49406, 49407
+LENGTH = 77  # tokens of one chunk, start and end included
+
+# Contractions, runs of letters, single digits, runs of anything else that is not white space.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+def _alphabet() -> list[str]:
+    """Return the character that stands for each byte, in the vocabulary's order: printable ones first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """Return CLIP's tokenizer, 49,408 tokens; built once. It wants cleaned text: see `clean`."""
+    lines = (
+        gzip.decompress(files("disegno.text").joinpath("data/clip_merges.txt.gz").read_bytes()).decode().splitlines()
+    )
+    merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines)]
+    letters = _alphabet()
+    words = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]
+    model = BPE({word: n for n, word in enumerate(words)}, merges, unk_token=END, end_of_word_suffix="</w>")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.add_special_tokens([AddedToken(START), AddedToken(END)])
+    return made
+
+
+def clean(text: str) -> str:
+    """Return the text as CLIP's tokenizer reads it: mended by ftfy, one space for any white space, lower case."""
+    return re.sub(r"\s+", " ", fix_text(text)).strip().lower()
+
+
+def _encoding(text: str) -> Encoding:
+    return tokenizer().encode(clean(text), add_special_tokens=False)
+
+
+def token_ids(text: str) -> list[int]:
+    """Return the text's token ids, without start and end, of any length."""
+    return _encoding(text).ids
+
+
+def chunk(ids: Sequence[int]) -> list[int]:
+    """Return one chunk of 77 ids: start, these (75 at most), and ends as padding."""
+    assert len(ids) <= LENGTH - 2, f"{len(ids)} ids for a chunk of {LENGTH}"
+    return [START_ID, *ids] + [END_ID] * (LENGTH - 1 - len(ids))
+
+
+def chunk_rows(prompts: Iterable[str]) -> tuple[list[list[int]], list[str]]:
+    """Return each prompt's first chunk, 77 ids, and a warning for each prompt of which the end was cut off."""
+    rows, warnings = list[list[int]](), list[str]()
+    for prompt in prompts:
+        encoding = _encoding(prompt)
+        rows.append(chunk(encoding.ids[: LENGTH - 2]))
+        if len(encoding.ids) > LENGTH - 2:
+            lost = clean(prompt)[encoding.offsets[LENGTH - 2][0] :]
+            warnings.append(
+                f"The prompt has {len(encoding.ids)} tokens, CLIP reads {LENGTH - 2}: {lost!r} was cut off."
+            )
+    return rows, warnings
+
+
+@dataclass(frozen=True)
+class ClipText:
+    """An open CLIP text encoder."""
+
+    model: CLIPTextModel
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """Return each prompt's token ids, (b 77), and warnings about what was cut off."""
+        rows, warnings = chunk_rows(prompts)
+        return torch.tensor(rows, dtype=torch.long).reshape(-1, LENGTH), warnings
+
+    def states(self, ids: Tensor, skip: int = 1) -> Tensor:
+        """Return the states of layer -skip after the final layer norm, (b 77 d). A1111 parity: skip counts from 1."""
+        num_layers = self.model.config.num_hidden_layers
+        if not 1 <= skip <= num_layers:
+            raise RequestError(
+                f"clip_skip is {skip}; this text encoder has {num_layers} layers: give 1 to {num_layers}."
+            )
+        out = self.model(input_ids=ids.to(self.model.device), output_hidden_states=skip > 1)
+        if skip == 1:
+            return out.last_hidden_state
+        return self.model.final_layer_norm(out.hidden_states[-skip])
+
+    def read(self, prompts: Sequence[str], skip: int = 1) -> tuple[Tensor, list[str]]:
+        """Return the prompts' states, (b 77 d), and warnings about what was cut off."""
+        ids, warnings = self.tokenize(prompts)
+        return self.states(ids, skip), warnings
+
+
+def config_of(shapes: Mapping[str, Sequence[int]], num_heads: int | None = None) -> CLIPTextConfig:
+    """Return the configuration of the encoder with tensors of these shapes. `num_heads`: unset, of 64 channels each."""
+    vocabulary, width = shapes["embeddings.token_embedding.weight"]
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        num_hidden_layers=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")),
+        num_attention_heads=num_heads or max(1, width // 64),
+        max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
+        hidden_act="quick_gelu",
+        bos_token_id=START_ID,
+        eos_token_id=END_ID,
+        pad_token_id=END_ID,
+    )
+
+
+def open_clip(tensors: Mapping[str, Tensor], config: CLIPTextConfig, memory: Memory, what: str) -> ClipText:
+    """Return the encoder with these weights (CLIPTextModel's names), in float32: it runs once a prompt.
+
+    Raises KeyMismatch about `what`.
+    """
+    return ClipText(memory.build(lambda: CLIPTextModel(config), tensors, what, dtype=torch.float32))

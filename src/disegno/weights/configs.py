@@ -1,0 +1,101 @@
+"""The configuration files of a diffusers folder of Stable Diffusion 1.x, from the shapes of its tensors.
+
+What leaves no trace in a shape (heads, activations, the noise schedule) is Stable Diffusion 1.5's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from disegno.core.errors import KeyMismatch
+from disegno.weights.keys.control import sizes_of
+from disegno.weights.keys.ldm import diffusers_layout_of
+
+PIPELINE: dict[str, list[str]] = {
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+
+
+def class_name(folder: str) -> dict[str, str]:
+    """Return what the configuration in this folder says of its class: diffusers wants to read it, transformers not."""
+    library, name = PIPELINE[folder]
+    return {"_class_name": name} if library == "diffusers" else {}
+
+
+def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return UNet2DConditionModel's configuration. Raises KeyMismatch where a tensor that tells a size is missing."""
+    try:
+        sizes = asdict(sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+        out_channels = tensors["conv_out.weight"].shape[0]
+    except KeyError as error:
+        raise KeyMismatch(f"The UNet has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    kinds: tuple[str, ...] = sizes["down_block_types"]
+    own = {name: value for name, value in sizes.items() if not name.startswith("conditioning_")}
+    return own | {
+        "out_channels": out_channels,
+        "up_block_types": tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
+        "attention_head_dim": 8,  # diffusers' name for the number of heads of these models
+        "sample_size": 64,
+    }
+
+
+def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return AutoencoderKL's configuration (its attention may still be 1x1 convolutions). Raises KeyMismatch."""
+    levels = diffusers_layout_of(name.removeprefix("encoder.") for name in tensors).res_blocks
+    last = [f"encoder.down_blocks.{i}.resnets.{num - 1}.conv2.weight" for i, num in enumerate(levels)]
+    try:
+        widths = tuple(tensors[name].shape[0] for name in last)
+        latent_channels = tensors["post_quant_conv.weight"].shape[0]
+    except KeyError as error:
+        raise KeyMismatch(f"The VAE has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    return {
+        "block_out_channels": widths,
+        "layers_per_block": levels[0],
+        "latent_channels": latent_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "scaling_factor": SCALING_FACTOR,
+        "sample_size": 512,
+    }
+
+
+def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return CLIPTextModel's configuration."""
+    names = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    words, width = names["embeddings.token_embedding.weight"].shape
+    layers = {int(name.split(".")[2]) for name in names if name.startswith("encoder.layers.")}
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": words,
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": names["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(width // 64, 1),  # CLIP's heads are 64 wide
+        "max_position_embeddings": names["embeddings.position_embedding.weight"].shape[0],
+        "hidden_act": "quick_gelu",
+    }
+
+
+def scheduler_config(prediction: str) -> dict[str, Any]:
+    """Return the noise schedule's configuration."""
+    return {
+        "_class_name": "PNDMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+        "prediction_type": _PREDICTIONS[prediction],
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+    }

@@ -1,0 +1,29 @@
+"""Whether weights are numbers at all: a diverged training gives NaN, and NaN gives black pictures without a word."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from disegno.core.errors import CorruptFile
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or an infinity; integers never do."""
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype.itemsize == 1:  # float8 has no arithmetic
+        tensor = tensor.to(torch.float32)
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())  # a sum may overflow and be sound
+
+
+def require_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CorruptFile naming the tensors of the file `name` that hold NaN or an infinity."""
+    if bad := not_finite(tensors):
+        shown = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
+        raise CorruptFile(
+            f"{name} holds NaN or infinite numbers in {len(bad)} of {len(tensors)} tensors: {shown}. "
+            "Its training diverged or the file is damaged: use an earlier checkpoint, or fetch it again."
+        )

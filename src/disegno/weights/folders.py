@@ -1,0 +1,111 @@
+"""diffusers folders, known by their JSON files: `model_index.json` of a pipeline, `config.json` of one network."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from disegno.core.errors import CorruptFile, UnknownKind
+from disegno.weights.card import FileCard
+from disegno.weights.kinds import CROSS_WIDTHS
+
+_MAX_JSON_BYTES = 1 << 20
+_CLASSES = {
+    "UNet2DConditionModel": ("unet", ""),
+    "SD3Transformer2DModel": ("unet", ""),
+    "AutoencoderKL": ("vae", ""),
+    "ControlNetModel": ("control", "controlnet"),
+    "SD3ControlNetModel": ("control", "controlnet"),
+    "ControlNetUnionModel": ("control", "controlnet-union"),
+    "ControlNetXSAdapter": ("control", "controlnet-xs"),
+    "T2IAdapter": ("control", "t2i-adapter"),
+    "CLIPTextModel": ("text", ""),
+    "CLIPTextModelWithProjection": ("text", ""),
+    "T5EncoderModel": ("text", ""),
+}
+_SD3_CLASSES = ("SD3", "StableDiffusion3")
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
+_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def is_folder_of_weights(path: Path) -> bool:
+    """Return whether a folder is a diffusers pipeline or network."""
+    return (path / "model_index.json").is_file() or (path / "config.json").is_file()
+
+
+def identify_folder(path: Path) -> FileCard:
+    """Return the folder's card, from its JSON files only. Raises UnknownKind, CorruptFile."""
+    if (path / "model_index.json").is_file():
+        return _pipeline(path)
+    if not (path / "config.json").is_file():
+        raise UnknownKind(f"{path} has neither model_index.json nor config.json. Give a diffusers folder, or a file.")
+    config = _json(path / "config.json")
+    names = config.get("architectures")
+    name = str(config.get("_class_name") or (cast(list[object], names)[0] if isinstance(names, list) and names else ""))
+    if name not in _CLASSES:
+        known = ", ".join(_CLASSES)
+        raise UnknownKind(f"{path.name} is a folder of the class {name!r}; this program knows {known}.")
+    kind, mechanism = _CLASSES[name]
+    return FileCard(
+        path=path,
+        kind=kind,
+        mechanism=mechanism,
+        family=_family(name, config),
+        layout="diffusers",
+        in_channels=_number(config, "in_channels"),
+        dtype=_DTYPES.get(str(config.get("torch_dtype")), ""),
+        num_bytes=_num_bytes(path),
+        name=path.name,
+    )
+
+
+def _pipeline(path: Path) -> FileCard:
+    index = _json(path / "model_index.json")
+    name = str(index.get("_class_name"))
+    part = next((path / p for p in ("unet", "transformer") if (path / p / "config.json").is_file()), None)
+    if part is None:
+        raise UnknownKind(f"{path.name} is a {name} folder without a unet or a transformer. Fetch it completely.")
+    config = _json(part / "config.json")
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    family = _family(name, config)
+    told = _json(scheduler).get("prediction_type") if scheduler.is_file() else None
+    return FileCard(
+        path=path,
+        kind="model",
+        family=family,
+        layout="diffusers",
+        prediction="flow" if family == "sd3" else _PREDICTIONS.get(str(told)),
+        in_channels=_number(config, "in_channels"),
+        num_bytes=_num_bytes(path),
+        name=path.name,
+        metadata={"pipeline": name},
+    )
+
+
+def _family(name: str, config: Mapping[str, object]) -> str:
+    if name.startswith(_SD3_CLASSES):
+        return "sd3"
+    width = _number(config, "cross_attention_dim") or _number(config, "hidden_size")
+    return CROSS_WIDTHS.get(width or 0, "sd1" if name == "StableDiffusionPipeline" else "")
+
+
+def _number(config: Mapping[str, object], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) else None
+
+
+def _num_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _json(path: Path) -> dict[str, object]:
+    """Return a JSON file's table. Raises CorruptFile."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CorruptFile(f"{path} has more than {_MAX_JSON_BYTES} bytes; a configuration was expected.")
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path} cannot be read ({str(error)[:120]}). Fetch the folder again.") from None
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{path} is not a table of settings. Fetch the folder again.")
+    return cast(dict[str, object], value)

@@ -1,0 +1,98 @@
+"""Says what a file of weights is, from its header, names and shapes: never by its file name, reading no tensor."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from disegno.core.errors import UnknownKind
+from disegno.weights.card import FileCard, require_family
+from disegno.weights.folders import identify_folder
+from disegno.weights.kinds import Kind, family_of, in_channels_of, kind_of, layout_of, rank_of, text_of
+from disegno.weights.load import open_file
+from disegno.weights.tensor_file import TensorFile
+
+__all__ = ["FileCard", "identify", "require_family"]
+
+_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
+_MAX_WORD = 4096  # longer ones are thumbnails and tables of tags
+_OWN_KINDS = {"controlnet": "control", "ctrlora": "control", "ctrlora-base": "control"}
+_PREDICTIONS = {
+    "sd1": "epsilon",
+    "sd3": "flow",
+    "sdxl": "epsilon",
+    "diorama": "epsilon",
+}  # sd2 has both, with one shape
+_ARCHITECTURES = {
+    "stable-diffusion-v1": "sd1",
+    "stable-diffusion-v2": "sd2",
+    "stable-diffusion-xl": "sdxl",
+    "stable-diffusion-3": "sd3",
+    "sd_v1": "sd1",
+    "sd_v2": "sd2",
+    "sdxl": "sdxl",
+    "diorama": "diorama",
+}
+
+
+def identify(path: Path) -> FileCard:
+    """Return the card of a file or diffusers folder. Raises UnknownKind, and as `open_file`."""
+    if path.is_dir():
+        return identify_folder(path)
+    with open_file(path) as file:
+        return card_of(file)
+
+
+def card_of(file: TensorFile) -> FileCard:
+    """Return the card of an open file. Raises UnknownKind."""
+    shapes = {key: entry.shape for key, entry in file.contents.entries.items()}
+    text, words = text_of(shapes), file.metadata
+    own = words.get("disegno.mechanism", "")
+    found = Kind(_OWN_KINDS[own], own) if own in _OWN_KINDS else kind_of(text, shapes)
+    if found is None:
+        some = ", ".join(repr(key[:60]) for key in list(shapes)[:3])
+        raise UnknownKind(f"{file.path.name} is sound, but holds nothing that this program knows: {some}, ...")
+    family = words.get("disegno.family") or family_of(found.kind, text, shapes) or _told_family(words)
+    return FileCard(
+        path=file.path,
+        kind=found.kind,
+        mechanism=found.mechanism,
+        family=family,
+        layout=layout_of(text),
+        prediction=_prediction(found.kind, family, text, words),
+        rank=rank_of(shapes),
+        in_channels=in_channels_of(shapes),
+        dtype=_main_dtype(file),
+        num_tensors=len(shapes),
+        num_bytes=file.num_bytes,
+        name=words.get("disegno.name") or words.get("modelspec.title") or file.path.stem,
+        annotator=words.get("disegno.annotator") or words.get("modelspec.preprocessor") or None,
+        base_sha256=words.get("disegno.base_sha256") or None,
+        metadata={key: word for key, word in words.items() if len(word) <= _MAX_WORD},
+    )
+
+
+def _told_family(words: Mapping[str, str]) -> str:
+    """Return the family that the header names, where the shapes do not tell."""
+    told = words.get("modelspec.architecture") or words.get("ss_base_model_version") or ""
+    return next((family for start, family in _ARCHITECTURES.items() if told.startswith(start)), "")
+
+
+def _prediction(kind: str, family: str, text: str, words: Mapping[str, str]) -> str | None:
+    """Return what a model's output means. The empty tensor `v_pred` marks finetunes that changed it."""
+    if kind not in ("model", "unet"):
+        return None
+    told = words.get("modelspec.prediction_type", "")
+    if "\nv_pred\n" in text or told in ("v", "v_prediction") or words.get("modelspec.architecture", "").endswith("-v"):
+        return "v"
+    return "epsilon" if told == "epsilon" else _PREDICTIONS.get(family)
+
+
+def _main_dtype(file: TensorFile) -> str:
+    """Return the dtype that most of the bytes have."""
+    sizes: Counter[torch.dtype] = Counter()
+    for entry in file.contents.entries.values():
+        sizes[entry.dtype] += entry.num_bytes
+    name = str(sizes.most_common(1)[0][0]).removeprefix("torch.")
+    return _DTYPES.get(name, name)

@@ -1,0 +1,81 @@
+"""What is known of files that have not changed: cards and hashes, in one JSON file that may be deleted at any time."""
+
+import json
+import logging
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, cast
+
+from disegno.core.errors import ResourceError
+from disegno.weights.card import FileCard
+from disegno.weights.save import write_atomically
+
+Stamp = tuple[int, int]  # bytes, and the time of the last change in nanoseconds
+
+_VERSION = 1
+_LOG = logging.getLogger(__name__)
+_FIELDS = {field.name for field in fields(FileCard)}
+
+
+class Index:
+    """Cards and hashes by path, good as long as the file's stamp is the same."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cards: dict[str, tuple[Stamp, FileCard]] = {}
+        self._hashes: dict[str, tuple[Stamp, str]] = {}
+        self._is_changed = False
+        self._load()
+
+    def card(self, path: Path, stamp: Stamp) -> FileCard | None:
+        """Return the card of an unchanged file, or None."""
+        kept = self._cards.get(str(path))
+        return kept[1] if kept and kept[0] == stamp else None
+
+    def keep(self, card: FileCard, stamp: Stamp) -> None:
+        """Remember a card."""
+        self._cards[str(card.path)] = stamp, card
+        self._is_changed = True
+
+    def sha256(self, card: FileCard, stamp: Stamp) -> str:
+        """Return a card's hash, worked out now if the file is new or changed."""
+        key = str(card.path)
+        kept = self._hashes.get(key)
+        if kept is None or kept[0] != stamp:
+            kept = stamp, card.sha256()
+            self._hashes[key] = kept
+            self._is_changed = True
+            self.save()
+        return kept[1]
+
+    def save(self) -> None:
+        """Write what is new. A folder that cannot be written costs time at the next start, nothing else."""
+        if not self._is_changed:
+            return
+        table = {
+            "version": _VERSION,
+            "cards": [[stamp, asdict(card) | {"path": str(card.path)}] for stamp, card in self._cards.values()],
+            "hashes": self._hashes,
+        }
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, lambda path: path.write_text(json.dumps(table), "utf-8"))
+        except (OSError, ResourceError) as error:
+            _LOG.info("the index of the library is not kept: %s", error)
+        self._is_changed = False
+
+    def _load(self) -> None:
+        """Read what an earlier process wrote; an unreadable or older index counts as none."""
+        try:
+            table = cast(dict[str, Any], json.loads(self._path.read_text("utf-8")))
+            if table["version"] != _VERSION:
+                return
+            for (size, time), values in table["cards"]:
+                if values.keys() == _FIELDS:
+                    self._cards[values["path"]] = (size, time), FileCard(**values | {"path": Path(values["path"])})
+            self._hashes = {key: ((size, time), digest) for key, ((size, time), digest) in table["hashes"].items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            _LOG.info("the index of the library is not read: %s", error)
+            self._cards, self._hashes = {}, {}

@@ -1,0 +1,1 @@
+"""Names of tensors, as tables: one file a family of names."""

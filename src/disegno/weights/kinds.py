@@ -1,0 +1,149 @@
+"""What a file is, by the names of its tensors alone: a table of marks, the most particular first.
+
+Names are looked for in one text with a line for each, so that "\\nconv_in." is "a name that begins with conv_in.". The
+prefix `control_model.` is taken off first: published control files come with and without it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+CROSS_WIDTHS = {384: "diorama", 768: "sd1", 1024: "sd2", 1280: "sdxl", 2048: "sdxl"}  # 1280: SDXL's refiner
+_VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alike
+_SD3_MARKS = ("joint_blocks.0.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_0_")
+_TEXT_MARKS = {"\ncond_stage_model.transformer.": "sd1", "\ncond_stage_model.model.": "sd2", "\nconditioner.": "sdxl"}
+_HALVES_UP = (".up.weight", "lora_up.weight", "lora_B.weight", "lora_B.default.weight")
+_DOWN = (
+    *("lora_layer.down.weight", "lora_down.weight", "lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
+    "hada_w1_b",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file and its marks: one of `any`, each of `all`, none of `lacks`. `mechanism`: of a control or LoRA."""
+
+    kind: str
+    mechanism: str = ""
+    any: tuple[str, ...] = ("",)
+    all: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    def fits(self, text: str) -> bool:
+        """Return whether a text of names has the marks."""
+        some = any(mark in text for mark in self.any)
+        return some and all(mark in text for mark in self.all) and not any(mark in text for mark in self.lacks)
+
+
+KINDS = (
+    Kind("control", "uni-controlnet", any=("\nlocal_adapter.", "\nglobal_adapter.")),
+    Kind("control", "unicontrol", any=("\ntask_id_hypernet.", "\ninput_hint_block_list_moe.")),
+    Kind("control", "controlnet-xs", any=("\nenc_zero_convs_out.", "\ncontrol_to_base_for_conv_in.", ".ctrl_to_base.")),
+    Kind("control", "controlnet-union", any=("\ntask_embedding\n", "\ncontrol_add_embedding.")),
+    Kind("control", "controllora", any=("\nlora_controlnet\n",)),
+    Kind("control", "ip-adapter", any=("\nimage_proj.", "\nip_adapter.")),
+    Kind("control", "t2i-adapter", any=("\nbody.0.", "\nadapter.body.0.")),
+    Kind(
+        "control", "controlnet", any=("\ninput_hint_block.", "\ncontrolnet_cond_embedding.", "\ncontrolnet_blocks.0.")
+    ),
+    Kind(
+        "control",
+        "ctrlora",
+        any=(".lora_layer.down.weight\n",),
+        lacks=("\ninput_blocks.0.0.weight\n", "\nconv_in.weight\n", "\nlora_unet_"),
+    ),
+    Kind("control", "ctrlora-base", any=("\nzero_convs.0.", "\ncontrolnet_down_blocks.0.")),
+    Kind("lora", "loha", any=(".hada_w1_a\n",)),
+    Kind("lora", "lokr", any=(".lokr_w1\n", ".lokr_w1_a\n")),
+    Kind("lora", "oft", any=(".oft_blocks\n", ".oft_diag\n")),
+    Kind("lora", "dora", any=(".dora_scale\n", ".lora_magnitude_vector")),
+    Kind(
+        "lora",
+        "lora",
+        any=(
+            ".lora_down.weight\n",
+            ".lora_up.weight\n",
+            ".lora_A.weight\n",
+            "lora.down.weight\n",
+            ".lora_A.default.weight\n",
+        ),
+    ),
+    Kind(
+        "model",
+        any=("\nfirst_stage_model.", "\ncond_stage_model.", "\nconditioner.", "\ntext_encoders."),
+        all=("\nmodel.diffusion_model.",),
+    ),
+    Kind("unet", any=("\nmodel.diffusion_model.", "\njoint_blocks.0.", "\ntransformer_blocks.0.attn.add_q_proj.")),
+    Kind("unet", all=("\nconv_in.weight\n", "\ntime_embedding.linear_1.", "\nup_blocks.0.")),
+    Kind("unet", all=("\ninput_blocks.0.0.weight\n", "\noutput_blocks.0.")),
+    Kind("vae", any=("\nencoder.conv_in.", "\ndecoder.conv_in.", "\nfirst_stage_model.")),
+    Kind("text", any=("text_model.embeddings.token_embedding.", "\nencoder.block.0.layer.0.SelfAttention.")),
+    Kind("text", any=("transformer.resblocks.0.",)),
+    Kind("embedding", any=("\nemb_params\n", "\nstring_to_param.", "\nclip_l\n", "\nclip_g\n")),
+)
+_LAYOUTS = (
+    Kind("kohya", any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_")),
+    Kind("peft", any=(".lora_A.",)),
+    Kind(
+        "ldm",
+        any=("input_blocks.", "joint_blocks.", "\nencoder.down.0.", "\nfirst_stage_model.", "\nmiddle_block_out."),
+    ),
+    Kind("diffusers", any=("down_blocks.", "transformer_blocks.", "mid_block.")),
+)
+
+
+def text_of(keys: Iterable[str]) -> str:
+    """Return the names as the text that marks are looked for in."""
+    return "\n" + "\n".join(keys).replace("\ncontrol_model.", "\n").removeprefix("control_model.") + "\n"
+
+
+def kind_of(text: str, shapes: Shapes) -> Kind | None:
+    """Return the first kind whose marks fit, or None. A few vectors as wide as a text encoder are an embedding."""
+    found = next((kind for kind in KINDS if kind.fits(text)), None)
+    if found is None and len(shapes) <= 4 and all(len(s) in (1, 2) and s[-1] in CROSS_WIDTHS for s in shapes.values()):
+        return Kind("embedding")
+    return found
+
+
+def layout_of(text: str) -> str:
+    """Return whose names these are: ldm (the original's), diffusers, kohya, peft, or "" where nothing tells."""
+    return next((layout.kind for layout in _LAYOUTS if layout.fits(text)), "")
+
+
+def family_of(kind: str, text: str, shapes: Shapes) -> str:
+    """Return the model family that the shapes are of: by the width of the text that they attend to; "" if undecided."""
+    if any(mark in text for mark in _SD3_MARKS):
+        return "sd3"
+    if kind == "vae":
+        latents = next((s[1] for key, s in shapes.items() if key.endswith("decoder.conv_in.weight") and len(s) == 4), 0)
+        return _VAE_LATENTS.get(latents, "")
+    if kind == "embedding":
+        return "sdxl" if "\nclip_g\n" in text else CROSS_WIDTHS.get(next((s[-1] for s in shapes.values() if s), 0), "")
+    if kind == "text":
+        return _text_family(shapes)
+    widths = (s[1] for key, s in shapes.items() if _is_cross_key(key) and len(s) >= 2)
+    by_text = next((family for mark, family in _TEXT_MARKS.items() if mark in text), "")
+    return CROSS_WIDTHS.get(next(widths, 0), by_text)
+
+
+def _is_cross_key(key: str) -> bool:
+    return ("attn2.to_k" in key or "attn2_to_k" in key) and key.endswith("weight") and not key.endswith(_HALVES_UP)
+
+
+def _text_family(shapes: Shapes) -> str:
+    table = next((s for key, s in shapes.items() if key.endswith("token_embedding.weight") and len(s) == 2), (0, 0))
+    return {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(table[1], "")
+
+
+def rank_of(shapes: Shapes) -> int | None:
+    """Return the largest rank of the low-rank matrices, or None where there are none."""
+    return max((s[0] for key, s in shapes.items() if s and key.endswith(_DOWN)), default=None)
+
+
+def in_channels_of(shapes: Shapes) -> int | None:
+    """Return what the first convolution takes: 4 for latents, 9 for inpainting; None where there is none."""
+    ends = ("input_blocks.0.0.weight", "x_embedder.proj.weight")
+    first = (s for key, s in shapes.items() if len(s) == 4 and (key == "conv_in.weight" or key.endswith(ends)))
+    return next((s[1] for s in first), None)

@@ -1,0 +1,128 @@
+"""The files of weights of this machine: found in folders, identified by their headers, looked up by name or hash.
+
+Any folder layout will do, since a file's kind is read from its tensors: ours, A1111's (models/Stable-diffusion,
+models/ControlNet, models/Lora, embeddings), ComfyUI's (models/checkpoints, models/controlnet, models/loras).
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from disegno.core.errors import CorruptFile, DisegnoError, UnknownKind, UnknownName
+from disegno.core.settings import Settings
+from disegno.weights.card import FileCard
+from disegno.weights.folders import is_folder_of_weights
+from disegno.weights.identify import identify
+from disegno.weights.index import Index, Stamp
+
+SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
+# Where a program's own folder is given: its models, not the environment and the pictures beside them.
+_PROGRAM_FOLDERS = ("models", "embeddings", "extensions/sd-webui-controlnet/models")
+_TITLE_HASH = re.compile(r" \[[0-9a-f]{8,64}\]$")  # A1111 parity: "name.safetensors [6ce0161689]"
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Library:
+    """The files in `settings.model_dirs`. Every listing looks at the folders; only new and changed files are opened."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._roots = settings.model_dirs
+        self._index = Index(settings.cache_dir / "library.json")
+
+    def cards(self, kind: str | None = None) -> list[FileCard]:
+        """Return the cards of one kind or all, by name. Damaged files are "broken", foreign ones "unknown"."""
+        found = {path: self._card(path) for root in self._roots for path in _files(root)}
+        self._index.save()
+        cards = [card for card in found.values() if kind in (None, card.kind)]
+        return sorted(cards, key=lambda card: (card.path.name.lower(), str(card.path)))
+
+    def find(self, name: str, kind: str) -> FileCard:
+        """Return the card that a name means: a path, file name or stem in any case, or 8 or more digits of a sha256.
+
+        Raises UnknownName with near names, or CorruptFile where a broken file has the name.
+        """
+        given = _TITLE_HASH.sub("", name)
+        if (path := Path(given).expanduser()).is_absolute() and path.exists():
+            return _of_kind(identify(path), name, kind)
+        cards = self.cards()
+        named = [card for card in cards if given.lower() in self._names(card)]
+        if of_kind := next((card for card in named if card.kind == kind), None):
+            return of_kind
+        if named:
+            return _of_kind(named[0], name, kind)
+        if _HASH.fullmatch(given.lower()):
+            hashed = (card for card in cards if card.kind == kind and self.sha256(card).startswith(given.lower()))
+            if (card := next(hashed, None)) is not None:
+                return card
+        raise UnknownName.of(kind, name, [card.path.stem for card in cards if card.kind == kind])
+
+    def sha256(self, card: FileCard) -> str:
+        """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
+        return self._index.sha256(card, _stamp(card.path))
+
+    def _card(self, path: Path) -> FileCard:
+        try:
+            stamp = _stamp(path)
+        except OSError as error:  # taken away while the folders were looked at
+            return FileCard(path, "broken", name=path.stem, problem=f"{path} cannot be read ({error.strerror}).")
+        known = self._index.card(path, stamp)
+        if known is None:
+            known = _identified(path)
+            self._index.keep(known, stamp)
+        return known
+
+    def _names(self, card: FileCard) -> set[str]:
+        """Return what a card may be called, in lower case: its name, stem, card name and path below each folder."""
+        below = {card.path.relative_to(root) for root in self._roots if card.path.is_relative_to(root)}
+        paths = {text for path in below for text in (path.as_posix(), path.with_suffix("").as_posix())}
+        return {text.lower() for text in (card.path.name, card.path.stem, card.name, str(card.path), *paths)}
+
+
+def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:
+    if card.kind == "broken":
+        raise CorruptFile(card.problem)
+    if card.kind != kind:
+        raise UnknownName(f"{name} is a file of the kind {card.kind!r}, not {kind!r}. Choose a file of that kind.")
+    return card
+
+
+def _identified(path: Path) -> FileCard:
+    """Return a file's card, whatever is wrong with it."""
+    try:
+        return identify(path)
+    except UnknownKind as error:
+        return FileCard(path, "unknown", name=path.stem, problem=str(error))
+    except DisegnoError as error:
+        return FileCard(path, "broken", name=path.stem, problem=str(error))
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return what changes when a file changes; of a folder, of its first description."""
+    described = (path / name for name in ("model_index.json", "config.json"))
+    info = (next((file for file in described if file.is_file()), path) if path.is_dir() else path).stat()
+    return info.st_size, info.st_mtime_ns
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield the files and diffusers folders below a folder. Hidden ones and unfinished downloads are passed over."""
+    inner = [root / name for name in _PROGRAM_FOLDERS if (root / name).is_dir()]
+    seen: set[str] = set()
+    for start in inner if (root / "models").is_dir() else [root]:
+        for folder, folders, files in os.walk(start, followlinks=True):
+            here = Path(folder)
+            real = str(here.resolve())
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            if is_folder_of_weights(here) and _identified(here).kind not in ("unknown", "broken"):
+                folders.clear()
+                yield here
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (here / name for name in sorted(files) if _is_weights(name, here))
+
+
+def _is_weights(name: str, folder: Path) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and (folder / name).is_file()

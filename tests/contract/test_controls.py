@@ -1,0 +1,200 @@
+"""What every control mechanism must do, whichever it is. A new mechanism adds a row to MINIATURES."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from disegno.controls import CONTROLS, controlnet, ctrlora
+from disegno.controls.base import Condition, Control
+from disegno.controls.strength import Use, Used, apply
+from disegno.diffusion.call import Call, Residuals, Row
+from disegno.memory import FULL_PRECISION, Memory
+from disegno.weights.ctrlora_files import ConditionInfo, save_condition
+
+pytestmark = pytest.mark.contract
+
+MEMORY = Memory(FULL_PRECISION)
+SIZES = {
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+}
+
+
+@dataclass(frozen=True)
+class TinyHost:
+    """A backbone of the smallest size, with a VAE that only shrinks."""
+
+    net: nn.Module
+    family: str = "sd1"
+    name: str = "tiny"
+    fingerprint: str = "tiny"
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        small = nn.functional.avg_pool2d(images, 8)
+        return torch.cat([small, small.mean(1, keepdim=True)], dim=1)
+
+    def evaluate(self, call: Call) -> Tensor:
+        r = call.residuals
+        added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
+        return self.net(call.x, call.t, call.tokens, **added).sample
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A mechanism in miniature: two controls of it, and every weight that they could touch."""
+
+    host: TinyHost
+    controls: tuple[Control, Control]
+    weights: Callable[[], dict[str, Tensor]]
+
+
+def _randomised(net: nn.Module, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(t.shape, generator=generator) * 0.1 + (t.ndim == 1 and "norm" in name and "weight" in name)
+        for name, t in net.state_dict().items()
+    }
+
+
+def _conditions() -> tuple[Condition, Condition]:
+    a, b = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(1)).unbind()
+    return Condition(a, "a"), Condition(b, "b")
+
+
+def _controlnet(folder: Path, host: TinyHost) -> Opened:
+    tensors = _randomised(ControlNetModel(**SIZES), seed=2)
+    save_file(tensors, folder / "control.safetensors")
+    controller = controlnet.open(folder / "control.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."))
+
+
+def _ctrlora(folder: Path, host: TinyHost) -> Opened:
+    tensors = _randomised(ControlNetModel(**SIZES), seed=3)
+    save_file({n: t for n, t in tensors.items() if "cond_embedding" not in n}, folder / "base.safetensors")
+    base = ctrlora.open_base(folder / "base.safetensors", host, MEMORY)
+    opened: list[Control] = []
+    for seed, condition in enumerate(_conditions()):
+        adapter = ctrlora.open_trainable(base, 4, torch.Generator().manual_seed(seed)).tensors()
+        adapter = {name: t + 0.1 * torch.randn_like(t) for name, t in adapter.items()}
+        save_condition(folder / f"{seed}.safetensors", adapter, ConditionInfo(str(seed)))
+        opened.append(ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base).prepare(condition))
+    return Opened(host, (opened[0], opened[1]), base.net.state_dict)
+
+
+MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {"controlnet": _controlnet, "ctrlora": _ctrlora}
+
+
+@pytest.fixture(scope="module")
+def host() -> TinyHost:
+    net = UNet2DConditionModel(**SIZES, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return TinyHost(net.eval().requires_grad_(False))
+
+
+@pytest.fixture(scope="module", params=list(MINIATURES))
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, host: TinyHost) -> Opened:
+    return MINIATURES[request.param](tmp_path_factory.mktemp(request.param), host)
+
+
+def _call(host: TinyHost, num: int = 3, progress: float = 0.5, seed: int = 5) -> Call:
+    g = torch.Generator().manual_seed(seed)
+    rows = tuple(Row(i, i % 2 == 0, str(i), progress) for i in range(num))
+    x, tokens = torch.randn(num, 4, 8, 8, generator=g), torch.randn(num, 7, 32, generator=g)
+    return Call(x, torch.linspace(900, 20, num), tokens, rows, net=host.evaluate)
+
+
+def _residuals(control: Control, call: Call) -> Residuals:
+    found = control(call).residuals
+    assert found is not None
+    return found
+
+
+def _tensors(residuals: Residuals) -> tuple[Tensor, ...]:
+    return (*residuals.down, residuals.mid)
+
+
+def test_every_mechanism_has_a_miniature() -> None:
+    own = {name for name in CONTROLS if CONTROLS.load(name).__name__.startswith("disegno.")}
+    assert own == MINIATURES.keys()
+
+
+@pytest.mark.parametrize("name", list(CONTROLS))
+def test_a_mechanism_has_its_names(name: str) -> None:
+    module = CONTROLS.load(name)
+    assert module.families
+    assert callable(module.recognises)
+    assert callable(module.open)
+
+
+@pytest.mark.parametrize("use", [Use(strength=0.0), Use(start=0.6), Use(end=0.5), Use(start=0.5, end=0.5)])
+def test_without_strength_or_span_nothing_changes(use: Use, opened: Opened) -> None:
+    """The same call comes back, so the picture keeps its bits; and every weight is as it was."""
+    before = {name: tensor.clone() for name, tensor in opened.weights().items()}
+    call = _call(opened.host)
+    after = apply([Used(control, use) for control in opened.controls], call)
+    assert after is call
+    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.weights().items())
+
+
+def test_a_control_changes_the_picture_and_no_weight(opened: Opened) -> None:
+    before = {name: tensor.clone() for name, tensor in opened.weights().items()}
+    call = _call(opened.host)
+    assert not torch.allclose(apply([Used(opened.controls[0], Use())], call).run(), call.run(), atol=1e-3)
+    assert opened.weights().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.weights().items())
+
+
+def test_what_does_not_see_x_gives_the_same_for_any_x(opened: Opened) -> None:
+    control, call = opened.controls[0], _call(opened.host)
+    there = _residuals(control, call)
+    other = _residuals(control, replace(call, x=torch.full_like(call.x, torch.nan)))
+    same = all(torch.equal(a, b) for a, b in zip(_tensors(there), _tensors(other), strict=True))
+    assert same is not control.sees_x
+
+
+def test_several_at_once_are_summed(opened: Opened) -> None:
+    call = _call(opened.host)
+    a, b = (_residuals(control, call) for control in opened.controls)
+    both = apply([Used(opened.controls[0], Use(0.5)), Used(opened.controls[1], Use(1.5))], call).residuals
+    assert both is not None
+    for found, x, y in zip(_tensors(both), _tensors(a), _tensors(b), strict=True):
+        torch.testing.assert_close(found, 0.5 * x + 1.5 * y)
+
+
+def test_a_row_does_not_depend_on_its_batch(opened: Opened) -> None:
+    """Alone or among others: the same within float32's rounding, which depends on how sums are blocked."""
+    call = _call(opened.host)
+    together = _residuals(opened.controls[0], call)
+    for i in range(3):
+        one = slice(i, i + 1)
+        own = Call(call.x[one], call.t[one], call.tokens[one], call.rows[one], call.net)
+        for a, b in zip(_tensors(_residuals(opened.controls[0], own)), _tensors(together), strict=True):
+            torch.testing.assert_close(a, b[one], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -> None:
+    call = _call(opened.host)
+    rows = tuple(replace(row, progress=progress) for row, progress in zip(call.rows, (0.1, 0.9, 0.1), strict=True))
+    mixed = Used(opened.controls[0], Use(start=0.5))(replace(call, rows=rows))
+    full = _residuals(opened.controls[0], call)
+    assert mixed.residuals is not None
+    for a, b in zip(_tensors(mixed.residuals), _tensors(full), strict=True):
+        torch.testing.assert_close(a[1], b[1], atol=1e-5, rtol=1e-4)
+        assert not a[[0, 2]].any()
+    kept = mixed.run()[[0, 2]]
+    torch.testing.assert_close(kept, call.run()[[0, 2]], atol=0.0, rtol=0.0)
+
+
+def test_a_key_names_the_condition(opened: Opened) -> None:
+    a, b = opened.controls
+    assert a.key != b.key
+    assert len(a.key) == 64

@@ -1,0 +1,60 @@
+"""Documents and code agree: examples run, the README's commands exist, every registered name is documented."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.docs
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9][0-9]_*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_runs_and_says_where_its_picture_is(example: Path, tmp_path: Path) -> None:
+    assert len(example.read_text("utf-8").splitlines()) <= 40
+    done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = re.findall(r"out/\S+\.png", done.stdout)
+    assert written and all((tmp_path / name).is_file() for name in written)
+
+
+def _commands(text: str) -> set[str]:
+    return set(re.findall(r"^ +disegno ([a-z]+)", text, re.MULTILINE))
+
+
+def test_the_readmes_commands_and_flags_exist() -> None:
+    from click.testing import CliRunner
+
+    from disegno.cli.main import COMMANDS, main
+
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert _commands(text) and _commands(text) <= set(COMMANDS)
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    disegno ")]
+    for line in lines:
+        command = line.split()[1]
+        shown = CliRunner().invoke(main, [command, "--help"]).output
+        for flag in re.findall(r" (--?[a-z][a-z-]*)", line.partition("#")[0]):
+            assert flag in shown, f"{line.strip()}: there is no {flag}"
+
+
+def test_the_makefile_has_the_readmes_targets() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"`?make ([a-z]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_what_the_readme_links_to_exists() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for path in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("kind", ["sampler", "annotator", "control", "backbone"])
+def test_there_is_a_how_to_for_every_extension_point(kind: str) -> None:
+    text = (ROOT / f"docs/howto/add-{'an' if kind[0] in 'aeiou' else 'a'}-{kind}.md").read_text("utf-8")
+    assert "entry-points" in text

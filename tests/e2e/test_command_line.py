@@ -1,0 +1,84 @@
+"""The program as a person uses it: the command line in a process of its own, on a miniature of the real classes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from disegno.backbones import miniature
+from disegno.cli.main import main
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    miniature.write_sd1_checkpoint(folder / "mini.safetensors")
+    return folder
+
+
+def disegno(models: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DISEGNO_MODEL_DIRS": str(models), "DISEGNO_CACHE_DIR": str(models / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", "disegno.cli.main", *words], capture_output=True, text=True, env=environment
+    )
+
+
+SMALL = ("--model", "mini", "--size", "64x64", "--steps", "2")
+
+
+def test_a_picture_is_made_and_made_again_bit_for_bit(models: Path, tmp_path: Path) -> None:
+    first = disegno(models, "generate", "a cat", *SMALL, "--batch", "2", "-o", str(tmp_path / "a.png"), "--json")
+    assert first.returncode == 0, first.stderr
+    said = json.loads(first.stdout)
+    assert [Path(path).name for path in said["images"]] == ["a-1.png", "a-2.png"]
+    assert said["seeds"] == [said["request"]["seed"], said["request"]["seed"] + 1]
+    assert Path(said["sheet"]) == tmp_path / "a.png"
+    second = disegno(models, "generate", "--again", said["images"][1], "-o", str(tmp_path / "b.png"))
+    assert second.returncode == 0, second.stderr
+    assert Image.open(tmp_path / "b.png").tobytes() == Image.open(tmp_path / "a-2.png").tobytes()
+    assert "may differ" not in second.stderr
+
+
+MISTAKES = {
+    "no prompt": (["generate"], 2, "There is nothing to draw"),
+    "no such model": (["generate", "x", "--model", "min"], 2, "mini"),
+    "no such file": (["generate", "x", "--model", "a/b.safetensors"], 2, "model folders"),
+    "no such sampler": (["generate", "x", *SMALL, "--sampler", "eulr"], 2, "Euler"),
+    "no such schedule": (["generate", "x", *SMALL, "--schedule", "karas"], 2, "karras"),
+    "no such control": (["generate", "x", *SMALL, "--control", "cany=a.png"], 2, "There is no control named 'cany'"),
+    "a model as a control": (["generate", "x", *SMALL, "--control", "mini=a.png"], 2, "model"),
+    "a control without a picture": (["generate", "x", *SMALL, "--control", "canny"], 2, "NAME=IMAGE"),
+    "a bad size": (["generate", "x", "--size", "65x64"], 2, "multiple of 8"),
+    "no such annotator": (["annotate", "cany", "x.png"], 2, "canny"),
+    "no such picture": (["annotate", "canny", "nowhere.png"], 2, "nowhere.png"),
+    "no such weights": (["models", "show", "nowhere.safetensors"], 2, "nowhere.safetensors"),
+}
+
+
+def _in_process(models: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Result:
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(models))
+    monkeypatch.setenv("DISEGNO_CACHE_DIR", str(models / "cache"))
+    return CliRunner().invoke(main, words)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_clear_line(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, code, said = MISTAKES[name]
+    done = _in_process(models, monkeypatch, words)
+    assert done.exit_code == code, done.output
+    assert said in done.output and "Traceback" not in done.output
+
+
+def test_a_broken_model_file_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = models / "broken.safetensors"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not json")
+    done = _in_process(models, monkeypatch, ["generate", "x", "--model", "broken"])
+    path.unlink()
+    assert done.exit_code == 3 and "broken.safetensors" in done.output

@@ -1,0 +1,81 @@
+"""Guidance, and the way from a net's rows to a sampler's answer."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from disegno.diffusion.call import Row
+from disegno.diffusion.denoiser import Guidance, denoised, denoised_pair, split_rows
+from disegno.diffusion.guidance import guide, rescale
+from disegno.diffusion.prediction import PREDICTIONS
+
+pytestmark = pytest.mark.unit
+
+
+def row(image: int, positive: bool) -> Row:
+    return Row(image, positive, text=f"{image}{positive}", progress=0.0)
+
+
+ROWS = (row(0, True), row(1, True), row(0, False), row(1, False))
+
+
+def some(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_guide() -> None:
+    positive, negative = some(2, 3, 4, 4), some(2, 3, 4, 4, seed=1)
+    assert torch.equal(guide(positive, negative, 0.0), negative)
+    torch.testing.assert_close(guide(positive, negative, 1.0), positive)
+    each = guide(positive, negative, torch.tensor([2.0, 5.0]))
+    torch.testing.assert_close(each[1:], guide(positive, negative, 5.0)[1:])
+
+
+def test_rescale_puts_the_contrast_back() -> None:
+    positive, negative = some(2, 3, 4, 4), some(2, 3, 4, 4, seed=1)
+    guided = guide(positive, negative, 7.0)
+    full = rescale(guided, positive, 1.0)
+    torch.testing.assert_close(full.std(dim=(1, 2, 3)), positive.std(dim=(1, 2, 3)))
+    torch.testing.assert_close(rescale(guided, positive, 0.25), 0.25 * full + 0.75 * guided)
+    assert torch.equal(rescale(guided, positive, 0.0), guided)
+    some_only = rescale(guided, positive, torch.tensor([0.0, 1.0]))
+    assert torch.equal(some_only[0], guided[0])
+    torch.testing.assert_close(some_only[1], full[1])
+
+
+def test_rows_find_their_images_in_any_order() -> None:
+    out = some(4, 1, 2, 2)
+    positive, negative = split_rows(out, (ROWS[3], ROWS[0], ROWS[1], ROWS[2]), 2)
+    assert torch.equal(positive, out[[1, 2]])
+    assert torch.equal(negative, out[[3, 0]])
+
+
+def test_an_image_without_a_negative_row_is_its_own() -> None:
+    out = some(3, 1, 2, 2)
+    positive, negative = split_rows(out, (ROWS[0], ROWS[1], ROWS[3]), 2)
+    assert torch.equal(positive, out[[0, 1]])
+    assert torch.equal(negative, out[[0, 2]])
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_the_answer_is_guided_x0(name: str) -> None:
+    """Guiding outputs and guiding estimates is the same, in one batch of two requests at two noise levels."""
+    prediction, sigma = PREDICTIONS[name], torch.tensor([0.9, 0.2])
+    x, out, cfg = some(2, 3, 4, 4), some(4, 3, 4, 4, seed=1), torch.tensor([7.0, 1.5])
+    x0, negative = denoised_pair(x, sigma, out, ROWS, prediction, Guidance(cfg))
+    estimates = [prediction.denoise(x, sigma, half) for half in out.split(2)]
+    torch.testing.assert_close(x0, guide(estimates[0], estimates[1], cfg), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(negative, estimates[1])
+    assert torch.equal(denoised(x, sigma, out, ROWS, prediction, Guidance(cfg)), x0)
+
+
+def test_the_answer_is_float32_and_each_request_its_own() -> None:
+    prediction, sigma = PREDICTIONS["v"], torch.tensor([0.9, 0.2])
+    x, out = some(2, 3, 4, 4).bfloat16(), some(4, 3, 4, 4, seed=1).bfloat16()
+    guidance = Guidance(torch.tensor([7.0, 3.0]), torch.tensor([0.7, 0.0]))
+    both = denoised(x, sigma, out, ROWS, prediction, guidance)
+    assert both.dtype == torch.float32
+    own = denoised(
+        x[1:], sigma[1:], out[[1, 3]], (row(0, True), row(0, False)), prediction, Guidance(torch.tensor([3.0]))
+    )
+    assert torch.equal(both[1:], own)

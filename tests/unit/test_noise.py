@@ -1,0 +1,125 @@
+"""The noise of a generation: AUTOMATIC1111's numbers, image by image."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from disegno.diffusion.noise import ImageNoise, Variation, batch_seeds, philox, start_latents
+from disegno.diffusion.prediction import PREDICTIONS
+from disegno.diffusion.schedules import Spacing, find_schedule, scaled_linear_table
+
+pytestmark = pytest.mark.unit
+
+VECTORS = Path(__file__).parent.parent / "golden" / "vectors"
+SHAPE = (4, 6, 8)
+
+
+def cases(name: str) -> list[dict]:
+    return json.loads((VECTORS / f"{name}.json").read_text("utf-8"))["cases"]
+
+
+def noise_of(case: dict) -> ImageNoise:
+    size = (case.get("seed_resize_from_h", 0) // 8, case.get("seed_resize_from_w", 0) // 8)
+    variation = Variation(
+        strength=case.get("subseed_strength", 0.0),
+        seed_size=size if all(size) else None,
+        seed_delta=case.get("eta_noise_seed_delta", 0),
+    )
+    return ImageNoise(
+        tuple(case["shape"]), case["seeds"], case.get("subseeds", ()), case["rng"].lower(), variation=variation
+    )
+
+
+def check(noise: Tensor, expected: dict, atol: float) -> None:
+    flat = noise.flatten()
+    assert noise.numel() == torch.Size(expected["shape"]).numel()
+    if "values" in expected:
+        torch.testing.assert_close(flat, torch.tensor(expected["values"]), rtol=0, atol=atol)
+        return
+    parts = {"first16": flat[:16], "last16": flat[-16:], "every_997": flat[::997]}
+    for name, part in parts.items():
+        torch.testing.assert_close(part, torch.tensor(expected[name]), rtol=0, atol=atol)
+    assert float(flat.double().sum()) == pytest.approx(expected["sum"], abs=1e-2)
+
+
+@pytest.mark.parametrize(("source", "atol"), [("CPU", 0.0), ("NV", 2e-6)])
+def test_noise_is_a1111s(source: str, atol: float) -> None:
+    """The CPU's is exact; NVIDIA's is worked out through sin and log, whose last bit may differ between machines."""
+    chosen = [case for case in cases("rng") if case["rng"] == source]
+    assert chosen
+    for case in chosen:
+        noise = noise_of(case)
+        check(noise.start_noise(), case["first"], atol if not case.get("subseed_strength") else max(atol, 2e-6))
+        for later in ("second", "third"):
+            if later in case:
+                check(noise.draw(), case[later], atol)
+
+
+def test_batch_seeds_are_a1111s() -> None:
+    for case in cases("batch_seeds"):
+        num_images = case["batch_size"] * case["n_iter"]
+        seeds = batch_seeds(case["seed"], case["subseed"], case["subseed_strength"], num_images)
+        assert seeds == (case["all_seeds"], case["all_subseeds"])
+
+
+def test_philox_gives_the_known_answers() -> None:
+    """Random123's kat_vectors for philox4x32 10: all zeros, and the digits of pi."""
+    zeros = philox(torch.zeros(4, 1, dtype=torch.int64).numpy().astype("uint64"), 0)
+    assert [hex(int(word)) for word in zeros[:, 0]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+    counter = torch.tensor([[0x243F6A88], [0x85A308D3], [0x13198A2E], [0x03707344]]).numpy().astype("uint64")
+    pi = philox(counter, 0x299F31D0 << 32 | 0xA4093822)
+    assert [hex(int(word)) for word in pi[:, 0]] == ["0xd16cfe09", "0x94fdcceb", "0x5001e420", "0x24126ea1"]
+
+
+@pytest.mark.parametrize("source", ["cpu", "nv"])
+def test_an_image_does_not_depend_on_its_batch(source: str) -> None:
+    sigmas = find_schedule("karras").sigmas(8, scaled_linear_table(), Spacing())
+    batch = ImageNoise(SHAPE, (5, 6, 7), source=source, sigmas=sigmas)
+    alone = ImageNoise(SHAPE, (6,), source=source, sigmas=sigmas)
+    for _ in range(2):
+        assert torch.equal(batch.start_noise()[1:2], alone.start_noise())
+        assert torch.equal(batch.draw()[1:2], alone.draw())
+        assert torch.equal(batch.between(sigmas[2], sigmas[3])[1:2], alone.between(sigmas[2], sigmas[3]))
+
+
+def test_global_generators_are_left_alone() -> None:
+    before = torch.random.get_rng_state()
+    sigmas = find_schedule("karras").sigmas(8, scaled_linear_table(), Spacing())
+    noise = ImageNoise(SHAPE, (1, 2), (3, 4), variation=Variation(0.3, (4, 4), 31337), sigmas=sigmas)
+    noise.start_noise()
+    noise.draw()
+    noise.between(sigmas[0], sigmas[1])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_path_adds_up() -> None:
+    """The increments between a and c are those of a to b and b to c."""
+    sigmas = torch.tensor([10.0, 6.0, 1.0])
+    noise = ImageNoise((1, 32, 32), (1,), sigmas=sigmas)
+    a, b, c = sigmas
+    whole = noise.between(a, c) * 9**0.5
+    parts = noise.between(a, b) * 4**0.5 + noise.between(b, c) * 5**0.5
+    torch.testing.assert_close(
+        whole, parts, rtol=1e-4, atol=1e-4
+    )  # the tree is cut at 1e-6 of time, its square root is 1e-3
+    assert float(whole.std()) == pytest.approx(3.0, rel=0.1)
+
+
+def test_big_seeds_wrap_around() -> None:
+    last = ImageNoise(SHAPE, (2**64 - 1,), variation=Variation(seed_delta=2))
+    last.start_noise()
+    first = ImageNoise(SHAPE, (1,))
+    assert torch.equal(last.draw(), first.start_noise())
+
+
+def test_what_sampling_starts_from() -> None:
+    noise, latents = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 3.0)
+    sigma = torch.tensor(0.75)
+    epsilon, flow = PREDICTIONS["epsilon"].alpha(sigma), PREDICTIONS["flow"].alpha(sigma)
+    assert torch.equal(start_latents(noise, sigma, epsilon), noise * 0.75)
+    assert torch.equal(start_latents(noise, sigma, epsilon, unit_variance=True), noise * 1.25)
+    assert torch.equal(start_latents(noise, sigma, epsilon, latents), noise * 3.75)
+    assert torch.equal(start_latents(noise, sigma, flow, latents), noise * 1.5)

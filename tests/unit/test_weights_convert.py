@@ -1,0 +1,81 @@
+"""Files in another form: every tensor keeps its bits, and the classes of diffusers and transformers open the result."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+
+from disegno.backbones.miniature import WHOLE, Layout, write_sd1_checkpoint
+from disegno.core.errors import KeyMismatch, UnknownKind
+from disegno.weights.convert import convert
+from disegno.weights.identify import identify
+from disegno.weights.load import load_file
+from disegno.weights.save import save_safetensors
+
+pytestmark = pytest.mark.unit
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
+    source = write_sd1_checkpoint(tmp_path / "a.ckpt", layout=Layout(dtype=torch.float16, lightning=True, ema=True))
+    done = convert(source, tmp_path / "b.safetensors")
+    assert _same(load_file(source), load_file(tmp_path / "b.safetensors"))
+    assert done.left_out[0] == "epoch: beside the state_dict"
+    assert done.card.metadata["modelspec.sai_model_spec"] == "1.0.0"
+    assert done.card.metadata["modelspec.architecture"] == "stable-diffusion-v1"
+    assert done.card.metadata["modelspec.title"] == "a"
+
+
+def test_a_model_goes_to_a_folder_and_back(tmp_path: Path) -> None:
+    source = write_sd1_checkpoint(tmp_path / "a.safetensors", layout=WHOLE)
+    there = convert(source, tmp_path / "folder", "diffusers")
+    assert there.left_out == ("cond_stage_model.transformer.text_model.embeddings.position_ids",)
+    assert (there.card.kind, there.card.family, there.card.prediction) == ("model", "sd1", "epsilon")
+    for made, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+        _, info = made.from_pretrained(tmp_path / "folder" / part, output_loading_info=True)
+        assert not any(info.values())
+    convert(tmp_path / "folder", tmp_path / "back.safetensors", "ldm")
+    own = {key: tensor for key, tensor in load_file(source).items() if not key.endswith("position_ids")}
+    assert _same(own, load_file(tmp_path / "back.safetensors"))
+
+
+def _controlnet() -> dict[str, Tensor]:
+    names = (
+        "time_embed.0.weight",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.in_layers.2.weight",
+        "zero_convs.0.0.bias",
+    )
+    hint = ("input_hint_block.0.weight", "input_hint_block.14.bias", "middle_block.0.out_layers.3.weight")
+    return {f"control_model.{name}": torch.randn(4, 4, 3, 3).bfloat16() for name in (*names, *hint)}
+
+
+def test_a_control_is_renamed_and_named_back(tmp_path: Path) -> None:
+    save_safetensors(tmp_path / "a.safetensors", _controlnet(), {"disegno.annotator": "canny"})
+    there = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "diffusers")
+    assert "controlnet_cond_embedding.conv_in.weight" in load_file(tmp_path / "b.safetensors")
+    assert there.card.metadata["modelspec.preprocessor"] == "canny"
+    assert there.card.layout == "diffusers"
+    convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "ldm")
+    assert _same(load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "c.safetensors"))
+
+
+def test_what_has_no_table_is_refused_by_name(tmp_path: Path) -> None:
+    cross = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_safetensors(tmp_path / "xl.safetensors", {cross: torch.ones(1, 2048)}, {})
+    with pytest.raises(UnknownKind, match=r"xl\.safetensors \(sdxl, unet, ldm names\) cannot be renamed to diffusers"):
+        convert(tmp_path / "xl.safetensors", tmp_path / "b.safetensors", "diffusers")
+
+
+def test_half_a_model_is_refused(tmp_path: Path) -> None:
+    source = write_sd1_checkpoint(tmp_path / "a.safetensors")
+    tensors = {k: t for k, t in load_file(source).items() if not k.startswith("first_stage_model.")}
+    save_safetensors(tmp_path / "b.safetensors", tensors, {})
+    assert identify(tmp_path / "b.safetensors").kind == "model"
+    with pytest.raises(KeyMismatch, match="first_stage_model"):
+        convert(tmp_path / "b.safetensors", tmp_path / "folder", "diffusers")

@@ -1,0 +1,157 @@
+"""The library: found in any layout, looked up by any name, never stopped by a bad file."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from disegno.core.errors import CorruptFile, UnknownName
+from disegno.core.settings import Settings
+from disegno.weights.library import Library
+from disegno.weights.save import save_safetensors
+
+pytestmark = pytest.mark.unit
+
+
+def _headers() -> ModuleType:
+    path = Path(__file__).parents[1] / "corpus" / "headers.py"
+    spec = importlib.util.spec_from_file_location("headers", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["headers"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+headers = _headers()
+
+
+def _library(tmp_path: Path, *folders: str) -> Library:
+    return Library(Settings(model_dirs=tuple(tmp_path / f for f in folders or ("m",)), cache_dir=tmp_path / "cache"))
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """Return a folder whose `m` has one of each, in ComfyUI's layout."""
+    headers.write_header(tmp_path / "m/checkpoints/Dream.safetensors", headers.model())
+    headers.write_header(tmp_path / "m/controlnet/sd15/canny.pth", headers.controlnet())
+    headers.write_header(tmp_path / "m/loras/canny.safetensors", headers.lora(modules=2))
+    headers.write_header(tmp_path / "m/upscale_models/esrgan.pth", {"body.conv_first.weight": (64, 3, 3, 3)})
+    folder = tmp_path / "m/diffusers/photo"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (folder / "unet/config.json").write_text('{"cross_attention_dim": 768}')
+    save_safetensors(folder / "unet/diffusion_pytorch_model.safetensors", {"w": torch.ones(1)}, {})
+    (tmp_path / "m/broken.ckpt").write_bytes(b"<html>404 not found</html>")
+    for name in (".hidden.ckpt", "half.safetensors.part", "notes.txt"):
+        (tmp_path / "m" / name).write_bytes(b"x" * 100)
+    return tmp_path
+
+
+def test_every_file_has_a_card_and_no_file_is_fatal(full: Path) -> None:
+    cards = {card.path.name: card.kind for card in _library(full).cards()}
+    assert cards == {
+        "Dream.safetensors": "model",
+        "photo": "model",
+        "canny.pth": "control",
+        "canny.safetensors": "lora",
+        "esrgan.pth": "unknown",
+        "broken.ckpt": "broken",
+    }
+    (broken,) = _library(full).cards("broken")
+    assert "web page" in broken.problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dream",
+        "Dream.safetensors",
+        "checkpoints/dream.safetensors",
+        "checkpoints/Dream",
+        "Dream.safetensors [6ce0161689]",
+    ],
+)
+def test_a_file_is_found_by_any_of_its_names(full: Path, name: str) -> None:
+    assert _library(full).find(name, "model").path.name == "Dream.safetensors"
+
+
+def test_a_name_is_looked_up_within_its_kind(full: Path) -> None:
+    library = _library(full)
+    assert library.find("canny", "control").path.suffix == ".pth"
+    assert library.find("canny", "lora").path.suffix == ".safetensors"
+    assert library.find(str(full / "m/loras/canny.safetensors"), "lora").kind == "lora"
+
+
+def test_a_file_is_found_by_its_hash_which_is_kept(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = full / "m/loras/canny.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert _library(full).find(digest[:10].upper(), "lora").path == path
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert _library(full).find(digest[:8], "lora").path == path
+
+
+def test_an_unknown_name_lists_near_ones(full: Path) -> None:
+    with pytest.raises(UnknownName, match=r"no control named 'cany'.*canny"):
+        _library(full).find("cany", "control")
+
+
+def test_a_file_of_another_kind_and_a_broken_file_say_so(full: Path) -> None:
+    with pytest.raises(UnknownName, match="is a file of the kind 'model', not 'control'"):
+        _library(full).find("dream", "control")
+    with pytest.raises(CorruptFile, match="web page"):
+        _library(full).find("broken", "model")
+
+
+def test_a_changed_file_is_looked_at_again(full: Path) -> None:
+    library = _library(full)
+    assert library.find("dream", "model").family == "sd1"
+    path = headers.write_header(full / "m/checkpoints/Dream.safetensors", headers.model(2048))
+    os.utime(path, ns=(1, 1))
+    assert library.find("dream", "model").family == "sdxl"
+
+
+def test_the_folder_of_another_program_is_entered_at_its_models(tmp_path: Path) -> None:
+    """A1111's layout: its pictures and its Python environment are not searched."""
+    for name in ("models/Stable-diffusion/a", "models/ControlNet/b", "embeddings/c", "venv/lib/d", "outputs/e"):
+        headers.write_header(tmp_path / f"{name}.safetensors", headers.lora(modules=1))
+    assert [card.name for card in _library(tmp_path, ".").cards()] == ["a", "b", "c"]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    headers.write_header(tmp_path / "m/a.safetensors", headers.lora(modules=1))
+    (tmp_path / "m/again").symlink_to(tmp_path / "m")
+    assert len(_library(tmp_path).cards()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "cards": [[1, 2]], "hashes": {}}'])
+def test_a_damaged_index_counts_as_none(full: Path, text: str) -> None:
+    (full / "cache").mkdir()
+    (full / "cache/library.json").write_text(text)
+    assert len(_library(full).cards()) == 6
+    assert json.loads((full / "cache/library.json").read_text())["version"] == 1
+
+
+def test_a_folder_that_is_missing_or_cannot_keep_an_index_is_no_error(full: Path) -> None:
+    (full / "cache").write_text("a file where the folder should be")
+    assert len(_library(full, "m", "missing").cards()) == 6
+
+
+def test_a_thousand_files_are_listed_in_two_seconds(tmp_path: Path) -> None:
+    """Cold; then from the index. Processor time, so that a busy machine does not decide."""
+    shapes = headers.lora(modules=32)
+    for number in range(1000):
+        headers.write_header(tmp_path / f"m/{number}.safetensors", shapes)
+    begin = time.process_time()
+    assert len(_library(tmp_path).cards("lora")) == 1000
+    cold, begin = time.process_time() - begin, time.process_time()
+    assert len(_library(tmp_path).cards("lora")) == 1000
+    assert cold < 2
+    assert time.process_time() - begin < 0.5
