@@ -21,7 +21,7 @@ from common import UNET, build, interleaved, make, median, report
 from safetensors.torch import save_file
 from torch import Tensor
 
-from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion, noise_table
+from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion
 from disegno.controls import controlnet, ctrlora
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used
@@ -29,7 +29,7 @@ from disegno.core.settings import Settings
 from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.prediction import PREDICTIONS
-from disegno.diffusion.schedules import plan_sigmas
+from disegno.diffusion.schedules import plan_sigmas, scaled_linear_table
 from disegno.engine.batch import Batch, Run, Texts
 from disegno.engine.residuals import ResidualCache, Shared
 from disegno.memory import Memory, decide, tune_allocator
@@ -108,15 +108,14 @@ def main() -> None:
     args = parser.parse_args()
     memory = Memory(decide(Settings()))
     backbone = LatentDiffusion(
-        family=FAMILY, name="sd15", prediction=PREDICTIONS["epsilon"], table=noise_table({}), defaults=DEFAULTS,
-        net=build("unet", memory), vae=build("vae", memory), text=cast(Any, None), memory=memory, fingerprint="random",
+        family=FAMILY, name="sd15", prediction=PREDICTIONS["epsilon"], table=scaled_linear_table(), defaults=DEFAULTS,
+        net=memory.pack(build("unet", memory)), vae=build("vae", memory), text=cast(Any, None), memory=memory,
+        fingerprint="random",
     )  # fmt: skip
-    plain_net = build("controlnet", memory, seed=2)
-    plain = controlnet.ControlNetController(
-        "plain", None, plain_net, plain_net.controlnet_cond_embedding, False, False, "plain"
-    )
     with tempfile.TemporaryDirectory() as folder:
         base, file = write_ctrlora(Path(folder))
+        save_file(make("controlnet", seed=2)[1], Path(folder) / "plain.safetensors")
+        plain = controlnet.open(Path(folder) / "plain.safetensors", backbone, memory)
         lora = ctrlora.open(file, backbone, memory, base=ctrlora.open_base(base, backbone, memory))
     condition = Condition(torch.rand(1, 3, args.size, args.size), "condition")
     cold, warm = ResidualCache(1 << 30), ResidualCache(1 << 30)

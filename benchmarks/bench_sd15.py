@@ -8,17 +8,21 @@ inside the peer's own loop, ours inside `engine.batch`. One JSON line a size.
 """
 
 import argparse
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
 import torch
-from common import Worker, build, in_turn, median, report
+from common import Worker, build, in_turn, make, median, report
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionControlNetPipeline
+from safetensors.torch import save_file
 from torch import Tensor
 
-from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion, noise_table
+from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion
+from disegno.controls import controlnet
 from disegno.controls.base import Condition
 from disegno.controls.controlnet import ControlNetController
 from disegno.controls.strength import Use, Used
@@ -26,7 +30,7 @@ from disegno.core.settings import Settings
 from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.prediction import PREDICTIONS
-from disegno.diffusion.schedules import plan_sigmas
+from disegno.diffusion.schedules import plan_sigmas, scaled_linear_table
 from disegno.engine.batch import Batch, Run, Texts
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.samplers.base import Plan
@@ -36,15 +40,17 @@ STEPS = 2
 PARTS = ("unet", "controlnet", "vae")
 
 
-def ours(memory: Memory, unet: Any, controlnet: Any, vae: Any) -> tuple[LatentDiffusion, ControlNetController]:
-    """Return our backbone and control around these modules."""
+def ours(memory: Memory) -> tuple[LatentDiffusion, ControlNetController]:
+    """Return our backbone, and a ControlNet opened from a file."""
     backbone = LatentDiffusion(
-        family=FAMILY, name="sd15", prediction=PREDICTIONS["epsilon"], table=noise_table({}), defaults=DEFAULTS,
-        net=unet, vae=vae, text=cast(Any, None), memory=memory, fingerprint="random",
+        family=FAMILY, name="sd15", prediction=PREDICTIONS["epsilon"], table=scaled_linear_table(), defaults=DEFAULTS,
+        net=memory.pack(build("unet", memory)), vae=build("vae", memory), text=cast(Any, None), memory=memory,
+        fingerprint="random",
     )  # fmt: skip
-    return backbone, ControlNetController(
-        "random", None, controlnet, controlnet.controlnet_cond_embedding, False, False, "random"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "control.safetensors"
+        save_file({name: tensor.bfloat16() for name, tensor in make("controlnet")[1].items()}, path)
+        return backbone, controlnet.open(path, backbone, memory)
 
 
 def new_run(backbone: LatentDiffusion, controller: ControlNetController, texts: Tensor, size: int) -> Run:
@@ -62,7 +68,7 @@ def open_ours() -> Callable[..., float]:
     """Return a function that does one step of a fresh run, and gives back its seconds."""
     tune_allocator()
     memory = Memory(decide(Settings()))
-    backbone, controller = ours(memory, *(build(kind, memory) for kind in PARTS))
+    backbone, controller = ours(memory)
     texts = torch.randn(2, 77, 768)
 
     def step(size: int) -> float:

@@ -29,7 +29,7 @@ from .world.maps import canny, class_colours
 CONDITIONS = ("canny", "segmentation")
 RANK = 32
 DROP_TEXT = 0.3
-PEAK_LR, WARMUP_STEPS, FLAT_SHARE, AVERAGE = 4e-4, 60, 0.4, 0.99
+PEAK_LR, WARMUP_STEPS, FLAT_SHARE, AVERAGE = 6e-4, 60, 0.4, 0.99
 HIGH_NOISE = 0.5  # share of the batch whose timestep is the larger of two draws: layout is decided there
 SHOW_SECONDS, SHOWN = 420, 6
 EDGE_TOLERANCE_PX = 3

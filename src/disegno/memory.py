@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.core.settings import Settings
+from disegno.packing import can_pack, pack
 from disegno.weights.finite import require_finite
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,12 @@ class Memory:
             module, device=policy.device, dtype=dtype or policy.dtype, memory_format=policy.memory_format
         )
         return module.eval()
+
+    def pack(self, net: Module) -> Module:
+        """Return the frozen net, its weights laid out once for the kernels that this policy runs: same bits, faster."""
+        if self.policy.device.type == "cpu" and self.policy.dtype == torch.bfloat16 and can_pack():
+            log.info("%s: %d layers packed", type(net).__name__, pack(net))
+        return net
 
     def build(
         self, make: Callable[[], Module], tensors: Mapping[str, Tensor], what: str, dtype: torch.dtype | None = None

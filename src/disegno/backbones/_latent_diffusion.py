@@ -105,7 +105,7 @@ def open_nets(nets: Nets, name: str, memory: Memory) -> tuple[UNet2DConditionMod
         return cast(AutoencoderKL, AutoencoderKL.from_config(nets.vae_config))
 
     return (
-        memory.build(unet, nets.unet, f"The UNet of {name}"),
+        memory.pack(memory.build(unet, nets.unet, f"The UNet of {name}")),
         memory.build(vae, nets.vae, f"The VAE of {name}", memory.policy.vae_dtype),
     )
 

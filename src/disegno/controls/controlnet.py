@@ -95,7 +95,7 @@ def open(path: Path, backbone: Host, memory: Memory) -> ControlNetController:
     return ControlNetController(
         name=path.stem,
         annotator=file.metadata.get("disegno.annotator"),
-        net=net,
+        net=memory.pack(net),
         stem=stem,
         averages=bool(config.get("global_pool_conditions"))
         or "shuffle" in path.stem.lower(),  # A1111 parity: by the name

@@ -1,0 +1,93 @@
+"""Frozen layers whose weights lie as oneDNN wants them, so that it does not rearrange them at every call.
+
+In bfloat16 on a CPU, torch's eager convolution and linear layers copy their weights into oneDNN's blocked order at
+every call. Packed once, a step of Stable Diffusion 1.5 is faster (benchmarks/bench_sd15.py), with the same bits: the
+same kernels run on the same numbers. Only the packed copy is kept; `state_dict` gives the weights back in their order.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_OPS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
+_NO_ACTIVATION: tuple[str, list[object], str] = ("none", [], "")
+
+
+def can_pack() -> bool:
+    """Return whether this torch has oneDNN's packed operators and the processor computes bfloat16 with them."""
+    has_ops = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPS)
+    return has_ops and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _Packed(nn.Module):
+    """What both kinds share: the packed weight, given back in its own order on demand. Only for inference on a CPU."""
+
+    packed: Tensor
+    bias: nn.Parameter | None
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight in its own order: a copy, made now."""
+        return self.packed.to_dense()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+
+class PackedConv2d(_Packed):
+    """A frozen convolution. x: (b c h w) -> (b o h' w'). Gradients reach x through the plain operator."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert isinstance(conv.padding, tuple), "padding by name has no place here"
+        self.bias = conv.bias
+        self.how = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
+        stride, padding, dilation, groups = self.how
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, padding, stride, dilation, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride, padding, dilation, groups = self.how
+        if torch.is_grad_enabled() and x.requires_grad:
+            return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.packed, self.bias, padding, stride, dilation, groups, *_NO_ACTIVATION
+        )
+
+
+class PackedLinear(_Packed):
+    """A frozen linear layer. x: (... i) -> (... o). Gradients reach x through the plain operator."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *_NO_ACTIVATION)
+
+
+def _packed(module: nn.Module) -> nn.Module | None:
+    if type(module) is nn.Linear:
+        return PackedLinear(module)
+    if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return None
+    # 1x1: as matrices already; packed, oneDNN takes a reference kernel (measured 51 ms for 1280 channels at 8x8, not 2)
+    return PackedConv2d(module) if max(module.kernel_size) > 1 else None
+
+
+@torch.no_grad()
+def pack(net: nn.Module) -> int:
+    """Return how many of the net's layers are packed now, in place. All must be frozen, bfloat16 and on the CPU."""
+    num = 0
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if (packed := _packed(child)) is not None:
+                setattr(parent, name, packed.eval())
+                num += 1
+    return num
