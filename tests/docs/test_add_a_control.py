@@ -33,8 +33,11 @@ class Tiny:
     name: str = "tiny"
     fingerprint: str = "tiny"
 
+    conditions = {}
+    base_control = None
+
     def encode_image(self, images):
-        raise NotImplementedError
+        raise AssertionError("a tint encodes nothing")
 
     def evaluate(self, call):
         r = call.residuals
@@ -55,6 +58,14 @@ memory, path = Memory(FULL_PRECISION), Path("blue.safetensors")
 save_safetensors(path, {"scales": torch.full((5,), 0.5)}, {"disegno.mechanism": "tint"})
 assert CONTROLS.names() == ["controlnet", "ctrlora", "tint"]
 assert CONTROLS.load("tint").recognises(FileCard(path, "control", metadata={"disegno.mechanism": "tint"}))
+"""
+
+# and what the page promises: the engine finds the file by its header, and draws with it
+ENGINE = """
+from disegno import ControlUnit, Settings, Studio
+studio = Studio(Settings(model_dirs=(Path("."),), cache_dir=Path("cache"), dtype="fp32"))
+unit = ControlUnit(name="blue", image="unused.png")
+assert type(studio.controller(unit, backbone)).__name__ == "TintController"
 """
 
 
@@ -80,6 +91,6 @@ def test_the_how_to_works(tmp_path: Path) -> None:
     module, use = _blocks("python")
     (entry_point,) = _blocks("toml")
     _install(tmp_path, module, entry_point)
-    (tmp_path / "follow.py").write_text(SETTING + use)
+    (tmp_path / "follow.py").write_text(SETTING + use + ENGINE)
     done = subprocess.run([sys.executable, "follow.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

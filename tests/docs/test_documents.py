@@ -58,3 +58,12 @@ def test_what_the_readme_links_to_exists() -> None:
 def test_there_is_a_how_to_for_every_extension_point(kind: str) -> None:
     text = (ROOT / f"docs/howto/add-{'an' if kind[0] in 'aeiou' else 'a'}-{kind}.md").read_text("utf-8")
     assert "entry-points" in text
+
+
+def test_every_sampler_and_schedule_is_in_the_reference() -> None:
+    from disegno.diffusion.schedules import SCHEDULES
+    from disegno.samplers.catalogue import SAMPLERS
+
+    text = (ROOT / "docs/reference/samplers.md").read_text("utf-8")
+    for name in (*(spec.name for spec in SAMPLERS), *(spec.label for spec in SCHEDULES.values())):
+        assert f"| {name} |" in text, name

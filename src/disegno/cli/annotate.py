@@ -154,6 +154,7 @@ def command(
         )
     canvas = parse_size(size) if size else None
     target = _target(out, image, name)
+    ANNOTATORS.load(name)  # an unknown name is said before the picture is read
     from disegno.engine.pictures import fit, read_picture
 
     picture = read_picture(image)

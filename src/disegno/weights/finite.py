@@ -9,8 +9,9 @@ from disegno.core.errors import CorruptFile
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or an infinity; integers never do."""
-    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    """Return the names of the tensors that hold NaN or an infinity; integers and meta tensors never do."""
+    valued = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.is_meta}
+    return [name for name, tensor in valued.items() if not _is_finite(tensor)]
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -17,7 +17,7 @@ __all__ = ["FileCard", "identify", "require_family"]
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
 _MAX_WORD = 4096  # longer ones are thumbnails and tables of tags
-_OWN_KINDS = {"controlnet": "control", "ctrlora": "control", "ctrlora-base": "control"}
+_KINDS = ("model", "control")  # what a header may call a file that only another package's module can open
 _PREDICTIONS = {
     "sd1": "epsilon",
     "sd3": "flow",
@@ -48,8 +48,7 @@ def card_of(file: TensorFile) -> FileCard:
     """Return the card of an open file. Raises UnknownKind."""
     shapes = {key: entry.shape for key, entry in file.contents.entries.items()}
     text, words = text_of(shapes), file.metadata
-    own = words.get("disegno.mechanism", "")
-    found = Kind(_OWN_KINDS[own], own) if own in _OWN_KINDS else kind_of(text, shapes)
+    found = _told_kind(words) or kind_of(text, shapes)
     if found is None:
         some = ", ".join(repr(key[:60]) for key in list(shapes)[:3])
         raise UnknownKind(f"{file.path.name} is sound, but holds nothing that this program knows: {some}, ...")
@@ -71,6 +70,14 @@ def card_of(file: TensorFile) -> FileCard:
         base_sha256=words.get("disegno.base_sha256") or None,
         metadata={key: word for key, word in words.items() if len(word) <= _MAX_WORD},
     )
+
+
+def _told_kind(words: Mapping[str, str]) -> Kind | None:
+    """Return what the header says of itself: a control of a named mechanism, or a model of a named family."""
+    mechanism, kind = words.get("disegno.mechanism", ""), words.get("disegno.kind", "")
+    if mechanism:
+        return Kind("control", mechanism)
+    return Kind(kind) if kind in _KINDS else None
 
 
 def _told_family(words: Mapping[str, str]) -> str:
