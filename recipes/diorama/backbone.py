@@ -1,6 +1,6 @@
 """Stage 3: train the text-to-image UNet on stored latents and text states.
 
-python -m recipes.diorama.backbone --run RUN --text TEXT --minutes 70
+python -m recipes.diorama.backbone --run RUN --text TEXT --minutes 52
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder with text.safetensors and tokenizer.json")
-    parser.add_argument("--minutes", type=float, default=70)
+    parser.add_argument("--minutes", type=float, default=52)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--snapshot", action="store_true", help="only write the weights of the newest checkpoint")

@@ -1,6 +1,6 @@
 """Stage 4: train the Base ControlNet with one LoRA per base condition (CtrLoRA, Xu et al. 2024, section 3).
 
-python -m recipes.diorama.control --run RUN --text TEXT --minutes 25
+python -m recipes.diorama.control --run RUN --text TEXT --minutes 15.5
 """
 
 from __future__ import annotations
@@ -252,9 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder with text.safetensors and tokenizer.json")
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=15.5)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--judge", action="store_true", help="only measure what was trained")
     args = parser.parse_args()
     if args.judge:

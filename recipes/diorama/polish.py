@@ -1,6 +1,6 @@
 """Stage 2b: train the decoder on, with the encoder frozen, so that stored latents and the UNet stay valid.
 
-python -m recipes.diorama.polish --run RUN --minutes 10
+python -m recipes.diorama.polish --run RUN --minutes 8.5
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
     """Polish from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=8.5)
     args = parser.parse_args()
     polish(args.run, args.minutes)
 

@@ -1,6 +1,6 @@
 """Stage 2: train the VAE.
 
-python -m recipes.diorama.vae --run RUN --minutes 24
+python -m recipes.diorama.vae --run RUN --minutes 25
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def main() -> None:
     """Train the VAE from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--minutes", type=float, default=25)
     args = parser.parse_args()
     train(args.run, args.minutes)
 
