@@ -68,10 +68,7 @@ def test_the_edges_follow_the_drawing(studio: Studio) -> None:
         np.mean([edge_f1(wanted, _edges(np.asarray(image))) for image in result.images])
         for result in (controlled, plain)
     )
-    assert with_control > without + MARGIN, (with_control, without)
-
-
-MARGIN = 0.1
+    assert with_control > without + 0.1, (with_control, without)  # measured: 0.69 and 0.51
 
 
 def _redness(result: Result) -> float:
@@ -92,7 +89,8 @@ def test_the_command_line_draws_with_it(tmp_path: Path) -> None:
         [sys.executable, "-m", "disegno.cli.main", *words, "--json"], capture_output=True, text=True, check=True
     )
     said = json.loads(done.stdout)
-    assert Image.open(said["images"][0]).size == (128, 128)
+    with Image.open(said["images"][0]) as image:
+        assert image.size == (128, 128)
     assert said["seconds"] < 60  # measured: under 10 s on 2 quiet cores; the bound allows for a busy machine
 
 
