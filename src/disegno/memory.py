@@ -136,10 +136,10 @@ class Memory:
         )
         return module.eval()
 
-    def pack(self, net: Module) -> Module:
+    def pack(self, net: Module, linears: bool = True) -> Module:
         """Return the frozen net, its weights laid out once for the kernels that this policy runs: same bits, faster."""
         if self.policy.device.type == "cpu" and self.policy.dtype == torch.bfloat16 and can_pack():
-            log.info("%s: %d layers packed", type(net).__name__, pack(net))
+            log.info("%s: %d layers packed", type(net).__name__, pack(net, linears))
         return net
 
     def build(

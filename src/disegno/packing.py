@@ -27,6 +27,9 @@ class _Packed(nn.Module):
     packed: Tensor
     bias: nn.Parameter | None
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Packed":
+        return self  # frozen, and oneDNN's tensors cannot be copied: a copy of the net shares it
+
     @property
     def weight(self) -> Tensor:
         """Return the weight in its own order: a copy, made now."""
@@ -82,11 +85,16 @@ def _packed(module: nn.Module) -> nn.Module | None:
 
 
 @torch.no_grad()
-def pack(net: nn.Module) -> int:
-    """Return how many of the net's layers are packed now, in place. All must be frozen, bfloat16 and on the CPU."""
+def pack(net: nn.Module, linears: bool = True) -> int:
+    """Return how many of the net's layers are packed now, in place. All must be frozen, bfloat16 and on the CPU.
+
+    `linears`: False leaves linear layers alone, where other weights stand in for theirs.
+    """
     num = 0
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and not linears:
+                continue
             if (packed := _packed(child)) is not None:
                 setattr(parent, name, packed.eval())
                 num += 1

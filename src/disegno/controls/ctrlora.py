@@ -63,7 +63,7 @@ class Base:
 def open_base(path: Path, backbone: Host, memory: Memory) -> Base:
     """Return the Base ControlNet in this file. Raises UnknownKind, WrongFamily, KeyMismatch."""
     file = read_base(path)
-    net = open_net(path.name, file.tensors, backbone, memory, file.config)
+    net = memory.pack(open_net(path.name, file.tensors, backbone, memory, file.config), linears=False)
     modules = tuple(name for name, module in net.named_modules() if isinstance(module, nn.Linear))
     own = {name: t for name, t in net.state_dict().items() if is_zero_conv(name) or is_transformer_norm(name)}
     return Base(file.name, file.sha256, net, modules, own)
