@@ -179,7 +179,7 @@ def test_a_row_does_not_depend_on_its_batch(opened: Opened) -> None:
         one = slice(i, i + 1)
         own = Call(call.x[one], call.t[one], call.tokens[one], call.rows[one], call.net)
         for a, b in zip(_tensors(_residuals(opened.controls[0], own)), _tensors(together), strict=True):
-            torch.testing.assert_close(a, b[one], atol=5e-5, rtol=1e-4)
+            torch.testing.assert_close(a, b[one], atol=1e-5, rtol=1e-4)
 
 
 def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -> None:
@@ -189,7 +189,7 @@ def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -
     full = _residuals(opened.controls[0], call)
     assert mixed.residuals is not None
     for a, b in zip(_tensors(mixed.residuals), _tensors(full), strict=True):
-        torch.testing.assert_close(a[1], b[1], atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(a[1], b[1], atol=1e-5, rtol=1e-4)
         assert not a[[0, 2]].any()
     kept = mixed.run()[[0, 2]]
     torch.testing.assert_close(kept, call.run()[[0, 2]], atol=0.0, rtol=0.0)
