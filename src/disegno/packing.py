@@ -25,7 +25,7 @@ class _Packed(nn.Module):
     """What both kinds share: the packed weight, given back in its own order on demand. Only for inference on a CPU."""
 
     packed: Tensor
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "_Packed":
         return self  # frozen, and oneDNN's tensors cannot be copied: a copy of the net shares it
