@@ -1,0 +1,200 @@
+"""The words of a training: pairs, examples, batches, a recipe's learner, and what is said while the one loop runs.
+
+    Pairs     what a data set is: rows of (target, condition, caption), read one at a time        training/data/
+    Examples  the same as tensors, ready to be batched: latents and text states from the cache     training/cache.py
+    Learner   what a recipe opens: a module whose forward gives each row's loss                    training/recipes/
+    train     TeachRequest -> Iterator[TeachProgress | Look | TeachResult]                         training/trainer.py
+
+All randomness of a row comes from its own seed, `row_seed(seed, step, place)`: so a resumed run, another number of
+processes or of workers, and another micro-batch give the same numbers, and no generator's state is ever saved.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Picture = NDArray[np.uint8]  # h w 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A pair, read: pixel-aligned, of one size. `target` and `condition`: uint8 RGB (h w 3)."""
+
+    target: Picture
+    condition: Picture
+    caption: str
+
+
+class Pairs(Protocol):
+    """A data set. `annotator`: what made its conditions, where the data set says so."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def annotator(self) -> str | None: ...
+    @property
+    def params(self) -> Mapping[str, bool | int | float | str]:
+        """The annotator's parameters."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """Return the row's name: stable, and unique in its data set."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """Return the sha256 of all that the row says: both pictures' bytes, the caption. What caches are keyed by."""
+        ...
+
+    def caption(self, index: int) -> str:
+        """Return the row's caption; "" where there is none."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the target's (width, height) in pixels; the whole picture need not be decoded for it."""
+        ...
+
+    def read(self, index: int) -> Sample:
+        """Return the row's pictures and caption. Raises BadImage."""
+        ...
+
+
+Example = Mapping[str, Tensor]  # one row's tensors, without the batch's dimension: "latent" (c h w), "tokens" (n d) ...
+
+
+class Examples(Protocol):
+    """Pairs as tensors: what the loop batches. Batches hold one task and one shape."""
+
+    def __len__(self) -> int: ...
+
+    def task(self, index: int) -> str:
+        """Return which condition the row teaches; "" where there is only one."""
+        ...
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return what rows of one batch must have in common, beside the task: the latent's (h, w)."""
+        ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one task and shape. `rows`: each name's tensors, stacked (b ...). `seeds`: one a row; `step`: from 0."""
+
+    rows: Mapping[str, Tensor]
+    seeds: tuple[int, ...]
+    task: str
+    step: int
+
+
+def row_seed(seed: int, step: int, place: int) -> int:
+    """Return the seed of the row at `place` of a step's whole batch (over all processes and micro-batches), 63 bits."""
+    digest = hashlib.blake2b(f"{seed} {step} {place}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one optimiser owns. Most recipes have one turn a step; an adversarial one has two (generator, critic).
+
+    `parameters`: float32, by the names of the file. `rate`: the recipe's own peak learning rate.
+    """
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    rate: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a saved file says about its making, for its header (`disegno.*`). `metrics`: name -> value."""
+
+    name: str
+    annotator: str | None = None
+    params: Mapping[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
+    training_pairs: int = 0
+    steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    licence: str = ""
+
+
+class Learner(Protocol):
+    """What a recipe opens: the weights that train, what they cost, and how they are saved. It never loops."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose call, `module(batch, turn)`, gives each row's loss, (b,) float32, with gradients.
+
+        The loop may wrap it (DistributedDataParallel), so all that trains is inside, and nothing is kept between calls.
+        """
+        ...
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """What is optimised, in this order, at every step."""
+        ...
+
+    def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the file that the engine opens, whole or not at all. `weights`: in place of the parameters' (EMA)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeachProgress:
+    """A step has been done, or something that takes time goes on before the first (`stage`: "caching" ...)."""
+
+    step: int
+    num_steps: int
+    stage: str = "teaching"
+    loss: float | None = None
+    rate: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What has been learned by `step`: the held-out loss, the figures by name, and where the pictures lie."""
+
+    step: int
+    loss: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    sheet: Path | None = None
+
+
+@dataclass(frozen=True)
+class TeachResult:
+    """The training has ended. `why`: "steps", "converged", "stopped"."""
+
+    path: Path
+    step: int
+    why: str
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    warnings: tuple[str, ...] = ()
+
+
+TeachEvent = TeachProgress | Look | TeachResult
+
+
+class Watcher(Protocol):
+    """Looks at a training from time to time and says what was learned. Where it fails, the training goes on."""
+
+    def look(self, control: Path, step: int) -> Look:
+        """Return what the control in this file can do by now: drawn with the engine, measured on held-out pairs."""
+        ...
+
+
+class Events(Protocol):
+    """Who listens to a training: TensorBoard, the HTML report, a terminal's bar, a server's job."""
+
+    def hear(self, event: TeachEvent) -> None: ...
+
+
+Teaching = Iterator[TeachEvent]
