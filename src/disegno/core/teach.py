@@ -15,6 +15,7 @@ from disegno.core.request import Scalar, describe
 
 OptimiserName = Literal["adamw", "adamw8bit"]
 RateSchedule = Literal["constant", "cosine", "linear"]
+TimeDraw = Literal["auto", "uniform", "logit-normal", "high-noise"]
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -73,6 +74,8 @@ class TeachRequest:
     """The decay of an average over the weights, which is what is saved; 0 is off."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.3
     """The share of examples whose caption is left out (CtrLoRA: 0.3)."""
+    timesteps: TimeDraw = "auto"
+    """How noise levels are drawn; auto: uniform, and logit-normal for flow models; high-noise: half of two draws."""
     min_snr: Annotated[float, Field(ge=0)] = 0.0
     """Min-SNR-gamma (Hang et al. 2023), usually 5; 0 is off."""
     offset_noise: Annotated[float, Field(ge=0, le=1)] = 0.0

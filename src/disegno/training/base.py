@@ -134,6 +134,7 @@ class Learner(Protocol):
         """The module whose call, `module(batch, turn)`, gives each row's loss, (b,) float32, with gradients.
 
         The loop may wrap it (DistributedDataParallel), so all that trains is inside, and nothing is kept between calls.
+        In eval mode nothing is dropped: neither captions nor a LoRA's activations. It opens in train mode.
         """
         ...
 

@@ -1,0 +1,103 @@
+"""What a recipe is: which tensors of a pair it learns from, what of the model trains, and how the result is saved.
+
+A recipe is one module in this folder (or of another package, by the entry point group `disegno.recipes`) with
+
+    ABOUT: About                                what it learns from and what it leaves
+    def open(opening: Opening) -> Learner       what trains, once a training
+
+It never loops. A training goes
+
+    recipe   = RECIPES.load(request.recipe)
+    ground   = open_ground(request, studio)                              training/ground.py: the model, frozen
+    examples = yield from fill(pairs, ground.backbone, ABOUT.wants, ...)  training/cache.py: says TeachProgress
+    learner  = recipe.open(opening_of(request, ground, examples, studio))    VAE and text encoder are gone
+    rows     = learner.module(batch, turn.name); rows.mean().backward(); ...     training/trainer.py
+    learner.save(path, facts)
+
+where `path` is NAME.safetensors for a recipe that saves a file, the folder NAME for one that saves a folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from disegno.core.teach import TeachRequest
+from disegno.diffusion.prediction import Prediction
+from disegno.diffusion.schedules import NoiseTable
+from disegno.memory import Memory
+from disegno.training.base import Learner
+
+Wanted = Literal["latent", "condition_latent", "tokens", "target", "condition"]
+"""What a row of `Examples` may hold, by name:
+
+    latent              the target's latents, scaled to unit variance (c h w), float32
+    condition_latent    the condition's, which the VAE is shown in [0, 1] (c h w), float32
+    tokens              the caption's text states (n d)
+    target, condition   the pictures' pixels (3 h w), uint8
+"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a recipe before anything is opened. `summary`: one line.
+
+    `wants`: the tensors that it learns from. `part`: what of the model stays in memory. `several`: it learns several
+    conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
+    `on_base`: it adapts a Base ControlNet. `saves`: one file, or a folder that is a whole model.
+    """
+
+    summary: str
+    wants: tuple[Wanted, ...]
+    part: Literal["net", "vae"] = "net"
+    several: bool = False
+    on_base: bool = False
+    saves: Literal["file", "folder"] = "file"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model under which something learns: one part of it, frozen and placed; the others are no longer in memory.
+
+    `module`: its net, or its VAE. `source`: its file or folder; None: the built-in model. `downscale`: pixels per
+    latent cell, on one side.
+    """
+
+    source: Path | None
+    family: str
+    name: str
+    fingerprint: str
+    module: nn.Module
+    prediction: Prediction
+    table: NoiseTable
+    downscale: int
+    base_control: Path | None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a recipe opens its weights from.
+
+    `empty`: the text states of the empty caption (n d), where the recipe wants tokens. `tasks`: the conditions' names,
+    ("",) where there is one. `base`: the Base ControlNet's file. `start`: the file of the same kind to go on from.
+    """
+
+    request: TeachRequest
+    model: Model
+    memory: Memory
+    tasks: tuple[str, ...]
+    empty: Tensor | None = None
+    base: Path | None = None
+    start: Path | None = None
+
+
+class Recipe(Protocol):
+    """A recipe's module."""
+
+    @property
+    def ABOUT(self) -> About: ...
+
+    def open(self, opening: Opening) -> Learner:
+        """Return what trains. Raises RequestError about the request, ModelFileError about a file."""
+        ...
