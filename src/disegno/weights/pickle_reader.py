@@ -5,7 +5,7 @@ The opcodes are documented in Python's own pickletools module.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import cast
@@ -22,6 +22,9 @@ from disegno.weights.limits import (
     MAX_PICKLE_OPS,
     MAX_STRING_BYTES,
 )
+from disegno.weights.pickle_values import Inert, Name, Parameters, Stateful, StorageRef, TensorRef, Unpickled
+
+Call = Callable[[tuple[object, ...]], object]
 
 STORAGES: dict[str, torch.dtype] = {
     "torch.DoubleStorage": torch.float64,
@@ -54,58 +57,6 @@ _INERT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A name in the pickle, never resolved."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Inert:
-    """What a placeholder's call gives: it only remembers of what."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class StorageRef:
-    """A run of elements elsewhere in the file, by its key there."""
-
-    dtype: torch.dtype
-    key: str
-    num_elements: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Return its length."""
-        return self.num_elements * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A tensor: a view of a storage. Its numbers are checked against the file by whoever opens it."""
-
-    storage: StorageRef
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unpickled:
-    """A pickle's value, where it ends, and every storage that it points to, by key."""
-
-    value: object
-    end: int
-    storages: dict[str, StorageRef]
-
-
-class Parameters(dict[str, object]):
-    """A torch ParameterDict: filled by the `_parameters` of its state."""
-
-
 @dataclass(slots=True)
 class _Machine:
     """The state of one reading: where it is, the stack, the stacks below the open marks, and the memo."""
@@ -113,6 +64,8 @@ class _Machine:
     data: bytes | mmap
     pos: int
     end: int
+    calls: Mapping[str, Call]
+    max_text: int
     stack: list[object] = field(default_factory=list[object])
     below: list[list[object]] = field(default_factory=list[list[object]])
     memo: dict[int, object] = field(default_factory=dict[int, object])
@@ -120,7 +73,7 @@ class _Machine:
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
-        if count > MAX_STRING_BYTES or self.pos + count > self.end:
+        if count > self.max_text or self.pos + count > self.end:
             raise CorruptFile("A text or number in it is longer than the file, or than is reasonable. Fetch it again.")
         self.pos += count
         return self.data[self.pos - count : self.pos]
@@ -160,9 +113,14 @@ class _Machine:
         self.stack.append(Name(text))
 
 
-def read_pickle(data: bytes | mmap, pos: int = 0) -> Unpickled:
-    """Return what the pickle at `pos` says. Raises UnsafeFile or CorruptFile; never runs anything."""
-    machine = _Machine(data, pos, min(len(data), pos + MAX_PICKLE_BYTES))
+def read_pickle(
+    data: bytes | mmap, pos: int = 0, calls: Mapping[str, Call] | None = None, max_text: int = MAX_STRING_BYTES
+) -> Unpickled:
+    """Return what the pickle at `pos` says. Raises UnsafeFile or CorruptFile; never runs anything.
+
+    `calls`: what stands for calls of further known names; `max_text`: the longest text or run of bytes, in bytes.
+    """
+    machine = _Machine(data, pos, min(len(data), pos + MAX_PICKLE_BYTES), {**_CALLS, **(calls or {})}, max_text)
     try:
         for _ in range(MAX_PICKLE_OPS):
             code = data[machine.pos] if machine.pos < machine.end else None
@@ -301,7 +259,7 @@ def _reduce(m: _Machine) -> None:
     arguments, name = m.stack.pop(), m.stack.pop()
     if not isinstance(name, Name) or not isinstance(arguments, tuple):
         raise UnsafeFile("It calls something that has no name. Nothing was run.")
-    build = _CALLS.get(name.text)
+    build = m.calls.get(name.text)
     if build is None and (name.text in STORAGES or name.text in DTYPES):
         raise UnsafeFile(f"It calls {name.text}, which torch does not write. Nothing was run.")
     m.stack.append(build(cast(tuple[object, ...], arguments)) if build else Inert(name.text))
@@ -313,6 +271,8 @@ def _build(m: _Machine) -> None:
     if isinstance(target, Parameters) and isinstance(state, dict):
         inner = cast(dict[str, object], state).get("_parameters")
         target.update(cast(dict[str, object], inner) if isinstance(inner, dict) else {})
+    elif isinstance(target, Stateful):
+        target.set_state(state)
     elif not isinstance(target, dict | Inert):
         raise UnsafeFile(
             f"It sets attributes of a {type(target).__name__}, which torch does not write. Nothing was run."
@@ -343,7 +303,7 @@ def _ordered_dict(arguments: tuple[object, ...]) -> object:
     return {}
 
 
-_CALLS: dict[str, Callable[[tuple[object, ...]], object]] = {
+_CALLS: dict[str, Call] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,

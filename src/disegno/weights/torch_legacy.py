@@ -10,7 +10,8 @@ from typing import cast
 
 from disegno.core.errors import CorruptFile
 from disegno.weights.limits import MAX_TENSORS
-from disegno.weights.pickle_reader import StorageRef, read_pickle
+from disegno.weights.pickle_reader import read_pickle
+from disegno.weights.pickle_values import StorageRef
 from disegno.weights.tensor_file import Contents
 from disegno.weights.unwrap import unwrap
 

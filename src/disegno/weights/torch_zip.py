@@ -14,7 +14,8 @@ from mmap import mmap
 
 from disegno.core.errors import CorruptFile, UnsafeFile
 from disegno.weights.limits import MAX_HEADER_BYTES, MAX_PICKLE_BYTES, MAX_TENSORS
-from disegno.weights.pickle_reader import StorageRef, read_pickle
+from disegno.weights.pickle_reader import read_pickle
+from disegno.weights.pickle_values import StorageRef
 from disegno.weights.tensor_file import Contents
 from disegno.weights.unwrap import unwrap
 

@@ -5,7 +5,7 @@ from typing import cast
 
 from disegno.core.errors import CorruptFile, UnsafeFile
 from disegno.weights.limits import MAX_DEPTH, MAX_DICT_ITEMS
-from disegno.weights.pickle_reader import Inert, Name, StorageRef, TensorRef
+from disegno.weights.pickle_values import Inert, Name, StorageRef, TensorRef
 from disegno.weights.tensor_file import Contents, Entry
 
 
