@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from disegno.core.errors import ResourceError
+from disegno.core.errors import KeyMismatch, ResourceError
 from disegno.weights.load import load_file, open_file
+from disegno.weights.safetensors_file import DTYPES
 from disegno.weights.save import save_safetensors, write_atomically
 
 pytestmark = pytest.mark.unit
@@ -28,6 +30,28 @@ def test_a_file_is_written_bit_by_bit(tmp_path: Path) -> None:
     with open_file(tmp_path / "file.safetensors") as file:
         assert file.metadata == {"disegno.name": "line"}
         assert all(torch.equal(file.tensor(key), tensor) for key, tensor in tensors.items())
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Every dtype of the format; whatever the order of names and words; readable by the format's own library."""
+    tensors = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in DTYPES.items()}
+    tensors |= {"scalar": torch.tensor(1.5), "none": torch.empty(0, 4)}
+    words = {f"word {i}": "ü" * i for i in range(9)}
+    save_safetensors(tmp_path / "a", tensors, words)
+    save_safetensors(tmp_path / "b", dict(reversed(tensors.items())), dict(reversed(words.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with safe_open(tmp_path / "a", "pt") as file:
+        assert file.metadata() == words
+        assert all(torch.equal(file.get_tensor(n).float(), t.float()) for n, t in tensors.items())
+        assert all(
+            file.get_tensor(n).dtype == t.dtype and file.get_tensor(n).shape == t.shape for n, t in tensors.items()
+        )
+
+
+def test_a_dtype_that_the_format_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyMismatch, match="complex64"):
+        save_safetensors(tmp_path / "a", {"w": torch.zeros(2, dtype=torch.complex64)}, {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])

@@ -2,28 +2,27 @@
 
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from disegno.core.errors import ResourceError
+from disegno.weights.stream import safetensors_bytes
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write the tensors (in their dtypes, contiguous) and the header's words to `path`, at once or not at all.
+    """Write the tensors (in their dtypes) and the header's words to `path`, at once or not at all.
 
-    Raises ResourceError when the disk is full or cannot be written; the old file is then as it was.
+    The same content gives the same bytes. Raises ResourceError when the disk is full or cannot be written; the old file
+    is then as it was.
     """
-    ready = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    uses = Counter(
-        tensor.untyped_storage().data_ptr() for tensor in ready.values()
-    )  # the format cannot say that two share
-    own = {key: t.clone() if uses[t.untyped_storage().data_ptr()] > 1 else t for key, t in ready.items()}
-    write_atomically(path, lambda temporary: save_file(own, temporary, metadata=dict(metadata)))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.writelines(safetensors_bytes(tensors, metadata))
+
+    write_atomically(path, write)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(_mode(path))
         _to_disk(temporary)
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ResourceError(
             f"{path} could not be written ({error}). Free disk space or choose another folder."
         ) from error
