@@ -14,6 +14,7 @@ from torch import nn
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError, UnknownName, WrongFamily
+from disegno.core.request import Hires, InitImage, Tiles
 from disegno.core.result import Progress
 from disegno.weights.save import save_safetensors
 
@@ -182,3 +183,9 @@ def test_names_that_do_not_exist_are_said(folder: Path, studio: Studio) -> None:
     ):
         with pytest.raises(UnknownName):
             _draw(request, studio)
+
+
+@pytest.mark.parametrize("fields", [{"init": InitImage(image="a.png")}, {"hires": Hires()}, {"tiles": Tiles()}])
+def test_what_is_not_carried_out_is_said_not_left_out(fields: dict[str, object], studio: Studio) -> None:
+    with pytest.raises(RequestError, match="cannot carry out"):
+        _draw(replace(SMALL, **fields), studio)  # type: ignore

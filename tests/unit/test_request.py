@@ -3,7 +3,17 @@
 import pytest
 
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import ControlUnit, Request, from_json, make_request, to_json
+from disegno.core.request import (
+    ControlUnit,
+    Hires,
+    InitImage,
+    Outpaint,
+    Request,
+    Tiles,
+    from_json,
+    make_request,
+    to_json,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -40,3 +50,28 @@ def test_a_request_is_frozen() -> None:
 def test_an_unknown_name_offers_the_nearest() -> None:
     error = UnknownName.of("sampler", "Eulr", ["euler", "heun", "lms"])
     assert "'Eulr'" in str(error) and "euler" in str(error) and "lms" not in str(error)
+
+
+def test_pictures_from_pictures_round_trip() -> None:
+    unit = ControlUnit(name="canny", curve="0.2@0.1,0.5@0.3", layers=(1.0, 0.5), region="r.png", passes="first")
+    init = InitImage(image="a.png", mask="m.png", denoise=0.5, outpaint=Outpaint(left=64))
+    for request in (
+        Request(init=init, controls=(unit,), tiles=Tiles(size=256)),
+        Request(hires=Hires(width=512, upscaler="Lanczos", prompt="closer"), vae_tile=512),
+    ):
+        assert from_json(to_json(request)) == request
+
+
+@pytest.mark.parametrize(
+    "fields, what",
+    [
+        ({"controls": [{"name": "canny"}]}, "no image"),
+        ({"init": {"image": "a", "mask": "m"}, "hires": {}}, "hires"),
+        ({"init": {"image": "a", "outpaint": {}}}, "at least one side"),
+        ({"init": {"image": "a", "denoise": 1.5}}, "init.denoise"),
+        ({"tiles": {"overlap": 0.9}}, "tiles.overlap"),
+    ],
+)
+def test_what_cannot_be_together_is_said(fields: dict[str, object], what: str) -> None:
+    with pytest.raises(RequestError, match=what):
+        make_request(fields)

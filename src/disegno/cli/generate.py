@@ -24,7 +24,8 @@ CONTROL_HELP = """NAME=IMAGE[,key=value...]: a condition and the picture that sh
 mode, resize, base, annotate (an annotator's name, or none when the picture already is the drawing), and the annotator's
 own parameters. May be repeated."""
 
-_UNIT_KEYS = {"strength": float, "start": float, "end": float, "mode": str, "resize": str, "annotate": str, "base": str}
+_TEXT_KEYS = ("mode", "resize", "annotate", "base", "curve", "passes")
+_UNIT_KEYS = {"strength": float, "start": float, "end": float, "resolution": int, **dict.fromkeys(_TEXT_KEYS, str)}
 
 
 def parse_scalar(text: str) -> bool | int | float | str:
@@ -176,7 +177,7 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.argument("prompt", required=False)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
-@request_options(exclude={"prompt", "controls", "width", "height"})
+@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles"})
 @click.option(
     "--again",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

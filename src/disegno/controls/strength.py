@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from disegno.controls.base import Control
+from disegno.core.curve import Point, parse_curve, value_at
+from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
 from disegno.diffusion.call import Call, Residuals, Row
 
@@ -29,22 +31,44 @@ def layer_scales(strength: float, mode: ControlMode, num_residuals: int) -> tupl
 
 @dataclass(frozen=True)
 class Use:
-    """How a control is used. `start` and `end` are shares of the steps."""
+    """How a control is used. `start` and `end` are shares of the steps.
+
+    `curve`: what the strength is multiplied by on the way. `layers`: a weight for each residual, instead of strength
+    and mode's own.
+    """
 
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
     mode: ControlMode = "balanced"
+    curve: tuple[Point, ...] = ()
+    layers: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, unit: ControlUnit) -> "Use":
         """Return how the request wants this control used."""
-        return cls(unit.strength, unit.start, unit.end, unit.mode)
+        return cls(unit.strength, unit.start, unit.end, unit.mode, parse_curve(unit.curve), unit.layers)
 
     def reaches(self, row: Row) -> bool:
         """Return whether the control acts on this row: its prompt, and start <= progress < end (an end of 1 is in)."""
         in_span = self.start <= row.progress and (row.progress < self.end or self.end == 1.0)
-        return self.strength != 0 and in_span and (row.positive or not _POSITIVE_ONLY[self.mode])
+        is_on = any(self.layers) if self.layers else self.strength != 0
+        return is_on and in_span and self.value(row) != 0 and (row.positive or not _POSITIVE_ONLY[self.mode])
+
+    def value(self, row: Row) -> float:
+        """Return the curve's value at this row's share of the steps."""
+        return value_at(self.curve, row.progress)
+
+    def scales(self, num_residuals: int) -> tuple[float, ...]:
+        """Return what each residual is multiplied by, before the curve. Raises RequestError."""
+        if not self.layers:
+            return layer_scales(self.strength, self.mode, num_residuals)
+        if len(self.layers) != num_residuals:
+            raise RequestError(
+                f"A control was given {len(self.layers)} layer weights, but adds {num_residuals} residuals to this"
+                f" model. Give {num_residuals}, shallow to deep, the middle last."
+            )
+        return self.layers
 
 
 @dataclass(frozen=True)
@@ -74,12 +98,26 @@ class Used:
         index = torch.tensor(reached, device=call.x.device)
         own = self.control(take_rows(call, index)).residuals
         assert own is not None, f"{self.control} added no residuals: only those have a strength"
-        scales = layer_scales(self.use.strength, self.use.mode, len(own.down) + 1)
-        scaled = own if set(scales) == {1.0} else own.scaled(scales)
-        return replace(call, residuals=add_rows(call, scaled, index))
+        values = [self.use.value(call.rows[i]) for i in reached]
+        return replace(call, residuals=add_rows(call, _scaled(own, self.use, values), index))
 
     def _reaches(self, row: Row) -> bool:
         return self.use.reaches(row) and (row.positive or not self.control.positive_only)
+
+
+def _scaled(own: Residuals, use: Use, values: list[float]) -> Residuals:
+    """Return the residuals times the use's scales and each row's value of its curve; untouched where all are 1."""
+    scales = use.scales(len(own.down) + 1)
+    if len(set(values)) == 1:
+        scales = tuple(scale * values[0] for scale in scales)
+        return own if set(scales) == {1.0} else own.scaled(scales)
+    weighed = [_by_row(d, [scale * value for value in values]) for d, scale in zip(own.down, scales, strict=False)]
+    return Residuals(tuple(weighed), _by_row(own.mid, [scales[-1] * value for value in values]))
+
+
+def _by_row(x: Tensor, factors: list[float]) -> Tensor:
+    """Return x (r c h w), each row times its factor: the bits that one factor for all rows would give it."""
+    return (x.float() * torch.tensor(factors, device=x.device).reshape(-1, 1, 1, 1)).to(x.dtype)
 
 
 def apply(controls: Iterable[Control], call: Call) -> Call:

@@ -5,19 +5,38 @@ A field that is None is left to the model: `engine.generate` fills it in, and th
 """
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from disegno.core.curve import check_points, parse_curve, write_curve
 from disegno.core.errors import RequestError
 
 ControlMode = Literal["balanced", "prompt", "control"]
+ControlPass = Literal["both", "first", "hires"]
 ResizeMode = Literal["stretch", "crop", "fill"]
+InitResizeMode = Literal["stretch", "crop", "fill", "latent"]
+MaskMode = Literal["binary", "soft", "differential"]
+InpaintFill = Literal["original", "fill", "noise", "nothing"]
 NoiseSource = Literal["cpu", "nv"]
 Scalar = bool | int | float | str
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_SIDE = Field(ge=64, le=8192, multiple_of=8)
+
+
+def _curve(given: object) -> object:
+    """Return a curve's text, written in one way; a list of [share, value] is one too."""
+    if isinstance(given, str):
+        return write_curve(parse_curve(given))
+    points = cast("list[Any] | tuple[Any, ...]", given) if isinstance(given, list | tuple) else None
+    if points is None or any(not isinstance(point, list | tuple) or len(point) != 2 for point in points):
+        raise ValueError("a curve is a text such as 0.2@0.1,0.5@0.3, or a list of [share, value]")
+    return write_curve(check_points(tuple((float(share), float(value)) for share, value in points)))
+
+
+Curve = Annotated[str, BeforeValidator(_curve)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -26,14 +45,20 @@ class ControlUnit:
 
     name: str
     """A condition that the model ships, a condition file, or a ControlNet file or folder."""
-    image: str
-    """A path, or a data URI (data:image/png;base64,...)."""
+    image: str | None = None
+    """A path, or a data URI (data:image/png;base64,...); unset: the picture that is changed (`init`)."""
     annotate: str | None = None
     """What turns the image into the condition; "none" takes the image as it is; unset: the control's own annotator."""
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     """The annotator's parameters, by name."""
+    resolution: Annotated[int | None, Field(ge=64, le=4096)] = None
+    """The short side of what the annotator sees, in pixels; unset: its pixels meet the canvas's one to one."""
     strength: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
     """What the residuals are multiplied by."""
+    curve: Curve = ""
+    """The strength over the steps, times `strength`: value@share,..., as in 0.2@0.1,0.5@0.3; straight in between."""
+    layers: tuple[Annotated[float, Field(ge=0.0, le=4.0)], ...] = ()
+    """A weight for each residual, shallow to deep, the middle last, instead of strength and mode's own."""
     start: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The share of the steps after which the control begins."""
     end: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
@@ -42,12 +67,119 @@ class ControlUnit:
     """Balanced; the prompt counts more (0.825 less a layer); or the control counts more (on the positive half only)."""
     resize: ResizeMode = "crop"
     """How an image of another shape is fitted to the canvas."""
+    region: str | None = None
+    """A mask, path or data URI: the control acts where it is white, in part where it is grey; unset: everywhere."""
+    mask: str | None = None
+    """What of the image is to be filled, white on black: for controls that inpaint; unset: the image's own."""
+    passes: ControlPass = "both"
+    """With a hires pass: whether the control acts in both, the first, or the hires pass only."""
+    crop: bool = True
+    """Where only the masked part is drawn: cut the image as the picture is cut."""
     base: str | None = None
     """The Base ControlNet of a CtrLoRA condition; unset: the one its header names, or the library's only one."""
 
     def __post_init__(self) -> None:
         if self.start > self.end:
             raise ValueError(f"the control {self.name!r} starts at {self.start} but ends at {self.end}: swap them")
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Outpaint:
+    """How far the picture grows, in pixels. The request's width and height are those of the whole canvas."""
+
+    left: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
+    """How far to the left, a multiple of 8."""
+    right: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
+    """How far to the right, a multiple of 8."""
+    top: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
+    """How far up, a multiple of 8."""
+    bottom: Annotated[int, Field(ge=0, le=4096, multiple_of=8)] = 0
+    """How far down, a multiple of 8."""
+
+    def __post_init__(self) -> None:
+        if not (self.left or self.right or self.top or self.bottom):
+            raise ValueError("outpainting wants at least one side: left, right, top or bottom, in pixels")
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class InitImage:
+    """A picture to change, and how: all of it, what a mask says, or what lies around it."""
+
+    image: str
+    """A path, or a data URI (data:image/png;base64,...)."""
+    denoise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    """How much is drawn anew: 0 leaves the picture as it is, 1 keeps nothing but what the fill leaves."""
+    exact_steps: bool = False
+    """Do all of the steps (A1111's img2img_fix_steps); otherwise the share of them that `denoise` says."""
+    resize: InitResizeMode = "crop"
+    """How a picture of another shape is fitted to the canvas; latent: stretched, and in the latent space."""
+    noise: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """What the starting noise is multiplied by; below 1 the picture becomes smoother."""
+    extra_noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """How much more of the noise is added than the steps take away (A1111's img2img_extra_noise): more detail."""
+    colour_correction: bool = False
+    """Give the result the colours of the picture."""
+    mask: str | None = None
+    """A mask, path or data URI: what is white is drawn anew. Unset: all, or what is outpainted."""
+    invert: bool = False
+    """Draw anew what is black in the mask instead."""
+    mask_mode: MaskMode = "binary"
+    """Binary: a cell is changed or not; soft: in part; differential: grey says from which step on it may change."""
+    mask_blur: Annotated[int, Field(ge=0, le=128)] = 4
+    """How far the mask's edge is softened, in pixels (sigma of a Gaussian)."""
+    mask_blur_y: Annotated[int | None, Field(ge=0, le=128)] = None
+    """The same up and down; unset: as `mask_blur`."""
+    fill: InpaintFill | None = None
+    """What the masked part starts from: original, fill (colours around it), noise, nothing. Unset: original, and fill
+    where the picture is outpainted."""
+    only_masked: bool = False
+    """Draw the masked part alone, at the canvas's size, and put it back into the picture, which keeps its own size."""
+    padding: Annotated[int, Field(ge=0, le=1024)] = 32
+    """How many pixels around the masked part are shown with it, where it is drawn alone."""
+    mask_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """How much of the masked part is hidden from an inpainting model."""
+    outpaint: Outpaint | None = None
+    """Draw what lies around the picture."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Hires:
+    """A second pass: the drawn picture is enlarged, and drawn over at the new size."""
+
+    scale: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
+    """How much larger."""
+    width: Annotated[int | None, _SIDE] = None
+    """The width in pixels, instead of `scale`; with width alone the shape is kept, with both it is cut to fit."""
+    height: Annotated[int | None, _SIDE] = None
+    """The height in pixels, instead of `scale`."""
+    upscaler: str = "Latent"
+    """What enlarges: a way of the latent space (Latent, Latent (bicubic), ...), Lanczos, Nearest, or a file."""
+    denoise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
+    """How much is drawn anew."""
+    steps: Annotated[int | None, Field(ge=1, le=1000)] = None
+    """The second pass's steps, all of them done; unset: as many as the first pass."""
+    sampler: str | None = None
+    """The second pass's sampler; unset: the first's."""
+    schedule: str | None = None
+    """The second pass's schedule; unset: the first's where the sampler is the first's, else the sampler's own."""
+    cfg: Annotated[float | None, Field(ge=0.0, le=100.0)] = None
+    """The second pass's guidance; unset: the first's."""
+    prompt: str | None = None
+    """What the second pass draws; unset: the same."""
+    negative: str | None = None
+    """What the second pass keeps away from; unset: the same."""
+    model: str | None = None
+    """The second pass's model; unset: the same."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Tiles:
+    """Draw a large canvas in overlapping parts that are averaged at every step; each sees the control's part of it."""
+
+    size: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None
+    """The side of a part in pixels; unset: the model's own size."""
+    overlap: Annotated[float, Field(ge=0.0, le=0.75)] = 0.25
+    """How much of a part the next one shares, as a part of its side."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -104,6 +236,22 @@ class Request:
     """torch's CPU generator, or the numbers that an NVIDIA card would draw."""
     controls: tuple[ControlUnit, ...] = ()
     """The controls, all at once."""
+    init: InitImage | None = None
+    """The picture to change."""
+    hires: Hires | None = None
+    """A second pass at a larger size."""
+    tiles: Tiles | None = None
+    """Draw in parts: for a canvas that is larger than the model's own."""
+    image_cfg: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
+    """How closely a model that edits by instruction keeps to the picture."""
+    vae_tile: Annotated[int | None, Field(ge=0, le=4096, multiple_of=64)] = None
+    """Encode and decode in parts of this many pixels; 0: at once; unset: in parts where the picture is large."""
+
+    def __post_init__(self) -> None:
+        if self.init is None and (unit := next((unit for unit in self.controls if not unit.image), None)):
+            raise ValueError(f"the control {unit.name!r} has no image, and there is no picture to change: give one")
+        if self.hires is not None and self.init is not None and (self.init.mask or self.init.outpaint):
+            raise ValueError("a hires pass draws the whole picture: leave it out, or the mask and the outpainting")
 
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

@@ -15,7 +15,7 @@ from torch import Tensor
 from disegno import __version__
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
-from disegno.core.request import Request
+from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Progress, Result, Timing
 from disegno.core.settings import Settings
 from disegno.diffusion.denoiser import Guidance
@@ -66,6 +66,18 @@ def concrete(request: Request, backbone: Backbone) -> Request:
     assert filled.width and filled.height
     backbone.check_size(filled.width, filled.height)
     return filled
+
+
+def refuse_unbuilt(request: Request) -> None:
+    """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
+    unset = Request()
+    new = ("init", "hires", "tiles", "vae_tile", "image_cfg")
+    asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
+    plain = ControlUnit(name="", image="")
+    for name in ("region", "mask", "passes", "crop"):
+        asked += [f"controls.{name}" for unit in request.controls if getattr(unit, name) != getattr(plain, name)]
+    if asked:
+        raise RequestError(f"This version cannot carry out: {', '.join(dict.fromkeys(asked))}. Leave it out.")
 
 
 def _sampler(request: Request, backbone: Backbone) -> SamplerSpec:
@@ -148,6 +160,7 @@ def start(request: Request, studio: Studio) -> Started:
 
     Raises every error that a request can cause before sampling.
     """
+    refuse_unbuilt(request)
     backbone = studio.backbone(request.model)
     request = concrete(request, backbone)
     assert request.steps is not None

@@ -36,11 +36,12 @@ def annotator_of(unit: ControlUnit, suggested: str | None) -> str | None:
 
 def condition_picture(unit: ControlUnit, width: int, height: int, suggested: str | None) -> Picture:
     """Return what the control is shown, uint8 (h w 3): the unit's picture, annotated if asked, fitted to the canvas."""
+    assert unit.image, "a request without init has an image in every unit"
     picture = read_picture(unit.image)
     name = annotator_of(unit, suggested)
     if name is not None:
         module = ANNOTATORS.load(name)
-        resolution = pixel_perfect_resolution(picture, width, height, unit.resize)
+        resolution = unit.resolution or pixel_perfect_resolution(picture, width, height, unit.resize)
         picture = annotate_at(module, picture, make_params(module, unit.params), resolution)
     return fit(picture, width, height, unit.resize)
 
