@@ -16,6 +16,8 @@ from disegno.backbones import miniature
 from disegno.core.errors import RequestError, UnknownName, WrongFamily
 from disegno.core.request import Hires, InitImage, Tiles
 from disegno.core.result import Progress
+from disegno.engine.batch import Batch
+from disegno.engine.generate import draw
 from disegno.weights.save import save_safetensors
 
 pytestmark = pytest.mark.e2e
@@ -137,6 +139,30 @@ def test_a_batch_is_its_images_alone(studio: Studio) -> None:
     alone = _draw(replace(SMALL, seed=4), studio)
     a, b = np.asarray(together.images[1]).astype(int), np.asarray(alone.images[0]).astype(int)
     assert np.abs(a - b).max() <= 2  # matrix kernels round by batch shape; the noise is equal bit for bit
+
+
+def test_two_generations_are_stepped_in_one_batch(studio: Studio) -> None:
+    """What a server does: it drives two coroutines, the second one joins while the first is on its way."""
+    requests = [replace(SMALL, steps=4), replace(SMALL, seed=9, prompt="a dog")]
+    drawings = [draw(request, studio) for request in requests]
+    phases = [next(drawing) for drawing in drawings]
+    batch, results = Batch(phases[0].backbone), {}
+    for run in phases[0].runs:
+        batch.add(run)
+    batch.step()
+    assert [phase.step() for phase in phases] == [1, 0]
+    for run in phases[1].runs:
+        batch.add(run)
+    while batch.runs:
+        batch.step()
+        for i, phase in enumerate(phases):
+            if i not in results and all(run.latents is not None for run in phase.runs):
+                with pytest.raises(StopIteration) as end:
+                    next(drawings[i])
+                results[i] = end.value.value
+    for i, request in enumerate(requests):
+        a, b = (np.asarray(r.images[0]).astype(int) for r in (results[i], _draw(request, studio)))
+        assert np.abs(a - b).max() <= 2  # matrix kernels round by batch shape
 
 
 def test_an_interrupted_generation_leaves_the_studio_usable(studio: Studio) -> None:

@@ -47,6 +47,7 @@ class Run:
     controls: tuple[Control, ...] = ()
     question: Eval | None = None
     latents: Tensor | None = None
+    estimate: Tensor | None = None  # the last x0 estimate, for previews
     evaluations: int = 0
 
     def start(self) -> None:
@@ -67,7 +68,7 @@ class Run:
     def step(self) -> int:
         """Return how many steps are done: how many of the plan's noise levels lie above the question's."""
         if self.question is None:
-            return len(self.sigmas) - 1
+            return 0 if self.latents is None else len(self.sigmas) - 1
         above = (self.sigmas > self.question.sigma.cpu() * (1 + 1e-5)).sum().item()
         return min(int(above), len(self.sigmas) - 2)
 
@@ -172,6 +173,7 @@ def _answer(run: Run, rows: tuple[Row, ...], out: Tensor, backbone: Backbone) ->
     question = run.question
     assert question is not None
     pair = denoised_pair(question.x, question.sigma, out, rows, backbone.prediction, run.guidance)
+    run.estimate = pair[0]
     run.answer(pair if question.split else pair[0])
 
 

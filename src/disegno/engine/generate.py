@@ -3,7 +3,7 @@
 import platform
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -42,6 +42,23 @@ class Started:
     num_steps: int
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a generation that samples: its runs are to be stepped until all have ended."""
+
+    runs: tuple[Run, ...]
+    backbone: Backbone
+    num_steps: int
+    stage: str = "drawing"
+
+    def step(self) -> int:
+        """Return how many steps every run has done."""
+        return min(run.step() for run in self.runs)
+
+
+Drawing = Generator[Phase, None, Result]
 
 
 def concrete(request: Request, backbone: Backbone) -> Request:
@@ -178,20 +195,21 @@ def start(request: Request, studio: Studio) -> Started:
     return Started(request, runs, backbone, prepared, len(runs[0].sigmas) - 1, tuple(seeds), warnings)
 
 
-def sample(started: Started) -> Iterator[Progress]:
+def sample(phase: Phase) -> Iterator[Progress]:
     """Yield progress after every step until all runs have ended; closing this generator stops them."""
-    batch = Batch(started.backbone)
+    batch = Batch(phase.backbone)
     began, done = time.perf_counter(), 0
+    yield Progress(0, phase.num_steps, phase.stage)
     try:
-        for run in started.runs:
+        for run in phase.runs:
             batch.add(run)
         while batch.runs:
             batch.step()
-            step = min((run.step() for run in batch.runs), default=started.num_steps)
+            step = phase.step()
             if step > done:
                 done = step
-                left = (time.perf_counter() - began) / done * (started.num_steps - done)
-                yield Progress(done, started.num_steps, "drawing", left)
+                left = (time.perf_counter() - began) / done * (phase.num_steps - done)
+                yield Progress(done, phase.num_steps, phase.stage, left)
     finally:
         for run in batch.runs:
             run.stop()
@@ -230,27 +248,21 @@ def environment(studio: Studio, backbone: Backbone) -> dict[str, str]:
     }
 
 
-def generate(
-    request: Request, *, studio: Studio | None = None, settings: Settings | None = None
-) -> Iterator[Progress | Result]:
-    """Yield Progress after every step, then the Result. Raises DisegnoError; closing the iterator interrupts.
+def draw(request: Request, studio: Studio) -> Drawing:
+    """Return the generation as a coroutine: it yields each phase that samples, and is resumed when its runs have ended.
 
-    `studio`: what is already open, for a second generation; without one, everything is opened with `settings`.
+    Whoever drives it may step the runs of many generations in one batch. Raises DisegnoError.
     """
     times = [time.perf_counter()]
-    yield Progress(0, 0, "opening")
-    studio = studio or Studio(settings)
-    with studio.lock:
-        backbone = studio.backbone(request.model)
-        times.append(time.perf_counter())
-        started = start(request, studio)
-        times.append(time.perf_counter())
-        yield Progress(0, started.num_steps, "drawing")
-        yield from sample(started)
-        times.append(time.perf_counter())
-        images, warnings = decode(started)
-        times.append(time.perf_counter())
-    yield Result(
+    backbone = studio.backbone(request.model)
+    times.append(time.perf_counter())
+    started = start(request, studio)
+    times.append(time.perf_counter())
+    yield Phase(started.runs, backbone, started.num_steps)
+    times.append(time.perf_counter())
+    images, warnings = decode(started)
+    times.append(time.perf_counter())
+    return Result(
         images=images,
         request=started.request,
         seeds=started.seeds,
@@ -259,3 +271,27 @@ def generate(
         environment=environment(studio, backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
     )
+
+
+def _drive(drawing: Drawing) -> Generator[Progress, None, Result]:
+    """Yield progress while this one generation is stepped to its end; returns its result."""
+    while True:
+        try:
+            phase = next(drawing)
+        except StopIteration as end:
+            return end.value
+        yield from sample(phase)
+
+
+def generate(
+    request: Request, *, studio: Studio | None = None, settings: Settings | None = None
+) -> Iterator[Progress | Result]:
+    """Yield Progress after every step, then the Result. Raises DisegnoError; closing the iterator interrupts.
+
+    `studio`: what is already open, for a second generation; without one, everything is opened with `settings`.
+    """
+    yield Progress(0, 0, "opening")
+    studio = studio or Studio(settings)
+    with studio.lock:
+        result = yield from _drive(draw(request, studio))
+    yield result
