@@ -114,8 +114,12 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
-def resize_map(image: Picture, width: int, height: int) -> Picture:
-    """Return the map (h w c) at another size, by the rules of its kind; c: 3, or 4 where the last is a mask."""
+def resize_map(image: Picture, width: int, height: int, centred: bool = False) -> Picture:
+    """Return the map (h w c) at another size, by the rules of its kind; c: 3, or 4 where the last is a mask.
+
+    `centred`: labels are taken at their pixels' centres, so that they stay on the picture that they were made from;
+    else at their corners, as A1111 does, which moves them by up to a pixel.
+    """
     old_height, old_width = image.shape[:2]
     colour, mask = image[:, :, :3], image[:, :, 3:]
     if (old_width, old_height) != (width, height):
@@ -123,7 +127,8 @@ def resize_map(image: Picture, width: int, height: int) -> Picture:
         kind = kind_of(colour)
         larger = width * height > old_width * old_height
         smaller = width * height < old_width * old_height
-        how = cv2.INTER_NEAREST if kind == "labels" else cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+        nearest = cv2.INTER_NEAREST_EXACT if centred else cv2.INTER_NEAREST
+        how = nearest if kind == "labels" else cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
         colour = np.asarray(cv2.resize(colour, (width, height), interpolation=how), np.uint8)
         if mask.size:
             mask = np.asarray(cv2.resize(mask, (width, height), interpolation=how), np.uint8)[:, :, None]

@@ -3,7 +3,8 @@
 DisegnoError                  everything below; a door turns it into one clear message, never a traceback
 ├── RequestError              the request cannot be carried out as written
 │   ├── UnknownName           no sampler, schedule, annotator, control or model of that name; says the nearest ones
-│   └── BadImage              an image cannot be read, or has a size that nothing can be done with
+│   ├── BadImage              an image cannot be read, or has a size that nothing can be done with
+│   └── BadData               a data set is none, or nothing in it can be used
 ├── ModelFileError            a file of weights is not what it should be
 │   ├── UnsafeFile            it asks to run code, or to take unreasonable resources; nothing was executed
 │   ├── CorruptFile           truncated, damaged, or not a file of weights at all
@@ -44,6 +45,10 @@ class UnknownName(RequestError):
 
 class BadImage(RequestError):
     """An image cannot be read or used."""
+
+
+class BadData(RequestError):
+    """A data set cannot be opened, or a row of it cannot be used."""
 
 
 class ModelFileError(DisegnoError):

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,8 @@ from disegno.core.request import ResizeMode
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bit grey
+_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 stand on a side
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where a PNG may say one
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,30 @@ def read_picture(source: str | Path, limits: Limits | None = None) -> Picture:
 def read_channels(source: str | Path, limits: Limits | None = None) -> Picture:
     """Return the picture with its transparency if it has some, (h w 3) or (h w 4), uint8. Raises BadImage."""
     limits = limits or Limits()
-    data, name = _bytes_of(source, limits)
+    return decode(*_bytes_of(source, limits), limits)
+
+
+def decode(data: bytes, name: str, limits: Limits | None = None) -> Picture:
+    """Return the picture that a file's bytes hold, (h w 3) or (h w 4), uint8. Raises BadImage."""
+    with _opened(data, name, limits or Limits()) as image:
+        return _channels(ImageOps.exif_transpose(image), name)
+
+
+def size_of(data: bytes, name: str, limits: Limits | None = None) -> tuple[int, int]:
+    """Return (width, height) in pixels of what `decode` gives, from the file's header alone where that can be.
+
+    Raises BadImage.
+    """
+    with _opened(data, name, limits or Limits()) as image:
+        # Pillow decodes a whole PNG before it says that there is no orientation
+        plain = image.format == "PNG" and not any(word in data for word in _PNG_ORIENTATION)
+        sideways = not plain and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+@contextmanager
+def _opened(data: bytes, name: str, limits: Limits) -> Generator[Image.Image]:
+    """Open a file's bytes within the limits; whatever goes wrong inside is a BadImage."""
     if len(data) > limits.max_bytes:
         raise BadImage(f"{name} has {len(data)} bytes; at most {limits.max_bytes} are read. Make it smaller.")
     try:
@@ -49,7 +76,7 @@ def read_channels(source: str | Path, limits: Limits | None = None) -> Picture:
                     f"{name} has {image.width} x {image.height} pixels; at most {limits.max_pixels} are read. "
                     "Make it smaller."
                 )
-            return _channels(ImageOps.exif_transpose(image), name)
+            yield image
     except BadImage:
         raise
     except (

@@ -1,6 +1,6 @@
 """The words of a training: pairs, examples, batches, a recipe's learner, and what is said while the one loop runs.
 
-    Pairs     what a data set is: rows of (target, condition, caption), read one at a time        training/data/
+    Pairs     what a data set is: rows of (target, condition, caption), read one at a time        training/pairs.py
     Examples  the same as tensors, ready to be batched: latents and text states from the cache     training/cache.py
     Learner   what a recipe opens: a module whose forward gives each row's loss                    training/recipes/
     train     TeachRequest -> Iterator[TeachProgress | Look | TeachResult]                         training/trainer.py
@@ -15,56 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Picture = NDArray[np.uint8]  # h w 3
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A pair, read: pixel-aligned, of one size. `target` and `condition`: uint8 RGB (h w 3)."""
-
-    target: Picture
-    condition: Picture
-    caption: str
-
-
-class Pairs(Protocol):
-    """A data set. `annotator`: what made its conditions, where the data set says so."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def annotator(self) -> str | None: ...
-    @property
-    def params(self) -> Mapping[str, bool | int | float | str]:
-        """The annotator's parameters."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def key(self, index: int) -> str:
-        """Return the row's name: stable, and unique in its data set."""
-        ...
-
-    def digest(self, index: int) -> str:
-        """Return the sha256 of all that the row says: both pictures' bytes, the caption. What caches are keyed by."""
-        ...
-
-    def caption(self, index: int) -> str:
-        """Return the row's caption; "" where there is none."""
-        ...
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the target's (width, height) in pixels; the whole picture need not be decoded for it."""
-        ...
-
-    def read(self, index: int) -> Sample:
-        """Return the row's pictures and caption. Raises BadImage."""
-        ...
-
+from disegno.training.pairs import Pairs as Pairs
+from disegno.training.pairs import Picture as Picture
+from disegno.training.pairs import Sample as Sample
 
 Example = Mapping[str, Tensor]  # one row's tensors, without the batch's dimension: "latent" (c h w), "tokens" (n d) ...
 

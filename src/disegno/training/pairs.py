@@ -1,0 +1,58 @@
+"""What a data set is: rows of (target, condition, caption), read one at a time. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]  # h w 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A pair, read: pixel-aligned, of one size. `target` and `condition`: uint8 RGB (h w 3)."""
+
+    target: Picture
+    condition: Picture
+    caption: str
+
+
+class Pairs(Protocol):
+    """A data set. `annotator`: what made its conditions, where the data set says so."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def annotator(self) -> str | None: ...
+    @property
+    def params(self) -> Mapping[str, bool | int | float | str]:
+        """The annotator's parameters."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """Return the row's name: stable, and unique in its data set."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """Return the sha256 of all that the row says: both pictures' bytes, the caption. What caches are keyed by."""
+        ...
+
+    def target_digest(self, index: int) -> str:
+        """Return the sha256 of the target's bytes: equal for rows that show one picture. What `split` goes by."""
+        ...
+
+    def caption(self, index: int) -> str:
+        """Return the row's caption; "" where there is none."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the target's (width, height) in pixels; the whole picture need not be decoded for it."""
+        ...
+
+    def read(self, index: int) -> Sample:
+        """Return the row's pictures and caption. Raises BadImage."""
+        ...
