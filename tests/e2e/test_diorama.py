@@ -1,6 +1,7 @@
 """The built-in model: it draws what the sentence says, and its edges follow the drawing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,3 +99,11 @@ def test_segments_are_a_condition_too(studio: Studio) -> None:
     unit = ControlUnit(name="segmentation", image=str(DATA / "examples/car_segmentation.png"), annotate="none")
     controlled = _draw(replace(REQUEST, batch=1, controls=(unit,)), studio)
     assert controlled.images[0].tobytes() != _draw(replace(REQUEST, batch=1), studio).images[0].tobytes()
+
+
+def test_a_condition_of_the_library_finds_the_models_own_base(tmp_path: Path) -> None:
+    """What was taught on the built-in model needs no base to be named."""
+    shutil.copy(DATA / "control_segmentation.safetensors", tmp_path / "mine.safetensors")
+    studio = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path / "cache"))
+    controller = studio.controller(ControlUnit(name="mine", image=str(CAR)), studio.backbone("diorama"))
+    assert controller.annotator == "segmentation" and not getattr(controller, "warnings", ())

@@ -147,6 +147,7 @@ class Studio:
         bases = [
             c for c in self.library.cards("control") if c.mechanism == "ctrlora-base" and c.family == backbone.family
         ]
+        bases += [identify(path) for path in (backbone.base_control,) if path is not None]
         named = [c for c in bases if card.base_sha256 and self.library.sha256(c) == card.base_sha256]
         if len(named or bases) == 1:
             return (named or bases)[0].path

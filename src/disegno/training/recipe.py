@@ -1,6 +1,6 @@
 """What a recipe is: which tensors of a pair it learns from, what of the model trains, and how the result is saved.
 
-A recipe is one module in this folder (or of another package, by the entry point group `disegno.recipes`) with
+A recipe is one module in `recipes/` (or of another package, by the entry point group `disegno.recipes`) with
 
     ABOUT: About                                what it learns from and what it leaves
     def open(opening: Opening) -> Learner       what trains, once a training
