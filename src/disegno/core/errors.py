@@ -11,7 +11,8 @@ DisegnoError                  everything below; a door turns it into one clear m
 │   ├── UnknownKind           a sound file, but of nothing that this program knows
 │   ├── KeyMismatch           keys are missing, unexpected or of another shape; carries the list
 │   └── WrongFamily           a sound file of another model family than the open one
-└── ResourceError             not enough memory or disk; says how much was wanted
+├── ResourceError             not enough memory or disk; says how much was wanted
+└── Diverged                  a training's numbers are no longer finite; the last finite state is kept
 """
 
 from collections.abc import Iterable
@@ -81,3 +82,9 @@ class ResourceError(DisegnoError):
     """Not enough memory or disk."""
 
     exit_code = 4
+
+
+class Diverged(DisegnoError):
+    """A training's losses or gradients are not finite."""
+
+    exit_code = 5

@@ -60,7 +60,8 @@ def row_seed(seed: int, step: int, place: int) -> int:
 class Turn:
     """What one optimiser owns. Most recipes have one turn a step; an adversarial one has two (generator, critic).
 
-    `parameters`: float32, by the names of the file. `rate`: the recipe's own peak learning rate.
+    `parameters`: by the names of the file; those that are not float32 are the rounded copies of masters that the loop
+    keeps. `rate`: the recipe's own peak learning rate.
     """
 
     name: str
@@ -86,9 +87,9 @@ class Learner(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """The module whose call, `module(batch, turn)`, gives each row's loss, (b,) float32, with gradients.
+        """The module whose call, `module(batch, turn.name)`, gives each row's loss, (b,) float32, with gradients.
 
-        The loop may wrap it (DistributedDataParallel), so all that trains is inside, and nothing is kept between calls.
+        All randomness comes from `batch.seeds`, and nothing is kept between calls: a batch may come in parts.
         In eval mode nothing is dropped: neither captions nor a LoRA's activations. It opens in train mode.
         """
         ...
@@ -99,19 +100,26 @@ class Learner(Protocol):
         ...
 
     def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the file that the engine opens, whole or not at all. `weights`: in place of the parameters' (EMA)."""
+        """Write the file that the engine opens, whole or not at all; the same weights and facts give the same bytes.
+
+        `weights`: in place of the parameters' (masters, or their average), by the turns' names.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class TeachProgress:
-    """A step has been done, or something that takes time goes on before the first (`stage`: "caching" ...)."""
+    """A step has been done, or something that takes time goes on (`stage`: "caching", "looking", "paused: ...").
+
+    `loss`: None where the step was skipped, being not finite. `gradient`: its norm before it was clipped.
+    """
 
     step: int
     num_steps: int
     stage: str = "teaching"
     loss: float | None = None
     rate: float | None = None
+    gradient: float | None = None
     seconds_left: float | None = None
 
 
@@ -127,7 +135,7 @@ class Look:
 
 @dataclass(frozen=True)
 class TeachResult:
-    """The training has ended. `why`: "steps", "converged", "stopped"."""
+    """The training has ended. `why`: "steps", "converged", "stopped" (`path` is then the run's folder, to go on in)."""
 
     path: Path
     step: int
