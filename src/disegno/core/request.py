@@ -183,6 +183,20 @@ class Tiles:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class LoraUse:
+    """One style LoRA on the model: which, and how strong."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """A LoRA file, or a name from the library."""
+    strength: Annotated[float, Field(ge=-16.0, le=16.0)] = 1.0
+    """What its change to the net is multiplied by."""
+    text_strength: Annotated[float | None, Field(ge=-16.0, le=16.0)] = None
+    """What its change to the text encoder is multiplied by; unset: as `strength`."""
+    rank: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """Use only this many of its directions (A1111's dyn); unset: all."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Request:
     """One generation: everything that decides the picture, and nothing else."""
 
