@@ -30,12 +30,16 @@ _TOP_PAD_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Policy:
-    """How tensors are kept: the net in `dtype` and `memory_format`, the VAE in `vae_dtype`, text in float32."""
+    """How tensors are kept: the net in `dtype` and `memory_format`, the VAE in `vae_dtype`, text in float32.
+
+    `packs`: whether frozen nets are laid out for inference; not where gradients pass through them.
+    """
 
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format = torch.contiguous_format
     vae_dtype: torch.dtype = torch.float32
+    packs: bool = True
 
 
 FULL_PRECISION = Policy(torch.device("cpu"), torch.float32)
@@ -138,7 +142,8 @@ class Memory:
 
     def pack(self, net: Module, linears: bool = True) -> Module:
         """Return the frozen net, its weights laid out once for the kernels that this policy runs: same bits, faster."""
-        if self.policy.device.type == "cpu" and self.policy.dtype == torch.bfloat16 and can_pack():
+        policy = self.policy
+        if policy.packs and policy.device.type == "cpu" and policy.dtype == torch.bfloat16 and can_pack():
             log.info("%s: %d layers packed", type(net).__name__, pack(net, linears))
         return net
 

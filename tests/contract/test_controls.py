@@ -15,6 +15,7 @@ from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used, apply
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory
+from disegno.training.lora import Lora, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, save_condition
 
 pytestmark = pytest.mark.contract
@@ -84,7 +85,7 @@ def _ctrlora(folder: Path, host: TinyHost) -> Opened:
     base = ctrlora.open_base(folder / "base.safetensors", host, MEMORY)
     opened: list[Control] = []
     for seed, condition in enumerate(_conditions()):
-        adapter = ctrlora.open_trainable(base, 4, torch.Generator().manual_seed(seed)).tensors()
+        adapter = open_trainable(base, Lora(4), torch.Generator().manual_seed(seed)).tensors()
         generator = torch.Generator().manual_seed(100 + seed)
         adapter = {name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in adapter.items()}
         save_condition(folder / f"{seed}.safetensors", adapter, ConditionInfo(str(seed)))

@@ -16,6 +16,8 @@ from disegno.controls import ctrlora
 from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch
 from disegno.memory import FULL_PRECISION, Memory
+from disegno.training.denoising import residuals
+from disegno.training.lora import Lora, Trainable, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, read_condition, save_condition
 from disegno.weights.keys.control import LORA_MARK, is_adapted, lora_names
 from disegno.weights.keys.ldm import CONTROL_PREFIX, layout_of, unet_names
@@ -37,12 +39,18 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
-def _loss(host: Any, trained: ctrlora.Trainable, io: dict[str, Tensor]) -> Tensor:
+def _loss(host: Any, trained: Trainable, io: dict[str, Tensor]) -> Tensor:
     t = io["timesteps"].float()
     latents = host.encode_image(io["hint_image"])
     torch.testing.assert_close(latents, io["out.hint_latent"], atol=1e-5, rtol=0.0)
     call = host.call(io["out.x_noisy"], t, io["context"])
-    return F.mse_loss(host.eps(call, trained.residuals(latents, t, io["context"])), io["noise"])
+    return F.mse_loss(host.eps(call, residuals(trained.net, latents, t, io["context"])), io["noise"])
+
+
+def _names_in_net(trained: Trainable) -> dict[str, str]:
+    """Return name in the net -> name in the file, of all that trains."""
+    names = {id(parameter): name for name, parameter in trained.parameters.items()}
+    return {name: names[id(p)] for name, p in trained.net.named_parameters() if id(p) in names}
 
 
 def _expected(io: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -67,13 +75,13 @@ def base(tmp_path: Path, golden: Reader, ctrlora_host: Any) -> ctrlora.Base:
 
 
 @pytest.fixture
-def finetuned(base: ctrlora.Base, tmp_path: Path, golden: Reader) -> ctrlora.Trainable:
+def finetuned(base: ctrlora.Base, tmp_path: Path, golden: Reader) -> Trainable:
     novel = read_condition(_write(tmp_path / "novel.safetensors", golden("ctrlora__lora_novel"))).tensors
     start = {name: tensor for name, tensor in novel.items() if LORA_MARK in name}
-    return ctrlora.open_trainable(base, 4, torch.Generator().manual_seed(0), start)
+    return open_trainable(base, Lora(4), torch.Generator().manual_seed(0), start)
 
 
-def test_finetuning(finetuned: ctrlora.Trainable, golden: Reader, ctrlora_host: Any) -> None:
+def test_finetuning(finetuned: Trainable, golden: Reader, ctrlora_host: Any) -> None:
     io = golden("ctrlora__train")
     optimiser = torch.optim.AdamW(finetuned.parameters.values(), lr=LEARNING_RATE, weight_decay=0.01)
     loss = _loss(ctrlora_host, finetuned, io)
@@ -93,23 +101,24 @@ def test_finetuning(finetuned: ctrlora.Trainable, golden: Reader, ctrlora_host: 
 
 
 def test_only_the_condition_is_trained(
-    base: ctrlora.Base, finetuned: ctrlora.Trainable, golden: Reader, ctrlora_host: Any
+    base: ctrlora.Base, finetuned: Trainable, golden: Reader, ctrlora_host: Any
 ) -> None:
     before = {name: tensor.clone() for name, tensor in finetuned.net.state_dict().items()}
     own = {name: tensor.clone() for name, tensor in base.net.state_dict().items()}
     _loss(ctrlora_host, finetuned, golden("ctrlora__train")).backward()
     torch.optim.AdamW(finetuned.parameters.values(), lr=LEARNING_RATE).step()
     changed = {name for name, tensor in finetuned.net.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == finetuned.parameters.keys()
-    assert all(is_adapted(name) for name in changed)
+    names = _names_in_net(finetuned)
+    assert changed == names.keys() and set(names.values()) == finetuned.parameters.keys()
+    assert all(is_adapted(name) for name in finetuned.parameters)
     assert all(torch.equal(tensor, own[name]) for name, tensor in base.net.state_dict().items())
     assert all(p.grad is None for p in (*base.net.parameters(), *ctrlora_host.net.parameters()))
 
 
-def test_the_base_is_not_copied(base: ctrlora.Base, finetuned: ctrlora.Trainable) -> None:
+def test_the_base_is_not_copied(base: ctrlora.Base, finetuned: Trainable) -> None:
     """Whatever is not the condition's own is the same memory."""
     theirs = dict(base.net.named_parameters())
-    shared = {name: p for name, p in finetuned.net.named_parameters() if name not in finetuned.parameters}
+    shared = {name: p for name, p in finetuned.net.named_parameters() if name not in _names_in_net(finetuned)}
     assert shared.keys() == theirs.keys() - base.own.keys()
     assert all(p is theirs[name] for name, p in shared.items())
 
@@ -119,37 +128,38 @@ def test_pretraining_reaches_the_base_too(tmp_path: Path, golden: Reader, ctrlor
     path = _write(tmp_path / "pretrain.safetensors", golden("ctrlora__pretrain_full"))
     base = ctrlora.open_base(path, ctrlora_host, MEMORY)
     canny = read_condition(path, "canny").tensors
-    trained = ctrlora.open_trainable(base, 4, torch.Generator().manual_seed(0), canny)
+    trained = open_trainable(base, Lora(4), torch.Generator().manual_seed(0), canny)
     trained.net.requires_grad_(True)
     loss = _loss(ctrlora_host, trained, io)
     torch.testing.assert_close(loss.detach(), io["out.pretrain.loss"], **LOSS)
     loss.backward()
     for name, expected in _expected(io, "out.pretrain.grad.").items():
-        torch.testing.assert_close(trained.net.get_parameter(name).grad, expected, **GRADIENT)
+        parameter = trained.parameters[name] if name in trained.parameters else trained.net.get_parameter(name)
+        torch.testing.assert_close(parameter.grad, expected, **GRADIENT)
 
 
 def test_a_new_condition_starts_as_the_base(base: ctrlora.Base, golden: Reader, ctrlora_host: Any) -> None:
     """It gives what the base gives, since `up` is zero; `down` has the original's spread, drawn by the generator."""
-    trained = ctrlora.open_trainable(base, 8, torch.Generator().manual_seed(7))
-    again = ctrlora.open_trainable(base, 8, torch.Generator().manual_seed(7))
+    trained = open_trainable(base, Lora(8), torch.Generator().manual_seed(7))
+    again = open_trainable(base, Lora(8), torch.Generator().manual_seed(7))
     assert all(torch.equal(trained.parameters[name], p) for name, p in again.parameters.items())
     down = torch.cat([trained.parameters[lora_names(module)[0]].flatten() for module in base.modules])
     assert abs(float(down.detach().std()) * 8 - 1) < 0.02  # standard deviation 1/8, from 18 thousand draws
     io = golden("ctrlora__io")
     latents, t = io["out.hint_latent_mode_1"], io["timesteps"].float()
     plain = base.residuals(ctrlora.merged(base, base.own), latents, t, io["context"])
-    torch.testing.assert_close(trained.residuals(latents, t, io["context"]).mid.detach(), plain.mid)
+    torch.testing.assert_close(residuals(trained.net, latents, t, io["context"]).mid.detach(), plain.mid)
     assert all(isinstance(p, nn.Parameter) and p.dtype == torch.float32 for p in trained.parameters.values())
 
 
 def test_training_and_drawing_agree(
-    base: ctrlora.Base, finetuned: ctrlora.Trainable, tmp_path: Path, golden: Reader, ctrlora_host: Any
+    base: ctrlora.Base, finetuned: Trainable, tmp_path: Path, golden: Reader, ctrlora_host: Any
 ) -> None:
     """What is saved draws as it trained, on the very base that is in training, and does not see later steps."""
     io = golden("ctrlora__train")
     with torch.no_grad():
         latents = ctrlora_host.encode_image(io["hint_image"][:1])
-        trained = finetuned.residuals(latents, io["timesteps"][:1].float(), io["context"][:1])
+        trained = residuals(finetuned.net, latents, io["timesteps"][:1].float(), io["context"][:1])
     save_condition(tmp_path / "c.safetensors", finetuned.tensors(), ConditionInfo("c", "sd1"))
     with torch.no_grad():
         for parameter in finetuned.parameters.values():
@@ -164,12 +174,12 @@ def test_training_and_drawing_agree(
 
 def test_a_start_of_another_rank_is_refused(base: ctrlora.Base) -> None:
     name = lora_names(base.modules[0])[0]
-    with pytest.raises(KeyMismatch, match="no place in a condition of rank 4"):
-        ctrlora.open_trainable(base, 4, torch.Generator(), {name: torch.zeros(5, 32)})
+    with pytest.raises(KeyMismatch, match="have no place in a condition of rank 4"):
+        open_trainable(base, Lora(4), torch.Generator(), {name: torch.zeros(5, 32)})
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(
-    finetuned: ctrlora.Trainable, golden: Reader, ctrlora_host: Any
+    finetuned: Trainable, golden: Reader, ctrlora_host: Any
 ) -> None:
     io = golden("ctrlora__train")
     finetuned.net.train()
@@ -179,7 +189,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.testing.assert_close(finetuned.parameters[name].grad, expected, **GRADIENT)
 
 
-def test_a_published_file_can_be_made_of_it(finetuned: ctrlora.Trainable, tmp_path: Path, golden: Reader) -> None:
+def test_a_published_file_can_be_made_of_it(finetuned: Trainable, tmp_path: Path, golden: Reader) -> None:
     save_condition(tmp_path / "p.safetensors", finetuned.tensors(), ConditionInfo("p"), "published")
     with_prefix = {key.removeprefix(CONTROL_PREFIX) for key in golden("ctrlora__lora_novel")}
     with safe_open(tmp_path / "p.safetensors", "pt") as file:

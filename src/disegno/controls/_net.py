@@ -8,7 +8,7 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from disegno.controls.base import Host
+from disegno.controls.base import Body
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.memory import Memory
@@ -39,7 +39,7 @@ def _plain(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_fits(name: str, sizes: Sizes, backbone: Host) -> None:
+def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
     """Raise WrongFamily where the control net was made for a backbone of other sizes."""
     theirs = _config(backbone.net)
     for field, meaning in _SHARED.items():
@@ -52,7 +52,7 @@ def _check_fits(name: str, sizes: Sizes, backbone: Host) -> None:
 
 
 def open_net(
-    name: str, tensors: Mapping[str, Tensor], backbone: Host, memory: Memory, told: Config | None = None
+    name: str, tensors: Mapping[str, Tensor], backbone: Body, memory: Memory, told: Config | None = None
 ) -> ControlNetModel:
     """Return the control net with these weights (diffusers' names), frozen and placed.
 

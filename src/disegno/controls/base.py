@@ -27,8 +27,8 @@ class Condition:
     key: str  # sha256 of the pixels
 
 
-class Host(Protocol):
-    """What a control asks of the backbone that it serves; every Backbone is one."""
+class Body(Protocol):
+    """What a control's net must fit; every Backbone is one."""
 
     @property
     def family(self) -> str: ...
@@ -38,6 +38,11 @@ class Host(Protocol):
     def net(self) -> nn.Module: ...
     @property
     def fingerprint(self) -> str: ...
+
+
+class Host(Body, Protocol):
+    """What a control asks of the backbone that it serves; every Backbone is one."""
+
     def encode_image(self, images: Tensor) -> Tensor: ...
 
 

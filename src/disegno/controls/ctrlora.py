@@ -11,7 +11,6 @@ after it.
 
 import logging
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,10 @@ from threading import Lock
 
 import torch
 from diffusers import ControlNetModel
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Condition, Host, add, key_of
+from disegno.controls._net import open_net, run
+from disegno.controls.base import Body, Condition, Host, add, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
@@ -60,7 +58,7 @@ class Base:
             return run(self.net, latent, _NO_HINT, t, tokens, weights)
 
 
-def open_base(path: Path, backbone: Host, memory: Memory) -> Base:
+def open_base(path: Path, backbone: Body, memory: Memory) -> Base:
     """Return the Base ControlNet in this file. Raises UnknownKind, WrongFamily, KeyMismatch."""
     file = read_base(path)
     net = memory.pack(open_net(path.name, file.tensors, backbone, memory, file.config), linears=False)
@@ -214,92 +212,3 @@ def _shapes(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, .
             out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
             shapes[down], shapes[up] = (rank, in_width), (out_width, rank)
     return shapes
-
-
-class Matrix(nn.Module):
-    """One LoRA matrix, (out in)."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-
-class Pair(nn.Module):
-    """A module's two LoRA matrices: `down` (r in), `up` (out r)."""
-
-    def __init__(self, down: Tensor, up: Tensor) -> None:
-        super().__init__()
-        self.down, self.up = Matrix(down), Matrix(up)
-
-
-class LoraLinear(nn.Module):
-    """A linear layer with LoRA matrices: y = W x + b + up(down(x)) (Hu et al. 2021, alpha = r)."""
-
-    def __init__(self, linear: nn.Linear, down: Tensor, up: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.lora_layer = Pair(down, up)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y, (... out) of x (... in)."""
-        low = F.linear(x, self.lora_layer.down.weight)  # ... in -> ... r
-        return F.linear(x, self.weight, self.bias) + F.linear(low, self.lora_layer.up.weight)  # ... r -> ... out
-
-
-@dataclass(frozen=True)
-class Trainable:
-    """A condition in training. `net` shares the base's weights, and has the condition's own ones beside them.
-
-    `parameters`: those, float32, by the names of its file: all that an optimiser may change.
-    """
-
-    net: ControlNetModel
-    parameters: Mapping[str, nn.Parameter]
-
-    def residuals(self, latents: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
-        """Return the residuals, with gradients. latents: of the conditions (b c h w), t: b, tokens: (b n d)."""
-        return run(self.net, latents, _NO_HINT, t, tokens)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the parameters' values now, as `save_condition` wants them."""
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-
-
-def open_trainable(base: Base, rank: int, generator: Generator, start: Mapping[str, Tensor] | None = None) -> Trainable:
-    """Return a new condition: `down` drawn from N(0, 1/r^2), `up` zero, the base's own zero convolutions and norms.
-
-    `start`: tensors to begin from instead, by name; their matrices must have this rank. Raises KeyMismatch. The base is
-    not changed by training, and may serve other conditions meanwhile.
-    """
-    tensors = dict(base.own)
-    for module in base.modules:
-        out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
-        down, up = lora_names(module)
-        tensors[down] = (
-            torch.randn(rank, in_width, generator=generator) / rank
-        )  # standard deviation 1/r: the original's
-        tensors[up] = torch.zeros(out_width, rank)
-    for name, tensor in (start or {}).items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            raise KeyMismatch(
-                f"{name} {tuple(tensor.shape)} has no place in a condition of rank {rank} on {base.name}."
-            )
-        tensors[name] = tensor
-    device = weight_of(base.net).device
-    fresh = {name: tensor.detach().to(device, torch.float32, copy=True) for name, tensor in tensors.items()}
-    return _with_own(base, fresh)
-
-
-def _with_own(base: Base, tensors: Mapping[str, Tensor]) -> Trainable:
-    """Return a net of new modules around the base's very parameters, with these in the places of a condition's own."""
-    net = deepcopy(base.net, {id(parameter): parameter for parameter in base.net.parameters()})
-    for module in base.modules:
-        parent, _, child = module.rpartition(".")
-        linear = net.get_submodule(module)
-        assert isinstance(linear, nn.Linear)
-        down, up = lora_names(module)
-        setattr(net.get_submodule(parent), child, LoraLinear(linear, tensors[down], tensors[up]))
-    for name in base.own:
-        module, _, last = name.rpartition(".")
-        net.get_submodule(module).register_parameter(last, nn.Parameter(tensors[name]))
-    return Trainable(net, {name: net.get_parameter(name) for name in tensors})

@@ -66,17 +66,23 @@ class Studio:
 
     def backbone(self, name: str) -> Backbone:
         """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once."""
-        if name == BUILT_IN:
-            return self._backbones.get(BUILT_IN, lambda: BACKBONES.load(BUILT_IN).open(None, self.memory))
-        card = self._find(name, "model", "model", [BUILT_IN])
-        return self._backbones.get(card.path, lambda: self._open_backbone(card))
+        card = self.find_model(name)
+        return self._backbones.get(card and card.path, lambda: self.open_model(card, self.memory))
 
-    def _open_backbone(self, card: FileCard) -> Backbone:
+    def find_model(self, name: str) -> FileCard | None:
+        """Return the card of the model of this name; None is the built-in one. Raises UnknownName, ModelFileError."""
+        return None if name == BUILT_IN else self._find(name, "model", "model", [BUILT_IN])
+
+    @staticmethod
+    def open_model(card: FileCard | None, memory: Memory) -> Backbone:
+        """Return the model of this card (None: the built-in one), opened now with this memory. It is not kept here."""
+        if card is None:
+            return BACKBONES.load(BUILT_IN).open(None, memory)
         family = card.family or UNTOLD_FAMILY
         if family not in BACKBONES:
             known = ", ".join(BACKBONES.names())
             raise WrongFamily(f"{card.path.name} is a model of {family}; the families that can be opened are: {known}.")
-        return BACKBONES.load(family).open(card.path, self.memory)
+        return BACKBONES.load(family).open(card.path, memory)
 
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
         if (path := Path(name).expanduser()).exists():
@@ -141,21 +147,46 @@ class Studio:
             f" The kinds that can: {', '.join(CONTROLS.names())}."
         )
 
+    def find_control(self, name: str) -> FileCard:
+        """Return the card of the control of this name: a file or folder, or one of the library. Raises UnknownName."""
+        return self._find(name, "control", "control")
+
+    def find_base(self, name: str | None, backbone: Backbone) -> Path:
+        """Return the Base ControlNet of this name, or else the model's own, or the library's only one of its family.
+
+        Raises UnknownName, RequestError where there is none or a choice.
+        """
+        if name is not None:
+            return self._find(name, "control", "Base ControlNet").path
+        if backbone.base_control is not None:
+            return backbone.base_control
+        bases = self._bases_for(backbone)
+        if len(bases) == 1:
+            return bases[0].path
+        raise RequestError(
+            f"{backbone.name} brings no Base ControlNet; found in the library: {_names_of(bases)}. Name one (base)."
+        )
+
+    def _bases_for(self, backbone: Backbone) -> list[FileCard]:
+        bases = self.library.cards("control")
+        return [c for c in bases if c.mechanism == "ctrlora-base" and c.family == backbone.family]
+
     def _base(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Path:
         if base is not None:
             return self._find(str(base), "control", "Base ControlNet").path
-        bases = [
-            c for c in self.library.cards("control") if c.mechanism == "ctrlora-base" and c.family == backbone.family
-        ]
+        bases = self._bases_for(backbone)
         bases += [identify(path) for path in (backbone.base_control,) if path is not None]
         named = [c for c in bases if card.base_sha256 and self.library.sha256(c) == card.base_sha256]
         if len(named or bases) == 1:
             return (named or bases)[0].path
-        found = ", ".join(c.path.name for c in bases) or "none"
         raise RequestError(
-            f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found in the library: {found}."
+            f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found: {_names_of(bases)}."
             f" Name one with base=FILE, as in --control {card.path.stem}=IMAGE,base=ctrlora_sd15_basecn700k.ckpt."
         )
+
+
+def _names_of(cards: Iterable[FileCard]) -> str:
+    return ", ".join(card.path.name for card in cards) or "none"
 
 
 def content_key(content: bytes) -> str:

@@ -74,6 +74,11 @@ class Model:
     downscale: int
     base_control: Path | None
 
+    @property
+    def net(self) -> nn.Module:
+        """Return the net: what a control that is opened beside it must fit."""
+        return self.module
+
 
 @dataclass(frozen=True)
 class Opening:

@@ -1,0 +1,202 @@
+"""LoRA matrices on every linear layer of a Base ControlNet: one pair for each condition that learns.
+
+Hu et al. 2021; Xu et al. 2024, section 3: y = W x + b + s up(down x), with s = alpha / rank. Files know no alpha: what
+is saved has it multiplied into `up`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import ControlNetModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from disegno.controls.ctrlora import Base
+from disegno.core.errors import KeyMismatch
+from disegno.weights.keys.control import LORA_MARK, lora_names
+
+UP = f"{LORA_MARK}up.weight"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """How large the matrices are. `alpha`: unset, the rank. `dropout`: the share of down(x) that is dropped."""
+
+    rank: int
+    alpha: float | None = None
+    dropout: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """Return what up(down x) is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+@dataclass
+class Turned:
+    """What all LoRA layers of a net look up while it runs: which pair is in use, and the rows' seeds for dropout."""
+
+    pair: int = 0
+    seeds: tuple[int, ...] = ()
+
+
+class Matrix(nn.Module):
+    """One LoRA matrix, (out in)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class Pair(nn.Module):
+    """A module's two LoRA matrices: `down` (r in), `up` (out r)."""
+
+    def __init__(self, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.down, self.up = Matrix(down), Matrix(up)
+
+
+class LoraLinear(nn.Module):
+    """A linear layer with a pair of LoRA matrices for each condition, one of them in use."""
+
+    def __init__(self, linear: nn.Linear, pairs: Sequence[Pair], lora: Lora, turned: Turned, number: int) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias: nn.Parameter | None = linear.bias
+        self.pairs = nn.ModuleList(pairs)
+        self.lora, self.turned, self.number = lora, turned, number
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y, (b ... out), of x, (b ... in); in the dtype of x."""
+        pair = self.pairs[self.turned.pair]
+        down, up = (pair.get_parameter(f"{half}.weight").to(x.dtype) for half in ("down", "up"))
+        low = F.linear(x, down)  # b ... in -> b ... r
+        if self.training and self.lora.dropout:
+            low = low * self._kept(low)
+        bias = self.bias if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias) + F.linear(low, up) * self.lora.scale  # b ... out
+
+    def _kept(self, low: Tensor) -> Tensor:
+        """Return the mask of (b ... r), each row drawn from its own seed: the same again where it is recomputed."""
+        share = 1 - self.lora.dropout
+        masks = [
+            torch.rand(low.shape[1:], generator=Generator().manual_seed(_seed(seed, self.number))) < share
+            for seed in self.turned.seeds
+        ]
+        return torch.stack(masks).to(low) / share
+
+
+def _seed(row: int, number: int) -> int:
+    digest = hashlib.blake2b(f"{row} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class LoraNet:
+    """A Base ControlNet with LoRA matrices. `pairs`: for each task its matrices, float32, by their names in a file."""
+
+    net: ControlNetModel
+    lora: Lora
+    pairs: Mapping[str, Mapping[str, nn.Parameter]]
+    turned: Turned = field(default_factory=Turned)
+
+    def turn(self, task: str, seeds: tuple[int, ...] = ()) -> None:
+        """Put a task's matrices to use, for rows with these seeds."""
+        self.turned.pair, self.turned.seeds = list(self.pairs).index(task), seeds
+
+    def in_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a condition's tensors as a file has them, alpha multiplied in."""
+        scale = self.lora.scale
+        return {name: t * scale if name.endswith(UP) and scale != 1 else t for name, t in tensors.items()}
+
+
+def new_matrices(base: Base, lora: Lora, generator: Generator) -> dict[str, Tensor]:
+    """Return new matrices by name: `down` drawn from N(0, 1/r^2), the original's deviation, and `up` zero."""
+    tensors: dict[str, Tensor] = {}
+    for module in base.modules:
+        out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
+        down, up = lora_names(module)
+        tensors[down] = torch.randn(lora.rank, in_width, generator=generator) / lora.rank
+        tensors[up] = torch.zeros(out_width, lora.rank)
+    return tensors
+
+
+def with_start(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], lora: Lora, what: str) -> dict[str, Tensor]:
+    """Return the tensors with those of `start`, of a file, in the places of their namesakes. Raises KeyMismatch."""
+    wrong = [f"{n} {tuple(t.shape)}" for n, t in start.items() if n not in tensors or tensors[n].shape != t.shape]
+    if wrong:
+        raise KeyMismatch(
+            f"{', '.join(wrong[:3])}: {len(wrong)} tensors to start from have no place in a condition of rank "
+            f"{lora.rank} on {what}. Choose the rank that they were taught with, and their own base."
+        )
+    return {**tensors, **{name: t / lora.scale if name.endswith(UP) else t for name, t in start.items()}}
+
+
+def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Tensor]]) -> LoraNet:
+    """Return a net of new modules around the base's very parameters, with each task's matrices (task -> name -> it).
+
+    The base is not changed, and may serve other conditions meanwhile.
+    """
+    net = deepcopy(base.net, {id(parameter): parameter for parameter in base.net.parameters()})
+    device = next(net.parameters()).device
+    turned = Turned()
+    for number, module in enumerate(base.modules):
+        parent, _, child = module.rpartition(".")
+        linear = net.get_submodule(module)
+        assert isinstance(linear, nn.Linear)
+        pairs = [
+            Pair(*(tensors[name].detach().to(device, torch.float32, copy=True) for name in lora_names(module)))
+            for tensors in matrices.values()
+        ]
+        setattr(net.get_submodule(parent), child, LoraLinear(linear, pairs, lora, turned, number))
+    pairs_of = {task: _named_pairs(net, base, i) for i, task in enumerate(matrices)}
+    return LoraNet(net, lora, pairs_of, turned)
+
+
+def _named_pairs(net: ControlNetModel, base: Base, pair: int) -> dict[str, nn.Parameter]:
+    named: dict[str, nn.Parameter] = {}
+    for module in base.modules:
+        for half, name in zip(("down", "up"), lora_names(module), strict=True):
+            named[name] = net.get_parameter(f"{module}.pairs.{pair}.{half}.weight")
+    return named
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A condition in training: a net around a base, with the condition's own zero convolutions and norms.
+
+    `parameters`: those and its matrices, float32, by the names of its file: all that an optimiser may change.
+    """
+
+    lora_net: LoraNet
+    parameters: Mapping[str, nn.Parameter]
+
+    @property
+    def net(self) -> ControlNetModel:
+        return self.lora_net.net
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters' values now, as `save_condition` wants them."""
+        return self.lora_net.in_file({name: p.detach().clone() for name, p in self.parameters.items()})
+
+
+def open_trainable(
+    base: Base, lora: Lora, generator: Generator, start: Mapping[str, Tensor] | None = None
+) -> Trainable:
+    """Return a new condition: new matrices, the base's own zero convolutions and norms.
+
+    `start`: a file's tensors to begin from instead, by name; their matrices must have this rank. Raises KeyMismatch.
+    The base is not changed by training, and may serve other conditions meanwhile.
+    """
+    own = {name: tensor.float() for name, tensor in base.own.items()}
+    tensors = with_start(own | new_matrices(base, lora, generator), start or {}, lora, base.name)
+    opened = open_lora_net(base, lora, {"": tensors})
+    for name in base.own:
+        module, _, last = name.rpartition(".")
+        fresh = tensors[name].detach().to(base.own[name].device, torch.float32, copy=True)
+        opened.net.get_submodule(module).register_parameter(last, nn.Parameter(fresh))
+    own_parameters = {name: opened.net.get_parameter(name) for name in base.own}
+    return Trainable(opened, own_parameters | dict(opened.pairs[""]))
