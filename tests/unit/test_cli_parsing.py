@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
+from disegno.cli.fields import request_options
 from disegno.cli.generate import output_paths, parse_control, parse_size
 from disegno.core.errors import RequestError
 
@@ -43,3 +45,20 @@ def test_names_without_out_never_overwrite(tmp_path: Path) -> None:
     assert first == [tmp_path / "a-red-car-7.png"]
     first[0].touch()
     assert output_paths(tmp_path, result, [0]) == [tmp_path / "a-red-car-7-2.png"]
+
+
+def test_options_of_lists_repeat_and_claims_are_flags() -> None:
+    seen: dict[str, object] = {}
+
+    @click.command()
+    @request_options(exclude={"loras"})
+    def command(**given: object) -> None:
+        seen.update(given)
+
+    command.main(["--style", "a", "--style", "b", "--no-pad-texts"], standalone_mode=False)
+    assert (seen["styles"], seen["prompts"], seen["pad_texts"], seen["old_timelines"]) == (
+        ("a", "b"),
+        None,
+        False,
+        None,
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import LoraUse
+from disegno.core.request import LoraUse, make_request
 from disegno.prompts.files import PromptFiles
 from disegno.prompts.networks import Tag, cut_tags, lora_of
 from disegno.prompts.reading import Steps, Written, read, write_out
@@ -172,3 +172,9 @@ def test_a_second_pass_goes_on_where_the_first_ended() -> None:
     steps = Steps(20, 10)
     assert steps.spans("[a:b:1.5]") == (Span(5, "a"), Span(10, "b"))
     assert steps.spans("[a:b:25]") == (Span(5, "a"), Span(10, "b"))
+
+
+def test_one_prompt_for_each_image() -> None:
+    make_request({"prompts": ("a", "b"), "batch": 2})
+    with pytest.raises(RequestError, match="2 prompts for a batch of 3"):
+        make_request({"prompts": ("a", "b"), "batch": 3})

@@ -12,7 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SHORT = {"seed": "-s", "batch": "-n"}
 _NUMBERS = {"integer": int, "number": float}
-_HIDDEN_DEFAULTS = (None, "", 0, 0.0)
+_SINGULAR = {"styles": "--style"}  # of a list, each is given by itself
+_HIDDEN_DEFAULTS = (None, "", 0, 0.0, [])
 
 
 def _main_type(schema: dict[str, Any]) -> dict[str, Any]:
@@ -37,10 +38,21 @@ def request_options(exclude: set[str]) -> Callable[[F], F]:
         for name, schema in reversed([(n, s) for n, s in properties.items() if n not in exclude]):
             default = schema.get("default")
             text = schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
-            names = [f"--{name.replace('_', '-')}", *([SHORT[name]] if name in SHORT else [])]
-            function = click.option(*names, name, type=_click_type(_main_type(schema)), default=None, help=text)(
-                function
-            )
+            function = _option(name, _main_type(schema), text)(function)
         return function
 
     return decorate
+
+
+def _option(name: str, schema: dict[str, Any], text: str) -> Callable[[F], F]:
+    """Return the option of a field: a flag of a claim, an option to repeat of a list, else an option with a value."""
+    long, kind = f"--{name.replace('_', '-')}", schema.get("type")
+    if kind == "boolean":
+        return click.option(f"{long}/--no-{long.removeprefix('--')}", name, default=None, help=text)
+    if kind == "array":
+        text = f"{text} May be repeated."
+        return click.option(
+            _SINGULAR.get(name, long), name, multiple=True, help=text, callback=lambda _c, _p, value: value or None
+        )
+    names = [long, *([SHORT[name]] if name in SHORT else [])]
+    return click.option(*names, name, type=_click_type(schema), default=None, help=text)

@@ -177,7 +177,7 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.argument("prompt", required=False)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
-@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles"})
+@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles", "loras"})
 @click.option(
     "--again",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -20,6 +20,7 @@ InitResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskMode = Literal["binary", "soft", "differential"]
 InpaintFill = Literal["original", "fill", "noise", "nothing"]
 NoiseSource = Literal["cpu", "nv"]
+Emphasis = Literal["original", "no-norm", "ignore", "none"]
 Scalar = bool | int | float | str
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -204,6 +205,12 @@ class Request:
     """What to draw."""
     negative: str = ""
     """What to keep away from."""
+    prompts: tuple[str, ...] = ()
+    """A prompt for each image of the batch, instead of `prompt`."""
+    negatives: tuple[str, ...] = ()
+    """A negative prompt for each image of the batch, instead of `negative`."""
+    styles: tuple[str, ...] = ()
+    """Named pieces of prompts, from styles.csv in your prompt folders; in this order."""
     model: str = "diorama"
     """The built-in model, a file or folder, or a name from the library."""
     width: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None
@@ -226,6 +233,14 @@ class Request:
     """How much of the guided estimate's contrast is put back to the unguided one's (Lin et al. 2023, eq. 15-16)."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which layer of CLIP, counted from its end, gives the text states."""
+    emphasis: Emphasis = "original"
+    """What (word:1.2) does: original keeps each chunk's mean, no-norm does not; ignore: nothing; none: it is text."""
+    comma_backtrack: Annotated[int, Field(ge=0, le=74)] = 20
+    """How many tokens before the end of a chunk a comma may lie, for the words after it to go to the next chunk."""
+    pad_texts: bool = False
+    """Give the shorter of prompt and negative prompt empty chunks: one evaluation of the model, another picture."""
+    old_timelines: bool = False
+    """Read [from:to:when] as A1111 before 1.6: below 1 a share of the steps, from 1 on a step."""
     eta: Annotated[float | None, Field(ge=0.0, le=10.0)] = None
     """How much fresh noise a stochastic sampler adds; unset: 1 for ancestral and SDE samplers, 0 for DDIM."""
     churn: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
@@ -248,6 +263,8 @@ class Request:
     """Added to the seed for the noise of the steps (A1111's ENSD)."""
     noise_source: NoiseSource = "cpu"
     """torch's CPU generator, or the numbers that an NVIDIA card would draw."""
+    loras: tuple[LoraUse, ...] = ()
+    """Style LoRAs, beside those that the prompt names (<lora:name:0.8>)."""
     controls: tuple[ControlUnit, ...] = ()
     """The controls, all at once."""
     init: InitImage | None = None
@@ -266,6 +283,9 @@ class Request:
             raise ValueError(f"the control {unit.name!r} has no image, and there is no picture to change: give one")
         if self.hires is not None and self.init is not None and (self.init.mask or self.init.outpaint):
             raise ValueError("a hires pass draws the whole picture: leave it out, or the mask and the outpainting")
+        for name, given in (("prompts", self.prompts), ("negatives", self.negatives)):
+            if given and len(given) != self.batch:
+                raise ValueError(f"there are {len(given)} {name} for a batch of {self.batch}: give one for each image")
 
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

@@ -88,7 +88,8 @@ def concrete(request: Request, backbone: Backbone) -> Request:
 def refuse_unbuilt(request: Request) -> None:
     """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
     unset = Request()
-    new = ("init", "hires", "tiles", "vae_tile", "image_cfg")
+    new = ("init", "hires", "tiles", "vae_tile", "image_cfg", "prompts", "negatives", "styles", "loras")
+    new += ("emphasis", "comma_backtrack", "pad_texts", "old_timelines")
     asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
     plain = ControlUnit(name="", image="")
     for name in ("region", "mask", "passes", "crop"):
