@@ -185,13 +185,14 @@ class LatentDiffusion:
 
     def evaluate(self, call: Call) -> Tensor:
         """Return the net's raw output, (b c h w), float32. Raises RequestError when the net wants other channels."""
-        if call.x.shape[1] != self.in_channels:
+        shown = call.x if call.extra is None else torch.cat([call.x, call.extra.to(call.x)], dim=1)
+        if shown.shape[1] != self.in_channels:
             raise RequestError(
-                f"{self.name} is shown {call.x.shape[1]} channels but wants {self.in_channels}: it was made for "
+                f"{self.name} is shown {shown.shape[1]} channels but wants {self.in_channels}: it was made for "
                 "inpainting (9) or for editing by instruction (8). Give what it needs, or choose another model."
             )
         policy = self.memory.policy
-        x = call.x.to(policy.device, policy.dtype).contiguous(memory_format=policy.memory_format)
+        x = shown.to(policy.device, policy.dtype).contiguous(memory_format=policy.memory_format)
         residuals = call.residuals
         out = self.net(
             x,

@@ -21,10 +21,11 @@ UNTOLD = ("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_
 # What must be as in the backbone: the text that is attended to, the latent, the skip connections that are added to.
 _SHARED = {
     "cross_attention_dim": "the width of the text",
-    "in_channels": "the latent's channels",
+    "out_channels": "the latent's channels",  # not in_channels: a model that inpaints or edits has more
     "block_out_channels": "the widths of the levels",
     "layers_per_block": "the blocks of a level",
 }
+_OURS = {"out_channels": "in_channels"}
 
 
 def _config(net: nn.Module) -> Config:
@@ -43,7 +44,7 @@ def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
     """Raise WrongFamily where the control net was made for a backbone of other sizes."""
     theirs = _config(backbone.net)
     for field, meaning in _SHARED.items():
-        ours, wanted = getattr(sizes, field), _plain(theirs.get(field))
+        ours, wanted = getattr(sizes, _OURS.get(field, field)), _plain(theirs.get(field))
         if wanted is not None and ours != wanted:
             raise WrongFamily(
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning} is {ours}, "

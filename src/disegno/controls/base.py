@@ -25,6 +25,7 @@ class Condition:
 
     image: Tensor  # 1 3 h w, float32, RGB in [0, 1]
     key: str  # sha256 of the pixels
+    mask: Tensor | None = None  # 1 1 h w, 1 where a control that inpaints is to fill; None: nowhere
 
 
 class Body(Protocol):

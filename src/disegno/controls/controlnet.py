@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
@@ -75,9 +76,15 @@ class ControlNetController:
 
     def prepare(self, condition: Condition) -> ControlNet:
         """Return the control for one condition."""
-        image = condition.image.flip(1) if self.bgr else condition.image
+        image = condition.image if condition.mask is None else _holed(condition.image, condition.mask)
+        image = image.flip(1) if self.bgr else image
         hint = self.stem(image.to(weight_of(self.stem)))
         return ControlNet(self.net, hint, key_of("controlnet", self.fingerprint, condition.key), self.averages)
+
+
+def _holed(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the image with -1 in its hole, (1 3 h w): what ControlNet 1.1's inpainting model was trained with."""
+    return torch.where(mask > 0.5, -1.0, image)
 
 
 def open(path: Path, backbone: Host, memory: Memory) -> ControlNetController:
@@ -154,4 +161,9 @@ def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Host) -> dict
     if not any(key in theirs for key in tensors):
         raise KeyMismatch(f"{name} is a difference file, but nothing in it is in the open model. Open another model.")
     log.info("%s is a difference: the encoder of %s is added", name, backbone.name)
-    return {key: t.float() + theirs[key].float().cpu() if key in theirs else t for key, t in tensors.items()}
+    return {key: t.float() + _first(theirs[key], t) if key in theirs else t for key, t in tensors.items()}
+
+
+def _first(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Return a model's tensor, float32; of a model that inpaints or edits, the part for latents."""
+    return (theirs[:, : ours.shape[1]] if theirs.shape != ours.shape else theirs).float().cpu()

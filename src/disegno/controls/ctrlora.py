@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from weakref import WeakValueDictionary
 
 import torch
 from diffusers import ControlNetModel
@@ -75,27 +76,35 @@ class Applied:
     num_modules: int
 
 
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A condition's weights on its base, shared by all of its controls that live: parts of one canvas, say."""
+
+    base: Base
+    tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """What stands in for the base's weights, by name: merged when first used, freed with the last control."""
+        return merged(self.base, self.tensors)
+
+
 @dataclass(frozen=True)
 class CtrLora:
     """A prepared condition. `latent`: what the VAE makes of it, (1 c h/8 w/8)."""
 
     base: Base
-    tensors: Mapping[str, Tensor]
+    merged: Merged
     latent: Tensor
     key: str
     sees_x: bool = False
     positive_only: bool = False
 
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """Return what stands in for the base's weights, by name: merged when first called, freed with this control."""
-        return merged(self.base, self.tensors)
-
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added."""
         assert self.latent.shape[-2:] == call.x.shape[-2:], f"condition {self.latent.shape}, canvas {call.x.shape}"
         latent = self.latent.expand(len(call.rows), -1, -1, -1)  # 1 c h w -> b c h w
-        return add(call, self.base.residuals(self.weights, latent, call.t, call.tokens))
+        return add(call, self.base.residuals(self.merged.weights, latent, call.t, call.tokens))
 
 
 def merged(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,6 +134,9 @@ class CtrLoraController:
     fingerprint: str
     backbone: Host
     warnings: tuple[str, ...] = ()
+    live: WeakValueDictionary[str, Merged] = field(
+        default_factory=WeakValueDictionary[str, Merged], repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
@@ -136,9 +148,12 @@ class CtrLoraController:
 
     def prepare(self, condition: Condition) -> CtrLora:
         """Return the control for one condition."""
-        latent = self.backbone.encode_image(condition.image)  # in [0, 1]: see above
+        image = condition.image if condition.mask is None else condition.image * (1 - condition.mask)  # a black hole
+        latent = self.backbone.encode_image(image)  # in [0, 1]: see above
         key = key_of("ctrlora", self.base.sha256, self.fingerprint, self.backbone.fingerprint, condition.key)
-        return CtrLora(self.base, self.tensors, latent, key)
+        shared = self.live.get(self.fingerprint) or Merged(self.base, self.tensors)
+        self.live[self.fingerprint] = shared
+        return CtrLora(self.base, shared, latent, key)
 
 
 def open(

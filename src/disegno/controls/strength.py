@@ -6,6 +6,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from disegno.controls.base import Control
 from disegno.core.curve import Point, parse_curve, value_at
@@ -34,7 +35,7 @@ class Use:
     """How a control is used. `start` and `end` are shares of the steps.
 
     `curve`: what the strength is multiplied by on the way. `layers`: a weight for each residual, instead of strength
-    and mode's own.
+    and mode's own. `region`: where it acts, (1 1 h w) in [0, 1], as large as the picture or smaller.
     """
 
     strength: float = 1.0
@@ -43,6 +44,7 @@ class Use:
     mode: ControlMode = "balanced"
     curve: tuple[Point, ...] = ()
     layers: tuple[float, ...] = ()
+    region: Tensor | None = None
 
     @classmethod
     def of(cls, unit: ControlUnit) -> "Use":
@@ -98,8 +100,10 @@ class Used:
         index = torch.tensor(reached, device=call.x.device)
         own = self.control(take_rows(call, index)).residuals
         assert own is not None, f"{self.control} added no residuals: only those have a strength"
-        values = [self.use.value(call.rows[i]) for i in reached]
-        return replace(call, residuals=add_rows(call, _scaled(own, self.use, values), index))
+        scaled = _scaled(own, self.use, [self.use.value(call.rows[i]) for i in reached])
+        if self.use.region is not None:
+            scaled = within(scaled, self.use.region)
+        return replace(call, residuals=add_rows(call, scaled, index))
 
     def _reaches(self, row: Row) -> bool:
         return self.use.reaches(row) and (row.positive or not self.control.positive_only)
@@ -120,6 +124,22 @@ def _by_row(x: Tensor, factors: list[float]) -> Tensor:
     return (x.float() * torch.tensor(factors, device=x.device).reshape(-1, 1, 1, 1)).to(x.dtype)
 
 
+def within(residuals: Residuals, region: Tensor) -> Residuals:
+    """Return the residuals, kept where the region (1 1 h w) is 1 and gone where it is 0, each at its own grid.
+
+    A cell's share is the region's mean over it. (A1111 takes samples, and so misses what lies between them.)
+    """
+    shares: dict[tuple[int, int], Tensor] = {}
+
+    def kept(x: Tensor) -> Tensor:
+        size = (x.shape[-2], x.shape[-1])
+        if size not in shares:
+            shares[size] = F.adaptive_avg_pool2d(region, size)
+        return (x.float() * shares[size].to(x.device)).to(x.dtype)
+
+    return Residuals(tuple(kept(d) for d in residuals.down), kept(residuals.mid))
+
+
 def apply(controls: Iterable[Control], call: Call) -> Call:
     """Return the call with every control's residuals, summed in this order."""
     return reduce(lambda so_far, control: control(so_far), controls, call)
@@ -129,15 +149,7 @@ def take_rows(call: Call, index: Tensor) -> Call:
     """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
     if len(index) == len(call.rows):
         return replace(call, residuals=None)
-    return replace(
-        call,
-        x=call.x.index_select(0, index),
-        t=call.t.index_select(0, index.to(call.t.device)),
-        tokens=call.tokens.index_select(0, index.to(call.tokens.device)),
-        pooled=None if call.pooled is None else call.pooled.index_select(0, index.to(call.pooled.device)),
-        rows=tuple(call.rows[i] for i in index.tolist()),
-        residuals=None,
-    )
+    return call.take(index)
 
 
 def add_rows(call: Call, own: Residuals, index: Tensor) -> Residuals:

@@ -24,7 +24,7 @@ Emphasis = Literal["original", "no-norm", "ignore", "none"]
 Scalar = bool | int | float | str
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-_SIDE = Field(ge=64, le=8192, multiple_of=8)
+_SIDE = Field(ge=64, le=8192)
 
 
 def _curve(given: object) -> object:
@@ -142,6 +142,12 @@ class InitImage:
     outpaint: Outpaint | None = None
     """Draw what lies around the picture."""
 
+    def __post_init__(self) -> None:
+        if self.mask is None and (self.invert or self.only_masked):
+            raise ValueError("invert and only_masked are said of a mask, and there is none: give one")
+        if self.only_masked and self.outpaint:
+            raise ValueError("what lies around a picture is no masked part of it: leave out only_masked or outpaint")
+
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Hires:
@@ -150,7 +156,7 @@ class Hires:
     scale: Annotated[float, Field(ge=1.0, le=8.0)] = 2.0
     """How much larger."""
     width: Annotated[int | None, _SIDE] = None
-    """The width in pixels, instead of `scale`; with width alone the shape is kept, with both it is cut to fit."""
+    """The width in pixels, instead of `scale`: whole latent cells of it. With both sides the picture is cut to fit."""
     height: Annotated[int | None, _SIDE] = None
     """The height in pixels, instead of `scale`."""
     upscaler: str = "Latent"

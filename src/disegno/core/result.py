@@ -36,6 +36,7 @@ class Result:
     `conditions`: what each control was really shown, in the order of `request.controls`.
     `warnings`: what was ignored or changed, in plain words.
     `environment`: what else decides the bits: dtype, device, versions.
+    `sources`: the files that the request names as data URIs, by path, where it cannot be made again without them.
     """
 
     images: "tuple[Image, ...]"
@@ -45,3 +46,4 @@ class Result:
     warnings: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict[str, str])
     timing: Timing = field(default_factory=Timing)
+    sources: dict[str, str] = field(default_factory=dict[str, str])

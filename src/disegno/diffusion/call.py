@@ -10,13 +10,15 @@ from torch import Tensor
 class Row:
     """What one row of the batch is.
 
-    `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1).
+    `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
+    shown the picture in it; such a model has a third row for each image that is not.
     """
 
     image: int
     positive: bool
     text: str
     progress: float
+    is_shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,21 @@ class Call:
     rows: tuple[Row, ...]
     net: "Callable[[Call], Tensor]"
     pooled: Tensor | None = None  # b p
+    extra: Tensor | None = None  # b e h w: what inpainting and editing models are shown beside x
     residuals: Residuals | None = None
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
+
+    def take(self, index: Tensor) -> "Call":
+        """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
+
+        def some(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.index_select(0, index.to(x.device))
+
+        x, t, tokens = (part.index_select(0, index.to(part.device)) for part in (self.x, self.t, self.tokens))
+        rows = tuple(self.rows[i] for i in index.tolist())
+        return Call(x, t, tokens, rows, self.net, some(self.pooled), some(self.extra))
 
     def run(self) -> Tensor:
         """Return the net's output, (b c h w)."""

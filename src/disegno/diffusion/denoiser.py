@@ -3,14 +3,14 @@
 Pure functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from disegno.diffusion.call import Row
-from disegno.diffusion.guidance import guide, rescale
+from disegno.diffusion.guidance import guide, guide_image, rescale
 from disegno.diffusion.prediction import Prediction
 
 
@@ -18,15 +18,21 @@ from disegno.diffusion.prediction import Prediction
 class Guidance:
     """How the prompt and the negative prompt are weighed.
 
-    `cfg`, `rescale`: one value, or (b,) where requests share a batch.
+    `cfg`, `rescale`: one value, or (b,) where requests share a batch. `image_cfg`: of an editing model, how the picture
+    is weighed against none.
     """
 
     cfg: Tensor | float = 1.0
     rescale: Tensor | float = 0.0
+    image_cfg: float | None = None
 
     def wants_rescale(self) -> bool:
         """Return whether any image's contrast is put back."""
         return bool(torch.as_tensor(self.rescale).any())
+
+    def weighs_image(self) -> bool:
+        """Return whether an evaluation without the picture decides anything."""
+        return self.image_cfg is not None and self.image_cfg != 1.0
 
 
 def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tensor, Tensor]:
@@ -35,11 +41,18 @@ def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tenso
     An image that has no negative row (cfg 1) is given its positive one.
     """
     positive = {row.image: i for i, row in enumerate(rows) if row.positive}
-    negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive}
-    index = torch.tensor(
-        [[half[image] for image in range(num_images)] for half in (positive, negative)], device=out.device
-    )
-    return out.index_select(0, index[0]), out.index_select(0, index[1])
+    negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive and row.is_shown}
+    return _picked(out, positive, num_images), _picked(out, negative, num_images)
+
+
+def _picked(out: Tensor, places: Mapping[int, int], num_images: int) -> Tensor:
+    index = torch.tensor([places[image] for image in range(num_images)], device=out.device)
+    return out.index_select(0, index)
+
+
+def _blind(out: Tensor, rows: Sequence[Row], num_images: int) -> Tensor:
+    """Return the rows that were not shown the picture, (b c h w)."""
+    return _picked(out, {row.image: i for i, row in enumerate(rows) if not row.is_shown}, num_images)
 
 
 def denoised(
@@ -60,8 +73,11 @@ def denoised_pair(
 
     The answer to a split question.
     """
-    positive, negative = split_rows(out.float(), rows, x.shape[0])
+    out = out.float()
+    positive, negative = split_rows(out, rows, x.shape[0])
     guided = guide(positive, negative, guidance.cfg)
+    if guidance.weighs_image():
+        guided = guide_image(guided, negative, _blind(out, rows, x.shape[0]), guidance.image_cfg or 0.0)
     if guidance.wants_rescale():
         guided = rescale(guided, positive, guidance.rescale)
     x = x.float()

@@ -19,6 +19,14 @@ def guide(positive: Tensor, negative: Tensor, cfg: Tensor | float) -> Tensor:
     return negative + _over_rows(cfg, positive) * (positive - negative)
 
 
+def guide_image(guided: Tensor, negative: Tensor, blind: Tensor, image_cfg: float) -> Tensor:
+    """Return blind + image_cfg (negative - blind) + cfg (positive - negative), (b c h w). Brooks et al. 2023, eq. 3.
+
+    `guided`: negative + cfg (positive - negative). `blind`: the output of the negative prompt without the picture.
+    """
+    return guided + (image_cfg - 1) * (negative - blind)
+
+
 def rescale(guided: Tensor, positive: Tensor, share: Tensor | float) -> Tensor:
     """Return the guided output with `share` of its contrast put back to the positive one's, (b c h w).
 

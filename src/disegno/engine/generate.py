@@ -1,199 +1,52 @@
 """A Request becomes pictures: `generate` is the one door of the engine."""
 
 import platform
-import random
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from einops import rearrange
 from PIL import Image
-from torch import Tensor
 
 from disegno import __version__
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlUnit, Request
+from disegno.core.request import Request
 from disegno.core.result import Progress, Result, Timing
 from disegno.core.settings import Settings
-from disegno.diffusion.denoiser import Guidance
-from disegno.diffusion.noise import ImageNoise, Variation, batch_seeds, start_latents
-from disegno.diffusion.schedules import plan_sigmas
-from disegno.engine.batch import Batch, Run, Texts
+from disegno.diffusion.noise import batch_seeds
+from disegno.engine.album import Album, needs_sources
+from disegno.engine.batch import Batch
+from disegno.engine.canvas import open_canvas
+from disegno.engine.concrete import concrete
+from disegno.engine.phases import Job, Phase, first_phase, pictures_of, to_pictures
 from disegno.engine.studio import Studio
-from disegno.engine.units import Prepared, prepare
-from disegno.samplers.base import Options, Plan, SamplerSpec
-from disegno.samplers.catalogue import find_sampler, resolve_names
 
-NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
-DECODE_ROWS = 8  # pictures decoded at once
-
-
-@dataclass(frozen=True)
-class Started:
-    """A request, concrete and opened: its runs are ready to be stepped."""
-
-    request: Request
-    runs: tuple[Run, ...]
-    backbone: Backbone
-    prepared: tuple[Prepared, ...]
-    num_steps: int
-    seeds: tuple[int, ...]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a generation that samples: its runs are to be stepped until all have ended."""
-
-    runs: tuple[Run, ...]
-    backbone: Backbone
-    num_steps: int
-    stage: str = "drawing"
-
-    def step(self) -> int:
-        """Return how many steps every run has done."""
-        return min(run.step() for run in self.runs)
-
+__all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
 Drawing = Generator[Phase, None, Result]
-
-
-def concrete(request: Request, backbone: Backbone) -> Request:
-    """Return the request with the model's own defaults for what it leaves open, and its seeds drawn.
-
-    Raises RequestError.
-    """
-    own = backbone.defaults
-    schedule = request.schedule or (None if request.sampler else own.schedule)
-    sampler, schedule = resolve_names(request.sampler or own.sampler, schedule)
-    filled = replace(
-        request,
-        width=request.width or own.width,
-        height=request.height or own.height,
-        steps=request.steps or own.steps,
-        cfg=own.cfg if request.cfg is None else request.cfg,
-        sampler=sampler,
-        schedule=schedule,
-        seed=random.randrange(NUM_SEEDS) if request.seed == -1 else request.seed,
-        subseed=random.randrange(NUM_SEEDS) if request.subseed == -1 else request.subseed,
-    )
-    assert filled.width and filled.height
-    backbone.check_size(filled.width, filled.height)
-    return filled
 
 
 def refuse_unbuilt(request: Request) -> None:
     """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
     unset = Request()
-    new = ("init", "hires", "tiles", "vae_tile", "image_cfg", "prompts", "negatives", "styles", "loras")
+    new = ("hires", "prompts", "negatives", "styles", "loras")
     new += ("emphasis", "comma_backtrack", "pad_texts", "old_timelines")
     asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
-    plain = ControlUnit(name="", image="")
-    for name in ("region", "mask", "passes", "crop"):
-        asked += [f"controls.{name}" for unit in request.controls if getattr(unit, name) != getattr(plain, name)]
     if asked:
         raise RequestError(f"This version cannot carry out: {', '.join(dict.fromkeys(asked))}. Leave it out.")
 
 
-def _sampler(request: Request, backbone: Backbone) -> SamplerSpec:
-    assert request.sampler is not None
-    spec = find_sampler(request.sampler)
-    if backbone.prediction.name not in spec.predictions:
-        meant = ", ".join(spec.predictions)
-        raise RequestError(
-            f"The sampler {spec.name} has no meaning for a {backbone.prediction.name} model; it is for: {meant}."
-        )
-    return spec
-
-
-def _texts(request: Request, backbone: Backbone, studio: Studio) -> tuple[Texts, tuple[str, ...]]:
-    positive = studio.texts(backbone, request.prompt, request.clip_skip)
-    negative = studio.texts(backbone, request.negative, request.clip_skip)
-    texts = Texts(
-        positive.tokens, negative.tokens, positive.keys[0], negative.keys[0], positive.pooled, negative.pooled
-    )
-    return texts, tuple(dict.fromkeys((*positive.warnings, *negative.warnings)))
-
-
-def _latent_size(request: Request, backbone: Backbone) -> tuple[int, int]:
-    assert request.width and request.height
-    return request.height // backbone.downscale, request.width // backbone.downscale
-
-
-def _seed_size(request: Request, backbone: Backbone) -> tuple[int, int] | None:
-    if not (request.seed_width and request.seed_height):
-        return None
-    return request.seed_height // backbone.downscale, request.seed_width // backbone.downscale
-
-
-def _options(request: Request) -> Options:
-    return Options(
-        eta=request.eta,
-        s_churn=request.churn,
-        s_tmin=request.churn_min,
-        s_tmax=request.churn_max or float("inf"),
-        s_noise=request.churn_noise,
-    )
-
-
-def _run(
-    request: Request,
-    backbone: Backbone,
-    texts: Texts,
-    prepared: tuple[Prepared, ...],
-    seeds: list[int],
-    subseeds: list[int],
-) -> Run:
-    """Return the run of these seeds' images, not started."""
-    assert request.steps is not None and request.cfg is not None
-    spec, device = _sampler(request, backbone), texts.positive.device
-    sigmas = plan_sigmas(spec, request.schedule, request.steps, backbone.table)
-    noise = ImageNoise(
-        (backbone.latent_channels, *_latent_size(request, backbone)),
-        seeds,
-        subseeds,
-        source=request.noise_source,
-        variation=Variation(request.subseed_strength, _seed_size(request, backbone), request.seed_delta),
-        sigmas=sigmas,
-        device=device,
-    )
-    alpha = backbone.prediction.alpha
-    x = start_latents(noise.start_noise(), sigmas[0], alpha(sigmas[0]), unit_variance=spec.over_timesteps)
-    plan = Plan(sigmas, noise, alpha, backbone.table, _options(request))
-    return Run(
-        sampling=spec.sample(x, plan),
-        texts=texts,
-        guidance=Guidance(request.cfg / spec.cfg_divisor, request.cfg_rescale),
-        sigmas=sigmas,
-        controls=tuple(p.control for p in prepared),
-    )
-
-
 @torch.inference_mode()
-def start(request: Request, studio: Studio) -> Started:
-    """Return the request, opened and ready to be stepped.
-
-    Raises every error that a request can cause before sampling.
-    """
+def open_job(request: Request, studio: Studio, album: Album) -> Job:
+    """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
     refuse_unbuilt(request)
     backbone = studio.backbone(request.model)
-    request = concrete(request, backbone)
-    assert request.steps is not None
-    prepared = tuple(prepare(unit, request, backbone, studio) for unit in request.controls)
-    texts, warnings = _texts(request, backbone, studio)
-    warnings = (*warnings, *(warning for p in prepared for warning in p.warnings))
+    request = concrete(request, backbone, album)
+    assert request.width and request.height
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)
-    groups = (
-        [[i] for i in range(request.batch)] if _sampler(request, backbone).adaptive else [list(range(request.batch))]
-    )
-    runs = tuple(
-        _run(request, backbone, texts, prepared, [seeds[i] for i in group], [subseeds[i] for i in group])
-        for group in groups
-    )
-    return Started(request, runs, backbone, prepared, len(runs[0].sigmas) - 1, tuple(seeds), warnings)
+    canvas = request.init and open_canvas(request.init, request.width, request.height, album)
+    return Job(request, backbone, studio, album, tuple(seeds), tuple(subseeds), canvas)
 
 
 def sample(phase: Phase) -> Iterator[Progress]:
@@ -216,25 +69,6 @@ def sample(phase: Phase) -> Iterator[Progress]:
             run.stop()
 
 
-@torch.inference_mode()
-def decode(started: Started) -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
-    """Return the pictures of the ended runs, and warnings of the decoding."""
-    latents = torch.cat([run.latents for run in started.runs if run.latents is not None])
-    if not latents.isfinite().all():
-        raise RequestError(
-            "The model produced numbers that are no picture (NaN or infinite). Try --dtype fp32, a lower --cfg,"
-            " or verify the model's file with `disegno models verify FILE`."
-        )
-    pixels = torch.cat([started.backbone.decode(part) for part in latents.split(DECODE_ROWS)])
-    return tuple(to_pictures(pixels)), tuple(getattr(started.backbone, "warnings", ()))
-
-
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Return each picture of (b 3 h w), in [0, 1], rounded to 8 bits."""
-    array = (pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return [Image.fromarray(rearrange(image, "c h w -> h w c").numpy()) for image in array]
-
-
 def environment(studio: Studio, backbone: Backbone) -> dict[str, str]:
     """Return what decides a picture's last bits beside its request."""
     policy = studio.memory.policy
@@ -249,29 +83,51 @@ def environment(studio: Studio, backbone: Backbone) -> dict[str, str]:
     }
 
 
-def draw(request: Request, studio: Studio) -> Drawing:
+def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawing:
     """Return the generation as a coroutine: it yields each phase that samples, and is resumed when its runs have ended.
 
-    Whoever drives it may step the runs of many generations in one batch. Raises DisegnoError.
+    Whoever drives it may step the runs of many generations in one batch. `album`: reads the pictures that the request
+    names, within its limits. Raises every error that a request can cause before its first phase.
     """
+    album = album or Album()
     times = [time.perf_counter()]
-    backbone = studio.backbone(request.model)
+    studio.backbone(request.model)
     times.append(time.perf_counter())
-    started = start(request, studio)
+    job = open_job(request, studio, album)
+    phases = [_started(job)]
     times.append(time.perf_counter())
-    yield Phase(started.runs, backbone, started.num_steps)
+    if job.request.init is None or job.request.init.denoise > 0:
+        yield phases[0]
     times.append(time.perf_counter())
-    images, warnings = decode(started)
+    images = _finished(phases[-1], job)
     times.append(time.perf_counter())
+    warnings = (*(text for phase in phases for text in phase.warnings), *job.backbone.warnings)
     return Result(
         images=images,
-        request=started.request,
-        seeds=started.seeds,
-        conditions=tuple(p.condition for p in started.prepared),
-        warnings=tuple(dict.fromkeys((*started.warnings, *warnings))),
-        environment=environment(studio, backbone),
+        request=job.request,
+        seeds=job.seeds,
+        conditions=tuple(prepared.condition for prepared in phases[0].prepared),
+        warnings=tuple(dict.fromkeys(warnings)),
+        environment=environment(studio, job.backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
+        sources=album.sources() if needs_sources(job.request) else {},
     )
+
+
+@torch.inference_mode()
+def _started(job: Job) -> Phase:
+    return first_phase(job)
+
+
+@torch.inference_mode()
+def _finished(phase: Phase, job: Job) -> tuple[Image.Image, ...]:
+    """Return the pictures of the ended phase, put back where they belong; the picture itself where nothing is drawn."""
+    init, canvas = job.request.init, job.canvas
+    if init is None or canvas is None:
+        return tuple(pictures_of(phase.latents(), job))
+    if not init.denoise:
+        return (Image.fromarray(canvas.whole),) * job.request.batch
+    return tuple(canvas.finish(image, init) for image in pictures_of(phase.latents(), job))
 
 
 def _drive(drawing: Drawing) -> Generator[Progress, None, Result]:

@@ -43,7 +43,7 @@ def read_picture(source: str | Path, limits: Limits | None = None) -> Picture:
 def read_channels(source: str | Path, limits: Limits | None = None) -> Picture:
     """Return the picture with its transparency if it has some, (h w 3) or (h w 4), uint8. Raises BadImage."""
     limits = limits or Limits()
-    return decode(*_bytes_of(source, limits), limits)
+    return decode(*bytes_of(source, limits), limits)
 
 
 def decode(data: bytes, name: str, limits: Limits | None = None) -> Picture:
@@ -87,7 +87,7 @@ def _opened(data: bytes, name: str, limits: Limits) -> Generator[Image.Image]:
         ) from error
 
 
-def _bytes_of(source: str | Path, limits: Limits) -> tuple[bytes, str]:
+def bytes_of(source: str | Path, limits: Limits) -> tuple[bytes, str]:
     """Return the file's bytes, at most one more than the limit, and what to call it in an error."""
     if isinstance(source, str) and source.startswith("data:"):
         header, _, body = source.partition(",")

@@ -2,12 +2,13 @@
 
 The chunk `disegno` holds JSON: the request as it was asked, what each control was shown (as data URIs, so that a
 moved or changed file does not matter), which image of the batch this is, and the environment that decides the bits.
+Where a picture was changed, enlarged, or drawn in regions, the files that the request names are kept instead, whole.
 """
 
 import base64
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from disegno.core.errors import BadImage
 from disegno.core.request import Request, from_json, to_json
 from disegno.core.result import Result
+from disegno.engine.album import needs_sources, with_sources
 from disegno.weights.save import write_atomically
 
 CHUNK = "disegno"
@@ -24,15 +26,21 @@ MAX_CHUNK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Record:
-    """How a picture was made. `image` is its place in the batch; `conditions` are data URIs, one a control."""
+    """How a picture was made. `image` is its place in the batch; `conditions` are data URIs, one a control.
+
+    `sources`: where the conditions are not enough, the files that the request names, by path, as data URIs.
+    """
 
     request: Request
     image: int
     conditions: tuple[str, ...]
     environment: dict[str, str]
+    sources: dict[str, str] = field(default_factory=dict[str, str])
 
     def replay(self) -> Request:
         """Return the request that makes the same picture wherever its drawings are now: they are inside it."""
+        if needs_sources(self.request):
+            return with_sources(self.request, self.sources)
         pairs = zip(self.request.controls, self.conditions, strict=True)
         units = tuple(replace(unit, image=uri, annotate="none", params={}) for unit, uri in pairs)
         return replace(self.request, controls=units)
@@ -50,7 +58,8 @@ def png_bytes(result: Result, image: int) -> bytes:
     record = {
         "request": json.loads(to_json(result.request)),
         "image": image,
-        "conditions": [data_uri(condition) for condition in result.conditions],
+        "conditions": [] if result.sources else [data_uri(condition) for condition in result.conditions],
+        "sources": result.sources,
         "environment": result.environment,
     }
     info = PngImagePlugin.PngInfo()
@@ -93,6 +102,12 @@ def read(path: Path) -> Record:
     found = _chunk(path)
     try:
         request = from_json(json.dumps(found["request"]))
-        return Record(request, int(found["image"]), tuple(found["conditions"]), dict(found["environment"]))
+        return Record(
+            request,
+            int(found["image"]),
+            tuple(found["conditions"]),
+            dict(found["environment"]),
+            dict(found.get("sources", {})),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise BadImage(f"{path} carries a damaged request: {error!r}.") from error

@@ -88,16 +88,7 @@ class Shared:
         return replace(call, residuals=added if call.residuals is None else call.residuals + added)
 
     def _evaluate(self, call: Call, chosen: list[int]) -> Residuals:
-        index = torch.tensor(chosen, device=call.x.device)
-        few = replace(
-            call,
-            x=call.x[index],
-            t=call.t[index],
-            tokens=call.tokens[index],
-            pooled=None if call.pooled is None else call.pooled[index],
-            rows=tuple(call.rows[i] for i in chosen),
-            residuals=None,
-        )
+        few = call.take(torch.tensor(chosen, device=call.x.device))
         residuals = self.control(few).residuals
         assert residuals is not None, f"{self.control.key} added no residuals"
         return residuals

@@ -1,60 +1,181 @@
 """From a ControlUnit to a Control: its picture is read, annotated, fitted to the canvas and shown to the controller."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.backbones.base import Backbone
-from disegno.controls.base import Condition, Control
+from disegno.controls.base import Condition, Control, Controller
 from disegno.controls.strength import Use, Used
-from disegno.core.request import ControlUnit, Request
-from disegno.engine.pictures import fit, pixel_perfect_resolution, read_picture
+from disegno.core.errors import RequestError
+from disegno.core.request import ControlUnit
+from disegno.engine.album import Album, with_mask
+from disegno.engine.canvas import Canvas
+from disegno.engine.masks import Box, mask_of
+from disegno.engine.pictures import fit, pixel_perfect_resolution
 from disegno.engine.residuals import Shared
 from disegno.engine.studio import Studio, content_key
+from disegno.engine.tiles import Window
+
+INPAINT = "inpaint"  # as an annotator's name: the picture with its masked part taken out
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where controls act. `width`, `height`: of the canvas, in pixels; `first_size`: of the first pass's.
+
+    `canvas`: the picture that is changed. `windows`: in pixels, where the canvas is drawn in parts.
+    """
+
+    album: Album
+    width: int
+    height: int
+    first_size: tuple[int, int]
+    canvas: Canvas | None = None
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A unit, ready: the control that acts, what it was shown, and what is doubtful about it, in plain words."""
+    """A unit, ready: the control that acts (one for each window, else one), what it was shown, and what is doubtful."""
 
-    control: Control
+    controls: tuple[Control, ...]
     condition: Image.Image
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a control is shown: a picture (h w 3), and where it inpaints the mask of what is to be filled, (h w)."""
+
+    picture: Picture
+    mask: Picture | None = None
+
+    def cut(self, window: Window) -> "Shown":
+        """Return a part of it."""
+        box = Box(window.left, window.top, window.left + window.width, window.top + window.height)
+        return Shown(box.cut(self.picture), None if self.mask is None else box.cut(self.mask))
+
+    @cached_property
+    def condition(self) -> Condition:
+        """It as tensors, named by content."""
+        image = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float() / 255  # 1 3 h w
+        if self.mask is None:
+            return Condition(image, content_key(self.picture.tobytes()))
+        mask = torch.from_numpy(self.mask > 127)[None, None].float()  # 1 1 h w
+        return Condition(image, content_key(self.picture.tobytes() + mask.numpy().tobytes()), mask)
 
 
 def annotator_of(unit: ControlUnit, suggested: str | None) -> str | None:
     """Return the annotator to use: what the unit says, else the control's own, where there is one of that name."""
     if unit.annotate is not None:
         return None if unit.annotate.lower() == "none" else unit.annotate
+    if unit.mask is not None:
+        return INPAINT
     if suggested is not None and suggested in ANNOTATORS:
         return suggested
     return unit.name if unit.name in ANNOTATORS else None
 
 
-def condition_picture(unit: ControlUnit, width: int, height: int, suggested: str | None) -> Picture:
-    """Return what the control is shown, uint8 (h w 3): the unit's picture, annotated if asked, fitted to the canvas."""
-    assert unit.image, "a request without init has an image in every unit"
-    picture = read_picture(unit.image)
+def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
+    """Return what the control is shown: the unit's picture, annotated if asked, fitted to the canvas."""
     name = annotator_of(unit, suggested)
+    if name == INPAINT:
+        return _with_hole(unit, scene)
+    if unit.mask is not None:
+        raise RequestError(
+            f"The control {unit.name!r} has a mask, which only a control that inpaints can use: give it"
+            f" annotate={INPAINT}, or a region, if the mask is to say where the control acts."
+        )
+    picture = _picture(unit, scene)
     if name is not None:
         module = ANNOTATORS.load(name)
-        resolution = unit.resolution or pixel_perfect_resolution(picture, width, height, unit.resize)
+        resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, unit.resize)
         picture = annotate_at(module, picture, make_params(module, unit.params), resolution)
-    return fit(picture, width, height, unit.resize)
+    return Shown(fit(picture, scene.width, scene.height, unit.resize))
 
 
-def prepare(unit: ControlUnit, request: Request, backbone: Backbone, studio: Studio) -> Prepared:
-    """Return the unit's control for this request's canvas, at the unit's strength and span."""
-    assert request.width and request.height, "the request is not concrete yet"
+def _picture(unit: ControlUnit, scene: Scene) -> Picture:
+    """Return the unit's picture, (h w 3); without one of its own, the canvas's: the picture that is changed."""
+    if unit.image is None:
+        assert scene.canvas is not None, "a request without init has an image in every unit"
+        return scene.canvas.picture
+    return _cut_like_canvas(unit, scene, scene.album.rgb(unit.image))
+
+
+def _cut_like_canvas(unit: ControlUnit, scene: Scene, picture: Picture) -> Picture:
+    """Return the picture, cut as the canvas is where that is a part of a larger picture. A1111's crop_input_image."""
+    canvas = scene.canvas
+    if canvas is None or canvas.box is None or not unit.crop:
+        return picture
+    whole = fit(picture, *canvas.full_size, unit.resize)
+    return fit(canvas.box.cut(whole), scene.width, scene.height, "fill")
+
+
+def _with_hole(unit: ControlUnit, scene: Scene) -> Shown:
+    """Return the unit's picture with the mask of its hole: the unit's own, its transparency, or the canvas's mask."""
+    picture = _picture(unit, scene)
+    mask = fit(_hole(unit, scene), picture.shape[1], picture.shape[0], "stretch")[:, :, 0]
+    both = fit(with_mask(picture, mask), scene.width, scene.height, unit.resize)
+    return Shown(np.ascontiguousarray(both[:, :, :3]), np.ascontiguousarray(both[:, :, 3]))
+
+
+def _hole(unit: ControlUnit, scene: Scene) -> Picture:
+    """Return the mask of what is to be filled as a grey picture (h w 3), white in the hole. Raises RequestError."""
+    image = scene.album.channels(unit.image) if unit.image is not None else None
+    if unit.mask is not None:
+        given = _grey(mask_of(scene.album.channels(unit.mask)))
+        return given if image is None else _cut_like_canvas(unit, scene, given)
+    if image is not None and image.shape[2] == 4:
+        return _cut_like_canvas(unit, scene, _grey(255 - image[:, :, 3]))
+    if scene.canvas is not None and scene.canvas.mask is not None:
+        return _grey(scene.canvas.mask)
+    raise RequestError(
+        f"The control {unit.name!r} inpaints, and there is no mask: give it one, or a picture with transparency, or a"
+        " masked picture to change."
+    )
+
+
+def _grey(mask: Picture) -> Picture:
+    """Return a mask (h w) as a grey picture, (h w 3)."""
+    return np.repeat(mask[:, :, None], 3, axis=2)
+
+
+def region_of(unit: ControlUnit, scene: Scene) -> Tensor | None:
+    """Return where the control acts, (1 1 h w), in [0, 1], at the canvas's size; None: everywhere."""
+    if unit.region is None:
+        return None
+    mask = mask_of(scene.album.channels(unit.region), binary=False)
+    soft = np.array(Image.fromarray(mask).resize((scene.width, scene.height), Image.Resampling.BOX))
+    return torch.from_numpy(soft)[None, None].float() / 255
+
+
+def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> Prepared:
+    """Return the unit's control for a scene, at the unit's strength, span and region."""
     controller = studio.controller(unit, backbone)
-    shown = condition_picture(unit, request.width, request.height, controller.annotator)
-    image = torch.from_numpy(shown).permute(2, 0, 1)[None].float() / 255  # 1 3 h w
-    condition = Condition(image, content_key(shown.tobytes()))
-    control = studio.control(controller, condition)
-    if not control.sees_x:
-        control = Shared(control, studio.residuals)
+    shown, region = shown_to(unit, scene, controller.annotator), region_of(unit, scene)
+    use = Use.of(unit)
+    if scene.windows:
+        controls = tuple(
+            Used(_control(controller, shown.cut(window), studio), replace(use, region=_cut(region, window)))
+            for window in scene.windows
+        )
+    else:
+        controls = (Used(_control(controller, shown, studio), replace(use, region=region)),)
     warnings = tuple(getattr(controller, "warnings", ()))
-    return Prepared(Used(control, Use.of(unit)), Image.fromarray(shown), warnings)
+    return Prepared(controls, Image.fromarray(shown.picture), warnings)
+
+
+def _cut(region: Tensor | None, window: Window) -> Tensor | None:
+    return None if region is None else window.cut(region)
+
+
+def _control(controller: Controller, shown: Shown, studio: Studio) -> Control:
+    control = studio.control(controller, shown.condition)
+    return control if control.sees_x else Shared(control, studio.residuals)

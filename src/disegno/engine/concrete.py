@@ -1,0 +1,102 @@
+"""What a request leaves open, filled in: by the model's defaults, by the picture that is changed, by chance."""
+
+import random
+from dataclasses import replace
+
+from disegno.backbones.base import Backbone
+from disegno.core.errors import RequestError
+from disegno.core.request import Hires, InitImage, Request, Tiles
+from disegno.engine.album import Album
+from disegno.engine.canvas import size_for
+from disegno.engine.hires import target_size
+from disegno.samplers.base import SamplerSpec
+from disegno.samplers.catalogue import find_sampler, resolve_names
+
+NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
+MAX_SIDE = 4096  # of Request.width and height
+VAE_WHOLE_PIXELS = 1024 * 1024  # larger pictures go through the VAE in parts, unless the request says otherwise:
+VAE_TILE = 512  # at 1024 px Stable Diffusion's decoder takes 3 GiB in float32, at 512 px 0.8
+
+
+def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
+    """Return the request with the model's own defaults for what it leaves open, and its seeds drawn.
+
+    Raises RequestError.
+    """
+    own = backbone.defaults
+    schedule = request.schedule or (None if request.sampler else own.schedule)
+    sampler, schedule = resolve_names(request.sampler or own.sampler, schedule)
+    width, height = _size(request, backbone, album)
+    filled = replace(
+        request,
+        width=width,
+        height=height,
+        steps=request.steps or own.steps,
+        cfg=own.cfg if request.cfg is None else request.cfg,
+        sampler=sampler,
+        schedule=schedule,
+        seed=random.randrange(NUM_SEEDS) if request.seed == -1 else request.seed,
+        subseed=random.randrange(NUM_SEEDS) if request.subseed == -1 else request.subseed,
+        init=request.init and _init(request.init),
+    )
+    filled = replace(filled, hires=filled.hires and _hires(filled.hires, filled))
+    return replace(filled, tiles=_tiles(filled, backbone), vae_tile=_vae_tile(filled))
+
+
+def _size(request: Request, backbone: Backbone, album: Album) -> tuple[int, int]:
+    own = backbone.defaults
+    width, height = request.width or own.width, request.height or own.height
+    if request.init is not None:
+        given = request.width, request.height
+        width, height = size_for(request.init, given, (own.width, own.height), album)
+    if max(width, height) > MAX_SIDE or min(width, height) < 64:
+        raise RequestError(
+            f"The canvas would be {width} x {height} pixels; each side must be from 64 to {MAX_SIDE}. Give a size."
+        )
+    backbone.check_size(width, height)
+    return width, height
+
+
+def _init(init: InitImage) -> InitImage:
+    return replace(
+        init,
+        fill=init.fill or ("fill" if init.outpaint else "original"),
+        mask_blur_y=init.mask_blur if init.mask_blur_y is None else init.mask_blur_y,
+    )
+
+
+def _hires(hires: Hires, request: Request) -> Hires:
+    given = hires.sampler or request.sampler
+    schedule = hires.schedule or (None if hires.sampler else request.schedule)
+    sampler, schedule = resolve_names(given, schedule)
+    cfg = request.cfg if hires.cfg is None else hires.cfg
+    return replace(hires, steps=hires.steps or request.steps, sampler=sampler, schedule=schedule, cfg=cfg)
+
+
+def _tiles(request: Request, backbone: Backbone) -> Tiles | None:
+    own = backbone.defaults
+    return request.tiles and replace(request.tiles, size=request.tiles.size or min(own.width, own.height))
+
+
+def _vae_tile(request: Request) -> int:
+    """Return in which parts the VAE works: as asked, else at once up to VAE_WHOLE_PIXELS."""
+    if request.vae_tile is not None:
+        return request.vae_tile
+    assert request.width and request.height
+    width, height = request.width, request.height
+    if request.hires is not None:
+        target = target_size(request.hires, width, height)
+        width, height = target.width, target.height
+    return VAE_TILE if width * height > VAE_WHOLE_PIXELS else 0
+
+
+def sampler_of(request: Request, backbone: Backbone) -> SamplerSpec:
+    """Return the request's sampler. Raises RequestError where it has no meaning for the model."""
+    assert request.sampler is not None
+    spec = find_sampler(request.sampler)
+    if backbone.prediction.name not in spec.predictions:
+        meant = ", ".join(spec.predictions)
+        raise RequestError(
+            f"The sampler {spec.name} has no meaning for a {backbone.prediction.name} model; it is for: {meant}."
+        )
+    return spec

@@ -1,0 +1,229 @@
+"""The phases of a generation: what each one opens and prepares, and what lies between two of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from disegno.annotators.maps import Picture
+from disegno.backbones.base import Backbone
+from disegno.core.errors import RequestError
+from disegno.core.request import ControlPass, InitImage, Request
+from disegno.diffusion.inpaint import inpainting_channels
+from disegno.engine.album import Album
+from disegno.engine.batch import Run, Texts, View
+from disegno.engine.canvas import Canvas
+from disegno.engine.masks import latent_mask
+from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
+from disegno.engine.studio import Studio
+from disegno.engine.tiles import Tiling, in_parts, windows
+from disegno.engine.units import Prepared, Scene, prepare
+
+PICTURES_AT_ONCE = 8  # decoded
+VAE_OVERLAP = 4  # a part shares this part of its side with the next one
+
+
+@dataclass(frozen=True)
+class Job:
+    """A concrete request, and what it is carried out with."""
+
+    request: Request
+    backbone: Backbone
+    studio: Studio
+    album: Album
+    seeds: tuple[int, ...]
+    subseeds: tuple[int, ...]
+    canvas: Canvas | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a generation that samples: its runs are to be stepped until all have ended.
+
+    `part` of `num_parts`: which of the generation's phases this is, from 0.
+    """
+
+    runs: tuple[Run, ...]
+    backbone: Backbone
+    num_steps: int
+    stage: str = "drawing"
+    part: int = 0
+    num_parts: int = 1
+    prepared: tuple[Prepared, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def step(self) -> int:
+        """Return how many steps every run has done."""
+        return min(run.step() for run in self.runs)
+
+    def latents(self) -> Tensor:
+        """Return what the ended runs have drawn, (b c h w). Raises RequestError where that is no picture."""
+        latents = torch.cat([run.latents for run in self.runs if run.latents is not None])
+        if not latents.isfinite().all():
+            raise RequestError(
+                "The model produced numbers that are no picture (NaN or infinite). Try --dtype fp32, a lower --cfg,"
+                " or verify the model's file with `disegno models verify FILE`."
+            )
+        return latents
+
+
+# ---- pictures and latents
+
+
+def _tiling(request: Request, unit: int) -> Tiling | None:
+    """Return how the VAE works through a picture: in parts of `vae_tile` pixels, each cell `unit` of them."""
+    size = (request.vae_tile or 0) // unit
+    return Tiling(size, size // VAE_OVERLAP) if size else None
+
+
+def encoded(picture: Picture, job: Job) -> Tensor:
+    """Return a picture's latents, (1 c h w), float32."""
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 * 2 - 1  # 1 3 h w
+    return _encoded(pixels, job)
+
+
+def _encoded(pixels: Tensor, job: Job) -> Tensor:
+    tiling = _tiling(job.request, 1)
+    parts = [in_parts(job.backbone.encode_image, one[None], tiling, 1 / job.backbone.downscale) for one in pixels]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
+    """Return the pictures that latents (b c h w) stand for."""
+    downscale = job.backbone.downscale
+    tiling = _tiling(job.request, downscale)
+    pixels = [in_parts(job.backbone.decode, few, tiling, downscale) for few in latents.split(PICTURES_AT_ONCE)]
+    return to_pictures(torch.cat(pixels))
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Return each picture of (b 3 h w), in [0, 1], rounded to 8 bits."""
+    array = (pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return [Image.fromarray(rearrange(image, "c h w -> h w c").numpy()) for image in array]
+
+
+# ---- what a phase is made of
+
+
+def texts_of(request: Request, backbone: Backbone, studio: Studio) -> tuple[Texts, tuple[str, ...]]:
+    """Return the text states of the prompt and the negative prompt, and warnings about what was cut off."""
+    positive = studio.texts(backbone, request.prompt, request.clip_skip)
+    negative = studio.texts(backbone, request.negative, request.clip_skip)
+    texts = Texts(
+        positive.tokens, negative.tokens, positive.keys[0], negative.keys[0], positive.pooled, negative.pooled
+    )
+    return texts, tuple(dict.fromkeys((*positive.warnings, *negative.warnings)))
+
+
+def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
+    """Return the controls that act in a pass."""
+    units = [unit for unit in job.request.controls if unit.passes in ("both", which)]
+    return tuple(prepare(unit, scene, job.backbone, job.studio) for unit in units)
+
+
+def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:
+    """Return the parts that the canvas is drawn in, each with the controls that see it."""
+    if not scene.windows:
+        return (View(tuple(p.controls[0] for p in prepared)),)
+    return tuple(
+        View(tuple(p.controls[n] for p in prepared), window.scaled(1 / downscale))
+        for n, window in enumerate(scene.windows)
+    )
+
+
+def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
+    """Return where the controls of a pass of this size act."""
+    request, downscale, parts = job.request, job.backbone.downscale, ()
+    assert request.width and request.height
+    if request.tiles is not None and request.tiles.size and max(width, height) > request.tiles.size:
+        size = request.tiles.size // downscale
+        cells = windows(height // downscale, width // downscale, size, int(size * request.tiles.overlap))
+        parts = tuple(cell.scaled(downscale) for cell in cells)
+    return Scene(job.album, width, height, (request.width, request.height), canvas, parts)
+
+
+def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase) -> Phase:
+    """Return the phase with its runs."""
+    prepared = _prepared(job, scene, "hires" if phase.part else "first")
+    texts, warnings = texts_of(job.request, job.backbone, job.studio)
+    size = scene.height // job.backbone.downscale, scene.width // job.backbone.downscale
+    material = Material(texts, size, _views(prepared, scene, job.backbone.downscale), begin, extra)
+    runs = runs_of(job.request, job.backbone, material, job.seeds, job.subseeds)
+    warnings = (*warnings, *(warning for p in prepared for warning in p.warnings))
+    return replace(phase, runs=runs, num_steps=len(runs[0].sigmas) - 1, prepared=prepared, warnings=warnings)
+
+
+def first_phase(job: Job, num_parts: int = 1) -> Phase:
+    """Return the phase that draws the picture, or draws over the one that is changed."""
+    request = job.request
+    assert request.width and request.height
+    scene = _scene(job, request.width, request.height, job.canvas)
+    if (init := request.init) is None or job.canvas is None:
+        begin, extra = None, _extra_without_picture(job, scene)
+    else:
+        begin, extra = _begin(job, job.canvas, init)
+    return _phase(job, scene, begin, extra, Phase((), job.backbone, 0, num_parts=num_parts))
+
+
+def _begin(job: Job, canvas: Canvas, init: InitImage) -> tuple[Begin, Tensor | None]:
+    """Return what sampling starts from, and what the net is shown beside it."""
+    assert init.fill is not None
+    start = canvas.start(init)
+    latents = _latents(job, canvas, start, init)
+    height, width = latents.shape[-2:]
+    mask = None if canvas.mask is None else latent_mask(canvas.mask, height, width, init.mask_mode == "binary")
+    begin = Begin(
+        latents, init.denoise, init.exact_steps, init.noise, init.extra_noise, mask, init.mask_mode, init.fill
+    )
+    return begin, _extra(job, canvas, start, init)
+
+
+def _latents(job: Job, canvas: Canvas, start: Picture, init: InitImage) -> Tensor:
+    """Return the latents of the picture; where it is to be stretched there, of the picture at its own size."""
+    if init.resize != "latent" or canvas.mask is not None:
+        return encoded(start, job)
+    downscale, own = job.backbone.downscale, job.album.rgb(init.image)
+    height, width = (max(downscale, side // downscale * downscale) for side in own.shape[:2])
+    latents = encoded(np.ascontiguousarray(own[:height, :width]), job)
+    return F.interpolate(latents, size=tuple(side // downscale for side in start.shape[:2]), mode="bilinear")
+
+
+def _unscaled(latents: Tensor, backbone: Backbone) -> Tensor:
+    """Return latents as the VAE gives them: what editing models were trained to be shown."""
+    return latents / float(getattr(backbone.vae, "config", {})["scaling_factor"])
+
+
+def _extra(job: Job, canvas: Canvas, start: Picture, init: InitImage) -> Tensor | None:
+    """Return what the net is shown beside x, (1 e h w): an inpainting or an editing model's channels."""
+    if edits(job.backbone):
+        return _unscaled(encoded(canvas.picture, job), job.backbone)
+    if not inpaints(job.backbone):
+        return None
+    hole = torch.ones(start.shape[:2]) if canvas.mask is None else (torch.from_numpy(canvas.mask) / 255).round()
+    pixels = torch.from_numpy(start).permute(2, 0, 1)[None].float() / 255 * 2 - 1  # 1 3 h w
+    seen = torch.lerp(pixels, pixels * (1 - hole), init.mask_weight)
+    return _channels(job, hole, seen)
+
+
+def _channels(job: Job, hole: Tensor, seen: Tensor) -> Tensor:
+    """Return an inpainting model's channels. hole: (h w), seen: (1 3 h w), the picture without it, grey in the hole."""
+    latents = _encoded(seen, job)
+    cells = F.interpolate(hole[None, None], size=latents.shape[-2:])  # the nearest: as it was trained
+    return inpainting_channels(cells, latents)
+
+
+def _extra_without_picture(job: Job, scene: Scene) -> Tensor | None:
+    """Return what the net is shown beside x where no picture is changed. Raises RequestError for an editing model."""
+    if edits(job.backbone):
+        raise RequestError(
+            f"{job.backbone.name} edits a picture by instruction: give it one (--from PICTURE), or another model."
+        )
+    if not inpaints(job.backbone):
+        return None
+    return _channels(job, torch.ones(scene.height, scene.width), torch.zeros(1, 3, scene.height, scene.width))
