@@ -17,6 +17,7 @@ from disegno.core.errors import CorruptFile, RequestError, ResourceError, WrongF
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory, build_empty
 from disegno.text import minilm
+from disegno.text.learnt import TextOptions
 from disegno.weights.quantised import quantise_rows
 from disegno.weights.save import save_safetensors
 
@@ -111,6 +112,45 @@ def test_a_long_prompt_is_cut_and_said(backbone: Backbone) -> None:
     states = backbone.encode_text(["red car " * 60])
     assert states.tokens.shape == backbone.encode_text([""]).tokens.shape
     assert len(states.warnings) == 1 and "was cut off" in states.warnings[0]
+
+
+def _read(backbone: Backbone, text: str, **options: Any) -> torch.Tensor:
+    states = backbone.read_prompt(text, TextOptions(**options))
+    assert states.keys == (text_key(states.tokens[0]),) and states.warnings == ()
+    return states.tokens
+
+
+def test_a_plain_prompt_is_its_caption(backbone: Backbone) -> None:
+    for text in PROMPTS:
+        assert torch.allclose(_read(backbone, text), backbone.encode_text([text]).tokens, atol=1e-6)
+
+
+def test_a_long_prompt_has_as_many_chunks_as_it_needs(backbone: Backbone) -> None:
+    one = _read(backbone, "").shape[1]
+    long = _read(backbone, "red car " * 60)
+    assert long.shape[1] in (2 * one, 3 * one) and long.isfinite().all()
+    broken = _read(backbone, "red car BREAK on a city")
+    assert torch.allclose(broken[:, :one], _read(backbone, "red car"), atol=1e-6)
+    assert torch.allclose(broken[:, one:], _read(backbone, "on a city"), atol=1e-6)
+
+
+def test_emphasis_weighs_its_words_and_nothing_else(backbone: Backbone) -> None:
+    plain, weighed = _read(backbone, "red car on city"), _read(backbone, "red (car:1.5) on city", emphasis="no-norm")
+    ratio = (weighed / plain).nan_to_num(1.0)
+    changed = (ratio - 1).abs().amax(dim=(0, 2)) > 1e-3
+    assert changed.sum() == 1
+    assert torch.allclose(weighed[:, changed], 1.5 * plain[:, changed], atol=1e-5)
+    assert torch.allclose(_read(backbone, "red (car:1.5) on city", emphasis="ignore"), plain, atol=1e-6)
+    kept = _read(backbone, "red (car:1.5) on city")
+    size = [states.square().mean().sqrt() for states in (plain, weighed, kept)]
+    assert not torch.allclose(kept, weighed) and abs(size[2] - size[0]) <= abs(size[1] - size[0]) + 0.2 * size[0]
+    literal = _read(backbone, "red (car) on city", emphasis="none")
+    assert not torch.allclose(literal[:, :6], plain[:, :6], atol=1e-3)
+
+
+def test_a_weight_beyond_all_numbers_is_an_error(backbone: Backbone) -> None:
+    with pytest.raises(RequestError, match="beyond all numbers"):
+        backbone.read_prompt("(car:" + "9" * 400 + ")", TextOptions())
 
 
 def test_latents_and_pictures_have_their_sizes_and_ranges(backbone: Backbone) -> None:

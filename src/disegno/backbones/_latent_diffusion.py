@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
@@ -21,6 +21,7 @@ from disegno.diffusion.call import Call
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
 from disegno.memory import Memory
+from disegno.text.learnt import TextOptions
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,15 @@ class TextEncoder(Protocol):
 
     def read(self, prompts: Sequence[str], skip: int) -> tuple[Tensor, list[str]]:
         """Return the states of layer -skip, (b n d), and warnings about what was cut off."""
+        ...
+
+    def read_prompt(self, text: str, options: TextOptions) -> tuple[Tensor, list[str]]:
+        """Return the states of a prompt of any length, (1 kn d), and warnings."""
+        ...
+
+    @property
+    def net(self) -> nn.Module:
+        """The network."""
         ...
 
 
@@ -149,6 +159,15 @@ class LatentDiffusion:
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
         tokens, warnings = self.text.read(prompts, clip_skip)
         return TextStates(tokens, None, tuple(text_key(row) for row in tokens), tuple(warnings))
+
+    @torch.no_grad()
+    def read_prompt(self, text: str, options: TextOptions) -> TextStates:
+        tokens, warnings = self.text.read_prompt(text, options)
+        return TextStates(tokens, None, (text_key(tokens[0]),), tuple(warnings))
+
+    @property
+    def lora_nets(self) -> Mapping[str, nn.Module]:
+        return {"unet": self.net, "te": self.text.net}
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from disegno.diffusion.call import Call
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
+from disegno.text.learnt import TextOptions
 
 
 def text_key(tokens: Tensor) -> str:
@@ -122,7 +123,16 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
-        """Return the text states of each prompt, (b n d)."""
+        """Return the text states of each caption as it is written, (b n d): one chunk each, the rest is cut off."""
+        ...
+
+    def read_prompt(self, text: str, options: TextOptions) -> TextStates:
+        """Return the text states of a prompt of any length with its emphasis, (1 kn d) of its k chunks."""
+        ...
+
+    @property
+    def lora_nets(self) -> Mapping[str, nn.Module]:
+        """What a style LoRA may change: "unet" and "te" (the text encoder), where the family has them."""
         ...
 
     def encode_image(self, images: Tensor) -> Tensor:

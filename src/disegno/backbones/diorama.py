@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disegno.backbones._latent_diffusion import (
     LatentDiffusion,
@@ -33,11 +33,13 @@ from disegno.backbones.base import Defaults
 from disegno.core.errors import CorruptFile, ResourceError, WrongFamily
 from disegno.memory import Memory
 from disegno.text import minilm
+from disegno.text.learnt import TextOptions
 from disegno.weights.load import open_file
 from disegno.weights.quantised import dequantise_rows
 
 FAMILY = "diorama"
 
+_NO_SKIP = f"clip_skip {{}} was passed over: {FAMILY} has no CLIP."
 _FALLBACK = Defaults(128, 128, steps=20, cfg=4.0, sampler="DDIM", schedule="automatic")
 
 
@@ -52,8 +54,20 @@ class MiniText:
         cut = [end for prompt in prompts if (end := self.encoder.truncated(prompt))]
         warnings = [f"The text encoder reads {minilm.NUM_TOKENS} tokens: {end!r} was cut off." for end in cut]
         if skip != 1:
-            warnings.append(f"clip_skip {skip} was passed over: {FAMILY} has no CLIP.")
+            warnings.append(_NO_SKIP.format(skip))
         return self.encoder.encode(prompts), warnings
+
+    def read_prompt(self, text: str, options: TextOptions) -> tuple[Tensor, list[str]]:
+        """Return the token states of a prompt of any length, (1 48k 384), and what was passed over."""
+        warnings = [f"The embedding {each.name!r} is CLIP's: its name was taken as text." for each in options.learnt]
+        if options.clip_skip != 1:
+            warnings.append(_NO_SKIP.format(options.clip_skip))
+        return self.encoder.encode_prompt(text, options), warnings
+
+    @property
+    def net(self) -> nn.Module:
+        """Return the network."""
+        return self.encoder.network
 
 
 def open(path: Path | None, memory: Memory) -> LatentDiffusion:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from disegno.core.request import Emphasis
+
 ROUND, SQUARE = 1.1, 1 / 1.1
 BREAK, BREAK_WEIGHT = "BREAK", -1.0
 
@@ -36,6 +38,11 @@ def parse_emphasis(text: str) -> list[Piece]:
     for token in _TOKEN.finditer(text):
         pieces.take(token)
     return pieces.finished()
+
+
+def parse_pieces(text: str, emphasis: Emphasis) -> list[Piece]:
+    """Return the text's pieces in a mode of emphasis: where it is "none", brackets and BREAK are text."""
+    return [Piece(text, 1.0)] if emphasis == "none" else parse_emphasis(text)
 
 
 def uses_emphasis(text: str) -> bool:

@@ -6,7 +6,8 @@ the models were trained and are prompted with; Radford et al. 2021, section 2.4.
 
 import gzip
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,14 +16,19 @@ import torch
 from ftfy import fix_text
 from tokenizers import AddedToken, Encoding, Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from disegno.core.errors import RequestError
 from disegno.memory import Memory
+from disegno.prompts.emphasis import parse_pieces
+from disegno.text.chunks import Chunk, Learnt, Name, Ruler, chunks_of
+from disegno.text.learnt import LearntVectors, TextOptions
+from disegno.text.weighting import WEIGH, weights_of
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 START_ID, END_ID = 49406, 49407
+COMMA_ID = 267
 LENGTH = 77  # tokens of one chunk, start and end included
 
 # Contractions, runs of letters, single digits, runs of anything else that is not white space.
@@ -96,6 +102,10 @@ class ClipText:
 
     model: CLIPTextModel
 
+    @property
+    def net(self) -> nn.Module:
+        return self.model
+
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         """Return each prompt's token ids, (b 77), and warnings about what was cut off."""
         rows, warnings = chunk_rows(prompts)
@@ -117,6 +127,55 @@ class ClipText:
         """Return the prompts' states, (b 77 d), and warnings about what was cut off."""
         ids, warnings = self.tokenize(prompts)
         return self.states(ids, skip), warnings
+
+    def read_prompt(self, text: str, options: TextOptions) -> tuple[Tensor, list[str]]:
+        """Return the states of a prompt of any length, (1 77k d) of its k chunks, and warnings.
+
+        Raises RequestError where a weight is no number, or learnt vectors fit into no chunk.
+        """
+        learnt, warnings = self._fitting(options.learnt)
+        names = {name: vectors for vectors in learnt for name in vectors.names}
+        known = Learnt(tuple(Name(tuple(token_ids(name)), name, len(v.vectors)) for name, v in names.items()))
+        pieces = parse_pieces(text, options.emphasis)
+        chunks = chunks_of(pieces, token_ids, Ruler(LENGTH - 2, COMMA_ID, options.backtrack), known)
+        ids = torch.tensor([chunk(each.ids) for each in chunks], dtype=torch.long)  # k 77
+        with self._standing_in(chunks, {name: v.vectors for name, v in names.items()}):
+            states = self.states(ids, options.clip_skip)  # k 77 d
+        states = WEIGH[options.emphasis](states, weights_of(chunks, LENGTH).to(states))
+        return states.flatten(0, 1)[None], warnings  # k 77 d -> 1 77k d
+
+    def _fitting(self, learnt: Sequence[LearntVectors]) -> tuple[list[LearntVectors], list[str]]:
+        """Return the vectors that are as wide as this encoder, and what is said of the others."""
+        width = self.model.config.hidden_size
+        fitting = [each for each in learnt if each.vectors.shape[1] == width]
+        others = [each for each in learnt if each.vectors.shape[1] != width]
+        warnings = [
+            f"The embedding {each.name!r} is of another model ({each.vectors.shape[1]} wide, not {width}): "
+            "its name was taken as text."
+            for each in others
+        ]
+        return fitting, warnings
+
+    @contextmanager
+    def _standing_in(self, chunks: Sequence[Chunk], vectors: Mapping[str, Tensor]) -> Generator[None]:
+        """Let learnt vectors stand in the places of their tokens while the encoder runs. One thread at a time."""
+        fixes = [(row, fix) for row, each in enumerate(chunks) for fix in each.fixes]
+
+        def place(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
+            embedded = embedded.clone()  # k 77 d
+            for row, fix in fixes:
+                start = 1 + fix.offset  # after the chunk's start token
+                embedded[row, start : start + fix.num_vectors] = vectors[fix.name].to(embedded)
+            return embedded
+
+        if not fixes:
+            yield
+            return
+        handle = self.model.embeddings.token_embedding.register_forward_hook(place)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def config_of(shapes: Mapping[str, Sequence[int]], num_heads: int | None = None) -> CLIPTextConfig:
