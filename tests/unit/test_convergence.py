@@ -119,3 +119,15 @@ def test_it_converges_only_where_the_last_looks_gained_nothing(values: list[floa
     assert verdict.converged == (not gained and max(values) > 2 * 0.02)
     if verdict.best is not None:
         assert values[verdict.best // 100 - 1] == max(values)
+
+
+def test_what_cannot_be_measured_is_said_and_the_loss_decides_the_rest() -> None:
+    def look(step: int, **others: float) -> Look:
+        metrics = dict(_look(step, 0.5, **others).metrics)
+        del metrics[CONTROLLABILITY]
+        return Look(step, 0.5 - step / 1000, metrics)
+
+    verdict = judge([look(100), look(200)])
+    assert verdict.state == "not-learning" and "cannot be measured" in verdict.reasons[0] and verdict.best == 200
+    swapped = judge([look(100, **{AGREEMENT: -0.2, SWAPPED: 1.0})])
+    assert len(swapped.reasons) == 1 and "exchanged" in swapped.reasons[0]

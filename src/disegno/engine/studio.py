@@ -47,6 +47,10 @@ class Kept(Generic[V]):
         self._values.move_to_end(key)
         return self._values[key]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+
 
 class Studio:
     """Everything that is opened once. One generation at a time may use it; `lock` says which."""
@@ -125,6 +129,12 @@ class Studio:
         """Return the controller's control for a condition, prepared once: later seeds do not encode it again."""
         key = (id(controller), tuple(condition.image.shape), condition.key)
         return self._controls.get(key, lambda: (controller, controller.prepare(condition)))[1]
+
+    def close_controls(self) -> None:
+        """Forget every open control and all that they added; models and Base ControlNets stay open."""
+        self._controllers.clear()
+        self._controls.clear()
+        self.residuals.clear()
 
     def _open_controller(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Controller:
         module = self._mechanism(card)

@@ -11,7 +11,7 @@ was drawn without the control, so few pictures suffice. Without such figures the
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from disegno.training.base import Look
@@ -59,7 +59,9 @@ def judge(looks: Sequence[Look], patience: int = PATIENCE) -> Verdict:
     if measured:
         return _by_controllability(measured, patience)
     lost = [look for look in looks if look.loss is not None]
-    return _by_loss(lost, patience) if lost else Verdict("early", "Not yet: nothing has been measured so far.")
+    verdict = _by_loss(lost, patience) if lost else Verdict("early", "Not yet: nothing has been measured so far.")
+    found = _suspects([look for look in looks if measure_of(look.metrics)], OF_DATA)
+    return replace(verdict, state="not-learning", reasons=(*found, *verdict.reasons)) if found else verdict
 
 
 def score(look: Look) -> float | None:
@@ -108,9 +110,9 @@ def _not_yet(looks: Sequence[Look], patience: int) -> Verdict:
         f"Not yet: at step {last.step} the pictures follow their drawings no better than without the control"
         f" ({_figures(last.metrics)})."
     )
-    found = [suspect for suspect in SUSPECTS if suspect.seems(looks)]
-    waited = len(looks) > patience or any(suspect.fatal for suspect in found)
-    return Verdict("not-learning" if waited else "early", words, None, tuple(suspect.why for suspect in found))
+    fatal = _suspects(looks, OF_DATA) + _suspects(looks, OF_NUMBERS)
+    waited = len(looks) > patience or fatal
+    return Verdict("not-learning" if waited else "early", words, None, fatal + _suspects(looks, OF_PATIENCE))
 
 
 def _by_loss(looks: Sequence[Look], patience: int) -> Verdict:
@@ -155,6 +157,11 @@ def _foreign(looks: Sequence[Look]) -> bool:
     return looks[-1].metrics.get(AGREEMENT, 1.0) < AGREES and not _swapped(looks)
 
 
+def _unmeasurable(looks: Sequence[Look]) -> bool:
+    metrics = looks[-1].metrics
+    return CONTROLLABILITY not in metrics and not _swapped(looks) and not _foreign(looks)
+
+
 def _diverged(looks: Sequence[Look]) -> bool:
     losses = [look.loss for look in looks if look.loss is not None]
     return bool(losses) and (not math.isfinite(losses[-1]) or losses[-1] > 1.1 * losses[0])
@@ -170,35 +177,37 @@ def _astray(looks: Sequence[Look]) -> bool:
 
 _TOO_FAST = "The held-out loss rises: the learning rate is too high. Start again with a third of it."
 
+Suspect = tuple[Callable[[Sequence[Look]], bool], str]
+"""What a control that does not learn may suffer from, and what to do."""
 
-@dataclass(frozen=True)
-class Suspect:
-    """Why a control may not be learning, and what to do. `fatal`: more steps will not help."""
-
-    seems: Callable[[Sequence[Look]], bool]
-    why: str
-    fatal: bool = False
-
-
-SUSPECTS = (
-    Suspect(
+OF_DATA: tuple[Suspect, ...] = (
+    (
         _swapped,
         "Conditions and pictures are exchanged: annotating the conditions gives the pictures. Swap the folders.",
-        fatal=True,
     ),
-    Suspect(
+    (
         _foreign,
         "The data's conditions are not what this annotator draws: annotating the real pictures gives something else."
         " Name the annotator and the parameters that made them, or build the conditions anew.",
-        fatal=True,
     ),
-    Suspect(_diverged, _TOO_FAST, fatal=True),
-    Suspect(
+    (
+        _unmeasurable,
+        "It cannot be measured whether pictures follow these conditions: not even the real pictures do so better than"
+        " pictures drawn without the control, once the model's VAE has been at them. Look at the pictures instead.",
+    ),
+)
+"""More steps will not help."""
+
+OF_NUMBERS: tuple[Suspect, ...] = ((_diverged, _TOO_FAST),)
+"""Nor here."""
+
+OF_PATIENCE: tuple[Suspect, ...] = (
+    (
         _no_effect,
         "The control does not change the pictures yet: it needs more steps, or a higher learning rate."
         " CtrLoRA's 1e-5 is for models of the size of Stable Diffusion; small ones need more.",
     ),
-    Suspect(
+    (
         _astray,
         "The control changes the pictures, but not towards the drawings. Controls can take hold suddenly, after"
         " thousands of steps; if not, check the pairs (`disegno dataset check`), or try a higher learning rate, a"
@@ -206,3 +215,7 @@ SUSPECTS = (
     ),
 )
 """In the order in which to think of them."""
+
+
+def _suspects(looks: Sequence[Look], of: Sequence[Suspect]) -> tuple[str, ...]:
+    return tuple(why for seems, why in of if looks and seems(looks))

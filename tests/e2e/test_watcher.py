@@ -1,0 +1,118 @@
+"""Looks at a training: through the engine, with figures that mean something, and without disturbing it."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disegno.annotators import ANNOTATORS
+from disegno.core.errors import DisegnoError
+from disegno.core.settings import Settings
+from disegno.core.teach import TeachRequest
+from disegno.training.base import Look
+from disegno.training.convergence import AGREEMENT, CONTROLLABILITY, EFFECT, ERROR, SWAPPED
+from disegno.training.data.opening import open_pairs
+from disegno.training.watcher import EngineWatcher, open_watcher
+
+pytestmark = pytest.mark.e2e
+
+DIORAMA = Path(__file__).parents[2] / "src/disegno/data/diorama"
+CAR = DIORAMA / "examples/car_512.png"
+SIZE = 64
+
+
+def _pairs(folder: Path) -> Path:
+    """Write four views of the car with their edges, as ControlNet's tutorial lays pairs out."""
+    canny, lines = ANNOTATORS.load("canny"), []
+    for name in ("source", "target"):
+        (folder / name).mkdir(parents=True)
+    with Image.open(CAR) as car:
+        for n, box in enumerate([(0, 0, 512, 512), (40, 60, 460, 480), (100, 100, 500, 500), (0, 120, 360, 480)]):
+            view = np.asarray(car.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX, box))
+            Image.fromarray(canny.annotate(view, canny.Params())).save(folder / "source" / f"{n}.png")
+            Image.fromarray(view).save(folder / "target" / f"{n}.png")
+            row = {"source": f"source/{n}.png", "target": f"target/{n}.png", "prompt": "a red car on a city street"}
+            lines.append(json.dumps(row))
+    (folder / "prompt.json").write_text("\n".join(lines))
+    return folder
+
+
+def _watcher(data: Path, out: Path) -> EngineWatcher:
+    request = TeachRequest(name="mine", data=(str(data),), annotator="canny", width=SIZE, height=SIZE)
+    return replace(open_watcher(request, open_pairs(str(data)), out, Settings()), steps=4)
+
+
+@pytest.fixture(scope="module")
+def watcher(tmp_path_factory: pytest.TempPathFactory) -> EngineWatcher:
+    return _watcher(_pairs(tmp_path_factory.mktemp("pairs")), tmp_path_factory.mktemp("looks"))
+
+
+@pytest.fixture(scope="module")
+def look(watcher: EngineWatcher) -> Look:
+    return watcher.look(DIORAMA / "control_canny.safetensors", 100)
+
+
+def test_a_look_has_figures_between_floor_and_ceiling_and_a_sheet(watcher: EngineWatcher, look: Look) -> None:
+    metrics = look.metrics
+    assert {"edge-f1", "edge-f1-floor", "edge-f1-ceiling", CONTROLLABILITY, ERROR, EFFECT} <= metrics.keys()
+    assert metrics["edge-f1-floor"] < metrics["edge-f1-ceiling"] <= 1
+    assert metrics[AGREEMENT] == pytest.approx(1.0) and metrics[SWAPPED] < 0.5
+    assert 0.004 < metrics[EFFECT] < 1
+    share = (metrics["edge-f1"] - metrics["edge-f1-floor"]) / (metrics["edge-f1-ceiling"] - metrics["edge-f1-floor"])
+    assert metrics[CONTROLLABILITY] == pytest.approx(share)
+    assert look.sheet is not None
+    with Image.open(look.sheet) as page:
+        assert page.width > 6 * SIZE and page.height > 4 * SIZE  # condition, 2 x (drawn, again), without, real
+
+
+def test_the_same_file_gives_the_same_look_and_another_one_another(
+    watcher: EngineWatcher, look: Look, tmp_path: Path
+) -> None:
+    """The trainer writes every look's control to one place."""
+    latest = tmp_path / "latest.safetensors"
+    shutil.copy(DIORAMA / "control_canny.safetensors", latest)
+    assert watcher.look(latest, 200).metrics == look.metrics
+    shutil.copy(DIORAMA / "control_segmentation.safetensors", latest)
+    assert watcher.look(latest, 300).metrics != look.metrics
+
+
+def _numbers() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+
+def test_it_draws_no_random_number_of_the_training(watcher: EngineWatcher) -> None:
+    def seeded(act: Callable[[], object]) -> list[float]:
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        act()
+        return _numbers()
+
+    threads = torch.get_num_threads()
+    assert seeded(lambda: watcher.look(DIORAMA / "control_canny.safetensors", 1)) == seeded(lambda: None)
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+
+
+def test_what_cannot_be_drawn_is_an_error_and_the_next_look_is_sound(
+    watcher: EngineWatcher, look: Look, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a control" * 9)
+    with pytest.raises(DisegnoError):
+        watcher.look(broken, 1)
+    assert watcher.look(DIORAMA / "control_canny.safetensors", 2).metrics == look.metrics
+
+
+def test_a_full_disk_costs_the_pictures_not_the_figures(watcher: EngineWatcher, look: Look, tmp_path: Path) -> None:
+    folder, watcher.folder = watcher.folder, tmp_path / "file" / "looks"
+    (tmp_path / "file").write_text("in the way")
+    try:
+        seen = watcher.look(DIORAMA / "control_canny.safetensors", 1)
+    finally:
+        watcher.folder = folder
+    assert seen.sheet is None and seen.metrics == look.metrics
