@@ -101,6 +101,13 @@ class Run:
         """The parts that are asked about: one, or the windows."""
         return self.windows or (View(self.controls),)
 
+    @torch.inference_mode()
+    def finish(self) -> None:
+        """End now: the picture is what the net believes it to be."""
+        if self.question is not None:
+            self.latents = self.question.x if self.estimate is None else self.estimate
+            self.stop()
+
     def stop(self) -> None:
         """Stop asking; the coroutine is closed."""
         self.sampling.close()

@@ -87,9 +87,9 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     """Return the generation as a coroutine: it yields each phase that samples, and is resumed when its runs have ended.
 
     Whoever drives it may step the runs of many generations in one batch. `album`: reads the pictures that the request
-    names, within its limits. Raises every error that a request can cause before its first phase.
+    names; unset: within the studio's limits. Raises every error that a request can cause before its first phase.
     """
-    album = album or Album()
+    album = album or Album(studio.limits)
     times = [time.perf_counter()]
     studio.backbone(request.model)
     times.append(time.perf_counter())

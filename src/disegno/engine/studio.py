@@ -15,6 +15,7 @@ from disegno.controls.base import Condition, Control, Controller
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.request import ControlUnit
 from disegno.core.settings import Settings, load_settings
+from disegno.engine.pictures import Limits
 from disegno.engine.residuals import ResidualCache
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.weights.identify import FileCard, identify, require_family
@@ -53,10 +54,14 @@ class Kept(Generic[V]):
 
 
 class Studio:
-    """Everything that is opened once. One generation at a time may use it; `lock` says which."""
+    """Everything that is opened once. One generation at a time may use it; `lock` says which.
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    `limits`: what pictures from outside may cost; without `paths`, requests name files by the library's names only.
+    """
+
+    def __init__(self, settings: Settings | None = None, limits: Limits | None = None) -> None:
         self.settings = settings or load_settings()
+        self.limits = limits or Limits()
         tune_allocator()
         self.memory = Memory(decide(self.settings))
         self.library = Library(self.settings)
@@ -89,7 +94,9 @@ class Studio:
         return BACKBONES.load(family).open(card.path, memory)
 
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
-        if (path := Path(name).expanduser()).exists():
+        if not self.limits.paths and name.startswith(("/", "~")):
+            raise UnknownName.of(what, Path(name).name, [*others, *(c.path.stem for c in self.library.cards(kind))])
+        if self.limits.paths and (path := Path(name).expanduser()).exists():
             card = identify(path)
             if card.kind != kind:
                 is_what = f"{card.kind} ({card.mechanism})" if card.mechanism else card.kind
@@ -183,7 +190,7 @@ class Studio:
 
     def _base(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Path:
         if base is not None:
-            return self._find(str(base), "control", "Base ControlNet").path
+            return base if isinstance(base, Path) else self._find(base, "control", "Base ControlNet").path
         bases = self._bases_for(backbone)
         bases += [identify(path) for path in (backbone.base_control,) if path is not None]
         named = [c for c in bases if card.base_sha256 and self.library.sha256(c) == card.base_sha256]

@@ -1,0 +1,82 @@
+"""`disegno serve`: the models over HTTP, for this machine or, with accounts, for others."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from disegno.core.errors import RequestError
+from disegno.core.settings import load_settings
+
+AUTH_VARIABLE, KEY_VARIABLE = "DISEGNO_AUTH", "DISEGNO_API_KEY"
+
+
+def parse_accounts(auth: tuple[str, ...], keys: tuple[str, ...]) -> "tuple[Any, ...]":
+    """Return the accounts of USER:PASS and [NAME=]KEY texts. Raises RequestError."""
+    from disegno.serving.settings import Account
+
+    accounts: list[Account] = []
+    for text in auth:
+        user, colon, secret = text.partition(":")
+        if not (user and colon and secret):
+            raise RequestError("--auth wants USER:PASS; what was given has no user or no password.")
+        accounts.append(Account(user, secret))
+    for text in keys:
+        name, equals, key = text.rpartition("=")
+        accounts.append(Account(name if equals else "key", key, key=True))
+    return tuple(accounts)
+
+
+def _listed(variable: str) -> tuple[str, ...]:
+    return tuple(part for part in os.environ.get(variable, "").split() if part)
+
+
+@click.command(name="serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen to.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--auth", metavar="USER:PASS", multiple=True, help=f"Someone who may come in; or ${AUTH_VARIABLE}.")
+@click.option("--api-key", metavar="[NAME=]KEY", multiple=True, help=f"A key that may come in; or ${KEY_VARIABLE}.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes with the model.")
+@click.option(
+    "--together", default=4, show_default=True, type=click.IntRange(1, 64), help="Jobs a worker steps in turn."
+)
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and results are kept.")
+@click.option("--db", metavar="URL", default="", help="An SQLAlchemy URL for the jobs. Unset: SQLite in the folder.")
+@click.option("--allow-origin", metavar="ORIGIN", multiple=True, help="Pages of it may call, as https://example.org.")
+@click.option("--allow-host", metavar="NAME", multiple=True, help="A name of this server, as example.org.")
+@click.option("--allow-url", metavar="HOST", multiple=True, help="Pictures may be fetched from this host.")
+@click.option("--stall", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds without progress.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
+@click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
+def command(
+    host: str, port: int, auth: tuple[str, ...], api_key: tuple[str, ...], workers: int, together: int,
+    folder: Path | None, db: str, allow_origin: tuple[str, ...], allow_host: tuple[str, ...],
+    allow_url: tuple[str, ...], stall: float, device: str | None, dtype: str | None,
+) -> None:  # fmt: skip
+    """Serve the models over HTTP.
+
+    \b
+    disegno serve
+    disegno serve --host 0.0.0.0 --auth anna:a-long-password --allow-host pictures.example.org
+    """
+    import asyncio
+
+    from disegno.serving.serve import log_to_stderr, serve
+    from disegno.serving.settings import ServerSettings
+
+    settings = ServerSettings(
+        host=host, port=port, workers=workers, together=together, db=db, stall_seconds=stall,
+        accounts=parse_accounts((*auth, *_listed(AUTH_VARIABLE)), (*api_key, *_listed(KEY_VARIABLE))),
+        allow_origins=allow_origin, allow_hosts=allow_host, allow_urls=allow_url,
+        machine=load_settings(device=device, dtype=dtype),
+    )  # fmt: skip
+    log_to_stderr()
+    shown = f"[{host}]" if ":" in host else host
+    asyncio.run(
+        serve(
+            replace(settings, folder=folder) if folder else settings,
+            lambda used: click.echo(f"Disegno listens at http://{shown}:{used}  (API: /openapi.json)"),
+        )
+    )

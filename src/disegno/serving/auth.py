@@ -1,0 +1,96 @@
+"""Who is asking: HTTP Basic or a key, compared in constant time. Without accounts everybody here is `local`."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from disegno.core.errors import RequestError
+from disegno.serving.faults import Refused
+from disegno.serving.settings import Account, ServerSettings
+
+LOCAL = "local"
+MAX_ADDRESSES = 10_000
+_LOOPBACK = ("127.", "::1", "localhost")
+_NOBODY = Account("", "nobody has this secret")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach this address."""
+    return host.startswith(_LOOPBACK[0]) or host in _LOOPBACK[1:]
+
+
+def require_safe(settings: ServerSettings) -> None:
+    """Refuse to listen to other machines without accounts. Raises RequestError."""
+    if not settings.accounts and not is_loopback(settings.host):
+        raise RequestError(
+            f"--host {settings.host} lets other machines in, and nobody has to say who they are. Add --auth USER:PASS"
+            " or --api-key KEY, or listen to 127.0.0.1."
+        )
+    for account in settings.accounts:
+        if len(account.secret) < 8:
+            raise RequestError(f"The secret of {account.name!r} is shorter than 8 characters. Choose a longer one.")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass
+class Doorkeeper:
+    """Checks credentials, and slows down whoever guesses."""
+
+    settings: ServerSettings
+    _tries: OrderedDict[str, list[float]] = field(default_factory=OrderedDict[str, list[float]])
+
+    def owner(self, authorization: str | None, address: str) -> str:
+        """Return the name of who is asking. Raises Refused (401, or 429 after too many tries)."""
+        if not self.settings.accounts:
+            return LOCAL
+        self._require_patience(address)
+        name = self._checked(authorization)
+        if name is None:
+            if authorization:
+                self._tries.setdefault(address, []).append(time.monotonic())
+                while len(self._tries) > MAX_ADDRESSES:
+                    self._tries.popitem(last=False)
+            challenge = {"WWW-Authenticate": 'Basic realm="disegno", charset="UTF-8"'}
+            raise Refused(401, "unauthorized", "Say who you are: HTTP Basic, or a key as a Bearer.", headers=challenge)
+        return name
+
+    def _require_patience(self, address: str) -> None:
+        recent = [at for at in self._tries.get(address, ()) if time.monotonic() - at < 60]
+        if recent:
+            self._tries[address] = recent
+        else:
+            self._tries.pop(address, None)
+        if len(recent) >= self.settings.limits.tries_per_minute:
+            raise Refused(429, "too_many_tries", "Too many wrong passwords.", headers={"Retry-After": "60"})
+
+    def _checked(self, authorization: str | None) -> str | None:
+        """Return the name of the account that these credentials belong to; every account is compared."""
+        scheme, _, value = (authorization or "").partition(" ")
+        user, secret = _credentials(scheme.lower(), value.strip())
+        found = None
+        for account in self.settings.accounts or (_NOBODY,):
+            same = hmac.compare_digest(_digest(account.secret), _digest(secret))
+            named = hmac.compare_digest(_digest(account.name), _digest(user)) or (account.key and not user)
+            if same and named and secret:
+                found = account.name
+        return found
+
+
+def _credentials(scheme: str, value: str) -> tuple[str, str]:
+    """Return user and secret; a key has no user. What cannot be read is nobody's."""
+    if scheme == "bearer":
+        return "", value
+    if scheme != "basic":
+        return "", ""
+    try:
+        user, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        return "", ""
+    return user, secret

@@ -1,0 +1,301 @@
+"""Jobs: what every door is built on. Nothing here knows HTTP.
+
+A door turns its wire form into a request of one of the kinds (`kinds.py`) and then:
+
+    job = await jobs.submit("generate", request, owner=user, key=None)   # acknowledged: it is on the disk
+    job = await jobs.wait(job.id, owner=user)                            # until it is done, failed or cancelled
+    job.outcome.files, job.outcome.facts, job.outcome.warnings           # what came back
+    jobs.path(job, "0.png")                                              # the PNG with its record, a finished file
+
+    async for news in jobs.watch(job.id, owner=user): ...                # Job at every change, Moved at every step
+    await jobs.cancel(job.id, owner=user)                                # within a step; nothing is kept
+    await jobs.finish(owner=user)                                        # A1111's interrupt: ends with what there is
+    jobs.running(owner=user)                                             # [(Job, Moved | None)]: the global progress
+    await jobs.recent(owner=user, limit=10)                              # the newest first
+    jobs.catalogue                                                       # models, samplers ... of a ready worker
+
+`owner` is the user's name (`request.state.user` in a route). Whatever is not the owner's does not exist: 404.
+Everything raises `faults.Refused`, which the app renders in the door's own shape.
+"""
+
+import asyncio
+import hashlib
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from disegno.core.errors import DisegnoError
+from disegno.serving.board import Board
+from disegno.serving.dispatch import Dispatcher
+from disegno.serving.faults import Refused, refusal_of
+from disegno.serving.files import Files
+from disegno.serving.kinds import kind_of
+from disegno.serving.metrics import Metrics
+from disegno.serving.settings import ServerSettings
+from disegno.serving.store import Job, New, Store
+from disegno.serving.wire import Moved
+from disegno.serving.words import Catalogue, StoredFile
+
+SWEEP_SECONDS = 60.0
+MAX_RETRY_AFTER_SECONDS = 600
+
+
+def _not_found() -> Refused:
+    return Refused(404, "not_found", "There is no such job.", "id", "GET /v1/jobs lists yours.")
+
+
+@dataclass
+class Jobs:
+    """The jobs of one server."""
+
+    settings: ServerSettings
+    store: Store
+    files: Files
+    metrics: Metrics = field(default_factory=Metrics)
+    board: Board = field(default_factory=Board)
+    dispatcher: Dispatcher = field(init=False)
+    _streams: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        self.dispatcher = Dispatcher(self.settings, self.store, self.files, self.board, self.metrics)
+
+    async def open(self) -> None:
+        """Take up the jobs that the last server left, and start the workers."""
+        await self.dispatcher.open()
+        self.dispatcher.spawn(self._retain(), lasting=True)
+
+    async def close(self) -> None:
+        """Put what runs back into the queue and stop the workers."""
+        self.board.close()
+        await self.dispatcher.close()
+        self.store.close()
+
+    async def drain(self) -> None:
+        """Take no more jobs, and let what runs end, within the settings' time."""
+        await self.dispatcher.drain(self.settings.drain_seconds)
+        self.board.close()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the workers can do. Raises Refused while none has said so yet."""
+        if self.dispatcher.catalogue is None:
+            raise Refused(503, "starting", "The model's process is starting.", headers={"Retry-After": "2"})
+        return self.dispatcher.catalogue
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are taken and carried out now."""
+        able = any(worker.ready for worker in self.dispatcher.workers)
+        return able and not self.dispatcher.draining and self.files.has_room()
+
+    async def figures(self) -> bytes:
+        """Return the server's figures in Prometheus' text format."""
+        states = await self.dispatcher.do(self.store.count)
+        pids = {f"worker-{worker.number}": worker.pid for worker in self.dispatcher.workers}
+        ready = sum(worker.ready for worker in self.dispatcher.workers)
+        return self.metrics.text(states, ready, self.files.free_bytes(), {"server": os.getpid(), **pids})
+
+    # ---- submitting
+
+    async def submit(self, kind: str, request: Any, *, owner: str, key: str | None = None) -> Job:
+        """Return the job, which is on the disk now. The same key gives back the same job. Raises Refused."""
+        if self.dispatcher.draining:
+            raise Refused(503, "draining", "The server is stopping.", headers={"Retry-After": "30"})
+        try:
+            new = await asyncio.to_thread(self._new, kind, request, owner, key)
+        except DisegnoError as error:
+            raise refusal_of(error) from error
+        job, is_new = await self.dispatcher.do(self._admit, new)
+        if is_new:
+            self.metrics.submitted.labels(kind).inc()
+            self.dispatcher.wake()
+        return job
+
+    def _new(self, kind: str, request: Any, owner: str, key: str | None) -> New:
+        row = kind_of(kind)
+        row.check(request, self.settings.limits)
+        body = row.dump(request)
+        digest = hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()
+        return New(owner, kind, body, digest, row.share(request), key)
+
+    def _admit(self, new: New) -> tuple[Job, bool]:
+        """Store the job unless too much waits. In the store's thread."""
+        if new.key is not None and (known := self.store.by_key(new.owner, new.key)) is not None:
+            if known.digest != new.digest:
+                raise Refused(
+                    422, "key_reused", "This idempotency key was used for another request.", "Idempotency-Key"
+                )
+            return known, False
+        load, limits = self.store.load(new.owner), self.settings.limits
+        waits = (
+            (load.of_user >= limits.queued_per_user, f"{load.of_user} of your jobs wait already"),
+            (load.queued >= limits.queued, f"{load.queued} jobs wait already"),
+            (load.num_bytes + len(new.body) > limits.queued_bytes, "the waiting requests are too large together"),
+        )
+        for too_much, why in waits:
+            if too_much:
+                raise Refused(429, "too_many_jobs", f"Try later: {why}.", headers=self._retry_after(load.queued))
+        if not self.files.has_room():
+            raise Refused(507, "no_room", "The server's disk is full.", headers={"Retry-After": "60"})
+        return self.store.add(new)
+
+    def _retry_after(self, queued: int) -> dict[str, str]:
+        seconds = queued * self.dispatcher.run_seconds / max(1, self.settings.workers) / 10
+        return {"Retry-After": str(min(max(1, math.ceil(seconds)), MAX_RETRY_AFTER_SECONDS))}
+
+    # ---- looking
+
+    async def get(self, job_id: str, *, owner: str) -> Job:
+        """Return the owner's job. Raises Refused (404)."""
+        job = await self.dispatcher.do(self.store.get, job_id)
+        if job is None or job.owner != owner:
+            raise _not_found()
+        return job
+
+    async def by_key(self, key: str, *, owner: str) -> Job | None:
+        """Return the owner's job of this idempotency key."""
+        return await self.dispatcher.do(self.store.by_key, owner, key)
+
+    async def recent(
+        self, *, owner: str, states: Sequence[str] = (), limit: int = 50, before: float | None = None
+    ) -> list[Job]:
+        """Return the owner's jobs, the newest first."""
+        return await self.dispatcher.do(self.store.of_owner, owner, states, limit, before)
+
+    async def request(self, job: Job) -> Any:
+        """Return what a job was asked."""
+        body = await self.dispatcher.do(self.store.request, job.id)
+        return kind_of(job.kind).load(body or b"{}")
+
+    async def ahead(self, job: Job) -> int:
+        """Return how many of the owner's jobs come before this one."""
+        return await self.dispatcher.do(self.store.ahead, job)
+
+    def running(self, *, owner: str) -> list[tuple[Job, Moved | None]]:
+        """Return the owner's jobs that are on their way, with how far they are."""
+        jobs = [job for worker in self.dispatcher.workers for job in worker.jobs.values() if job.owner == owner]
+        return [(job, self.board.progress(job.id)) for job in sorted(jobs, key=lambda job: job.started or 0)]
+
+    async def watch(self, job_id: str, *, owner: str) -> AsyncIterator[Job | Moved]:
+        """Yield the job as it stands, then every change and every progress, until it has ended or the server stops."""
+        with self.board.watching(job_id) as watcher:
+            job: Job | None = await self.get(job_id, owner=owner)
+            moved = watcher.take()[1]
+            while True:
+                if job is not None:
+                    yield job
+                    if job.terminal:
+                        return
+                if moved is not None:
+                    yield moved
+                if self.board.closed:
+                    return
+                await watcher.changed.wait()
+                job, moved = watcher.take()
+
+    async def wait(self, job_id: str, *, owner: str) -> Job:
+        """Return the job when it has ended, or as it stands when the server stops."""
+        last = await self.get(job_id, owner=owner)
+        async for news in self.watch(job_id, owner=owner):
+            last = news if isinstance(news, Job) else last
+        return last
+
+    def path(self, job: Job, name: str) -> Path:
+        """Return where a file of a job's result is; the name is looked up, never joined. Raises Refused (404)."""
+        return self.files.result(job.id) / self.file(job, name).name
+
+    def file(self, job: Job, name: str) -> StoredFile:
+        """Return what is known of a file of a job's result. Raises Refused (404)."""
+        found = next((file for file in (job.outcome.files if job.outcome else ()) if file.name == name), None)
+        if found is None:
+            raise Refused(404, "not_found", "The job has no such file.", "name", "GET /v1/jobs/ID lists its files.")
+        return found
+
+    @contextmanager
+    def streaming(self, owner: str) -> Generator[None]:
+        """Count a stream that an owner holds open. Raises Refused (429) for one too many."""
+        if self._streams.get(owner, 0) >= self.settings.limits.streams_per_user:
+            raise Refused(429, "too_many_streams", "You watch too many jobs at once.", headers={"Retry-After": "5"})
+        self._streams[owner] = self._streams.get(owner, 0) + 1
+        try:
+            yield
+        finally:
+            self._streams[owner] -= 1
+
+    # ---- changing
+
+    async def cancel(self, job_id: str, *, owner: str) -> Job:
+        """Return the job, which is cancelled, or is being stopped. A job that has ended stays as it is."""
+        job = await self.get(job_id, owner=owner)
+        if job.terminal:
+            return job
+        waiting = await self.dispatcher.do(self.store.cancel, job_id, ("queued", "paused"))
+        if waiting is not None:
+            self.dispatcher.told(waiting)
+            return waiting
+        return await self.dispatcher.stop_running(job) or await self.get(job_id, owner=owner)
+
+    async def finish(self, job_id: str | None = None, *, owner: str) -> int:
+        """Let running jobs end now, with their pictures as they stand; returns how many. `job_id`: only this one."""
+        jobs = [job for job, _ in self.running(owner=owner) if job_id in (None, job.id)]
+        for job in jobs:
+            await self.dispatcher.finish_running(job.id)
+        return len(jobs)
+
+    async def pause(self, job_id: str, *, owner: str) -> Job:
+        """Let a queued job wait. Raises Refused (409) when it is not queued."""
+        return await self._change(job_id, owner, self.store.pause, "only a queued job can be paused")
+
+    async def resume(self, job_id: str, *, owner: str) -> Job:
+        """Let a paused job take its turn again. Raises Refused (409) when it is not paused."""
+        return await self._change(job_id, owner, self.store.resume, "only a paused job can be resumed")
+
+    async def reorder(self, job_id: str, first: bool, *, owner: str) -> Job:
+        """Make a waiting job the first or the last of its owner's. Raises Refused (409) when it does not wait."""
+        return await self._change(job_id, owner, lambda i: self.store.reorder(i, first), "only a waiting job can move")
+
+    async def _change(self, job_id: str, owner: str, change: Any, rule: str) -> Job:
+        job = await self.get(job_id, owner=owner)
+        changed: Job | None = await self.dispatcher.do(change, job_id)
+        if changed is None:
+            raise Refused(409, "wrong_state", f"The job is {job.state}; {rule}.")
+        self.dispatcher.told(changed)
+        self.dispatcher.wake()
+        return changed
+
+    async def forget(self, job_id: str, *, owner: str) -> None:
+        """Remove an ended job with its files. Raises Refused (409) when it has not ended."""
+        job = await self.get(job_id, owner=owner)
+        if not job.terminal:
+            raise Refused(409, "wrong_state", f"The job is {job.state}; cancel it first.")
+        await self.dispatcher.do(self._forget, [job_id])
+
+    def _forget(self, job_ids: list[str]) -> None:
+        self.store.forget(job_ids)
+        for job_id in job_ids:
+            self.files.forget(job_id)
+
+    # ---- retention
+
+    async def _retain(self) -> None:
+        while True:
+            await self.dispatcher.do(self._sweep)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def _sweep(self) -> None:
+        """Remove what has been kept for long enough. In the store's thread."""
+        keep, ended = self.settings.keep, self.store.ended()
+        oldest, num_bytes = time.time() - keep.seconds, sum(size for _, _, size in ended)
+        gone: list[str] = []
+        for i, (job_id, end, size) in enumerate(ended):
+            if end >= oldest and len(ended) - i <= keep.jobs and num_bytes <= keep.num_bytes:
+                break
+            gone.append(job_id)
+            num_bytes -= size
+        if gone:
+            self._forget(gone)

@@ -1,0 +1,312 @@
+"""`/v1`: this program's own door. Jobs are typed by their kind; what a job gives back are files with names."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from disegno.core.request import Request as GenerateRequest
+from disegno.serving.app import Door, jobs_of, render_plainly
+from disegno.serving.guard import owner_of
+from disegno.serving.jobs import Jobs
+from disegno.serving.kinds import AnnotateRequest
+from disegno.serving.store import Job, State
+from disegno.serving.wire import Moved
+from disegno.serving.words import AnnotatorCard, Failure, SamplerCard, ScheduleCard, StoredFile, WeightsCard
+
+_CONFIG = ConfigDict(use_attribute_docstrings=True, extra="ignore")
+_STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+HEARTBEAT_SECONDS = 15.0
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class FileView:
+    """One file of a job's result."""
+
+    name: str
+    role: str
+    """image, condition, sheet, weights, report, data."""
+    media_type: str
+    num_bytes: int
+    sha256: str
+    url: str
+    """Where its content is, on this server."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ResultView:
+    """What a job gave back."""
+
+    files: list[FileView]
+    warnings: list[str]
+    """What was ignored or changed, in plain words."""
+    facts: dict[str, JsonValue]
+    """What the kind of job tells beside its files: a generation its concrete request, seeds, environment, timing."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ProgressView:
+    """How far a running job is."""
+
+    step: int
+    num_steps: int
+    stage: str
+    seconds_left: float | None = None
+    preview: str | None = None
+    """A small picture as a data URI."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class JobView:
+    """One job as it stands."""
+
+    id: str
+    kind: str
+    state: State
+    attempts: int
+    """How often it was begun; twice where a process died with it."""
+    created: float
+    """Seconds since 1970."""
+    started: float | None
+    ended: float | None
+    progress: ProgressView | None = None
+    failure: Failure | None = None
+    result: ResultView | None = None
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class JobList:
+    """Some of the jobs, the newest first."""
+
+    jobs: list[JobView]
+    before: float | None
+    """Give this as `before` to see older ones; null where there are none."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class GenerateJob:
+    """Pictures from a sentence and drawings."""
+
+    kind: Literal["generate"]
+    request: GenerateRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AnnotateJob:
+    """A drawing from a picture."""
+
+    kind: Literal["annotate"]
+    request: AnnotateRequest
+
+
+Submission = Annotated[GenerateJob | AnnotateJob, Field(discriminator="kind")]
+Action = Literal["cancel", "finish", "pause", "resume", "first", "last"]
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The job's id.")]
+Key = Annotated[
+    str | None, Header(alias="Idempotency-Key", max_length=200, description="The same key gives back the same job.")
+]
+
+
+def view(job: Job, moved: Moved | None = None) -> JobView:
+    """Return the job as clients see it."""
+    progress = result = None
+    if moved is not None and job.state == "running":
+        progress = ProgressView(moved.step, moved.num_steps, moved.stage, moved.seconds_left, moved.preview)
+    if job.outcome is not None:
+        files = [_file(job, file) for file in job.outcome.files]
+        result = ResultView(files, list(job.outcome.warnings), dict(job.outcome.facts))
+    times = job.created, job.started, job.ended
+    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, job.failure, result)
+
+
+def _file(job: Job, file: StoredFile) -> FileView:
+    url = f"/v1/jobs/{job.id}/files/{file.name}"
+    return FileView(file.name, file.role, file.media_type, file.num_bytes, file.sha256, url)
+
+
+@router.post("/jobs", status_code=202, tags=["jobs"])
+async def submit(body: Submission, request: Request, response: Response, key: Key = None) -> JobView:
+    """Submit a job. When this answers, the job is on the disk and will not be lost."""
+    jobs = jobs_of(request)
+    job = await jobs.submit(body.kind, body.request, owner=owner_of(request), key=f"v1:{key}" if key else None)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return view(job, jobs.board.progress(job.id))
+
+
+@router.get("/jobs", tags=["jobs"])
+async def jobs_list(
+    request: Request,
+    state: Annotated[list[State] | None, Query(description="Only jobs in these states.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[float | None, Query(allow_inf_nan=False, description="Only jobs made before.")] = None,
+) -> JobList:
+    """List your jobs, the newest first."""
+    jobs = jobs_of(request)
+    found = await jobs.recent(owner=owner_of(request), states=state or (), limit=limit, before=before)
+    last = found[-1].created if len(found) == limit else None
+    return JobList([view(job, jobs.board.progress(job.id)) for job in found], last)
+
+
+@router.get("/jobs/{job_id}", tags=["jobs"])
+async def job_get(job_id: JobId, request: Request) -> JobView:
+    """Look at a job."""
+    jobs = jobs_of(request)
+    job = await jobs.get(job_id, owner=owner_of(request))
+    return view(job, jobs.board.progress(job.id))
+
+
+@router.get("/jobs/{job_id}/request", tags=["jobs"])
+async def job_request(job_id: JobId, request: Request) -> Submission:
+    """See what a job was asked, with all defaults filled in."""
+    jobs = jobs_of(request)
+    job = await jobs.get(job_id, owner=owner_of(request))
+    return SUBMISSIONS[job.kind](kind=job.kind, request=await jobs.request(job))
+
+
+@router.post("/jobs/{job_id}/{action}", tags=["jobs"])
+async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
+    """Cancel a job; let it finish now with what there is; pause or resume it; make it the first or last of yours."""
+    jobs, owner = jobs_of(request), owner_of(request)
+    if action == "cancel":
+        job = await jobs.cancel(job_id, owner=owner)
+    elif action == "finish":
+        await jobs.finish(job_id, owner=owner)
+        job = await jobs.get(job_id, owner=owner)
+    elif action in ("first", "last"):
+        job = await jobs.reorder(job_id, action == "first", owner=owner)
+    else:
+        job = await (jobs.pause if action == "pause" else jobs.resume)(job_id, owner=owner)
+    return view(job, jobs.board.progress(job.id))
+
+
+@router.delete("/jobs/{job_id}", status_code=204, tags=["jobs"])
+async def job_forget(job_id: JobId, request: Request) -> None:
+    """Remove an ended job with its files."""
+    await jobs_of(request).forget(job_id, owner=owner_of(request))
+
+
+@router.get("/jobs/{job_id}/files/{name}", tags=["jobs"], response_class=FileResponse)
+async def job_file(job_id: JobId, name: str, request: Request) -> Response:
+    """Get one file of a job's result."""
+    jobs = jobs_of(request)
+    job = await jobs.get(job_id, owner=owner_of(request))
+    file, path = jobs.file(job, name), jobs.path(job, name)
+    return FileResponse(path, media_type=file.media_type, headers={"ETag": f'"{file.sha256}"'})
+
+
+# ---- events
+
+
+@router.get("/jobs/{job_id}/events", tags=["jobs"], response_class=StreamingResponse)
+async def job_events(job_id: JobId, request: Request) -> Response:
+    """Watch a job until it ends: server-sent events `job` (a JobView, at every change) and `progress` (a ProgressView,
+    at every step)."""
+    jobs, owner = jobs_of(request), owner_of(request)
+    await jobs.get(job_id, owner=owner)
+    lines = _events(jobs, job_id, owner)
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def _events(jobs: Jobs, job_id: str, owner: str) -> AsyncIterator[str]:
+    with jobs.streaming(owner):
+        news = aiter(jobs.watch(job_id, owner=owner))
+        following = asyncio.ensure_future(anext(news))
+        try:
+            while True:
+                done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
+                if not done:
+                    yield ": still here\n\n"
+                    continue
+                try:
+                    yield _event(following.result())
+                except StopAsyncIteration:
+                    return
+                following = asyncio.ensure_future(anext(news))
+        finally:
+            following.cancel()
+
+
+def _event(news: Job | Moved) -> str:
+    if isinstance(news, Job):
+        return f"event: job\ndata: {_JOB.dump_json(view(news)).decode()}\n\n"
+    progress = ProgressView(news.step, news.num_steps, news.stage, news.seconds_left, news.preview)
+    return f"event: progress\ndata: {_PROGRESS.dump_json(progress).decode()}\n\n"
+
+
+# ---- what there is
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ModelView:
+    """A model, in the shape that OpenAI's clients expect, and what this program knows of it."""
+
+    id: str
+    """What `model` in a request may say."""
+    family: str | None
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "disegno"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ModelList:
+    """The models."""
+
+    data: list[ModelView]
+    object: Literal["list"] = "list"
+
+
+@router.get("/models", tags=["models"])
+async def models(request: Request) -> ModelList:
+    """List the models."""
+    return ModelList([ModelView(card.name, card.family) for card in jobs_of(request).catalogue.models])
+
+
+@router.get("/controls", tags=["models"])
+async def controls(request: Request) -> tuple[WeightsCard, ...]:
+    """List the controls: the conditions that models ship, and the files of the library."""
+    return jobs_of(request).catalogue.controls
+
+
+@router.get("/files", tags=["models"])
+async def files(request: Request) -> tuple[WeightsCard, ...]:
+    """List the library's other files: LoRAs, embeddings, VAEs, upscalers, and what is broken or unknown."""
+    return jobs_of(request).catalogue.files
+
+
+@router.get("/annotators", tags=["models"])
+async def annotators(request: Request) -> tuple[AnnotatorCard, ...]:
+    """List the annotators and their parameters."""
+    return jobs_of(request).catalogue.annotators
+
+
+@router.get("/samplers", tags=["models"])
+async def samplers(request: Request) -> tuple[SamplerCard, ...]:
+    """List the samplers."""
+    return jobs_of(request).catalogue.samplers
+
+
+@router.get("/schedules", tags=["models"])
+async def schedules(request: Request) -> tuple[ScheduleCard, ...]:
+    """List the schedules."""
+    return jobs_of(request).catalogue.schedules
+
+
+@router.post("/models/look", status_code=202, tags=["models"])
+async def look(request: Request) -> None:
+    """Look at the model folders again: new files appear in the lists a moment later."""
+    await jobs_of(request).dispatcher.look()
+
+
+SUBMISSIONS: dict[str, type[Any]] = {"generate": GenerateJob, "annotate": AnnotateJob}
+_JOB: TypeAdapter[JobView] = TypeAdapter(JobView)
+_PROGRESS: TypeAdapter[ProgressView] = TypeAdapter(ProgressView)
+
+
+DOOR = Door(router, ("/v1",), render_plainly)

@@ -1,0 +1,101 @@
+"""What a worker does for each kind of job: generators of phases to be stepped, and of progress, that return an outcome.
+
+They run in the worker's process. Their files are written into the attempt's own folder; the server publishes them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import TypeAdapter
+
+from disegno.core.request import Request, to_json
+from disegno.core.result import Progress, Result
+from disegno.engine.generate import Phase, draw
+from disegno.engine.studio import Studio
+from disegno.serving.kinds import AnnotateRequest
+from disegno.serving.words import Outcome, StoredFile
+
+Running = Generator[Phase | Progress, None, Outcome]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt."""
+
+    studio: Studio
+    folder: Path
+    keep: Path
+
+    def write(self, name: str, role: str, content: bytes, media_type: str = "image/png") -> StoredFile:
+        """Return the file, which is on the disk now."""
+        with (self.folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return StoredFile(name, role, media_type, len(content), hashlib.sha256(content).hexdigest())
+
+
+def generate(request: Request, bench: Bench) -> Running:
+    """Draw pictures: N.png are the images with their records, condition-N.png what each control was shown."""
+    from disegno.engine.record import png_bytes
+
+    result = yield from draw(request, bench.studio)
+    files = [bench.write(f"{i}.png", "image", png_bytes(result, i)) for i in range(len(result.images))]
+    shown = [_png(condition) for condition in result.conditions]
+    files += [bench.write(f"condition-{i}.png", "condition", content) for i, content in enumerate(shown)]
+    return Outcome(tuple(files), result.warnings, _facts(result))
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    request = json.loads(to_json(result.request))
+    for name, value in _pictures_of(request):
+        name[value] = (
+            "data:image/png;base64,..."  # its pictures are in the request that was sent; here they are left out
+        )
+    return {
+        "request": request,
+        "seeds": [str(seed) for seed in result.seeds],
+        "environment": result.environment,
+        "timing": asdict(result.timing),
+    }
+
+
+def _pictures_of(value: Any) -> list[tuple[Any, Any]]:
+    """Return where a JSON value holds pictures: pairs of a container and a key."""
+    items = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    found = [(value, key) for key, item in items if isinstance(item, str) and item.startswith("data:")]
+    return found + [pair for _, item in items for pair in _pictures_of(item)]
+
+
+def _png(picture: Image.Image) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def annotate(request: AnnotateRequest, bench: Bench) -> Running:
+    """Draw what an annotator sees: drawing.png."""
+    from disegno.annotators import ANNOTATORS
+    from disegno.annotators.base import annotate_at, make_params
+    from disegno.engine.pictures import fit, read_picture
+
+    module = ANNOTATORS.load(request.name)
+    params = make_params(module, request.params)
+    picture = read_picture(request.image, bench.studio.limits)
+    yield Progress(0, 1, "annotating")
+    drawing = annotate_at(module, picture, params, request.resolution)
+    if request.width and request.height:
+        drawing = fit(drawing, request.width, request.height, request.resize)
+    file = bench.write("drawing.png", "image", _png(Image.fromarray(drawing)))
+    facts = {"annotator": request.name, "params": TypeAdapter(type(params)).dump_python(params, mode="json")}
+    return Outcome((file,), (), facts)

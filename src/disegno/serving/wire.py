@@ -1,0 +1,131 @@
+"""What the server and its worker processes say to each other: frames of JSON, each a length and one frozen dataclass.
+
+JSON and not pickle: a worker opens strangers' files, so nothing that it says is executed by the server.
+"""
+
+import struct
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from disegno.serving.words import Catalogue, Failure, Outcome
+
+MAX_FRAME_BYTES = 256 * 2**20
+_LENGTH = struct.Struct("<I")
+
+
+# ---- to a worker
+
+
+@dataclass(frozen=True)
+class Open:
+    """The first frame: how to open the studio."""
+
+    machine: dict[str, Any]
+    picture_bytes: int
+    picture_pixels: int
+    together: int
+    tag: Literal["open"] = "open"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Carry this job out; its files go into `folder`, which is this attempt's own; `keep` outlives the attempt."""
+
+    job: str
+    kind: str
+    request: str
+    folder: str
+    keep: str
+    tag: Literal["start"] = "start"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop this job at once; nothing of it is kept."""
+
+    job: str
+    tag: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End this job now, with the pictures as they stand."""
+
+    job: str
+    tag: Literal["finish"] = "finish"
+
+
+@dataclass(frozen=True)
+class Look:
+    """Look at the model folders again and say the catalogue."""
+
+    tag: Literal["look"] = "look"
+
+
+# ---- from a worker
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker can take jobs, or has looked again."""
+
+    catalogue: Catalogue
+    tag: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A job has made progress."""
+
+    job: str
+    step: int
+    num_steps: int
+    stage: str
+    seconds_left: float | None = None
+    preview: str | None = None
+    """A small picture as a data URI."""
+    tag: Literal["moved"] = "moved"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job has ended: with an outcome, with a failure, or, when it was cancelled, with neither."""
+
+    job: str
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    tag: Literal["ended"] = "ended"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A line for the server's log."""
+
+    level: int
+    logger: str
+    message: str
+    tag: Literal["logged"] = "logged"
+
+
+ToWorker = Annotated[Open | Start | Cancel | Finish | Look, Field(discriminator="tag")]
+FromWorker = Annotated[Ready | Moved | Ended | Logged, Field(discriminator="tag")]
+
+TO_WORKER: TypeAdapter[Open | Start | Cancel | Finish | Look] = TypeAdapter(ToWorker)
+FROM_WORKER: TypeAdapter[Ready | Moved | Ended | Logged] = TypeAdapter(FromWorker)
+
+
+def frame(body: bytes) -> bytes:
+    """Return the frame of one message."""
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a message of {len(body)} bytes is longer than {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def length_of(head: bytes) -> int:
+    """Return how many bytes follow a frame's head of 4 bytes. Raises ValueError for more than a message may have."""
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame announces {length} bytes; at most {MAX_FRAME_BYTES} are read")
+    return length

@@ -1,0 +1,146 @@
+"""The words that the server, its workers and its doors share: why a job failed, what it gave back, what there is."""
+
+from dataclasses import field
+
+from pydantic import ConfigDict, JsonValue, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from disegno.core.request import Scalar
+
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Failure:
+    """Why a job ended without a result."""
+
+    code: str
+    """For programs: invalid_request, unknown_name, bad_image, bad_model_file, out_of_resources, crashed, stalled,
+    internal."""
+    message: str
+    """What was wrong and what to do, in words."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class StoredFile:
+    """One file of a job's result."""
+
+    name: str
+    """Unique within the job."""
+    role: str
+    """image, condition, sheet, weights, report, data."""
+    media_type: str
+    """As in HTTP's Content-Type."""
+    num_bytes: int
+    """How long the file is."""
+    sha256: str
+    """Of its content, hexadecimal."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Outcome:
+    """What a job gave back."""
+
+    files: tuple[StoredFile, ...] = ()
+    """Its files, in order."""
+    warnings: tuple[str, ...] = ()
+    """What was ignored or changed, in plain words."""
+    facts: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """What else this kind of job tells: a generation its concrete request, its seeds, its environment, its timing."""
+
+
+# ---- what there is
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class WeightsCard:
+    """A file of the library, or something that is built in."""
+
+    name: str
+    """What a request calls it."""
+    kind: str
+    """model, control, lora, embedding, vae, upscaler ..., unknown, broken."""
+    family: str | None = None
+    """The model family: sd1, sd2, sdxl, sd3, diorama."""
+    mechanism: str | None = None
+    """Of a control: controlnet, ctrlora, ctrlora-base ..."""
+    annotator: str | None = None
+    """Of a control: what draws its condition from a picture."""
+    file: str | None = None
+    """The file's name, without its folder."""
+    num_bytes: int = 0
+    """How long the file is."""
+    problem: str | None = None
+    """What is wrong with a broken file."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ParamCard:
+    """One parameter of an annotator. Bounds are inclusive."""
+
+    name: str
+    kind: str
+    """int, float, bool, choice or text."""
+    default: Scalar
+    """What it is by itself."""
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """What it may be, of a choice."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class AnnotatorCard:
+    """An annotator and its parameters."""
+
+    name: str
+    title: str
+    summary: str
+    params: tuple[ParamCard, ...]
+    a1111_names: tuple[str, ...]
+    """What AUTOMATIC1111's ControlNet extension calls it."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class SamplerCard:
+    """A sampler."""
+
+    name: str
+    aliases: tuple[str, ...]
+    """Other names that it answers to."""
+    default_schedule: str | None
+    """The spacing of noise levels that it has by itself."""
+    evals_per_step: int
+    """How often it asks the model in a step."""
+    stochastic: bool
+    """Whether it adds noise on its way."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ScheduleCard:
+    """A spacing of the noise levels."""
+
+    name: str
+    label: str
+    """Its name for people."""
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Catalogue:
+    """The names that requests may use, as a worker knows them."""
+
+    models: tuple[WeightsCard, ...] = ()
+    controls: tuple[WeightsCard, ...] = ()
+    files: tuple[WeightsCard, ...] = ()
+    """Every other file of the library: LoRAs, embeddings, VAEs, upscalers, and what is broken or unknown."""
+    annotators: tuple[AnnotatorCard, ...] = ()
+    samplers: tuple[SamplerCard, ...] = ()
+    schedules: tuple[ScheduleCard, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    """What decides the bits of a picture beside its request: versions, device, dtype."""
+
+
+OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+FAILURE: TypeAdapter[Failure] = TypeAdapter(Failure)

@@ -1,0 +1,96 @@
+"""A worker process: it holds the models, carries jobs out, and says how far they are.
+
+    python -m disegno.serving.worker
+
+Frames come in on standard input and go out on standard output (`wire.py`). When the input ends, the server is gone and
+so is the worker, whatever it was doing.
+"""
+
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from disegno.serving import wire
+from disegno.serving.wire import FROM_WORKER, TO_WORKER, Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
+
+Message = Open | Start | Cancel | Finish | Look
+Say = Callable[[Ready | Moved | Ended | Logged], None]
+
+
+class _ToServer(logging.Handler):
+    """Log records as frames."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__(logging.INFO)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(Logged(record.levelno, record.name, self.format(record)))
+
+
+def _read(stream: BinaryIO, inbox: "queue.SimpleQueue[Message]") -> None:
+    """Put every message into the inbox; end the process when there are no more."""
+    while len(head := stream.read(4)) == 4:
+        inbox.put(TO_WORKER.validate_json(stream.read(wire.length_of(head))))
+    os._exit(0)
+
+
+def _streams() -> tuple[BinaryIO, BinaryIO]:
+    """Return the two ends of the pipes to the server; whatever prints to standard output from now on goes to stderr."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return incoming, outgoing
+
+
+def _sayer(stream: BinaryIO) -> Say:
+    lock = threading.Lock()
+
+    def say(message: Ready | Moved | Ended | Logged) -> None:
+        body = wire.frame(FROM_WORKER.dump_json(message))
+        with lock:
+            stream.write(body)
+            stream.flush()
+
+    return say
+
+
+def _open(opening: Open, say: Say) -> Any:
+    """Return the desk with an open studio, and say so."""
+    from pydantic import TypeAdapter
+
+    from disegno.core.settings import Settings
+    from disegno.engine.pictures import Limits
+    from disegno.engine.studio import Studio
+    from disegno.serving.desk import Desk
+
+    machine = TypeAdapter(Settings).validate_python(opening.machine)
+    limits = Limits(opening.picture_bytes, opening.picture_pixels, paths=False)
+    return Desk(Studio(machine, limits), say, opening.together)
+
+
+def main() -> None:
+    """Carry jobs out until the server closes the pipe."""
+    incoming, outgoing = _streams()
+    say, inbox = _sayer(outgoing), queue.SimpleQueue[Message]()
+    logging.getLogger().addHandler(_ToServer(say))
+    logging.getLogger().setLevel(logging.INFO)
+    threading.Thread(target=_read, args=(incoming, inbox), daemon=True, name="reader").start()
+    opening = inbox.get()
+    assert isinstance(opening, Open), "the first frame opens the studio"
+    desk = _open(opening, say)
+    desk.look()
+    while True:
+        while desk.idle or not inbox.empty():
+            desk.hear(inbox.get())
+        desk.step()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

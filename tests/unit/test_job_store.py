@@ -1,0 +1,129 @@
+"""The jobs on disk: every transition starts from the right state only, twice begun is the most, order is fair."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from disegno.serving.store import Job, New, Store
+from disegno.serving.words import Failure, Outcome, StoredFile
+
+pytestmark = pytest.mark.unit
+
+OUTCOME = Outcome((StoredFile("0.png", "image", "image/png", 7, "ab"),), ("a warning",), {"seeds": ["1"]})
+FAILURE = Failure("bad_image", "no picture")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    yield store
+    store.close()
+
+
+def _add(store: Store, owner: str = "anna", key: str | None = None) -> Job:
+    return store.add(New(owner, "generate", b'{"prompt":"a cat"}', "digest", "diorama", key))[0]
+
+
+def test_every_connection_syncs_at_every_commit(store: Store) -> None:
+    for _ in range(2):
+        with store.engine.connect() as at:
+            assert at.execute(sa.text("PRAGMA synchronous")).scalar() == 2
+            assert at.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+            assert at.execute(sa.text("PRAGMA foreign_keys")).scalar() == 1
+        store.engine.dispose()
+
+
+def test_what_was_added_is_there_for_the_next_process(store: Store) -> None:
+    job = _add(store)
+    again = Store(str(store.engine.url))
+    assert again.get(job.id) == job and again.request(job.id) == b'{"prompt":"a cat"}'
+    again.close()
+
+
+def test_a_key_names_one_job_of_one_owner(store: Store) -> None:
+    first, new = store.add(New("anna", "generate", b"{}", "digest", None, "k"))
+    assert new and store.add(New("anna", "generate", b"{}", "digest", None, "k")) == (first, False)
+    assert store.add(New("ben", "generate", b"{}", "digest", None, "k"))[1]
+
+
+def test_a_job_is_begun_twice_at_most(store: Store) -> None:
+    job = _add(store)
+    for attempt in (1, 2):
+        running = store.claim(job.id)
+        assert running is not None and running.attempts == attempt
+        assert store.claim(job.id) is None
+        back = store.again(job.id)
+        assert (back is None) == (attempt == 2)
+    assert back is None and store.fail(job.id, FAILURE) is not None
+    ended = store.get(job.id)
+    assert ended is not None and ended.state == "failed" and ended.failure == FAILURE
+
+
+def test_a_job_that_was_withdrawn_has_its_attempts(store: Store) -> None:
+    job = _add(store)
+    for _ in range(5):
+        assert store.claim(job.id) is not None
+        back = store.withdraw(job.id)
+        assert back is not None and back.attempts == 0 and not back.alone
+
+
+def test_only_the_attempt_that_runs_publishes_and_only_once(store: Store) -> None:
+    job = _add(store)
+    store.claim(job.id)
+    assert store.publish(job.id, 2, OUTCOME) is None
+    done = store.publish(job.id, 1, OUTCOME)
+    assert done is not None and done.state == "done" and done.outcome == OUTCOME
+    assert store.publish(job.id, 1, OUTCOME) is None
+    assert store.cancel(job.id) is None and store.fail(job.id, FAILURE) is None
+
+
+def test_a_cancelled_job_is_not_begun(store: Store) -> None:
+    job = _add(store)
+    assert store.cancel(job.id) is not None
+    assert store.claim(job.id) is None and store.heads() == []
+
+
+def test_the_heads_are_each_owners_first(store: Store) -> None:
+    anna = [_add(store, "anna") for _ in range(3)]
+    ben = [_add(store, "ben") for _ in range(2)]
+    heads = lambda: {job.id for job in store.heads()}  # noqa: E731
+    assert heads() == {anna[0].id, ben[0].id}
+    store.pause(anna[0].id)
+    assert heads() == {anna[1].id, ben[0].id}
+    store.resume(anna[0].id)
+    store.reorder(anna[2].id, first=True)
+    store.reorder(ben[0].id, first=False)
+    assert heads() == {anna[2].id, ben[1].id}
+    assert store.ahead(anna[0]) == 1
+
+
+def test_load_counts_what_waits(store: Store) -> None:
+    for _ in range(3):
+        _add(store, "anna")
+    _add(store, "ben")
+    store.claim(store.heads()[0].id)
+    load = store.load("ben")
+    assert (load.of_user, load.queued, load.num_bytes) in ((1, 3, 54), (0, 3, 54))
+
+
+def test_forgotten_jobs_leave_nothing(store: Store) -> None:
+    job, other = _add(store), _add(store)
+    store.claim(job.id)
+    store.publish(job.id, 1, OUTCOME)
+    assert store.ended() == [(job.id, store.get(job.id).ended, 18 + 7)]  # type: ignore[union-attr]
+    assert store.known() == {job.id} and store.unfinished() == {other.id}
+    store.forget([job.id, other.id])
+    assert store.get(job.id) is None and store.request(job.id) is None
+    assert store.get(other.id) is not None and store.request(other.id), "a job that waits is not forgotten"
+    assert store.count() == {"queued": 1}
+
+
+def test_the_owners_jobs_are_listed_newest_first(store: Store) -> None:
+    jobs = [_add(store) for _ in range(4)]
+    _add(store, "ben")
+    listed = store.of_owner("anna", (), 3, None)
+    assert [job.id for job in listed] == [job.id for job in jobs[:0:-1]]
+    assert [job.id for job in store.of_owner("anna", (), 9, listed[-1].created)] == [jobs[0].id]
+    assert store.of_owner("anna", ("done",), 9, None) == []
