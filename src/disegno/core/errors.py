@@ -4,7 +4,8 @@ DisegnoError                  everything below; a door turns it into one clear m
 ├── RequestError              the request cannot be carried out as written
 │   ├── UnknownName           no sampler, schedule, annotator, control or model of that name; says the nearest ones
 │   ├── BadImage              an image cannot be read, or has a size that nothing can be done with
-│   └── BadData               a data set is none, or nothing in it can be used
+│   ├── BadData               a data set is none, or nothing in it can be used
+│   └── NotInstalled          it needs a package that is not installed; says how to install it
 ├── ModelFileError            a file of weights is not what it should be
 │   ├── UnsafeFile            it asks to run code, or to take unreasonable resources; nothing was executed
 │   ├── CorruptFile           truncated, damaged, or not a file of weights at all
@@ -50,6 +51,10 @@ class BadImage(RequestError):
 
 class BadData(RequestError):
     """A data set cannot be opened, or a row of it cannot be used."""
+
+
+class NotInstalled(RequestError):
+    """An optional package is not installed."""
 
 
 class ModelFileError(DisegnoError):
