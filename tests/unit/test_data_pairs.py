@@ -1,13 +1,14 @@
 """Data sets open as pairs, and split by what they show."""
 
-import io
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from disegno.annotators.maps import Picture
 from disegno.core.errors import BadData, BadImage
@@ -16,38 +17,32 @@ from disegno.training.data import open_pairs, split, subset
 pytestmark = pytest.mark.unit
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 16)) -> Picture:
-    return np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+def _folders() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("folders", Path(__file__).parents[1] / "corpus" / "folders.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["folders"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def png(image: Picture) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+folders = _folders()
+png, write = folders.png, folders.write
 
 
-def write(folder: Path, files: dict[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
+def picture(seed: int, width: int = 24, height: int = 16) -> Picture:
+    return folders.picture(seed, width, height)
 
 
 def controlnet(folder: Path, num: int, same: int = 0) -> Path:
-    """Write `num` pairs; the last `same` + 1 of them have one target."""
-    lines = [{"source": f"source/{i}.png", "target": f"target/{i}.png", "prompt": f"picture {i}"} for i in range(num)]
-    for i in range(num):
-        target = png(picture(min(i, num - 1 - same)))
-        write(folder, {f"source/{i}.png": png(picture(i + 1000)), f"target/{i}.png": target})
-    return write(folder, {"prompt.json": "\n".join(map(json.dumps, lines))})
+    return write(folder, folders.controlnet(num, same, width=24, height=16))
 
 
 def test_controlnets_form(tmp_path: Path) -> None:
     pairs = open_pairs(str(controlnet(tmp_path, 3)))
     assert len(pairs) == 3 and pairs.layout == "controlnet" and pairs.annotator is None and not pairs.problems
     sample = pairs.read(1)
-    assert np.array_equal(sample.target, picture(1)) and np.array_equal(sample.condition, picture(1001))
+    assert np.array_equal(sample.target, picture(1)) and np.array_equal(sample.condition, picture(501))
     assert sample.caption == pairs.caption(1) == "picture 1" and pairs.size(1) == (24, 16)
     assert pairs.key(1) == "target/1.png" and len({pairs.digest(i) for i in range(3)}) == 3
 
@@ -102,7 +97,7 @@ def test_names_as_other_systems_write_them(tmp_path: Path) -> None:
 
 def test_a_condition_of_another_size_is_brought_to_its_target_but_never_stretched(tmp_path: Path) -> None:
     folder = controlnet(tmp_path, 2)
-    write(folder, {"source/0.png": png(picture(0, (12, 8))), "source/1.png": png(picture(0, (12, 12)))})
+    write(folder, {"source/0.png": png(picture(0, 12, 8)), "source/1.png": png(picture(0, 12, 12))})
     pairs = open_pairs(str(folder))
     assert pairs.read(0).condition.shape == (16, 24, 3)
     with pytest.raises(BadImage, match="not stretched"):

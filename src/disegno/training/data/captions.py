@@ -3,10 +3,15 @@
 import codecs
 import re
 
-from disegno.core.errors import BadData
+from disegno.training.data.problems import Fault
 
 MAX_CAPTION_CHARS = 10_000
 """About thirty times what any text encoder here reads; more is another file that took the caption's place."""
+
+MAX_CAPTION_BYTES = 4 * MAX_CAPTION_CHARS
+
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+"""Control characters, halves of letters, and what stands for letters that were lost."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -15,32 +20,24 @@ _MARKS = (
 )
 
 
-class CaptionFault(BadData):
-    """What was given is no caption. `kind`: of `problems.KINDS`."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 def decode_caption(data: bytes) -> str:
-    """Return the text of a caption file: UTF-8, or UTF-16 where it begins with its mark. Raises CaptionFault."""
+    """Return the text of a caption file: UTF-8, or UTF-16 where it begins with its mark. Raises Fault."""
+    if len(data) > MAX_CAPTION_BYTES:
+        raise Fault("long_caption", f"The caption has more than {MAX_CAPTION_BYTES} bytes; so long is none.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         return check_caption(data.decode(encoding))
     except UnicodeDecodeError as error:
-        raise CaptionFault("bad_caption", "The caption is not UTF-8 text. Save it as UTF-8.") from error
+        raise Fault("bad_caption", "The caption is not UTF-8 text. Save it as UTF-8.") from error
 
 
 def check_caption(text: str) -> str:
-    """Return the caption on one line. Raises CaptionFault when it is too long, or holds characters that no text has."""
+    """Return the caption on one line. Raises Fault when it is too long, or holds characters that no text has."""
     if len(text) > MAX_CAPTION_CHARS:
-        raise CaptionFault(
-            "long_caption", f"The caption has {len(text)} characters; at most {MAX_CAPTION_CHARS} are one."
-        )
+        raise Fault("long_caption", f"The caption has {len(text)} characters; at most {MAX_CAPTION_CHARS} are one.")
     line = re.sub(r"\s+", " ", text).strip()
-    if any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in line):
-        raise CaptionFault("bad_caption", "The caption holds control characters. Save it as plain UTF-8 text.")
+    if _NO_TEXT.search(line):
+        raise Fault("bad_caption", "The caption holds control or broken characters. Save it as plain UTF-8 text.")
     return line
 
 

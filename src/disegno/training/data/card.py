@@ -19,7 +19,7 @@ _CONFIG = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class Script:
+class ScriptCard:
     """The Python file that drew the conditions: its name, and the sha256 of its text."""
 
     name: str
@@ -33,7 +33,7 @@ class Card:
     version: int = 1
     annotator: str | None = None
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
-    script: Script | None = None
+    script: ScriptCard | None = None
     width: int | None = None
     height: int | None = None
     buckets: bool = False

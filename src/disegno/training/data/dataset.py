@@ -25,12 +25,17 @@ class Rows(Protocol):
     def condition(self, index: int) -> bytes | None: ...
     def caption(self, index: int) -> str | None: ...
 
+    def condition_name(self, index: int) -> str:
+        """Return what the condition is called, for a report."""
+        ...
+
 
 class Maker(Protocol):
     """Makes a condition from a target. `identity` says all that decides the result."""
 
     @property
     def identity(self) -> str: ...
+    def prepare(self) -> None: ...
     def __call__(self, picture: Picture) -> Picture: ...
 
 
@@ -66,6 +71,9 @@ class FolderRows:
 
     def caption(self, index: int) -> str | None:
         return self.rows[index].caption
+
+    def condition_name(self, index: int) -> str:
+        return self.rows[index].condition or ""
 
 
 @dataclass(frozen=True)
@@ -108,13 +116,15 @@ class Dataset:
         return size_of(self.rows.target(index), self.key(index), LIMITS)
 
     def read(self, index: int) -> Sample:
-        target = self._decode(self.rows.target(index), index)
+        target = self._decode(self.rows.target(index), self.key(index))
         condition = self.rows.condition(index)
-        drawing = self._maker()(target) if condition is None else self._decode(condition, index, "'s condition")
+        drawing = (
+            self._maker()(target) if condition is None else self._decode(condition, self.rows.condition_name(index))
+        )
         return Sample(target, on_target(drawing, target, self.key(index)), self.caption(index))
 
-    def _decode(self, data: bytes, index: int, what: str = "") -> Picture:
-        return to_rgb(decode(data, self.key(index) + what, LIMITS))
+    def _decode(self, data: bytes, name: str) -> Picture:
+        return to_rgb(decode(data, name, LIMITS))
 
     def _maker(self) -> Maker:
         if self.make is None:

@@ -1,8 +1,9 @@
 """JSON lines from outside: objects, one a line, each bounded; a line that is none costs only itself."""
 
+import codecs
 import json
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from disegno.core.errors import BadData
 from disegno.training.data.root import Root
@@ -12,16 +13,23 @@ MAX_LINE_BYTES = 1 << 20
 
 def read_lines(root: Root, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield each line's number, from 1, and its object, or what is wrong with it; blank lines are passed over."""
-    number = 0
     with root.open(name) as file:
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
+        for number, line in enumerate(bounded_lines(file), 1):
+            if line is None:
                 yield number, f"has more than {MAX_LINE_BYTES} bytes"
-            elif text := line.removeprefix(b"\xef\xbb\xbf").strip():
+            elif text := line.strip():
                 yield number, _object(text)
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield a file's lines, without UTF-8's mark at its beginning; None for a line of more than MAX_LINE_BYTES."""
+    first = True
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        long = len(line) > MAX_LINE_BYTES
+        while long and line and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
+        yield None if long else line.removeprefix(codecs.BOM_UTF8) if first else line
+        first = False
 
 
 def _object(text: bytes) -> dict[str, Any] | str:

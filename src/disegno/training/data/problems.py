@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from disegno.core.errors import BadData
+
 Cost = Literal["pair", "file", "nothing"]
 """What a problem costs: the pair is left out; a file belongs to no pair; or it is only said."""
 
@@ -18,6 +20,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "broken": Kind("pair", "pictures that cannot be read", "Fetch or export them again."),
+    "failed": Kind("pair", "pictures that no condition could be made of", "Look at the reason beside each."),
     "bad_line": Kind("pair", "lines that say no pair", "Each line is one JSON object with source, target and prompt."),
     "missing_target": Kind("pair", "conditions or lines whose target is missing", "Add the picture."),
     "missing_condition": Kind("pair", "pictures without a condition", "Add it, or let `dataset build` make it."),
@@ -41,6 +44,14 @@ KINDS: dict[str, Kind] = {
     "swapped": Kind("nothing", "pairs whose picture and condition seem swapped", "Look at them."),
 }
 """In the order of a report."""
+
+
+class Fault(BadData):
+    """A row cannot be used. `kind`: which of KINDS."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)

@@ -72,14 +72,8 @@ class Root:
     @contextmanager
     def open(self, name: str) -> Generator[BinaryIO]:
         """Open the file for reading. Raises BadData, also for what goes wrong while it is read."""
-        try:
-            handle = os.open(self.locate(name), _HOW)
-            with os.fdopen(handle, "rb") as file:
-                if not stat.S_ISREG(os.fstat(handle).st_mode):
-                    raise BadData(f"{shown(name)!r} is not a plain file.")
-                yield file
-        except OSError as error:
-            raise BadData(f"{shown(name)!r} cannot be read ({error.strerror}).") from error
+        with open_plain(self.locate(name), name) as file:
+            yield file
 
     def read(self, name: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """Return the file's bytes, at most one more than `max_bytes`. Raises BadData."""
@@ -107,6 +101,21 @@ class Root:
             else:
                 yield Found(name, self._fault(name, entry))
 
+    def folder(self, name: str) -> str:
+        """Return the folder's name from here, "" for this one itself. Raises BadData when it is not in here."""
+        parts = () if name in ("", ".", "./") else _safe_parts(name)
+        try:
+            real = self.path.joinpath(*parts).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadData(f"There is no folder {shown(name)!r} in {self.path.name}.") from error
+        if not (real.is_dir() and real.is_relative_to(self.path)):
+            raise BadData(f"{shown(name)!r} is not a folder inside {self.path.name}; nothing outside it is read.")
+        return "" if real == self.path else real.relative_to(self.path).as_posix()
+
+    def within(self, name: str) -> "Root":
+        """Return a folder in here as a root of its own: nothing leaves that either. Raises BadData."""
+        return Root(self.path / self.folder(name))
+
     def folders(self) -> dict[str, str]:
         """Return the folders directly in here: lower-case name -> name."""
         return {entry.name.lower(): entry.name for entry in sorted(os.scandir(self.path), key=lambda e: e.name)
@@ -129,6 +138,19 @@ class Root:
             same = [name for name in sorted(names) if unicodedata.normalize("NFC", name) == wanted]
             path = path / (same[0] if same else part)
         return path
+
+
+@contextmanager
+def open_plain(path: Path, name: str) -> Generator[BinaryIO]:
+    """Open a plain file for reading; a pipe or a device is refused, not waited for. Raises BadData, also on reading."""
+    try:
+        handle = os.open(path, _HOW)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise BadData(f"{shown(name)!r} is not a plain file.")
+            yield file
+    except OSError as error:
+        raise BadData(f"{shown(name)!r} cannot be read ({error.strerror}).") from error
 
 
 _HOW = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -5,16 +5,16 @@
 `dataset build` writes this form, with its card, dataset.json, beside it.
 """
 
-from collections import Counter
+from typing import Any
 
 from disegno.core.errors import BadData
-from disegno.training.data.captions import CaptionFault, check_caption
+from disegno.training.data.captions import check_caption
 from disegno.training.data.card import CARD, MANIFEST, read_card
 from disegno.training.data.dataset import Dataset, FolderRow
-from disegno.training.data.formats.listing import Listing, Options
+from disegno.training.data.formats.listing import Listing, Options, find
 from disegno.training.data.lines import read_lines, word
-from disegno.training.data.problems import Problem
-from disegno.training.data.root import Missing, Root
+from disegno.training.data.problems import Fault, Problem
+from disegno.training.data.root import Root
 
 _SOURCE = ("source", "condition", "conditioning", "control")
 _TARGET = ("target", "image")
@@ -35,33 +35,24 @@ def open_folder(root: Root, options: Options) -> Dataset:
             "build` again; it goes on where it stopped."
         )
     listing = Listing(root)
-    seen: Counter[str] = Counter()
     for number, line in read_lines(root, MANIFEST):
         if isinstance(line, str):
             listing.problems.append(Problem("bad_line", MANIFEST, f"line {number} {line}", number))
             continue
         try:
-            _add(listing, seen, number, word(line, _SOURCE), word(line, _TARGET), word(line, _PROMPT))
-        except CaptionFault as error:
+            listing.rows.append(_row(root, line))
+        except Fault as error:
             listing.problems.append(Problem(error.kind, MANIFEST, f"line {number}: {error}", number))
         except BadData as error:
             listing.problems.append(Problem("bad_line", MANIFEST, f"line {number}: {error}", number))
     return listing.dataset("controlnet", options, card)
 
 
-def _add(
-    listing: Listing, seen: Counter[str], number: int, source: str | None, target: str | None, prompt: str | None
-) -> None:
-    """Add the row of one line, or what it lacks. Raises BadData."""
+def _row(root: Root, line: dict[str, Any]) -> FolderRow:
+    """Return the row of one line. Raises BadData."""
+    source, target, prompt = word(line, _SOURCE), word(line, _TARGET), word(line, _PROMPT)
     if target is None or source is None:
         raise BadData(f"it has no {'target' if target is None else 'source'}")
-    for kind, name in (("missing_target", target), ("missing_condition", source)):
-        try:
-            listing.root.locate(name)
-        except Missing as error:
-            listing.problems.append(Problem(kind, name, f"{MANIFEST}, line {number}: {error}", number))
-            return
-    seen[target] += 1
-    key = target if seen[target] == 1 else f"{target}#{seen[target]}"  # one picture may have several conditions
-    caption = None if prompt is None else check_caption(prompt)
-    listing.rows.append(FolderRow(key, target, source, caption))
+    find(root, target, "missing_target")
+    find(root, source, "missing_condition")
+    return FolderRow(target, target, source, None if prompt is None else check_caption(prompt))

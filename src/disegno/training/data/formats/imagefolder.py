@@ -1,0 +1,67 @@
+"""Hugging Face's image folder: metadata.jsonl or metadata.csv, with a second column of pictures.
+
+{"file_name": "0.png", "conditioning_image": "0_edges.png", "text": "a red car"}
+"""
+
+import csv
+from collections.abc import Iterator
+from typing import Any
+
+from disegno.core.errors import BadData
+from disegno.training.data.captions import check_caption
+from disegno.training.data.dataset import Dataset, FolderRow
+from disegno.training.data.formats.folders import CONDITIONS
+from disegno.training.data.formats.listing import Listing, Options, find
+from disegno.training.data.lines import bounded_lines, read_lines, word
+from disegno.training.data.problems import Fault, Problem
+from disegno.training.data.root import Root
+
+_LISTS = ("metadata.jsonl", "metadata.csv")
+_TARGET = ("file_name", "image", "image_file_name", "target", "target_file_name")
+_CONDITION = tuple(f"{name}{end}" for name in CONDITIONS for end in ("", "_file_name"))
+_CAPTION = ("text", "caption", "prompt")
+
+
+def recognises(root: Root) -> bool:
+    """Return whether the folder has a list of this form."""
+    return any((root.path / name).exists() for name in _LISTS)
+
+
+def open_folder(root: Root, options: Options) -> Dataset:
+    """Return the pairs that the list names, or its pictures where it has no column of conditions. Raises BadData."""
+    name = next(name for name in _LISTS if (root.path / name).exists())
+    listing = Listing(root)
+    for number, line in read_lines(root, name) if name.endswith(".jsonl") else _table(root, name):
+        if isinstance(line, str):
+            listing.problems.append(Problem("bad_line", name, f"line {number} {line}", number))
+            continue
+        try:
+            listing.rows.append(_row(root, line))
+        except Fault as error:
+            listing.problems.append(Problem(error.kind, name, f"line {number}: {error}", number))
+        except BadData as error:
+            listing.problems.append(Problem("bad_line", name, f"line {number}: {error}", number))
+    return listing.dataset("imagefolder", options)
+
+
+def _row(root: Root, line: dict[str, Any]) -> FolderRow:
+    """Return the row of one line. Raises BadData."""
+    target, condition, text = word(line, _TARGET), word(line, _CONDITION), word(line, _CAPTION)
+    if target is None:
+        raise BadData("it has no file_name")
+    find(root, target, "missing_target")
+    if condition is not None:
+        find(root, condition, "missing_condition")
+    return FolderRow(target, target, condition, None if text is None else check_caption(text))
+
+
+def _table(root: Root, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield each row of a CSV file by its line's number, as its header names the columns."""
+    with root.open(name) as file:
+        lines = (b"" if line is None else line for line in bounded_lines(file))
+        reader = csv.DictReader(line.decode("utf-8", "replace") for line in lines)
+        try:
+            for fields in reader:
+                yield reader.line_num, {key: value for key, value in fields.items() if key and value}
+        except csv.Error as error:
+            yield reader.line_num, f"is not CSV ({error}); nothing below it is read"
