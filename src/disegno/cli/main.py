@@ -12,6 +12,7 @@ from disegno.core.errors import DisegnoError
 COMMANDS = {
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
+    "dataset": "Make pairs to teach from, and examine them.",
     "serve": "Answer requests over HTTP: a typed API with a durable queue.",
     "models": "List, show, convert and verify files of weights.",
 }

@@ -1,0 +1,47 @@
+"""What a person sees of long work: a bar with the time left, or, where none can be drawn, a line now and then."""
+
+import sys
+import time
+from types import TracebackType
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class Bar:
+    """A bar on stderr, for a `with` statement; `tell` moves it."""
+
+    def __init__(self, stage: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._drawn = sys.stderr.isatty()
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._drawn, transient=True)
+        self._stage, self._task = stage, TaskID(0)
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        self._task = self._bar.add_task(self._stage, total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def tell(self, stage: str, done: int, of: int, beside: str = "") -> None:
+        """Show that `done` of `of` (0: nobody knows) is done of a stage; a new stage begins a new bar.
+
+        `beside`: what is shown beside it.
+        """
+        now = time.monotonic()
+        if stage != self._stage:
+            self._bar.reset(self._task, description=stage, total=of or None)
+            self._stage, self._began, self._said = stage, now, now
+        self._bar.update(self._task, description=f"{stage} {beside}".strip(), completed=done, total=of or None)
+        if not self._drawn and now - self._said >= _LINE_EVERY_SECONDS:
+            self._said = now
+            left = f", about {(now - self._began) / done * (of - done):.0f} s left" if done and of else ""
+            click.echo(f"{stage}: {done}{f' of {of}' if of else ''}{left}{f', {beside}' if beside else ''}", err=True)
