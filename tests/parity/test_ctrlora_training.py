@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from disegno.controls import ctrlora
 from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch
+from disegno.diffusion.call import Residuals
+from disegno.diffusion.objective import Draws, Objective
+from disegno.diffusion.prediction import PREDICTIONS
+from disegno.diffusion.schedules import scaled_linear_table
 from disegno.memory import FULL_PRECISION, Memory
-from disegno.training.denoising import residuals
+from disegno.training.base import Batch
+from disegno.training.denoising import Denoising, residuals
+from disegno.training.layers import install
 from disegno.training.lora import Lora, Trainable, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, read_condition, save_condition
 from disegno.weights.keys.control import LORA_MARK, is_adapted, lora_names
@@ -39,12 +45,29 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
-def _loss(host: Any, trained: Trainable, io: dict[str, Tensor]) -> Tensor:
-    t = io["timesteps"].float()
+def _loss(host: Any, trained: Trainable, io: dict[str, Tensor], checkpointing: bool = False) -> Tensor:
+    """Return the loss as the loop gets it: the module of a recipe, with the original's draws in place of its own."""
     latents = host.encode_image(io["hint_image"])
     torch.testing.assert_close(latents, io["out.hint_latent"], atol=1e-5, rtol=0.0)
-    call = host.call(io["out.x_noisy"], t, io["context"])
-    return F.mse_loss(host.eps(call, residuals(trained.net, latents, t, io["context"])), io["noise"])
+    install(trained.net)
+    net = deepcopy(host.net)
+    install(net)
+    if checkpointing:
+        trained.net.enable_gradient_checkpointing()
+        net.enable_gradient_checkpointing()
+
+    def show(batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
+        return residuals(trained.net, batch.rows["condition_latent"], t, tokens)
+
+    objective = Objective(PREDICTIONS["epsilon"], scaled_linear_table())
+    module = Denoising(net, objective, io["context"][0], FULL_PRECISION, trained.net, show)
+    rows = {"latent": io["x0"], "condition_latent": latents, "tokens": io["context"]}
+    seeds = tuple(range(len(io["x0"])))
+    draws = Draws(io["timesteps"].long(), io["noise"], torch.zeros(len(seeds), dtype=torch.bool))
+    torch.testing.assert_close(objective.noised(io["x0"], draws).x, io["out.x_noisy"], atol=1e-6, rtol=1e-6)
+    losses = module.losses(Batch(rows, seeds, "", 0), draws)
+    assert losses.shape == (len(seeds),)
+    return losses.mean()
 
 
 def _names_in_net(trained: Trainable) -> dict[str, str]:
@@ -184,7 +207,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     io = golden("ctrlora__train")
     finetuned.net.train()
     finetuned.net.enable_gradient_checkpointing()
-    _loss(ctrlora_host, finetuned, io).backward()
+    _loss(ctrlora_host, finetuned, io, checkpointing=True).backward()
     for name, expected in _expected(io, "out.finetune.grad.").items():
         torch.testing.assert_close(finetuned.parameters[name].grad, expected, **GRADIENT)
 

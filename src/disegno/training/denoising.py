@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from disegno.core.errors import WrongFamily
 from disegno.diffusion.call import Residuals
-from disegno.diffusion.objective import Objective, losses
+from disegno.diffusion.objective import Draws, Objective, losses
 from disegno.memory import Memory, Policy
 from disegno.training.base import Batch
-from disegno.training.layers import prepare
+from disegno.training.layers import install
 from disegno.training.recipe import Opening
 
 Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals]
@@ -64,16 +64,17 @@ class Denoising(nn.Module):
 
     def forward(self, batch: Batch, turn: str = "") -> Tensor:
         """Return each row's loss, (b,), float32."""
+        return self.losses(batch, self.objective.draw(batch.seeds, batch.rows["latent"].shape[1:]))
+
+    def losses(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return each row's loss for what was drawn, (b,), float32."""
         rows = {name: tensor.to(self.policy.device) for name, tensor in batch.rows.items()}
-        x0 = rows["latent"].float()
-        draws = self.objective.draw(batch.seeds, x0.shape[1:])
-        noised = self.objective.noised(x0, draws)
-        tokens = rows["tokens"]
+        noised, tokens = self.objective.noised(rows["latent"].float(), draws), rows["tokens"]
         if self.training:
             drops = draws.drops.to(tokens.device).view(-1, 1, 1)
             tokens = torch.where(drops, self.empty.to(tokens), tokens)  # b n d
         x, tokens = placed(noised.x, self.policy), tokens.to(self.policy.dtype)
-        added = self._added(Batch(rows, batch.seeds, batch.task, batch.step), x, noised.t, tokens)
+        added = self._added(replace(batch, rows=rows), x, noised.t, tokens)
         out = self.denoiser(x, noised.t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
         return losses(out, noised)
 
@@ -115,7 +116,7 @@ def frozen_net(opening: Opening) -> UNet2DConditionModel:
     inference = Memory(replace(memory.policy, packs=True))
     for part in (net.time_embedding, net.down_blocks, net.mid_block):
         inference.pack(part)
-    prepare(net)
+    install(net)
     if opening.request.checkpointing:
         net.enable_gradient_checkpointing()
     return net

@@ -37,6 +37,10 @@ def training_memory(settings: Settings) -> Memory:
     return Memory(replace(policy, packs=False, vae_dtype=policy.dtype))
 
 
+def _vae_dtype(about: About, memory: Memory) -> torch.dtype:
+    return torch.float32 if about.part == "vae" else memory.policy.vae_dtype
+
+
 @dataclass(frozen=True)
 class Ground:
     """A whole model, open for a training. `source`: its file or folder; None: the built-in one."""
@@ -65,11 +69,12 @@ class Ground:
         )
 
 
-def open_ground(request: TeachRequest, studio: Studio) -> Ground:
+def open_ground(request: TeachRequest, about: About, studio: Studio) -> Ground:
     """Return the model of the request, opened for a training. Raises UnknownName, ModelFileError, RequestError."""
     memory = training_memory(studio.settings)
     card = studio.find_model(request.model)
-    backbone = studio.open_model(card, memory)
+    exact = Memory(replace(memory.policy, dtype=torch.float32, vae_dtype=_vae_dtype(about, memory)))
+    backbone = studio.open_model(card, exact if about.exact else memory)
     if backbone.in_channels != backbone.latent_channels:
         raise WrongFamily(
             f"{backbone.name} was made for inpainting or editing (its net sees {backbone.in_channels} channels). "

@@ -21,7 +21,7 @@ MAX_PLAIN_SCORES = 1024 * 1024  # of one head: above it a matrix of scores costs
 MIN_FAST_NORM = 1024  # places of a feature map: below it PyTorch's own backward is as fast
 
 
-def prepare(net: nn.Module) -> None:
+def install(net: nn.Module) -> None:
     """Give every layer of the net, trained or frozen, its forward from here."""
     for module in net.modules():
         forward = _FORWARDS.get(type(module))

@@ -7,12 +7,9 @@ A recipe is one module in `recipes/` (or of another package, by the entry point 
 
 It never loops. A training goes
 
-    recipe   = RECIPES.load(request.recipe)
-    ground   = open_ground(request, studio)                              training/ground.py: the model, frozen
-    examples = yield from fill(pairs, ground.backbone, ABOUT.wants, ...)  training/cache.py: says TeachProgress
-    learner  = recipe.open(opening_of(request, ground, examples, studio))    VAE and text encoder are gone
-    rows     = learner.module(batch, turn.name); rows.mean().backward(); ...     training/trainer.py
-    learner.save(path, facts)
+    opened = yield from open_training(request, {"": train}, {"": held}, studio)      training/opening.py
+    rows   = opened.learner.module(batch, turn.name); rows.mean().backward(); ...     training/trainer.py
+    opened.learner.save(path, facts)
 
 where `path` is NAME.safetensors for a recipe that saves a file, the folder NAME for one that saves a folder.
 """
@@ -45,7 +42,8 @@ class About:
 
     `wants`: the tensors that it learns from. `part`: what of the model stays in memory. `several`: it learns several
     conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
-    `on_base`: it adapts a Base ControlNet. `saves`: one file, or a folder that is a whole model.
+    `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that part, which is opened in float32.
+    `saves`: one file, or a folder that is a whole model.
     """
 
     summary: str
@@ -53,6 +51,7 @@ class About:
     part: Literal["net", "vae"] = "net"
     several: bool = False
     on_base: bool = False
+    exact: bool = False
     saves: Literal["file", "folder"] = "file"
 
 

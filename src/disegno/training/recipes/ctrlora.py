@@ -15,7 +15,7 @@ from disegno.controls.ctrlora import Base, open_base
 from disegno.diffusion.call import Residuals
 from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, objective_of, placed, residuals
-from disegno.training.layers import prepare
+from disegno.training.layers import install
 from disegno.training.lora import Lora, Trainable, open_trainable
 from disegno.training.recipe import About, Opening
 from disegno.training.result import save_control, told
@@ -55,7 +55,7 @@ def open(opening: Opening) -> CtrLoraLearner:
     lora = Lora(request.rank, request.alpha, request.lora_dropout)
     start = None if opening.start is None else read_condition(opening.start).tensors
     trained = open_trainable(base, lora, Generator().manual_seed(request.seed), start)
-    prepare(trained.net)
+    install(trained.net)
     if request.checkpointing:
         trained.net.enable_gradient_checkpointing()
 
