@@ -1,0 +1,32 @@
+"""What looks at a training cannot stop it: a failing look, listener or picture is warned of once, and passed over."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass
+class Monitors:
+    """Calls what may fail. `warnings`: one for each thing that did, in plain words."""
+
+    warnings: list[str] = field(default_factory=list[str])
+    _failed: set[str] = field(default_factory=set[str])
+
+    def attempt(self, what: str, call: Callable[[], T]) -> T | None:
+        """Return what the call gives; None, and one warning about `what`, where it fails."""
+        try:
+            return call()
+        except Exception as error:  # whatever it is: hours of training are worth more than a look at them
+            if what not in self._failed:
+                self._failed.add(what)
+                reason = str(error).strip() or "no reason given"
+                said = f"{what} failed ({type(error).__name__}: {reason}); the training goes on."
+                self.warnings += [] if said in self.warnings else [said]  # it may have said so before a resume
+                log.warning(said)
+                log.debug("%s", what, exc_info=True)
+            return None

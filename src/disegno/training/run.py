@@ -1,0 +1,212 @@
+"""The folder of one training: what was asked, its checkpoints, its controls; one trainer at a time.
+
+RUN/training.json      the request, and what else decides the result; written first
+    lock               who is training here now
+    checkpoints/       see checkpoint.py
+    controls/          what the last and the best look saw, ready to draw with
+    NAME.safetensors   the result
+    result.json        what it is; written last
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from disegno.core.errors import RequestError, ResourceError
+from disegno.core.files import write_atomically
+from disegno.core.teach import TeachRequest, teach_from_json, teach_to_json
+from disegno.training.base import TeachResult
+from disegno.training.checkpoint import sync
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+_RESULT: TypeAdapter[TeachResult] = TypeAdapter(TeachResult)
+_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training's folder. `suffix`: of what the recipe saves; "" for a folder."""
+
+    folder: Path
+    name: str
+    suffix: str = ".safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def controls(self) -> Path:
+        return self.folder / "controls"
+
+    @property
+    def file(self) -> Path:
+        """Return where the result lies when the training has ended."""
+        return self.folder / f"{self.name}{self.suffix}"
+
+    @property
+    def latest(self) -> Path:
+        """Return what the last look saw."""
+        return self.controls / f"latest{self.suffix}"
+
+    def best(self, step: int) -> Path:
+        """Return what the best look saw, at this step."""
+        return self.controls / f"best-{step:08}{self.suffix}"
+
+
+def begin(run: Run, request: TeachRequest, fingerprint: str) -> None:
+    """Make the folder for this request, or check that it is this request's.
+
+    `fingerprint`: all else that decides the result. Raises RequestError listing what is different.
+    """
+    file = run.folder / "training.json"
+    asked = {"request": json.loads(teach_to_json(request)), "fingerprint": fingerprint}
+    try:
+        for folder in (run.folder, run.checkpoints, run.controls):
+            folder.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        for left in (*run.folder.glob(".*.tmp"), *run.controls.glob(".*.tmp")):  # of a process that was killed
+            remove(left)
+        if is_new and any(run.checkpoints.iterdir()):
+            raise RequestError(f"{run.folder} holds a training, but not what was asked: training.json is missing.")
+    except OSError as error:
+        raise ResourceError(f"{run.folder} cannot be used ({error.strerror}). Choose another folder: --run.") from error
+    if not is_new:
+        _compare(file, asked)
+        return
+    write_atomically(file, lambda path: path.write_text(json.dumps(asked, indent=2) + "\n", "utf-8"))
+    sync(run.folder)
+
+
+def asked_in(folder: Path) -> TeachRequest | None:
+    """Return the request that a run's folder was made for; None where there is none. Raises RequestError."""
+    file = folder / "training.json"
+    if not file.exists():
+        return None
+    return teach_from_json(json.dumps(_table(file).get("request")))
+
+
+def _table(file: Path) -> dict[str, object]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file} cannot be read ({str(error)[:120]}). Choose another folder: --run.") from None
+    return cast(dict[str, object], value) if isinstance(value, dict) else {}
+
+
+def _compare(file: Path, asked: Mapping[str, object]) -> None:
+    """Raise RequestError where another training was asked for in this folder."""
+    before = _table(file)
+    old, new = (cast(Mapping[str, object], t.get("request") or {}) for t in (before, asked))
+    changed = [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if not changed and before.get("fingerprint") != asked["fingerprint"]:
+        changed = ["the pairs or the model are not the same as when it began"]
+    if changed:
+        raise RequestError(
+            f"{file.parent} holds another training: {'; '.join(changed)}. Give the same command to go on with it, or"
+            " another folder (--run) to begin anew; --start FILE begins from what was learned."
+        )
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None]:
+    """Hold the folder for this process. Raises RequestError naming who holds it; a dead process holds nothing.
+
+    Raises ResourceError where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+b")
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be used ({error.strerror}). Choose another folder: --run.") from error
+    with file:
+        if not _lock(file):
+            file.seek(0)
+            who = file.read().decode("utf-8", "replace").strip() or "another process"
+            raise RequestError(
+                f"{folder} is in use: {who} is training there. Wait for it, end it, or choose another folder: --run."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        yield
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Return whether the file is ours now: until it is closed, or this process ends in whatever way."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        log.warning("%s cannot be locked (%s): see to it that nobody else trains there.", file.name, error.strerror)
+    return True
+
+
+# ---- the result
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's files with their names."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    total = sha256()
+    for file in files:
+        total.update(b"" if file == path else f"{file.relative_to(path).as_posix()}\0".encode())
+        with file.open("rb") as opened:
+            while piece := opened.read(_CHUNK_BYTES):
+                total.update(piece)
+    return total.hexdigest()
+
+
+def write_result(run: Run, result: TeachResult) -> None:
+    """Say that the training has ended, and with what."""
+    table = _RESULT.dump_python(result, mode="json") | {"path": run.file.name, "sha256": digest(run.file)}
+    text = json.dumps(table, indent=2) + "\n"
+    write_atomically(run.folder / "result.json", lambda path: path.write_text(text, "utf-8"))
+
+
+def ended(run: Run) -> TeachResult | None:
+    """Return the result, where it is there and is what it was; None where the training goes on."""
+    file = run.folder / "result.json"
+    if not (file.exists() and run.file.exists()):
+        return None
+    table = _table(file)
+    if table.pop("sha256", None) != digest(run.file):
+        return None
+    try:
+        return replace(_RESULT.validate_python(table), path=run.file)
+    except ValidationError:
+        return None
