@@ -99,3 +99,47 @@ def pack(net: nn.Module, linears: bool = True) -> int:
                 setattr(parent, name, packed.eval())
                 num += 1
     return num
+
+
+LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, PackedLinear, PackedConv2d)
+
+
+def _empty_like(module: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return a plain layer of the same sizes, without a weight to speak of and without bias."""
+    if isinstance(module, nn.Linear | PackedLinear):
+        return nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+    if isinstance(module, nn.Conv2d):
+        assert not isinstance(module.padding, str), "padding by name has no place here"
+        stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
+        mode = module.padding_mode
+    else:
+        assert isinstance(module, PackedConv2d), f"{type(module).__name__} has no weight that can be replaced"
+        (stride, padding, dilation, groups), mode = module.how, "zeros"
+    out, inner, *kernel = module.weight.shape
+    sizes = (inner * groups, out, tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
+    return nn.Conv2d(*sizes, bias=False, padding_mode=mode, device="meta")  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """Return a frozen layer like this one (of `LAYERS`), packed where it is, with another weight and bias.
+
+    They are taken over in the layer's own dtype and order of memory. The layer itself is only read.
+    """
+    own, made = (
+        module.get_parameter("weight") if not isinstance(module, _Packed) else module.packed,
+        _empty_like(module),
+    )
+    weight = weight.to(own.dtype)
+    channels_last = own.ndim == 4 and not own.is_mkldnn and own.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    made.weight = nn.Parameter(weight.contiguous(memory_format=order), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.to(own.dtype), requires_grad=False)
+    if isinstance(module, PackedLinear):
+        assert isinstance(made, nn.Linear)
+        return PackedLinear(made).eval()
+    if isinstance(module, PackedConv2d):
+        assert isinstance(made, nn.Conv2d)
+        return PackedConv2d(made).eval()
+    return made.eval()

@@ -84,6 +84,23 @@ FILES = {
     "lora": (headers.lora(modules=4), "lora", "lora", "sd1", "kohya"),
     "lora sdxl": (headers.lora(2048, modules=4), "lora", "lora", "sdxl", "kohya"),
     "lora peft": ({"unet.down_blocks.0.attn2.to_k.lora_A.weight": (8, 1024)}, "lora", "lora", "sd2", "peft"),
+    "loha": (
+        {"lora_unet_x_attn2_to_k.hada_w1_a": (320, 8), "lora_unet_x_attn2_to_k.hada_w1_b": (8, 768)},
+        "lora",
+        "loha",
+        "",
+        "kohya",
+    ),
+    "lokr": ({"lora_unet_x.lokr_w1": (4, 4), "lora_unet_x.lokr_w2": (80, 192)}, "lora", "lokr", "", "kohya"),
+    "dora": ({**headers.lora(modules=4), "lora_unet_x.dora_scale": (1, 4)}, "lora", "dora", "sd1", "kohya"),
+    "lora of text alone": (
+        {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 768)},
+        "lora",
+        "lora",
+        "",
+        "kohya",
+    ),
+    "full difference": ({"lora_unet_x.diff": (320, 320)}, "lora", "full", "", "kohya"),
     "vae": ({"encoder.conv_in.weight": (128, 3, 3, 3), "encoder.down.0.x": (1,)}, "vae", "", "", "ldm"),
     "vae sd3": (
         {"decoder.conv_in.weight": (512, 16, 3, 3), "encoder.down_blocks.0.x": (1,)},

@@ -70,6 +70,7 @@ KINDS = (
             ".lora_A.default.weight\n",
         ),
     ),
+    Kind("lora", "full", any=(".diff\n",)),
     Kind(
         "model",
         any=("\nfirst_stage_model.", "\ncond_stage_model.", "\nconditioner.", "\ntext_encoders."),

@@ -19,6 +19,7 @@ from disegno.weights.index import Index, Stamp
 SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 # Where a program's own folder is given: its models, not the environment and the pictures beside them.
 _PROGRAM_FOLDERS = ("models", "embeddings", "extensions/sd-webui-controlnet/models")
+_KOHYA_NAME = "ss_output_name"
 _TITLE_HASH = re.compile(r" \[[0-9a-f]{8,64}\]$")  # A1111 parity: "name.safetensors [6ce0161689]"
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
@@ -76,7 +77,8 @@ class Library:
         """Return what a card may be called, in lower case: its name, stem, card name and path below each folder."""
         below = {card.path.relative_to(root) for root in self._roots if card.path.is_relative_to(root)}
         paths = {text for path in below for text in (path.as_posix(), path.with_suffix("").as_posix())}
-        return {text.lower() for text in (card.path.name, card.path.stem, card.name, str(card.path), *paths)}
+        told = card.metadata.get(_KOHYA_NAME) or card.name  # A1111 parity: a LoRA's alias
+        return {text.lower() for text in (card.path.name, card.path.stem, card.name, told, str(card.path), *paths)}
 
 
 def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:

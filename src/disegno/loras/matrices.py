@@ -1,0 +1,126 @@
+"""What a LoRA's matrices make of a weight: W + strength * dW. Float32; W: (out in) or (out in kh kw).
+
+LoRA    dW = a/r up down                                     Hu et al. 2021; over a kernel: LoCon, with a core: Tucker
+LoHa    dW = a/r (w1_a w1_b) * (w2_a w2_b)                   Hyeon-Woo et al. 2022 (FedPara), elementwise
+LoKr    dW = a/r w1 (x) w2                                   Yeh et al. 2023 (LyCORIS), Kronecker
+full    dW itself
+DoRA    of any of them: m (W + dW) / |W + dW| - W            Liu et al. 2024, by row or by column
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.loha.layer import make_weight, make_weight_cp
+from peft.tuners.lokr.layer import make_kron
+from peft.tuners.lokr.layer import make_weight_cp as make_core
+from torch import Tensor
+
+from disegno.core.errors import KeyMismatch
+
+Matrices = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a file says of its scale where it has no alpha beside its matrices: a / r, or a / sqrt(r) (rsLoRA).
+
+    `rank`: r, of matrices that do not show it.
+    """
+
+    alpha: float | None = None
+    by_root: bool = False
+    rank: int | None = None
+
+    def of(self, matrices: Matrices, rank: int | None) -> float:
+        """Return what dW is multiplied by; `rank`: of the matrices, None where they do not show it."""
+        if "alpha" in matrices:  # LyCORIS parity: of matrices without a rank it means nothing
+            return float(matrices["alpha"]) / rank if rank else 1.0
+        rank = rank or self.rank
+        if self.alpha is None or not rank:
+            return 1.0
+        return self.alpha / (rank**0.5 if self.by_root else rank)
+
+
+def _lora(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+    down, up = m["lora_down"], m["lora_up"]
+    factor = scale.of(m, len(down))  # of the whole rank, whatever the limit. A1111 parity: dyn
+    down, up = down[:limit], up[:, :limit]
+    if "lora_mid" in m:
+        core = m["lora_mid"][:limit, :limit]
+        return factor * make_core(core, up.flatten(1).T, down.flatten(1))
+    made = up.flatten(1) @ down.flatten(1)
+    return factor * made.reshape(len(up), *down.shape[1:])
+
+
+def _loha(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+    a1, b1, a2, b2 = (m[f"hada_{name}"].flatten(1) for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    factor = torch.tensor(scale.of(m, len(b1)))
+    if "hada_t1" in m:
+        return make_weight_cp(m["hada_t1"], a1, b1, m["hada_t2"], a2, b2, factor)
+    return make_weight(a1, b1, a2, b2, factor)
+
+
+def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+    w1 = m["lokr_w1"] if "lokr_w1" in m else m["lokr_w1_a"] @ m["lokr_w1_b"]
+    if "lokr_w2" in m:
+        w2 = m["lokr_w2"]
+    elif "lokr_t2" in m:
+        w2 = make_core(m["lokr_t2"], m["lokr_w2_a"], m["lokr_w2_b"])
+    else:
+        a, b = m["lokr_w2_a"], m["lokr_w2_b"]
+        w2 = (a @ b.flatten(1)).reshape(len(a), *b.shape[1:])
+    ranks = [len(m[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in m]
+    return make_kron(w1, w2, scale.of(m, ranks[-1] if ranks else None))
+
+
+def _full(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+    return m["diff"]
+
+
+_KINDS: dict[str, Callable[[Matrices, Scale, int | None], Tensor]] = {
+    "lora_down": _lora,
+    "hada_w1_a": _loha,
+    "lokr_w1": _lokr,
+    "lokr_w1_a": _lokr,
+    "diff": _full,
+}
+NEEDED = tuple(_KINDS)  # one of these makes a module's matrices a change of its weight
+
+
+def difference(weight: Tensor, matrices: Matrices, scale: Scale, limit: int | None = None) -> Tensor:
+    """Return dW at strength 1, of the weight's shape, float32. `limit`: the directions that are used (LoRA only).
+
+    Raises KeyMismatch where matrices are missing or do not fit the weight.
+    """
+    kind = next(kind for kind in _KINDS if kind in matrices)
+    m = {name: matrix.to(weight.device, torch.float32) for name, matrix in matrices.items()}
+    magnitude = m.get("magnitude", m.get("dora_scale"))
+    by_row = "magnitude" in m or (magnitude is not None and len(magnitude) == len(weight))
+    try:
+        made = _KINDS[kind](m, scale, limit)
+    except KeyError as error:
+        raise KeyMismatch(f"it lacks the matrix {error}") from error
+    except RuntimeError:  # matrices that cannot be multiplied
+        made = torch.empty(0)
+    axis = 0 if by_row else 1
+    if made.numel() != weight.numel() or len(made) != len(weight) or not _has_length(magnitude, weight.shape[axis]):
+        shapes = ", ".join(f"{name} {tuple(matrix.shape)}" for name, matrix in matrices.items())
+        raise KeyMismatch(f"{shapes} do not fit a weight of {tuple(weight.shape)}")
+    made = made.reshape(weight.shape)
+    return made if magnitude is None else _decomposed(weight.float(), made, magnitude, axis)
+
+
+def _has_length(magnitude: Tensor | None, length: int) -> bool:
+    return magnitude is None or magnitude.numel() == length
+
+
+def _decomposed(weight: Tensor, made: Tensor, magnitude: Tensor, axis: int) -> Tensor:
+    """Return dW with the magnitudes of DoRA, along an axis of the weight.
+
+    peft's magnitudes are of rows (outputs, axis 0); LyCORIS's of columns (inputs), or of rows: their shape says which.
+    """
+    target = weight + made
+    others = [other for other in range(weight.ndim) if other != axis]
+    norm = torch.linalg.vector_norm(target, dim=others, keepdim=True)
+    return target * (magnitude.reshape(norm.shape) / norm) - weight
