@@ -118,7 +118,7 @@ class Jobs:
 
     def _new(self, kind: str, request: Any, owner: str, key: str | None) -> New:
         row = kind_of(kind)
-        row.check(request, self.settings.limits)
+        row.require_allowed(request, self.settings.limits)
         body = row.dump(request)
         digest = hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()
         return New(owner, kind, body, digest, row.share(request), key)

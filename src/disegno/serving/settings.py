@@ -42,6 +42,8 @@ class Limits:
     """Of any other text that is no picture."""
     controls: int = 10
     """Controls of one job."""
+    networks: int = 10
+    """LoRAs in one prompt."""
     queued_per_user: int = 100
     """Jobs of one user that wait; the next is answered 429."""
     queued: int = 1000
