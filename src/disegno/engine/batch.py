@@ -9,7 +9,7 @@ averaged into one before guidance.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from disegno.backbones.base import Backbone
 from disegno.controls.base import Control
-from disegno.diffusion.call import Call, Residuals, Row
+from disegno.diffusion.call import Call, Row
 from disegno.diffusion.denoiser import Guidance, denoised_pair
 from disegno.diffusion.inpaint import Inpaint
+from disegno.engine.sharing import Sharing, kind_of
 from disegno.engine.tiles import Window, averaged
 from disegno.samplers.base import Answer, Eval, Sampling
 
@@ -66,6 +67,7 @@ class Run:
     question: Eval | None = None
     latents: Tensor | None = None
     estimate: Tensor | None = None  # the last x0 estimate, for previews
+    owner: str = ""  # runs of one owner always share their evaluations, those of several as the batch's `sharing` says
     evaluations: int = 0
 
     def start(self) -> None:
@@ -105,7 +107,8 @@ class Run:
     def finish(self) -> None:
         """End now: the picture is what the net believes it to be."""
         if self.question is not None:
-            self.latents = self.question.x if self.estimate is None else self.estimate
+            latents = self.question.x if self.estimate is None else self.estimate
+            self.latents = self.inpaint.finish(latents) if self.inpaint else latents
             self.stop()
 
     def stop(self) -> None:
@@ -173,42 +176,6 @@ def timestep(backbone: Backbone, sigma: Tensor) -> Tensor:
     return backbone.table.t_of(sigma.float().cpu()).reshape(1)
 
 
-def _kind(call: Call) -> Hashable:
-    extra = None if call.extra is None else call.extra.shape[1:]
-    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra)
-
-
-def _zeros_for(call: Call, like: Residuals) -> Residuals:
-    num = call.x.shape[0]
-    return Residuals(
-        tuple(d.new_zeros(num, *d.shape[1:]) for d in like.down), like.mid.new_zeros(num, *like.mid.shape[1:])
-    )
-
-
-def merged(calls: list[Call]) -> Call:
-    """Return one call with the rows of all; rows without residuals get zeros where others have some."""
-    if len(calls) == 1:
-        return calls[0]
-    some = next((call.residuals for call in calls if call.residuals is not None), None)
-    residuals = None
-    if some is not None:
-        parts = [call.residuals or _zeros_for(call, some) for call in calls]
-        down = tuple(torch.cat(layer) for layer in zip(*(part.down for part in parts), strict=True))
-        residuals = Residuals(down, torch.cat([part.mid for part in parts]))
-    pooled = [call.pooled for call in calls if call.pooled is not None]
-    extra = [call.extra for call in calls if call.extra is not None]
-    return replace(
-        calls[0],
-        x=torch.cat([call.x for call in calls]),
-        t=torch.cat([call.t for call in calls]),
-        tokens=torch.cat([call.tokens for call in calls]),
-        rows=tuple(row for call in calls for row in call.rows),
-        pooled=torch.cat(pooled) if pooled else None,
-        extra=torch.cat(extra) if extra else None,
-        residuals=residuals,
-    )
-
-
 @dataclass(frozen=True)
 class _Asked:
     """A call, and whose it is: the run's place in the batch, and the view's in the run."""
@@ -226,7 +193,7 @@ def _groups(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
     """Yield calls that can share an evaluation, as they come, at most MAX_CELLS together: `asked` may be lazy."""
     waiting: dict[Hashable, list[_Asked]] = {}
     for one in asked:
-        group = waiting.setdefault(_kind(one.call), [])
+        group = waiting.setdefault(kind_of(one.call), [])
         if group and sum(other.num_cells for other in group) + one.num_cells > MAX_CELLS:
             yield list(group)
             group.clear()
@@ -253,6 +220,7 @@ class Batch:
 
     backbone: Backbone
     runs: list[Run] = field(default_factory=list[Run])
+    sharing: Sharing = field(default_factory=lambda: Sharing("always"))
 
     @torch.inference_mode()
     def add(self, run: Run) -> None:
@@ -265,16 +233,24 @@ class Batch:
         """Answer every open question once. Returns the runs that have ended; they have left the batch."""
         outs = [dict[int, Tensor]() for _ in self.runs]
         for group in _groups(self._asking()):
-            out = merged([asked.call for asked in group]).run()
-            sizes = [len(asked.call.rows) for asked in group]
-            for asked, part in zip(group, out.split(sizes), strict=True):
-                outs[asked.run][asked.view] = part
+            for asked, out in self._evaluated(group):
+                outs[asked.run][asked.view] = out
         for run, answered in zip(self.runs, outs, strict=True):
             if run.question is not None:
                 _answer(run, [answered[n] for n in range(len(answered))], self.backbone)
         ended = [run for run in self.runs if run.question is None]
         self.runs = [run for run in self.runs if run.question is not None]
         return ended
+
+    def _evaluated(self, group: list[_Asked]) -> Iterator[tuple[_Asked, Tensor]]:
+        """Yield each call of a group with the net's output for it, (r c h w)."""
+        owners: dict[str, list[_Asked]] = {}
+        for asked in group:
+            owners.setdefault(self.runs[asked.run].owner, []).append(asked)
+        parts = list(owners.values())
+        outs = self.sharing.run([[asked.call for asked in part] for part in parts])
+        for part, out in zip(parts, outs, strict=True):
+            yield from zip(part, out.split([len(asked.call.rows) for asked in part]), strict=True)
 
     def _asking(self) -> Iterator[_Asked]:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""

@@ -1,4 +1,4 @@
-"""The jobs of one worker: all of them are stepped in turn.
+"""The jobs of one worker: all of them are stepped in turn, those of one model in one evaluation where no bit changes.
 
 A job is a generator (`runners.py`). It yields a phase, whose runs are stepped here with those of the other jobs, or
 progress, after which it goes on at the next turn. A message of the server is heard between two steps.
@@ -15,13 +15,15 @@ import torch
 
 from disegno.core.errors import DisegnoError
 from disegno.core.result import Progress
-from disegno.engine.batch import Batch
-from disegno.engine.generate import Phase
+from disegno.engine.batch import Batch, Run
+from disegno.engine.phases import Phase
+from disegno.engine.sharing import Sharing
 from disegno.engine.studio import Studio
 from disegno.serving.catalogue import catalogue_of
 from disegno.serving.faults import refusal_of
 from disegno.serving.kinds import kind_of
 from disegno.serving.runners import Bench, Running
+from disegno.serving.settings import Limits
 from disegno.serving.wire import Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
 from disegno.serving.words import Failure, Outcome
 
@@ -30,13 +32,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Task:
-    """One job on its way. `phase`: what it waits for; `finishing`: it is to end with its pictures as they stand."""
+    """One job on its way.
+
+    `phase`: what it waits for. `alone`: a step together with others failed, so it is begun again by itself.
+    `finishing`: it is to end with its pictures as they stand.
+    """
 
     start: Start
+    begin: Callable[[], Running]
     running: Running
     phase: Phase | None = None
     step: int = 0
+    alone: bool = False
     finishing: bool = False
+
+    def open_runs(self) -> list[Run]:
+        """Return the runs that wait for an answer."""
+        return [run for run in self.phase.runs if run.question is not None] if self.phase else []
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for run in self.phase.runs if self.phase else ():
+            run.stop()
+        self.phase = None
+        self.running.close()
 
 
 @dataclass
@@ -44,8 +63,9 @@ class Desk:
     """The jobs that this process is carrying out."""
 
     studio: Studio
+    limits: Limits
     say: Callable[[Ready | Moved | Ended | Logged], None]
-    together: int
+    sharing: Sharing = field(default_factory=Sharing)
     tasks: list[Task] = field(default_factory=list[Task])
 
     @property
@@ -65,33 +85,27 @@ class Desk:
             self.look()
         elif isinstance(message, Cancel | Finish):
             for task in [task for task in self.tasks if task.start.job == message.job]:
-                self._cancel(task) if isinstance(message, Cancel) else self._finish(task)
+                if isinstance(message, Cancel):
+                    self._end(task, Ended(task.start.job))
+                task.finishing = True
 
     def _begin(self, start: Start) -> None:
         kind = kind_of(start.kind)
-        folder, keep = Path(start.folder), Path(start.keep)
         module, _, name = kind.runner.partition(":")
         try:
+            folder = Path(start.folder)
             folder.mkdir(parents=True, exist_ok=True)
-            request = kind.load(start.request)
-            running: Running = getattr(import_module(module), name)(request, Bench(self.studio, folder, keep))
+            request, bench = kind.load(start.request), Bench(self.studio, self.limits, folder, Path(start.keep))
         except (OSError, ValueError) as error:
-            return self.say(Ended(start.job, failure=_failure(error)))
-        self.tasks.append(Task(start, running))
+            return self.say(Ended(start.job, failure=failure_of(error)))
+        run = getattr(import_module(module), name)
+        self.tasks.append(Task(start, lambda: run(request, bench), run(request, bench)))
         return None
 
-    def _cancel(self, task: Task) -> None:
-        self._leave(task)
-        self.say(Ended(task.start.job))
-
-    def _finish(self, task: Task) -> None:
-        task.finishing = True
-
-    def _leave(self, task: Task) -> None:
+    def _end(self, task: Task, ended: Ended) -> None:
         self.tasks.remove(task)
-        for run in task.phase.runs if task.phase else ():
-            run.stop()
-        task.running.close()
+        task.close()
+        self.say(ended)
 
     # ---- stepping
 
@@ -99,54 +113,74 @@ class Desk:
         """Let every job take one step."""
         for task in list(self.tasks):
             if task.phase is None:
-                self._guarded(task, self._resume)
-        for task in list(self.tasks):
+                self._resume(task)
+        groups: dict[int, list[Task]] = {}
+        for task in self.tasks:
             if task.phase is not None:
-                self._guarded(task, self._step_phase)
-
-    def _guarded(self, task: Task, act: Callable[[Task], None]) -> None:
-        """Do something for a job; whatever goes wrong is that job's failure and nobody else's."""
-        try:
-            act(task)
-        except Exception as error:  # the border of a job: a library may raise anything on a stranger's request
-            self._leave(task)
-            self.say(Ended(task.start.job, failure=_failure(error)))
+                groups.setdefault(id(task if task.alone else task.phase.backbone), []).append(task)
+        for group in groups.values():
+            self._step_together(group)
 
     def _resume(self, task: Task) -> None:
-        """Let the job go on to its next phase, to its next progress, or to its end."""
+        """Let the job go on to its next phase, to its next progress, or to its end; a failure is its own."""
         try:
             news = next(task.running)
+            if isinstance(news, Phase):
+                self._enter(task, news)
+                news = Progress(0, news.num_steps, news.stage)
         except StopIteration as end:
             outcome: Outcome = end.value
-            self.tasks.remove(task)
-            return self.say(Ended(task.start.job, outcome=outcome))
-        if isinstance(news, Progress):
-            return self._told(task, news)
-        task.phase, task.step = news, 0
-        with torch.inference_mode():
-            for run in news.runs:
-                run.start()
-        return self._told(task, Progress(0, news.num_steps, news.stage))
+            return self._end(task, Ended(task.start.job, outcome=outcome))
+        except Exception as error:  # the border of a job: a library may raise anything on a stranger's request
+            return self._end(task, Ended(task.start.job, failure=failure_of(error)))
+        return self._tell(task, news)
 
-    def _step_phase(self, task: Task) -> None:
+    def _enter(self, task: Task, phase: Phase) -> None:
+        task.phase, task.step = phase, 0
+        with torch.inference_mode():
+            for run in phase.runs:
+                run.owner = task.start.job
+                run.start()
+        self._leave_if_ended(task)
+
+    def _step_together(self, tasks: list[Task]) -> None:
+        """Answer the open questions of these jobs once."""
+        phase = tasks[0].phase
+        assert phase is not None
+        try:
+            Batch(phase.backbone, [run for task in tasks for run in task.open_runs()], self.sharing).step()
+        except Exception as error:  # the border of a job, as above
+            if len(tasks) == 1:
+                return self._end(tasks[0], Ended(tasks[0].start.job, failure=failure_of(error)))
+            log.warning("a step of %d jobs failed (%s); each is begun again by itself", len(tasks), error)
+            for task in tasks:
+                task.close()
+                task.running, task.alone = task.begin(), True
+            return None
+        for task in tasks:
+            self._after_step(task)
+        return None
+
+    def _after_step(self, task: Task) -> None:
         phase = task.phase
         assert phase is not None
-        Batch(phase.backbone, [run for run in phase.runs if run.question is not None]).step()
         if task.finishing:
             for run in phase.runs:
                 run.finish()
-        step = phase.step()
-        if all(run.latents is not None for run in phase.runs):
-            task.phase = None
-        if step > task.step:
+        if (step := phase.step()) > task.step:
             task.step = step
-            self._told(task, Progress(step, phase.num_steps, phase.stage))
+            self._tell(task, Progress(step, phase.num_steps, phase.stage))
+        self._leave_if_ended(task)
 
-    def _told(self, task: Task, news: Progress) -> None:
+    def _leave_if_ended(self, task: Task) -> None:
+        if task.phase is not None and all(run.latents is not None for run in task.phase.runs):
+            task.phase = None
+
+    def _tell(self, task: Task, news: Progress) -> None:
         self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left))
 
 
-def _failure(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """Return what the owner is told; what is our own mistake is logged under a number, and only that is told."""
     if isinstance(error, DisegnoError):
         refusal = refusal_of(error)

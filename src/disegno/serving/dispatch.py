@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
+from disegno.core.settings import Settings
 from disegno.serving.board import Board
 from disegno.serving.files import Files
 from disegno.serving.metrics import Metrics
@@ -91,13 +93,8 @@ class Dispatcher:
         self.spawn(self._watch(), lasting=True)
 
     def _opening(self) -> Open:
-        from pydantic import TypeAdapter
-
-        from disegno.core.settings import Settings
-
-        limits = self.settings.limits
         machine = TypeAdapter(Settings).dump_python(self.settings.machine, mode="json")
-        return Open(machine, limits.picture_bytes, limits.picture_pixels, self.settings.together)
+        return Open(machine, asdict(self.settings.limits), self.settings.sharing)
 
     def _recover(self) -> None:
         self.files.prepare()

@@ -16,9 +16,14 @@ from pydantic import TypeAdapter
 
 from disegno.core.request import Request, to_json
 from disegno.core.result import Progress, Result
+from disegno.engine.album import Album
+from disegno.engine.concrete import concrete
 from disegno.engine.generate import Phase, draw
+from disegno.engine.record import png_bytes
 from disegno.engine.studio import Studio
+from disegno.serving.bounds import check_cost
 from disegno.serving.kinds import AnnotateRequest
+from disegno.serving.settings import Limits
 from disegno.serving.words import Outcome, StoredFile
 
 Running = Generator[Phase | Progress, None, Outcome]
@@ -29,6 +34,7 @@ class Bench:
     """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt."""
 
     studio: Studio
+    limits: Limits
     folder: Path
     keep: Path
 
@@ -43,9 +49,10 @@ class Bench:
 
 def generate(request: Request, bench: Bench) -> Running:
     """Draw pictures: N.png are the images with their records, condition-N.png what each control was shown."""
-    from disegno.engine.record import png_bytes
-
-    result = yield from draw(request, bench.studio)
+    album = Album(bench.studio.limits)
+    asked = concrete(request, bench.studio.backbone(request.model), album)
+    check_cost(asked, bench.limits)  # with the sizes and steps that were left to the model and to the pictures
+    result = yield from draw(asked, bench.studio, album)
     files = [bench.write(f"{i}.png", "image", png_bytes(result, i)) for i in range(len(result.images))]
     shown = [_png(condition) for condition in result.conditions]
     files += [bench.write(f"condition-{i}.png", "condition", content) for i, content in enumerate(shown)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_path
 
@@ -92,6 +93,8 @@ class ServerSettings:
     """Processes that hold the model."""
     together: int = 4
     """Jobs that one worker steps in turn, or in one batch."""
+    sharing: Literal["exact", "auto", "always"] = "auto"
+    """Whether jobs share evaluations of the net: never; where it changes no bit of any picture; always."""
     folder: Path = field(default_factory=lambda: user_data_path("disegno") / "server")
     """Where jobs and results are kept."""
     db: str = ""

@@ -23,9 +23,8 @@ class Open:
     """The first frame: how to open the studio."""
 
     machine: dict[str, Any]
-    picture_bytes: int
-    picture_pixels: int
-    together: int
+    limits: dict[str, Any]
+    sharing: Literal["exact", "auto", "always"] = "auto"
     tag: Literal["open"] = "open"
 
 

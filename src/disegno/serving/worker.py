@@ -66,13 +66,16 @@ def _open(opening: Open, say: Say) -> Any:
     from pydantic import TypeAdapter
 
     from disegno.core.settings import Settings
-    from disegno.engine.pictures import Limits
+    from disegno.engine import pictures
+    from disegno.engine.sharing import Sharing
     from disegno.engine.studio import Studio
     from disegno.serving.desk import Desk
+    from disegno.serving.settings import Limits
 
     machine = TypeAdapter(Settings).validate_python(opening.machine)
-    limits = Limits(opening.picture_bytes, opening.picture_pixels, paths=False)
-    return Desk(Studio(machine, limits), say, opening.together)
+    limits = TypeAdapter(Limits).validate_python(opening.limits)
+    own = pictures.Limits(limits.picture_bytes, limits.picture_pixels, paths=False)
+    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing))
 
 
 def main() -> None:

@@ -1,0 +1,94 @@
+"""One evaluation of the net for the calls of several requests, where that leaves every picture as it would be alone.
+
+Matrix kernels may sum in another order for another number of rows, so a picture could depend on who else is drawn at
+the moment. On the machine this was written on, bfloat16 on AMX gives the same bits in any batch, float32 does not. So
+it is tried out: the first time that a combination of shapes is met, it is evaluated both ways and compared.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from disegno.diffusion.call import Call, Residuals
+
+Mode = Literal["exact", "auto", "always"]
+
+
+def kind_of(call: Call) -> tuple[Hashable, ...]:
+    """Return what calls of one evaluation have in common."""
+    extra = None if call.extra is None else call.extra.shape[1:]
+    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra)
+
+
+def _zeros_for(call: Call, like: Residuals) -> Residuals:
+    num = call.x.shape[0]
+    return Residuals(
+        tuple(d.new_zeros(num, *d.shape[1:]) for d in like.down), like.mid.new_zeros(num, *like.mid.shape[1:])
+    )
+
+
+def merged(calls: Sequence[Call]) -> Call:
+    """Return one call with the rows of all; rows without residuals get zeros where others have some."""
+    if len(calls) == 1:
+        return calls[0]
+    some = next((call.residuals for call in calls if call.residuals is not None), None)
+    residuals = None
+    if some is not None:
+        parts = [call.residuals or _zeros_for(call, some) for call in calls]
+        down = tuple(torch.cat(layer) for layer in zip(*(part.down for part in parts), strict=True))
+        residuals = Residuals(down, torch.cat([part.mid for part in parts]))
+    pooled = [call.pooled for call in calls if call.pooled is not None]
+    extra = [call.extra for call in calls if call.extra is not None]
+    return replace(
+        calls[0],
+        x=torch.cat([call.x for call in calls]),
+        t=torch.cat([call.t for call in calls]),
+        tokens=torch.cat([call.tokens for call in calls]),
+        rows=tuple(row for call in calls for row in call.rows),
+        pooled=torch.cat(pooled) if pooled else None,
+        extra=torch.cat(extra) if extra else None,
+        residuals=residuals,
+    )
+
+
+@dataclass
+class Sharing:
+    """How calls of different owners are evaluated.
+
+    `exact`: each owner's by themselves. `always`: all at once. `auto`: all at once where that was found to give the
+    same bits.
+    """
+
+    mode: Mode = "auto"
+    _found: dict[int, tuple[ref[object], dict[Hashable, bool]]] = field(default_factory=dict[int, Any])
+
+    def found(self, net: object) -> dict[Hashable, bool]:
+        """Return what was found for this net, by shapes. A net that is gone is not held, and is forgotten."""
+        model: object = getattr(net, "__self__", net)
+        known = self._found.get(id(model))
+        if known is None or known[0]() is not model:
+            self._found = {key: value for key, value in self._found.items() if value[0]() is not None}
+            known = self._found[id(model)] = (ref(model), {})
+        return known[1]
+
+    def run(self, parts: Sequence[Sequence[Call]]) -> list[Tensor]:
+        """Return the net's output for each owner's calls, (r c h w) each. All the calls are of one kind."""
+        calls = [merged(part) for part in parts]
+        if len(calls) == 1 or self.mode == "exact":
+            return [call.run() for call in calls]
+        order = sorted(range(len(calls)), key=lambda i: (len(calls[i].rows), calls[i].residuals is None))
+        found = self.found(calls[0].net)
+        key = (kind_of(calls[0])[1:], tuple((len(calls[i].rows), calls[i].residuals is None) for i in order))
+        if self.mode == "auto" and found.get(key) is False:
+            return [call.run() for call in calls]
+        outs = merged([calls[i] for i in order]).run().split([len(calls[i].rows) for i in order])
+        together = [outs[order.index(i)] for i in range(len(calls))]
+        if self.mode == "always" or key in found:
+            return together
+        alone = [call.run() for call in calls]
+        found[key] = all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+        return alone
