@@ -14,7 +14,6 @@ from torch import nn
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError, UnknownName, WrongFamily
-from disegno.core.request import Hires
 from disegno.core.result import Progress
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
@@ -209,9 +208,3 @@ def test_names_that_do_not_exist_are_said(folder: Path, studio: Studio) -> None:
     ):
         with pytest.raises(UnknownName):
             _draw(request, studio)
-
-
-@pytest.mark.parametrize("fields", [{"hires": Hires()}])
-def test_what_is_not_carried_out_is_said_not_left_out(fields: dict[str, object], studio: Studio) -> None:
-    with pytest.raises(RequestError, match="cannot carry out"):
-        _draw(replace(SMALL, **fields), studio)  # type: ignore

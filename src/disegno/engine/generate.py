@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from disegno import __version__
 from disegno.backbones.base import Backbone
@@ -19,7 +20,9 @@ from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
 from disegno.engine.concrete import concrete
-from disegno.engine.phases import Job, Phase, first_phase, pictures_of, to_pictures
+from disegno.engine.phases import Job, Phase, first_phase, pictures_of
+from disegno.engine.pixels import to_pictures
+from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
@@ -30,7 +33,7 @@ Drawing = Generator[Phase, None, Result]
 def refuse_unbuilt(request: Request) -> None:
     """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
     unset = Request()
-    new = ("hires", "prompts", "negatives", "styles", "loras")
+    new = ("prompts", "negatives", "styles", "loras")
     new += ("emphasis", "comma_backtrack", "pad_texts", "old_timelines")
     asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
     if asked:
@@ -94,12 +97,21 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     studio.backbone(request.model)
     times.append(time.perf_counter())
     job = open_job(request, studio, album)
-    phases = [_started(job)]
+    second = open_second(job)
+    phases = [_first(job, second)]
     times.append(time.perf_counter())
-    if job.request.init is None or job.request.init.denoise > 0:
+    drawn, last = unchanged(job), job
+    if drawn is None:
         yield phases[0]
+        drawn = phases[0].latents()
+    if second is not None:
+        drawn, last = enlarged(second, drawn, job), second.job
+        if second.hires.denoise:
+            phases.append(second_phase(second, drawn, 2))
+            yield phases[1]
+            drawn = phases[1].latents()
     times.append(time.perf_counter())
-    images = _finished(phases[-1], job)
+    images = _finished(drawn, last, second)
     times.append(time.perf_counter())
     warnings = (*(text for phase in phases for text in phase.warnings), *job.backbone.warnings)
     return Result(
@@ -114,20 +126,27 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     )
 
 
-@torch.inference_mode()
-def _started(job: Job) -> Phase:
-    return first_phase(job)
+def unchanged(job: Job) -> list[Image.Image] | None:
+    """Return the picture itself, once for each image, where nothing of it is drawn anew; None: there is to draw."""
+    if job.request.init is None or job.request.init.denoise or job.canvas is None:
+        return None
+    return [Image.fromarray(job.canvas.whole)] * job.request.batch
 
 
 @torch.inference_mode()
-def _finished(phase: Phase, job: Job) -> tuple[Image.Image, ...]:
-    """Return the pictures of the ended phase, put back where they belong; the picture itself where nothing is drawn."""
-    init, canvas = job.request.init, job.canvas
+def _first(job: Job, second: Second | None) -> Phase:
+    return first_phase(job, 1 if second is None or not second.hires.denoise else 2)
+
+
+@torch.inference_mode()
+def _finished(drawn: Tensor | list[Image.Image], job: Job, second: Second | None) -> tuple[Image.Image, ...]:
+    """Return the pictures that were drawn, put back where they belong."""
+    if isinstance(drawn, list):
+        return tuple(second.cut(drawn) if second else drawn)
+    pictures, init, canvas = pictures_of(drawn, job), job.request.init, job.canvas
     if init is None or canvas is None:
-        return tuple(pictures_of(phase.latents(), job))
-    if not init.denoise:
-        return (Image.fromarray(canvas.whole),) * job.request.batch
-    return tuple(canvas.finish(image, init) for image in pictures_of(phase.latents(), job))
+        return tuple(pictures)
+    return tuple(canvas.finish(picture, init) for picture in pictures)
 
 
 def _drive(drawing: Drawing) -> Generator[Progress, None, Result]:

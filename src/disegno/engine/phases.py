@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +18,7 @@ from disegno.engine.album import Album
 from disegno.engine.batch import Run, Texts, View
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import latent_mask
+from disegno.engine.pixels import to_pictures, to_pixels
 from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
@@ -81,10 +81,9 @@ def _tiling(request: Request, unit: int) -> Tiling | None:
     return Tiling(size, size // VAE_OVERLAP) if size else None
 
 
-def encoded(picture: Picture, job: Job) -> Tensor:
+def encoded(picture: Picture | Image.Image, job: Job) -> Tensor:
     """Return a picture's latents, (1 c h w), float32."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 * 2 - 1  # 1 3 h w
-    return _encoded(pixels, job)
+    return _encoded(to_pixels(picture) * 2 - 1, job)
 
 
 def _encoded(pixels: Tensor, job: Job) -> Tensor:
@@ -100,12 +99,6 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
     tiling = _tiling(job.request, downscale)
     pixels = [in_parts(job.backbone.decode, few, tiling, downscale) for few in latents.split(PICTURES_AT_ONCE)]
     return to_pictures(torch.cat(pixels))
-
-
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Return each picture of (b 3 h w), in [0, 1], rounded to 8 bits."""
-    array = (pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return [Image.fromarray(rearrange(image, "c h w -> h w c").numpy()) for image in array]
 
 
 # ---- what a phase is made of
@@ -171,6 +164,13 @@ def first_phase(job: Job, num_parts: int = 1) -> Phase:
     return _phase(job, scene, begin, extra, Phase((), job.backbone, 0, num_parts=num_parts))
 
 
+def picture_phase(job: Job, begin: Begin, phase: Phase) -> Phase:
+    """Return the phase that draws over latents of any size."""
+    height, width = (side * job.backbone.downscale for side in begin.latents.shape[-2:])
+    scene = _scene(job, width, height, job.canvas)
+    return _phase(job, scene, begin, _extra_without_picture(job, scene), phase)
+
+
 def _begin(job: Job, canvas: Canvas, init: InitImage) -> tuple[Begin, Tensor | None]:
     """Return what sampling starts from, and what the net is shown beside it."""
     assert init.fill is not None
@@ -206,7 +206,7 @@ def _extra(job: Job, canvas: Canvas, start: Picture, init: InitImage) -> Tensor 
     if not inpaints(job.backbone):
         return None
     hole = torch.ones(start.shape[:2]) if canvas.mask is None else (torch.from_numpy(canvas.mask) / 255).round()
-    pixels = torch.from_numpy(start).permute(2, 0, 1)[None].float() / 255 * 2 - 1  # 1 3 h w
+    pixels = to_pixels(start) * 2 - 1
     seen = torch.lerp(pixels, pixels * (1 - hole), init.mask_weight)
     return _channels(job, hole, seen)
 

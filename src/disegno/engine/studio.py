@@ -18,6 +18,8 @@ from disegno.core.settings import Settings, load_settings
 from disegno.engine.pictures import Limits
 from disegno.engine.residuals import ResidualCache
 from disegno.memory import Memory, decide, tune_allocator
+from disegno.upscalers import UPSCALERS
+from disegno.upscalers.base import Upscaler
 from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.library import Library
 
@@ -27,6 +29,7 @@ MAX_TEXTS = 256
 MAX_CONTROLLERS = 32
 MAX_BACKBONES = 2
 MAX_BASES = 2
+MAX_UPSCALERS = 2
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
 
 V = TypeVar("V")
@@ -71,6 +74,7 @@ class Studio:
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
+        self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
 
     def backbone(self, name: str) -> Backbone:
@@ -142,6 +146,19 @@ class Studio:
         self._controllers.clear()
         self._controls.clear()
         self.residuals.clear()
+
+    def upscaler(self, name: str) -> Upscaler:
+        """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
+        card = self._find(name, "upscaler", "upscaler")
+        return self._upscalers.get(card.path, lambda: self._open_upscaler(card))
+
+    def _open_upscaler(self, card: FileCard) -> Upscaler:
+        for name in UPSCALERS:
+            module = UPSCALERS.load(name)
+            if module.recognises(card):
+                return module.open(card.path, self.memory)
+        known = ", ".join(UPSCALERS.names())
+        raise ModelFileError(f"{card.path.name} is an upscaler of the kind {card.mechanism!r}; known are: {known}.")
 
     def _open_controller(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Controller:
         module = self._mechanism(card)

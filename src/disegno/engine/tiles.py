@@ -45,15 +45,19 @@ def windows(height: int, width: int, size: int, overlap: int) -> tuple[Window, .
     return tuple(Window(top, left, tall, wide) for top in rows for left in columns)
 
 
-def _ramp(length: int) -> Tensor:
-    """Return weights over one side, (length,): highest in the middle, never 0."""
+def _peak(length: int) -> Tensor:
+    """Return weights over one side of a window, (length,): highest in the middle, never 0."""
     place = torch.arange(length, dtype=torch.float32)
     return torch.minimum(place + 1, length - place)
 
 
-def _weight(window: Window) -> Tensor:
-    """Return a window's weights, (h w)."""
-    return _ramp(window.height)[:, None] * _ramp(window.width)[None]
+def _plateau(length: int, overlap: float) -> Tensor:
+    """Return weights over one side of a part, (length,): next to nothing where its own edge is felt, then rising to 1.
+
+    A quarter of the overlap is left to the neighbour, which sees more there; the rise takes half of it.
+    """
+    rise = (_peak(length) - 0.5 - overlap / 4) / max(overlap / 2, 1)
+    return rise.clamp(1e-6, 1)
 
 
 @dataclass
@@ -64,25 +68,27 @@ class _Average:
     weight: Tensor  # h w
 
     @classmethod
-    def over(cls, shape: tuple[int, ...], like: Tensor) -> "_Average":
-        zeros = torch.zeros(shape, device=like.device)
-        return cls(zeros, torch.zeros(shape[-2:], device=like.device))
+    def over(cls, part: Tensor, height: int, width: int) -> "_Average":
+        """Return an empty one for parts like this, float32."""
+        total = torch.zeros(*part.shape[:2], height, width, device=part.device)
+        return cls(total, torch.zeros(height, width, device=part.device))
 
-    def add(self, part: Tensor, window: Window) -> None:
-        weight = _weight(window).to(self.total.device)
+    def add(self, part: Tensor, window: Window, weights: tuple[Tensor, Tensor]) -> None:
+        """Add a window's part, with weights over its height and its width."""
+        weight = (weights[0][:, None] * weights[1][None]).to(self.total.device)  # h w
         window.cut(self.total).add_(part.float() * weight)
         window.cut(self.weight).add_(weight)
 
     def value(self) -> Tensor:
+        """Return the average, (b c h w)."""
         return self.total / self.weight
 
 
 def averaged(parts: Sequence[Tensor], places: Sequence[Window], like: Tensor) -> Tensor:
     """Return the windows' outputs as one, (r c h w), float32. `like`: any tensor of the canvas's height and width."""
-    shape = (*parts[0].shape[:2], *like.shape[-2:])
-    average = _Average.over(shape, parts[0])
+    average = _Average.over(parts[0], *like.shape[-2:])
     for part, window in zip(parts, places, strict=True):
-        average.add(part, window)
+        average.add(part, window, (_peak(window.height), _peak(window.width)))
     return average.value()
 
 
@@ -105,10 +111,10 @@ def in_parts(work: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling | None,
     cells = windows(x.shape[-2] // unit, x.shape[-1] // unit, tiling.size // unit, tiling.overlap // unit)
     average: _Average | None = None
     for window in (cell.scaled(unit) for cell in cells):
-        part = work(window.cut(x))
+        part, place = work(window.cut(x)), window.scaled(scale)
         if average is None:
-            shape = (*part.shape[:2], round(x.shape[-2] * scale), round(x.shape[-1] * scale))
-            average = _Average.over(shape, part)
-        average.add(part, window.scaled(scale))
+            average = _Average.over(part, round(x.shape[-2] * scale), round(x.shape[-1] * scale))
+        overlap = tiling.overlap * scale
+        average.add(part, place, (_plateau(place.height, overlap), _plateau(place.width, overlap)))
     assert average is not None
     return average.value()

@@ -44,6 +44,13 @@ KINDS = (
     Kind("control", "controlnet-union", any=("\ntask_embedding\n", "\ncontrol_add_embedding.")),
     Kind("control", "controllora", any=("\nlora_controlnet\n",)),
     Kind("control", "ip-adapter", any=("\nimage_proj.", "\nip_adapter.")),
+    Kind("upscaler", "esrgan", any=(".rdb1.conv1.weight\n", ".RDB1.conv1.weight\n", ".RDB1.conv1.0.weight\n")),
+    Kind(
+        "upscaler",
+        "compact",
+        any=tuple(f"\n{prefix}body.0.weight\n" for prefix in ("", "params.", "params_ema.")),
+        all=("body.0.weight\n", "body.1.weight\n", "body.2.bias\n"),
+    ),
     Kind("control", "t2i-adapter", any=("\nbody.0.", "\nadapter.body.0.")),
     Kind(
         "control", "controlnet", any=("\ninput_hint_block.", "\ncontrolnet_cond_embedding.", "\ncontrolnet_blocks.0.")

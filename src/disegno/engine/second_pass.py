@@ -1,0 +1,98 @@
+"""The second pass: the drawn picture is enlarged, and drawn over at the new size (A1111's hires fix)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from disegno.core.errors import RequestError
+from disegno.core.request import Hires, Request
+from disegno.engine.hires import Target, target_size
+from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
+from disegno.engine.runs import Begin
+from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
+
+Drawn = list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Second:
+    """A second pass, opened before the first begins. `enlarge`: a way of the latent space, or of pixels."""
+
+    hires: Hires
+    job: Job
+    target: Target
+    enlarge: LatentMode | Enlarge
+
+    def cut(self, pictures: Drawn) -> Drawn:
+        """Return enlarged pictures as they are where nothing is drawn over them: what is too much is cut off."""
+        downscale, target = self.job.backbone.downscale, self.target
+        height, width = (cells * downscale for cells in target.latent_size(downscale))
+        left, top = target.cut_x // 2 * downscale, target.cut_y // 2 * downscale
+        return [picture.crop((left, top, left + width, top + height)) for picture in pictures]
+
+
+def open_second(job: Job) -> Second | None:
+    """Return the second pass, its model and upscaler open; None where there is none. Raises DisegnoError."""
+    hires, request = job.request.hires, job.request
+    if hires is None:
+        return None
+    assert request.width and request.height
+    target = target_size(hires, request.width, request.height, job.backbone.downscale)
+    backbone = job.studio.backbone(hires.model) if hires.model else job.backbone
+    mode = latent_mode(hires.upscaler)
+    if mode is not None and backbone.latent_channels != job.backbone.latent_channels:
+        raise RequestError(
+            f"{backbone.name} has other latents than {job.backbone.name}, so {hires.upscaler} cannot go from one to the"
+            " other. Choose an upscaler of pixels, such as Lanczos."
+        )
+    height, width = target.latent_size(backbone.downscale)
+    backbone.check_size(width * backbone.downscale, height * backbone.downscale)
+    second = replace(job, request=_request(request, hires), backbone=backbone)
+    return Second(hires, second, target, mode or find_upscaler(hires.upscaler, job.studio))
+
+
+def _request(request: Request, hires: Hires) -> Request:
+    """Return what the second pass draws."""
+    if hires.prompt is not None:
+        request = replace(request, prompt=hires.prompt, prompts=())
+    if hires.negative is not None:
+        request = replace(request, negative=hires.negative, negatives=())
+    return replace(
+        request,
+        model=hires.model or request.model,
+        steps=hires.steps,
+        sampler=hires.sampler,
+        schedule=hires.schedule,
+        cfg=hires.cfg,
+    )
+
+
+@torch.inference_mode()
+def enlarged(second: Second, drawn: Tensor | Drawn, job: Job) -> Tensor | Drawn:
+    """Return what the first pass drew, enlarged: latents (b c h w), or pictures, as the upscaler works on."""
+    target, downscale = second.target, second.job.backbone.downscale
+    if isinstance(second.enlarge, LatentMode):
+        latents = drawn if isinstance(drawn, Tensor) else torch.cat([encoded(one, job) for one in drawn])
+        size = target.height // downscale, target.width // downscale
+        return target.cut(enlarge_latents(latents, *size, second.enlarge))
+    pictures = pictures_of(drawn, job) if isinstance(drawn, Tensor) else drawn
+    return [second.enlarge(picture, target.width, target.height) for picture in pictures]
+
+
+@torch.inference_mode()
+def second_phase(second: Second, large: Tensor | Drawn, num_parts: int) -> Phase:
+    """Return the phase that draws over the enlarged pictures."""
+    latents = large if isinstance(large, Tensor) else _encoded(second, large)
+    begin = Begin(latents, second.hires.denoise, exact_steps=True)
+    phase = Phase((), second.job.backbone, 0, "enlarging", part=num_parts - 1, num_parts=num_parts)
+    return picture_phase(second.job, begin, phase)
+
+
+def _encoded(second: Second, pictures: Drawn) -> Tensor:
+    """Return the latents of enlarged pictures, cut to whole cells and then as the target says."""
+    downscale = second.job.backbone.downscale
+    width, height = (side // downscale * downscale for side in pictures[0].size)
+    whole = [picture.crop((0, 0, width, height)) for picture in pictures]
+    return second.target.cut(torch.cat([encoded(picture, second.job) for picture in whole]))

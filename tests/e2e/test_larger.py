@@ -1,0 +1,136 @@
+"""Drawn larger: the second pass in every way, with controls, and a picture that is only enlarged; on miniatures."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import ControlNetModel
+from PIL import Image
+
+from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno.backbones import miniature
+from disegno.core.errors import RequestError, UnknownName
+from disegno.core.request import Hires, InitImage, Tiles, make_request
+from disegno.core.result import Progress
+from disegno.engine.generate import draw
+from disegno.engine.record import read, write_png
+from disegno.weights.save import save_safetensors
+
+pytestmark = pytest.mark.e2e
+
+NOT_OURS = ("sample_size", "out_channels", "up_block_types")  # a ControlNet has none of these
+WIDTHS = {key: value for key, value in miniature.SD1.unet_config.items() if key not in NOT_OURS}
+SMALL = Request(prompt="a cat", model="mini", seed=3, steps=3, width=64, height=64, hires=Hires(scale=1.5, steps=2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    miniature.write_sd1_checkpoint(folder / "mini.safetensors")
+    miniature.write_sd1_checkpoint(folder / "other.safetensors", miniature.Miniature(seed=5))
+    miniature.write_sd1_checkpoint(folder / "inpainter.safetensors", miniature.Miniature(in_channels=9))
+    net = miniature.draw(ControlNetModel(**WIDTHS), 1)
+    save_safetensors(folder / "plain.safetensors", net, {"disegno.mechanism": "controlnet"})
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((128, 96)).save(folder / "photo.png")
+    Image.fromarray(np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))).save(folder / "ramp.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studio(folder: Path) -> Iterator[Studio]:
+    yield Studio(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"))
+
+
+def _draw(request: Request, studio: Studio) -> Result:
+    *_, result = generate(request, studio=studio)
+    assert isinstance(result, Result)
+    return result
+
+
+def _with(**fields: object) -> Request:
+    return replace(SMALL, hires=replace(SMALL.hires, **fields))  # type: ignore
+
+
+def _pixels(result: Result) -> np.ndarray:
+    return np.asarray(result.images[0])
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Latent (bicubic antialiased)", "Latent (nearest-exact)", "Lanczos"])
+def test_a_second_pass_draws_larger(upscaler: str, studio: Studio) -> None:
+    events = list(generate(_with(upscaler=upscaler), studio=studio))
+    stages = [(event.stage, event.step, event.num_steps) for event in events if isinstance(event, Progress)]
+    assert stages[-5:] == [
+        ("drawing", 2, 3),
+        ("drawing", 3, 3),
+        ("enlarging", 0, 2),
+        ("enlarging", 1, 2),
+        ("enlarging", 2, 2),
+    ]
+    assert isinstance(events[-1], Result) and events[-1].images[0].size == (96, 96)
+
+
+def test_sizes_of_the_second_pass(studio: Studio) -> None:
+    assert _draw(_with(width=96, height=128), studio).images[0].size == (96, 128)
+    assert _draw(_with(width=100), studio).images[0].size == (96, 96)  # whole latent cells
+    with pytest.raises(RequestError, match="height"):
+        make_request({"hires": {"width": 4096, "height": 8}})
+
+
+def test_every_field_of_the_second_pass_counts(studio: Studio) -> None:
+    changes = (
+        {}, {"denoise": 0.4}, {"denoise": 0.0}, {"steps": 4}, {"sampler": "Euler"}, {"schedule": "exponential"},
+        {"cfg": 1.0}, {"prompt": "a dog"}, {"negative": "blur"}, {"model": "other"}, {"upscaler": "Nearest"},
+    )  # fmt: skip
+    drawn = [_pixels(_draw(_with(**({"steps": 3} | change)), studio)).tobytes() for change in changes]
+    assert len(set(drawn)) == len(changes)
+    for bad in ({"upscaler": "Lanzcos"}, {"sampler": "Eulr"}, {"model": "nobody"}):
+        with pytest.raises(UnknownName):
+            next(draw(_with(**bad), studio))  # before anything is drawn
+
+
+def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Studio) -> None:
+    unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
+    plain = _draw(SMALL, studio)
+    drawn = {
+        which: _draw(replace(SMALL, controls=(replace(unit, passes=which),)), studio)
+        for which in ("both", "first", "hires")
+    }
+    assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
+    region = replace(unit, region=str(folder / "ramp.png"), curve="1@0,0.5@1")
+    assert _draw(replace(SMALL, controls=(region,)), studio).images[0].size == (96, 96)
+
+
+def test_an_inpainting_model_and_parts_in_the_second_pass(folder: Path, studio: Studio) -> None:
+    assert _draw(replace(SMALL, model="inpainter"), studio).images[0].size == (96, 96)
+    unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
+    tiled = replace(SMALL, controls=(unit,), tiles=Tiles(size=64), vae_tile=64)
+    assert not np.array_equal(_pixels(_draw(tiled, studio)), _pixels(_draw(replace(tiled, tiles=None), studio)))
+
+
+def test_a_picture_is_only_enlarged(folder: Path, studio: Studio) -> None:
+    init = InitImage(image=str(folder / "photo.png"), denoise=0.0)
+    enlarge = Hires(scale=2, denoise=0.0, upscaler="Lanczos")
+    found = _draw(Request(model="mini", init=init, hires=enlarge), studio)
+    expected = Image.open(folder / "photo.png").resize((256, 192), Image.Resampling.LANCZOS)
+    assert np.array_equal(_pixels(found), np.asarray(expected))
+    drawn = _draw(Request(model="mini", steps=2, init=init, hires=replace(enlarge, denoise=0.3)), studio)
+    assert drawn.images[0].size == (256, 192) and not np.array_equal(_pixels(drawn), _pixels(found))
+
+
+def test_a_batch_is_enlarged_image_by_image(studio: Studio) -> None:
+    together = _draw(replace(_with(upscaler="Lanczos"), batch=2), studio)
+    alone = _draw(replace(_with(upscaler="Lanczos"), seed=4), studio)
+    apart = np.abs(np.asarray(together.images[1]).astype(int) - _pixels(alone))
+    assert apart.max() <= 2  # matrix kernels round by batch shape
+
+
+def test_an_enlarged_picture_is_made_again_without_the_files(folder: Path, studio: Studio, tmp_path: Path) -> None:
+    Image.open(folder / "photo.png").save(tmp_path / "photo.png")
+    unit = ControlUnit(name="plain", image=str(tmp_path / "photo.png"), annotate="canny")
+    result = _draw(replace(SMALL, controls=(unit,), hires=Hires(scale=1.5, denoise=0.5)), studio)
+    write_png(tmp_path / "out.png", result, 0)
+    (tmp_path / "photo.png").unlink()
+    assert np.array_equal(_pixels(_draw(read(tmp_path / "out.png").replay(), studio)), _pixels(result))
