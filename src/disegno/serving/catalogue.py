@@ -1,23 +1,30 @@
 """What a studio can do, as the doors list it: names and what is known about them, no paths."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from disegno import __version__
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import describe, read
+from disegno.core.errors import DisegnoError
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
 from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, WeightsCard
+from disegno.text.learnt import read_learnt
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 
+_HASHED = ("model", "control", "lora", "embedding")
+_TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
 
-def _card(card: FileCard) -> WeightsCard:
+
+def _card(card: FileCard, studio: Studio) -> WeightsCard:
     return WeightsCard(
         name=card.path.stem,
         kind=card.kind,
@@ -27,14 +34,35 @@ def _card(card: FileCard) -> WeightsCard:
         file=card.path.name,
         num_bytes=card.num_bytes,
         problem=without_paths(card.problem) if card.problem else None,
+        sha256=studio.library.known_sha256(card) if card.kind in _HASHED else None,
+        tag=_tag(card.path) if card.kind == "control" else None,
+        vectors=_vectors(card.path) if card.kind == "embedding" else None,
     )
+
+
+def _vectors(path: Path) -> tuple[int, int] | None:
+    """Return how many vectors an embedding has and how wide they are; None where it is for several encoders."""
+    try:
+        num, width = read_learnt(path).vectors.shape
+    except DisegnoError:
+        return None
+    return num, width
+
+
+def _tag(path: Path) -> str | None:
+    """Return what A1111's ControlNet extension shows of a file's content: of 64 KiB that begin at 1 MiB."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(_TAG_OFFSET)
+        return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
 
 
 def _conditions(studio: Studio) -> Iterator[WeightsCard]:
     """Yield the conditions that the built-in model ships; it is opened for it, and so the first request need not."""
     for name, path in studio.backbone(BUILT_IN).conditions.items():
         card = identify(path)
-        yield WeightsCard(name, "control", BUILT_IN, card.mechanism or None, card.annotator)
+        yield WeightsCard(name, "control", BUILT_IN, card.mechanism or None, card.annotator, tag=_tag(path))
 
 
 def _annotators() -> Iterator[AnnotatorCard]:
@@ -52,7 +80,7 @@ def _samplers() -> Iterator[SamplerCard]:
 
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
-    cards = [_card(card) for card in studio.library.cards()]
+    cards = [_card(card, studio) for card in studio.library.cards()]
     policy = studio.memory.policy
     return Catalogue(
         models=(WeightsCard(BUILT_IN, "model", BUILT_IN), *(card for card in cards if card.kind == "model")),

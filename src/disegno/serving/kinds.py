@@ -38,6 +38,8 @@ class AnnotateRequest:
     """With `width`: fit the drawing to a canvas of this size."""
     resize: ResizeMode = "crop"
     """How it is fitted."""
+    back: bool = True
+    """Bring the drawing back to the picture's size; otherwise it is left at its resolution."""
 
 
 @dataclass(frozen=True)

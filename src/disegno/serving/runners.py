@@ -100,7 +100,7 @@ def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     params = make_params(module, request.params)
     picture = read_picture(request.image, bench.studio.limits)
     yield Progress(0, 1, "annotating")
-    drawing = annotate_at(module, picture, params, request.resolution)
+    drawing = annotate_at(module, picture, params, request.resolution, request.back)
     if request.width and request.height:
         drawing = fit(drawing, request.width, request.height, request.resize)
     file = bench.write("drawing.png", "image", _png(Image.fromarray(drawing)))

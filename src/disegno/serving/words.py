@@ -72,6 +72,12 @@ class WeightsCard:
     """How long the file is."""
     problem: str | None = None
     """What is wrong with a broken file."""
+    sha256: str | None = None
+    """Of the file's content, where it is known already: gigabytes are not read for a list."""
+    tag: str | None = None
+    """Of a control: what A1111's lists show of its content."""
+    vectors: tuple[int, int] | None = None
+    """Of an embedding: how many vectors it has, and how wide they are."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -128,6 +134,15 @@ class ScheduleCard:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class StyleCard:
+    """A named piece of prompts."""
+
+    name: str
+    prompt: str
+    negative: str
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Catalogue:
     """The names that requests may use, as a worker knows them."""
 
@@ -138,6 +153,7 @@ class Catalogue:
     annotators: tuple[AnnotatorCard, ...] = ()
     samplers: tuple[SamplerCard, ...] = ()
     schedules: tuple[ScheduleCard, ...] = ()
+    styles: tuple[StyleCard, ...] = ()
     environment: dict[str, str] = field(default_factory=dict[str, str])
     """What decides the bits of a picture beside its request: versions, device, dtype."""
 

@@ -48,6 +48,11 @@ class Index:
             self.save()
         return kept[1]
 
+    def known_sha256(self, card: FileCard, stamp: Stamp) -> str | None:
+        """Return a card's hash if it has been worked out since the file last changed."""
+        kept = self._hashes.get(str(card.path))
+        return kept[1] if kept and kept[0] == stamp else None
+
     def save(self) -> None:
         """Write what is new. A folder that cannot be written costs time at the next start, nothing else."""
         if not self._is_changed:

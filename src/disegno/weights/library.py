@@ -20,6 +20,7 @@ SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 # Where a program's own folder is given: its models, not the environment and the pictures beside them.
 _PROGRAM_FOLDERS = ("models", "embeddings", "extensions/sd-webui-controlnet/models")
 _KOHYA_NAME = "ss_output_name"
+_SMALL_BYTES = 64 << 20  # hashed in less than a tenth of a second
 _TITLE_HASH = re.compile(r" \[[0-9a-f]{8,64}\]$")  # A1111 parity: "name.safetensors [6ce0161689]"
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
@@ -61,6 +62,12 @@ class Library:
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
         return self._index.sha256(card, _stamp(card.path))
+
+    def known_sha256(self, card: FileCard) -> str | None:
+        """Return a card's hash if that costs nothing: it is known already, or the file is small."""
+        if card.num_bytes <= _SMALL_BYTES:
+            return self.sha256(card)
+        return self._index.known_sha256(card, _stamp(card.path))
 
     def _card(self, path: Path) -> FileCard:
         try:

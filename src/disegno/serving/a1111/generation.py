@@ -1,0 +1,305 @@
+"""A1111's txt2img and img2img as our Requests: one for each iteration, with what is reported and how to answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from disegno.core.errors import RequestError, UnknownName
+from disegno.core.request import Request, make_request
+from disegno.prompts.networks import cut_tags
+from disegno.serving.a1111.coerce import Json, shortened
+from disegno.serving.a1111.controlnet import Unit, legacy_names, translate_unit, units_of
+from disegno.serving.a1111.errors import Fault, Path, WireError
+from disegno.serving.a1111.fields import Field, Given, nested, read_fields
+from disegno.serving.a1111.forms import IMG2IMG, TXT2IMG
+from disegno.serving.a1111.house import House, find_named
+from disegno.serving.a1111.images import read_image
+from disegno.serving.a1111.options import default_of, read_settings, request_fields
+from disegno.serving.a1111.pasted import filled
+from disegno.serving.a1111.scripts import Plot, find_plot
+
+Form = Literal["txt2img", "img2img"]
+FORMS: Mapping[Form, Sequence[Field]] = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
+MAX_IMAGES = 64
+MAX_ARGS = 1000
+ALWAYS_ON = ("controlnet", "controlnet m2m")
+"""The always-on scripts that this API has, in lower case."""
+_SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
+_RESIZE = ("stretch", "crop", "fill", "latent")
+_FILL = ("fill", "original", "noise", "nothing")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a client asked for: the Requests, one an iteration, and what its answer needs.
+
+    `settings`: the person's, with override_settings over them; `keep`: those that are to stay. `plot`: where a script
+    makes a plot, its cells, each of as many Requests as `cells` says.
+    """
+
+    form: Form
+    requests: tuple[Request, ...]
+    given: Given
+    settings: Mapping[str, Json]
+    units: tuple[Unit, ...] = ()
+    warnings: tuple[str, ...] = ()
+    keep: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    plot: Plot | None = None
+    cells: tuple[int, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """Return how many pictures come of it."""
+        return sum(request.batch for request in self.requests)
+
+
+Fields = dict[str, object]
+
+
+def translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
+    """Return the order that a body describes. Raises WireError."""
+    order = _translate(form, body, house)
+    args = order.given.items("script_args")
+    if len(args) > MAX_ARGS:
+        raise WireError.of_fields(Fault(("script_args",), f"at most {MAX_ARGS} arguments (given: {len(args)})"))
+    seed = order.requests[0].seed  # A1111 parity: a plot's pictures share their seed
+    plot = find_plot(form, order.given.text("script_name"), {**body, "seed": seed}, args)
+    return order if plot is None else _plotted(order, plot, house)
+
+
+def _plotted(order: Order, plot: Plot, house: House) -> Order:
+    """Return the order of all of a plot's cells."""
+    cells = [_translate(order.form, cell.body, house) for cell in plot.cells]
+    requests = tuple(request for cell in cells for request in cell.requests)
+    if (num := sum(cell.num_images for cell in cells)) > MAX_IMAGES:
+        raise WireError(f"The plot has {num} pictures; at most {MAX_IMAGES} are possible at once.")
+    warnings = dict.fromkeys(warning for cell in (order, *cells) for warning in cell.warnings)
+    return replace(
+        order, requests=requests, plot=plot, cells=tuple(len(cell.requests) for cell in cells), warnings=tuple(warnings)
+    )
+
+
+def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
+    legacy = legacy_names()
+    body, doubts = filled(form, body, house)
+    given = read_fields(FORMS[form], {name: value for name, value in body.items() if name not in legacy})
+    own, notes = _settings(given, house)
+    units, more = _units(form, body, given, house)
+    fields: Fields = {
+        **request_fields(own, ("init",) if form == "img2img" else ()),
+        **{row.to: given.values[row.name] for row in FORMS[form] if row.to},
+        "model": find_model(str(own.get("sd_model_checkpoint") or ""), house),
+        "controls": [dict(unit.fields) for unit in units],
+        **_names(given, house, own),
+        **_size(given),
+        **_noise(given, own),
+        **_styles(given, house),
+        **_PASSES[form](given, house),
+    }
+    if given.flag("disable_extra_networks"):
+        fields["prompt"] = cut_tags(given.text("prompt"))[0]
+    if given.values["clip_skip"] is not None:
+        fields["clip_skip"] = given.values["clip_skip"]
+    warnings = (*doubts, *given.warnings, *notes, *more, *(w for unit in units for w in unit.warnings))
+    keep = {} if given.flag("override_settings_restore_afterwards") else own
+    return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
+
+
+def _settings(given: Given, house: House) -> tuple[dict[str, Json], tuple[str, ...]]:
+    override, notes = read_settings(given.table("override_settings"), ("override_settings",))
+    return {**house.settings, **override}, notes
+
+
+def find_model(name: str, house: House) -> str:
+    """Return our name of a checkpoint; empty is the first. Raises WireError."""
+    if not name:
+        return house.models[0].name
+    try:
+        return find_named("model", name, house.models).name
+    except UnknownName as error:
+        raise WireError(f"model {shortened(name)} not found. {error}", 404) from None
+
+
+def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:
+    units, at = units_of(body)
+    _check_scripts(given)
+    has_init = form == "img2img"
+    found = [translate_unit(unit, (*at, i), house.controls, has_init) for i, unit in enumerate(units)]
+    off = [f"The ControlNet unit {i} is off." for i, unit in enumerate(found) if unit is None and _has_image(units[i])]
+    return tuple(unit for unit in found if unit is not None), off
+
+
+def _has_image(unit: Json) -> bool:
+    return isinstance(unit, dict) and any(unit.get(name) for name in ("image", "input_image"))
+
+
+def _check_scripts(given: Given) -> None:
+    """Raise WireError for an always-on script that this API does not have."""
+    for name in given.table("alwayson_scripts"):
+        if name.strip().lower() not in ALWAYS_ON:
+            raise WireError(f"Script {shortened(name)} not found. Always on here: {', '.join(ALWAYS_ON)}.")
+
+
+def _names(given: Given, house: House, own: Mapping[str, Json]) -> Fields:
+    name = given.text("sampler_name") or given.text("sampler_index")
+    sampler, schedule = find_sampler(name, given.text("scheduler") or None, house)
+    eta = given.values["eta"]
+    if eta is None:
+        setting = "eta_ddim" if sampler == "DDIM" else "eta_ancestral"
+        eta = own[setting] if own.get(setting, default_of(setting)) != default_of(setting) else None
+    return {"sampler": sampler, "schedule": schedule, "eta": eta}
+
+
+def find_sampler(name: str, schedule: str | None, house: House) -> tuple[str, str]:
+    """Return our names of a sampler and a scheduler. Raises WireError."""
+    try:
+        return house.names(name, schedule)
+    except UnknownName as error:
+        raise WireError(f"Sampler not found. {error}", 400) from None
+
+
+def _floored(value: int) -> int:
+    return value // 8 * 8  # A1111 parity: a latent's side is the picture's, divided by 8 and cut off
+
+
+def _size(given: Given) -> Fields:
+    sides = {name: given.values[name] for name in ("width", "height")}
+    if given.values.get("firstphase_width") and given.values.get("firstphase_height") and given.flag("enable_hr"):
+        sides = {"width": given.whole("firstphase_width"), "height": given.whole("firstphase_height")}
+    return {name: _floored(value) if isinstance(value, int) else None for name, value in sides.items()}
+
+
+def _noise(given: Given, own: Mapping[str, Json]) -> Fields:
+    fields: Fields = {}
+    for name, to in (
+        ("s_churn", "churn"),
+        ("s_tmin", "churn_min"),
+        ("s_tmax", "churn_max"),
+        ("s_noise", "churn_noise"),
+    ):
+        # A1111 parity: a setting that is not the default wins over the request
+        if given.values[name] is not None and own.get(name, default_of(name)) == default_of(name):
+            fields[to] = given.values[name]
+    seed_size = given.whole("seed_resize_from_w"), given.whole("seed_resize_from_h")
+    if min(seed_size) > 0:
+        fields["seed_width"], fields["seed_height"] = seed_size
+    return fields
+
+
+def _styles(given: Given, house: House) -> Fields:
+    known = {name.lower(): name for name in house.styles}
+    for i, name in enumerate(names := given.items("styles")):
+        if str(name).lower() not in known:
+            unknown = UnknownName.of("style", str(name)[:100], house.styles)
+            raise WireError.of_fields(Fault(("styles", i), str(unknown)))
+    return {"styles": [known[str(name).lower()] for name in names]} if names else {}
+
+
+def _hires(given: Given, house: House) -> Fields:
+    if not given.flag("enable_hr"):
+        return {}
+    final = {"hires.width": given.whole("hr_resize_x"), "hires.height": given.whole("hr_resize_y")}
+    if given.whole("firstphase_width") and given.whole("firstphase_height"):  # then width and height are the final ones
+        final = {"hires.width": given.whole("width"), "hires.height": given.whole("height")}
+    sampler, schedule = (_other(given, name) for name in ("hr_sampler_name", "hr_scheduler"))
+    if sampler or schedule:
+        found = find_sampler(sampler or given.text("sampler_name") or given.text("sampler_index"), schedule, house)
+        sampler, schedule = found[0] if sampler else None, found[1] if schedule or sampler else None
+    model = _other(given, "hr_checkpoint_name")
+    return {
+        "hires.scale": given.number("hr_scale"),
+        **{name: _floored(value) or None for name, value in final.items()},
+        "hires.upscaler": _upscaler(given.text("hr_upscaler") or "Latent", house),
+        "hires.denoise": given.number("denoising_strength"),
+        "hires.steps": given.whole("hr_second_pass_steps") or None,
+        "hires.sampler": sampler,
+        "hires.schedule": schedule,
+        "hires.prompt": given.text("hr_prompt") or None,
+        "hires.negative": given.text("hr_negative_prompt") or None,
+        "hires.model": find_model(model, house) if model else None,
+    }
+
+
+def _other(given: Given, name: str) -> str | None:
+    """Return what a hires field says, None where it says to go on as before."""
+    return None if given.text(name).strip().lower() in _SAME else given.text(name)
+
+
+def _upscaler(name: str, house: House) -> str:
+    by_lower = {known.lower(): known for known in house.upscalers}
+    if name.lower() not in by_lower:
+        known = UnknownName.of("upscaler", name[:100], house.upscalers)
+        raise WireError(f"could not find upscaler named {shortened(name)}. {known}")
+    return by_lower[name.lower()]
+
+
+def _init(given: Given, house: House) -> Fields:
+    images = given.items("init_images")
+    if not images:
+        raise WireError("Init image not found", 404)
+    mask = read_image(given.values["mask"], ("mask",))
+    blur = given.values["mask_blur"]
+    fields: Fields = {
+        "init.image": _picture(images[0], ("init_images", 0)),
+        "init.denoise": given.number("denoising_strength"),
+        "init.resize": _RESIZE[given.whole("resize_mode")],
+    }
+    if given.values["initial_noise_multiplier"] is not None:
+        fields["init.noise"] = given.number("initial_noise_multiplier")
+    if given.values["image_cfg_scale"] is not None:
+        fields["image_cfg"] = given.number("image_cfg_scale")
+    if mask is None:
+        return fields
+    return {
+        **fields,
+        "init.mask": mask,
+        "init.invert": given.whole("inpainting_mask_invert") == 1,
+        "init.mask_mode": "binary" if given.flag("mask_round") else "soft",
+        "init.mask_blur": given.whole("mask_blur_x") if blur is None else blur,
+        "init.mask_blur_y": given.whole("mask_blur_y") if blur is None else blur,
+        "init.fill": _FILL[given.whole("inpainting_fill")],
+        "init.only_masked": given.flag("inpaint_full_res"),
+        "init.padding": given.whole("inpaint_full_res_padding"),
+    }
+
+
+_PASSES: Mapping[Form, Callable[[Given, House], Fields]] = {"txt2img": _hires, "img2img": _init}
+
+
+def _picture(image: Json, path: Path) -> str:
+    found = read_image(image, path)
+    if found is None:
+        raise WireError.of_fields(Fault(path, "Init image not found: the picture is empty"))
+    return found
+
+
+def _iterations(fields: Fields, given: Given, house: House) -> tuple[Request, ...]:
+    """Return a Request for every iteration; for every picture to change, where there are several."""
+    batch, num = given.whole("batch_size"), given.whole("n_iter")
+    images = given.items("init_images") if "init_images" in given.values else []
+    if len(images) > 1:
+        if len(images) > batch:
+            at: Path = ("init_images",)
+            message = f"bad number of images passed: {len(images)} for a batch_size of {batch}"
+            raise WireError.of_fields(Fault(at, message))
+        batch, num, fields = 1, num * len(images), {**fields, "batch": 1}
+    if batch * num > MAX_IMAGES:
+        message = f"at most {MAX_IMAGES} pictures at once are possible ({batch} x {num} were asked)"
+        raise WireError.of_fields(Fault(("n_iter",), message))
+    seed, subseed = (house.draw() if (s := given.whole(name)) == -1 else s for name in ("seed", "subseed"))
+    varied = given.number("subseed_strength") > 0
+    first = [
+        {**fields, "seed": seed if varied else seed + i * batch, "subseed": subseed + i * batch} for i in range(num)
+    ]
+    if len(images) > 1:
+        pictures = [_picture(image, ("init_images", i)) for i, image in enumerate(images)]
+        first = [{**row, "init.image": pictures[i % len(pictures)]} for i, row in enumerate(first)]
+    return tuple(_request(row) for row in first)
+
+
+def _request(fields: Fields) -> Request:
+    """Return the Request. Raises WireError in our fields' names: what got here is no single field of A1111's."""
+    try:
+        return make_request(nested(fields))
+    except RequestError as error:
+        raise WireError(str(error), 422) from error

@@ -1,0 +1,117 @@
+"""The annotators as modules of A1111's ControlNet extension: its names, labels and sliders, then our own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from disegno.annotators import ANNOTATORS
+from disegno.annotators.base import ParamSpec, describe, params_from_a1111, read
+from disegno.core.errors import UnknownName
+from disegno.core.request import Scalar
+from disegno.serving.a1111.control_types import KNOWN, RESOLUTION, Known, Slider
+
+_OWN_TAGS: Mapping[str, tuple[str, ...]] = {
+    "scribble": ("Scribble",),
+    "segments": ("Segmentation",),
+    "soft-edge": ("SoftEdge",),
+    "straight-lines": ("MLSD",),
+    "inpainting": ("Inpaint",),
+    "inpainting-brush": ("Inpaint",),
+    "pixelate": ("Tile",),
+    "grayscale": ("Recolor",),
+}
+_MAX_THRESHOLDS = 2  # a unit has threshold_a and threshold_b, no more
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module that can be used: how A1111 shows it, the annotator behind it, and what its thresholds set there."""
+
+    known: Known
+    annotator: str
+    thresholds: tuple[str, ...]
+
+    def params(self, *thresholds: float | None) -> dict[str, Scalar]:
+        """Return the annotator's parameters for threshold_a and threshold_b; one outside its slider is left out."""
+        module, numbers = ANNOTATORS.load(self.annotator), [-1.0 if x is None else x for x in thresholds]
+        if read(module).a1111_sliders:
+            return params_from_a1111(module, *numbers)
+        specs = {spec.name: spec for spec in describe(module)}
+        return {
+            name: int(number) if specs[name].kind == "int" else number
+            for name, number, slider in zip(self.thresholds, numbers, self.threshold_sliders, strict=False)
+            if slider.min <= number <= slider.max
+        }
+
+    @property
+    def threshold_sliders(self) -> tuple[Slider, ...]:
+        """Return the sliders of threshold_a and threshold_b."""
+        return tuple(slider for slider in self.known.sliders if slider.name != RESOLUTION.name)
+
+    def resolution(self, given: float | None) -> int | None:
+        """Return the short side that a unit asks for; None: the module has none. Outside its range: its default."""
+        slider = next((slider for slider in self.known.sliders if slider.name == RESOLUTION.name), None)
+        if slider is None:
+            return None
+        return int(given) if given is not None and slider.min <= given <= slider.max else int(slider.value)
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    """Return the modules that can be used: those that A1111 knows in its order, then our own by name."""
+    annotators = {name: read(ANNOTATORS.load(name)) for name in ANNOTATORS}
+    behind = {alias: name for name, annotator in annotators.items() for alias in annotator.a1111_names}
+    theirs = [Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders) for k in KNOWN if k.name in behind]
+    taken = {module.annotator for module in theirs}
+    return (*theirs, *(_own(name) for name in annotators if name not in taken))
+
+
+def _own(name: str) -> Module:
+    numbers = [spec for spec in describe(ANNOTATORS.load(name)) if _is_slider(spec)][:_MAX_THRESHOLDS]
+    sliders = tuple(_slider(spec) for spec in numbers)
+    resolution = () if read(ANNOTATORS.load(name)).sizing == "own" else (RESOLUTION,)
+    return Module(
+        Known(name, name, _OWN_TAGS.get(name, ()), (*resolution, *sliders)), name, tuple(spec.name for spec in numbers)
+    )
+
+
+def _is_slider(spec: ParamSpec) -> bool:
+    return spec.kind in ("int", "float") and spec.name != "seed" and None not in (spec.minimum, spec.maximum)
+
+
+def _slider(spec: ParamSpec) -> Slider:
+    assert spec.minimum is not None and spec.maximum is not None and isinstance(spec.default, int | float)
+    step = 1 if spec.kind == "int" else 0.01
+    return Slider(spec.name.replace("_", " ").capitalize(), spec.default, spec.minimum, spec.maximum, step)
+
+
+def find_module(name: str) -> Module:
+    """Return the module of that name or label, in any case. Raises UnknownName saying whether A1111 knows it."""
+    wanted = name.lower()
+    for module in modules():
+        own = module.annotator if module.known.name == module.annotator else ""
+        if wanted in (module.known.name, module.known.label.lower()) or (own and wanted.replace("_", "-") == own):
+            return module
+    if any(wanted in (known.name, known.label.lower()) for known in KNOWN):
+        raise UnknownName(
+            f"The module {name!r} needs weights that are not part of this program. "
+            'Send the finished drawing with the module "none".'
+        )
+    raise UnknownName.of("module", name, [module.known.name for module in modules()])
+
+
+def module_list(labels: bool = False) -> dict[str, object]:
+    """Return the answer of GET /controlnet/module_list."""
+    rows = modules()
+    names = [module.known.label if labels else module.known.name for module in rows]
+    details = {
+        name: {
+            "model_free": module.known.model_free,
+            "sliders": [
+                {"name": s.name, "value": s.value, "min": s.min, "max": s.max, "step": s.step}
+                for s in module.known.sliders
+            ],
+        }
+        for name, module in zip(names, rows, strict=True)
+    }
+    return {"module_list": names, "module_detail": details}

@@ -1,0 +1,77 @@
+"""A picture's text as a request: the field `infotext` fills in what a request leaves open."""
+
+from collections.abc import Mapping
+
+from disegno.serving.a1111.coerce import Json
+from disegno.serving.a1111.house import House
+from disegno.serving.a1111.infotext import parameters_of
+
+FIELDS: Mapping[str, str] = {
+    "Prompt": "prompt",
+    "Negative prompt": "negative_prompt",
+    "Steps": "steps",
+    "Sampler": "sampler_name",
+    "Schedule type": "scheduler",
+    "CFG scale": "cfg_scale",
+    "Seed": "seed",
+    "Size-1": "width",
+    "Size-2": "height",
+    "Variation seed": "subseed",
+    "Variation seed strength": "subseed_strength",
+    "Seed resize from-1": "seed_resize_from_w",
+    "Seed resize from-2": "seed_resize_from_h",
+    "Denoising strength": "denoising_strength",
+    "Eta": "eta",
+    "Sigma churn": "s_churn",
+    "Sigma tmin": "s_tmin",
+    "Sigma tmax": "s_tmax",
+    "Sigma noise": "s_noise",
+}
+TXT2IMG: Mapping[str, str] = {
+    "Hires upscale": "hr_scale",
+    "Hires resize-1": "hr_resize_x",
+    "Hires resize-2": "hr_resize_y",
+    "Hires steps": "hr_second_pass_steps",
+    "Hires upscaler": "hr_upscaler",
+    "Hires sampler": "hr_sampler_name",
+    "Hires schedule type": "hr_scheduler",
+    "Hires prompt": "hr_prompt",
+    "Hires negative prompt": "hr_negative_prompt",
+}
+SETTINGS: Mapping[str, str] = {
+    "Clip skip": "CLIP_stop_at_last_layers",
+    "ENSD": "eta_noise_seed_delta",
+    "RNG": "randn_source",
+    "Emphasis": "emphasis",
+}
+UNITS = "ControlNet "
+
+
+def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str, Json], list[str]]:
+    """Return the body with what its infotext says where it says nothing itself, and what could not be taken over."""
+    text = body.get("infotext")
+    if not isinstance(text, str) or not text.strip():
+        return dict(body), []
+    said = parameters_of(text)
+    table = {**FIELDS, **(TXT2IMG if form == "txt2img" else {})}
+    fields: dict[str, Json] = {table[name]: value for name, value in said.items() if name in table and value != ""}
+    if form == "txt2img" and any(name.startswith("Hires ") for name in said):
+        fields["enable_hr"] = True
+    settings: dict[str, Json] = {SETTINGS[name]: value for name, value in said.items() if name in SETTINGS}
+    doubts = [
+        f"The infotext's {name} was not taken over: a unit needs its image." for name in said if name[:11] == UNITS
+    ]
+    model, known = (
+        said.get("Model", ""),
+        [named for named in house.models if said.get("Model", "").lower() in named.words],
+    )
+    if known:
+        settings["sd_model_checkpoint"] = known[0].name
+    elif model:
+        doubts.append(f"The infotext's model {model[:80]!r} is not here.")
+    own = body.get("override_settings")
+    if settings and (own is None or isinstance(own, dict)):
+        fields["override_settings"] = {**settings, **(own or {})}
+    given = {name: value for name, value in body.items() if value is not None}
+    merged = {"override_settings"}  # the text's settings lie under the request's own
+    return {**given, **{name: value for name, value in fields.items() if name not in given or name in merged}}, doubts

@@ -1,0 +1,169 @@
+"""txt2img and img2img, and what is asked about them while they run: progress, interrupt, skip."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from disegno import __version__
+from disegno.core.request import from_json
+from disegno.serving.a1111 import answer as answers
+from disegno.serving.a1111.answer import Drawn, Model
+from disegno.serving.a1111.coerce import Json, coerced
+from disegno.serving.a1111.errands import Errand
+from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, named_model
+from disegno.serving.a1111.generation import Form, Order, translate
+from disegno.serving.a1111.infotext import infotext
+from disegno.serving.a1111.progress import Task, of_task, overall, pending
+from disegno.serving.app import require_done
+from disegno.serving.jobs import Jobs
+from disegno.serving.store import Job
+
+router = APIRouter(route_class=TimedRoute, include_in_schema=False)
+
+
+@router.post("/sdapi/v1/txt2img")
+@router.post("/controlnet/txt2img")
+async def txt2img(request: Request) -> Response:
+    """Draw pictures from text."""
+    return await _generate("txt2img", request)
+
+
+@router.post("/sdapi/v1/img2img")
+@router.post("/controlnet/img2img")
+async def img2img(request: Request) -> Response:
+    """Draw pictures from pictures."""
+    return await _generate("img2img", request)
+
+
+async def _generate(form: Form, request: Request) -> Response:
+    front, owner = asker(request)
+    house = await front.house(owner)
+    order = await asyncio.to_thread(translate, form, await body_of(request), house)
+    passes = 2 if order.requests[0].hires is not None else 1
+    task_id = order.given.text("force_task_id")[:200]
+    errand = front.errands.begin(owner, f"scripts_{form}", len(order.requests), passes, task_id)
+    drawn: list[Drawn] = []
+    try:
+        await _draw(front, errand, order, drawn, request)
+    finally:
+        front.errands.end(errand)
+    if order.keep:
+        front.keep_settings(owner, order.keep)
+    model = _model(front, order)
+    body = await asyncio.to_thread(answers.answer, order, drawn, model, __version__, errand.timestamp)
+    return JSONResponse(body)
+
+
+async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], request: Request) -> None:
+    """Draw one Request after the other, until all are drawn or the errand is interrupted."""
+    for asked in order.requests:
+        if errand.interrupted:
+            return
+        job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
+        drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order, _model(front, order)))
+
+
+def _read(jobs: Jobs, job: Job, order: Order, model: Model) -> Drawn:
+    """Return what a job drew."""
+    assert job.outcome is not None
+    facts: dict[str, Any] = job.outcome.facts
+    concrete = from_json(json.dumps(facts["request"]))
+    content = {role: _contents(jobs, job, role) for role in ("image", "condition")}
+    seeds = tuple(int(seed) for seed in facts["seeds"])
+    units = [unit.text for unit in order.units]
+    told = [
+        infotext(concrete, seed, concrete.subseed + i, model.name, model.hash, units, __version__)
+        for i, seed in enumerate(seeds)
+    ]
+    return Drawn(
+        request=concrete,
+        pictures=content["image"],
+        infotexts=tuple(told),
+        seeds=seeds,
+        subseeds=tuple(concrete.subseed + i for i in range(len(seeds))),
+        maps=content["condition"],
+        warnings=job.outcome.warnings,
+        prompts=tuple(concrete.prompt for _ in seeds),
+        negatives=tuple(concrete.negative for _ in seeds),
+    )
+
+
+def _contents(jobs: Jobs, job: Job, role: str) -> tuple[bytes, ...]:
+    assert job.outcome is not None
+    return tuple(jobs.path(job, file.name).read_bytes() for file in job.outcome.files if file.role == role)
+
+
+def _model(front: Front, order: Order) -> Model:
+    """Return the model that drew, by A1111's names: the file's name without its ending, and its short hash."""
+    name = order.requests[0].model
+    card = next(card for card in front.jobs.catalogue.models if card.name == name)
+    return Model(card.name, named_model(card).tag)
+
+
+# ---- how far it is
+
+
+@router.get("/sdapi/v1/progress")
+async def progress(request: Request) -> Response:
+    """How far what runs is."""
+    front, owner = asker(request)
+    skip = request.query_params.get("skip_current_image", "false")
+    without = bool(coerced(skip, "bool", ("query", "skip_current_image")))
+    with_image = not without and bool(front.settings_of(owner).get("live_previews_enable", True))
+    running = next((task for task in front.errands.tasks(owner) if task.state == "running"), None)
+    return JSONResponse(overall(running or _of_other_doors(front, owner), time.time(), with_image))
+
+
+def _of_other_doors(front: Front, owner: str) -> Task | None:
+    """Return a job of the owner that runs and came through another door."""
+    for job, moved in front.jobs.running(owner=owner):
+        step, steps, stage = (moved.step, moved.num_steps, moved.stage) if moved else (0, 0, "")
+        began = job.started or time.time()
+        preview = moved.preview if moved else None
+        return Task(job.id, job.kind, "running", 1, 0, step, steps, began, stage=stage, preview=preview)
+    return None
+
+
+@router.post("/sdapi/v1/interrupt")
+async def interrupt(request: Request) -> Response:
+    """End what runs, with the pictures as they stand."""
+    front, owner = asker(request)
+    await front.errands.interrupt(owner, all_of_it=True)
+    return JSONResponse({})
+
+
+@router.post("/sdapi/v1/skip")
+async def skip(request: Request) -> Response:
+    """End the iteration that runs; the next one goes on."""
+    front, owner = asker(request)
+    await front.errands.interrupt(owner, all_of_it=False)
+    return JSONResponse(None)
+
+
+@router.post("/internal/progress")
+async def internal_progress(request: Request) -> Response:
+    """How far one task is, by its id."""
+    front, owner = asker(request)
+    body = await body_of(request)
+    task_id = coerced(body.get("id_task"), "str", ("id_task",))
+    seen = coerced(body.get("id_live_preview"), "int", ("id_live_preview",))
+    preview = coerced(body.get("live_preview"), "bool", ("live_preview",))
+    told: dict[str, Json] = of_task(
+        front.errands.tasks(owner),
+        task_id if isinstance(task_id, str) else "",
+        seen if isinstance(seen, int) else -1,
+        preview is not False,
+        time.time(),
+    )
+    return JSONResponse(told)
+
+
+@router.get("/internal/pending-tasks")
+async def pending_tasks(request: Request) -> Response:
+    """The tasks that wait."""
+    front, owner = asker(request)
+    return JSONResponse(pending(front.errands.tasks(owner)))

@@ -1,0 +1,39 @@
+"""The reference page of A1111's API is what its tables say now, and the how-to names what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from disegno.serving.a1111.controlnet import UNIT
+from disegno.serving.a1111.forms import IMG2IMG, TXT2IMG
+from disegno.serving.a1111.reference import reference_page
+
+pytestmark = pytest.mark.docs
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+def test_the_page_is_up_to_date() -> None:
+    written = (DOCS / "reference" / "a1111.md").read_text("utf-8")
+    assert written == reference_page(), "write it again: python -m disegno.serving.a1111.reference"
+
+
+@pytest.mark.parametrize("table", [TXT2IMG, IMG2IMG, UNIT], ids=["txt2img", "img2img", "unit"])
+def test_every_field_says_what_it_does(table: tuple[object, ...]) -> None:
+    silent = [row for row in table if not (row.to or row.unused or row.means)]  # pyright: ignore
+    assert not silent
+
+
+def test_the_how_to_names_routes_that_exist() -> None:
+    page = reference_page()
+    text = (DOCS / "howto" / "a1111-clients.md").read_text("utf-8")
+    routes = set(re.findall(r"`(?:GET |POST )?(/(?:sdapi|controlnet|internal)/[a-z0-9_/-]+)`", text))
+    assert routes
+    assert all(f"`{route}`" in page for route in routes)
+
+
+def test_the_names_are_unique() -> None:
+    for table in (TXT2IMG, IMG2IMG, UNIT):
+        names = [row.name for row in table]
+        assert len(names) == len(set(names))

@@ -1,0 +1,279 @@
+"""`disegno serve` as A1111's clients see it: the unmodified package webuiapi, and what other clients send."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image, ImageDraw
+from webuiapi import ControlNetUnit, WebUIApi
+
+pytestmark = pytest.mark.e2e
+
+START_SECONDS = 90
+USER, PASSWORD = "anna", "a-long-password"
+SIZE = 64
+FEW: dict[str, Any] = {"steps": 2, "width": SIZE, "height": SIZE}
+STYLES = 'name,prompt,negative_prompt\nink,"{prompt}, an ink drawing",photo\n'
+
+
+@dataclass
+class Server:
+    """A running server, and who asks it."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def ask(self, method: str, path: str, body: Any = None, auth: tuple[str, str] | None = (USER, PASSWORD)) -> Any:
+        return requests.request(method, self.url + path, json=body, auth=auth, timeout=120)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        answer = self.ask("POST", path, body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        answer = self.ask("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def client(self) -> WebUIApi:
+        host, port = self.url.removeprefix("http://").split(":")
+        return WebUIApi(host=host, port=int(port), username=USER, password=PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    prompts = tmp_path_factory.mktemp("prompts")
+    (prompts / "styles.csv").write_text(STYLES)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "disegno.cli.main", "serve", "--port", "0", "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "2",
+            "DISEGNO_AUTH": f"{USER}:{PASSWORD} bert:another-password",
+            "DISEGNO_MODEL_DIRS": str(tmp_path_factory.mktemp("models")),
+            "DISEGNO_PROMPT_DIRS": str(prompts),
+        },
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "http://" in line, line
+    yield Server(process, line.split()[3])
+    process.terminate()
+    assert process.wait(40) == 0
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def api(server: Server) -> WebUIApi:
+    return server.client()
+
+
+def drawing(size: int = SIZE) -> Image.Image:
+    picture = Image.new("RGB", (size, size), (120, 60, 30))
+    ImageDraw.Draw(picture).rectangle([size // 4, size // 4, 3 * size // 4, 3 * size // 4], fill=(250, 250, 0))
+    return picture
+
+
+def b64(picture: Image.Image) -> str:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def opened(text: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(text)))
+
+
+# ---- webuiapi
+
+
+def test_a_picture_says_how_it_was_made_and_can_be_made_again(api: WebUIApi) -> None:
+    first = api.txt2img(prompt="a cat", negative_prompt="dog", seed=7, **FEW)
+    assert first.image.size == (SIZE, SIZE)
+    text = first.image.info["parameters"]
+    assert text == first.info["infotexts"][0]
+    assert "Steps: 2" in text and "Seed: 7" in text and "Negative prompt: dog" in text
+    assert first.info["warnings"] == []
+    again = api.txt2img(prompt="a cat", negative_prompt="dog", seed=7, **FEW)
+    assert first.image.tobytes() == again.image.tobytes()
+
+
+def test_a_batch_counts_its_seeds_up_and_each_picture_is_its_own(api: WebUIApi) -> None:
+    result = api.txt2img(prompt="a cat", seed=7, batch_size=2, n_iter=2, **FEW)
+    assert result.info["all_seeds"] == [7, 8, 9, 10]
+    alone = api.txt2img(prompt="a cat", seed=9, **FEW).image
+    assert np.abs(np.asarray(result.images[2], np.int16) - np.asarray(alone, np.int16)).max() <= 1  # of a batch of two
+
+
+def test_names_of_samplers_carry_schedules(api: WebUIApi) -> None:
+    result = api.txt2img(prompt="x", seed=1, sampler_name="DPM++ 2M Karras", **FEW)
+    assert "Sampler: DPM++ 2M, Schedule type: Karras" in result.info["infotexts"][0]
+
+
+def test_a_control_unit_steers_and_shows_its_map(api: WebUIApi) -> None:
+    unit = ControlNetUnit(image=drawing(), module="canny", model="canny", control_mode=1)
+    result = api.txt2img(prompt="x", seed=1, controlnet_units=[unit], **FEW)
+    free = api.txt2img(prompt="x", seed=1, **FEW)
+    assert len(result.images) == 2 and len(free.images) == 1
+    assert 'ControlNet 0: "Module: canny' in result.info["infotexts"][0]
+    assert set(np.unique(np.asarray(result.images[1].convert("L")))) <= {0, 255}
+    assert result.images[0].tobytes() != free.image.tobytes()
+
+
+def test_pictures_from_pictures(api: WebUIApi) -> None:
+    changed = api.img2img(images=[drawing()], prompt="x", seed=3, denoising_strength=0.6, **FEW)
+    assert changed.image.size == (SIZE, SIZE)
+    assert changed.parameters["init_images"] is None
+    assert "Denoising strength: 0.6" in changed.info["infotexts"][0]
+    mask = Image.new("L", (SIZE, SIZE), 0)
+    ImageDraw.Draw(mask).rectangle([16, 16, 47, 47], fill=255)
+    inpainted = api.img2img(
+        images=[drawing()],
+        mask_image=mask,
+        prompt="x",
+        seed=3,
+        inpainting_fill=1,
+        inpaint_full_res=False,
+        mask_blur=0,
+        **FEW,
+    )
+    kept = np.asarray(inpainted.image.convert("RGB"), np.int16)[:8] - np.asarray(drawing(), np.int16)[:8]
+    assert np.abs(kept).max() <= 2
+
+
+def test_a_picture_is_asked_how_it_was_made(api: WebUIApi) -> None:
+    drawn = api.txt2img(prompt="a cat, (b:1.2)", seed=9, **FEW)
+    said = api.png_info(drawn.image)
+    assert said.info == drawn.info["infotexts"][0]
+    assert said.json["parameters"]["Seed"] == "9"
+
+
+def test_settings_are_kept_for_who_set_them(server: Server, api: WebUIApi) -> None:
+    api.set_options({"CLIP_stop_at_last_layers": 2})
+    assert api.get_options()["CLIP_stop_at_last_layers"] == 2
+    bert = requests.get(f"{server.url}/sdapi/v1/options", auth=("bert", "another-password"), timeout=60)
+    assert bert.json()["CLIP_stop_at_last_layers"] == 1
+    assert "Clip skip: 2" in api.txt2img(prompt="x", seed=1, **FEW).info["infotexts"][0]
+    api.set_options({"CLIP_stop_at_last_layers": 1})
+    with_override = api.txt2img(prompt="x", seed=1, override_settings={"CLIP_stop_at_last_layers": 2}, **FEW)
+    assert "Clip skip: 2" in with_override.info["infotexts"][0]
+    assert "Clip skip" not in api.txt2img(prompt="x", seed=1, **FEW).info["infotexts"][0]
+
+
+def test_models_are_chosen_by_their_titles(api: WebUIApi) -> None:
+    assert api.util_get_current_model() in [model["title"] for model in api.get_sd_models()]
+    api.util_set_model("diorama")
+    api.util_wait_for_ready(0.1)
+
+
+def test_every_list_answers(api: WebUIApi) -> None:
+    lists = (
+        api.get_samplers, api.get_schedulers, api.get_upscalers, api.get_latent_upscale_modes, api.get_sd_models,
+    )  # fmt: skip
+    assert all(ask() for ask in lists)
+    empty = (api.get_sd_vae, api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models, api.get_loras)
+    assert all(ask() == [] for ask in empty)
+    assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
+    assert api.get_memory()["ram"]["total"] > 0
+    assert "controlnet m2m" in api.get_scripts()["txt2img"]
+    assert api.refresh_checkpoints() is None
+    assert api.controlnet_model_list()[0] == "None" and "canny" in api.controlnet_module_list()
+    assert len(api.controlnet_detect(images=[drawing()], module="canny").images) == 1
+
+
+# ---- what other clients send
+
+
+def test_every_route_wants_to_know_who_asks(server: Server) -> None:
+    from disegno.serving.a1111.reference import routes
+
+    assert len(routes()) > 40
+    for method, path, _ in routes():
+        assert server.ask(method, path, auth=None).status_code == 401, path
+
+
+def test_a_failing_control_is_an_error_and_no_picture(server: Server) -> None:
+    def answer(unit: dict[str, Any]) -> Any:
+        return server.ask("POST", "/sdapi/v1/txt2img", {**FEW, "alwayson_scripts": {"controlnet": {"args": [unit]}}})
+
+    for unit, words in (
+        ({"enabled": True, "model": "canny", "module": "canny"}, "no image"),
+        ({"image": b64(drawing()), "model": "canny", "module": "depth_midas"}, "needs weights"),
+        ({"image": b64(drawing()), "model": "nope", "module": "canny"}, "nope"),
+        (
+            {"image": base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * 64).decode(), "model": "canny", "module": "canny"},
+            "picture",
+        ),
+    ):
+        told = answer(unit)
+        assert told.status_code == 422 and words in told.text, told.text
+
+
+def test_errors_look_as_clients_expect(server: Server) -> None:
+    wrong = server.ask("POST", "/sdapi/v1/txt2img", {"width": "abc"})
+    assert wrong.status_code == 422 and wrong.json()["detail"][0]["loc"] == ["body", "width"]
+    missing = server.ask("POST", "/sdapi/v1/img2img", {"prompt": "x"})
+    assert missing.status_code == 404 and missing.json()["detail"] == "Init image not found"
+    undecodable = server.ask("POST", "/sdapi/v1/img2img", {"init_images": ["@@@"]})
+    assert undecodable.status_code == 500 and {"error", "detail", "body", "errors"} <= undecodable.json().keys()
+    assert server.ask("POST", "/sdapi/v1/nope").json()["detail"] == "Not Found"
+    assert server.ask("POST", "/sdapi/v1/options", {"outdir_samples": "/etc"}).status_code == 422
+    assert server.ask("POST", "/sdapi/v1/interrogate", {"image": b64(drawing())}).status_code == 404
+
+
+def test_unknown_keys_are_reported_in_the_info(server: Server) -> None:
+    body = server.post("/sdapi/v1/txt2img", {**FEW, "prompt": "x", "distilled_cfg_scale": 3.5, "restore_faces": True})
+    warnings = json.loads(body["info"])["warnings"]
+    assert any("distilled_cfg_scale" in warning for warning in warnings)
+    assert any("restore_faces" in warning for warning in warnings)
+    assert json.loads(body["info"])["sampler_name"] == "Euler"
+
+
+def test_a_plot_is_one_sheet(server: Server) -> None:
+    args = [4, "1,2", [], 0, "", [], 0, "", [], True, True]
+    body = server.post("/sdapi/v1/txt2img", {**FEW, "prompt": "x", "script_name": "X/Y/Z plot", "script_args": args})
+    sheet, *lone = [opened(image) for image in body["images"]]
+    assert len(lone) == 2
+    assert sheet.width == 2 * SIZE and sheet.height > SIZE
+
+
+def test_poses_are_drawn(server: Server) -> None:
+    points = [value for x, y in ((32, 8), (32, 24), (16, 24)) for value in (x, y, 1)]
+    pose = {"people": [{"pose_keypoints_2d": points}], "canvas_width": SIZE, "canvas_height": SIZE}
+    body = server.post("/controlnet/render_openpose_json", [pose])
+    assert body["info"] == "Success" and opened(body["images"][0]).getpixel((32, 8)) == (255, 0, 0)
+
+
+def test_progress_is_told_for_the_whole_and_for_each_task_and_interrupt_ends_what_runs(server: Server) -> None:
+    asked = {"prompt": "x", "steps": 150, "width": 256, "height": 256, "n_iter": 4, "force_task_id": "task(mine)"}
+    with ThreadPoolExecutor() as pool:
+        drawing = pool.submit(server.post, "/sdapi/v1/txt2img", asked)
+        until = time.monotonic() + 60
+        while (whole := server.get("/sdapi/v1/progress"))["state"]["sampling_step"] < 3:
+            assert time.monotonic() < until, whole
+            time.sleep(0.02)
+        assert 0 < whole["progress"] < 1 and whole["state"]["job_count"] == 4
+        mine = server.post("/internal/progress", {"id_task": "task(mine)"})
+        assert mine["active"] and 0 < mine["progress"] < 1
+        assert server.post("/sdapi/v1/interrupt") == {}
+        body = drawing.result(timeout=60)
+    info = json.loads(body["info"])
+    assert len(body["images"]) == len(info["infotexts"]) == 1  # what was drawn so far; the other three were not begun
+    assert server.post("/internal/progress", {"id_task": "task(mine)"})["completed"]
+    idle = server.get("/sdapi/v1/progress")
+    assert (idle["progress"], idle["state"]["job_count"]) == (0.0, 0)

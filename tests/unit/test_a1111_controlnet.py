@@ -1,0 +1,109 @@
+"""ControlNet's units, modules and types of control: against what the extension itself says (recorded)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disegno.core.errors import UnknownName
+from disegno.serving.a1111.control_types import KNOWN, TAGS, control_type
+from disegno.serving.a1111.controlnet import translate_unit
+from disegno.serving.a1111.errors import WireError
+from disegno.serving.a1111.house import Named
+from disegno.serving.a1111.modules import find_module, module_list, modules
+
+pytestmark = pytest.mark.unit
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def vectors(name: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / "vectors" / f"{name}.json").read_text("utf-8"))
+
+
+FULL = json.loads((GOLDEN / "a1111" / "controlnet_module_list_full.json").read_text("utf-8"))
+
+
+def sliders(known: Any) -> list[dict[str, float]]:
+    return [{"name": s.name, "value": s.value, "min": s.min, "max": s.max, "step": s.step} for s in known.sliders]
+
+
+def test_the_known_modules_are_the_extensions() -> None:
+    assert [known.name for known in KNOWN] == FULL["module_list"]
+    assert [known.label for known in KNOWN] == FULL["module_list_alias"]
+    details = {known.name: {"model_free": known.model_free, "sliders": sliders(known)} for known in KNOWN}
+    assert details == FULL["module_detail"]
+
+
+@pytest.mark.parametrize("case", vectors("controlnet_modules")["cases"], ids=lambda case: case["name"])
+def test_a_module_stands_where_it_does_and_has_its_tags(case: dict[str, Any]) -> None:
+    known = KNOWN[case["index"]]
+    assert (known.name, known.label, list(known.tags)) == (case["name"], case["alias"], case["tags"])
+
+
+TYPES = vectors("controlnet_control_types")
+
+
+@pytest.mark.parametrize("case", TYPES["cases"], ids=lambda case: case["control_type"])
+def test_a_type_of_control_has_its_modules_and_models(case: dict[str, Any]) -> None:
+    rows = [(known.label, known.tags) for known in KNOWN]
+    assert control_type(case["control_type"], rows, TYPES["models"]) == case["expected"]
+
+
+def test_all_types_are_known() -> None:
+    assert list(TAGS) == TYPES["all_tags"]
+
+
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+OURS = {module.known.name for module in modules()} | {module.known.label for module in modules()}
+LENIENT = {"resize_mode", "control_mode"}  # older versions took numbers, and so does this one
+
+
+def usable(case: dict[str, Any]) -> bool:
+    fields = case["input"]
+    if "raises" in case:
+        lenient = any(isinstance(fields.get(name), int) for name in LENIENT) or None in fields.values()
+        return not lenient
+    return fields.get("module", "none") in OURS and not isinstance(case["expected"]["image"], str)
+
+
+UNITS = [case for case in vectors("controlnet_unit_validation")["cases"] if usable(case)]
+
+
+@pytest.mark.parametrize("case", UNITS, ids=lambda case: json.dumps(case["input"])[:60])
+def test_a_unit_is_read_as_the_extension_reads_it(case: dict[str, Any]) -> None:
+    controls = [Named("None "), Named("x")]
+    unit = {"image": IMAGE, "model": "x", **case["input"], "enabled": True}
+    if "raises" in case:
+        with pytest.raises(WireError):
+            translate_unit(unit, (), controls, has_init=False)
+        return
+    found = translate_unit(unit, (), controls, has_init=False)
+    assert found is not None
+    text = case["serialized"].replace("Model: None", "Model: x")
+    if not case["expected"]["enabled"]:  # upstream checks the numbers of enabled units only
+        text = (
+            text.replace("Processor Res: -1", "Processor Res: 512")
+            .replace("A: -1,", "A: 0.5,")
+            .replace("B: -1,", "B: 0.5,")
+        )
+    assert found.text == text
+    assert found.shown == case["expected"]["save_detected_map"]
+
+
+def test_a_module_that_needs_weights_is_named_as_such() -> None:
+    with pytest.raises(UnknownName, match="needs weights"):
+        find_module("depth_midas")
+    with pytest.raises(UnknownName, match="canny"):
+        find_module("cany")
+
+
+def test_every_annotator_is_a_module_with_its_sliders() -> None:
+    details: Any = module_list()["module_detail"]
+    for module in modules():
+        theirs = FULL["module_detail"].get(module.known.name)
+        assert details[module.known.name] == (theirs or details[module.known.name])
+        middle = [(s.min + s.max) / 2 for s in module.threshold_sliders]
+        assert set(module.params(*middle)) == set(module.thresholds[: len(middle)])
+    assert module_list(labels=True)["module_list"] != module_list()["module_list"]
