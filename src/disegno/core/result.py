@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step has been done. `seconds_left` is an estimate, None before the first step."""
+    """One step has been done. `seconds_left` is an estimate, None before the first step.
+
+    `part` of `num_parts`: which pass this is, from 0. `previews`: what the images look like by now, where asked for.
+    """
 
     step: int
     num_steps: int
     stage: str = "sampling"
     seconds_left: float | None = None
+    part: int = 0
+    num_parts: int = 1
+    previews: "tuple[Image, ...]" = ()
 
 
 @dataclass(frozen=True)

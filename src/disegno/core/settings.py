@@ -29,10 +29,12 @@ class Settings:
     """CPU threads for one evaluation; 0 leaves it to torch."""
     residual_cache_mib: int = 512
     """How much memory control residuals that do not depend on the noisy image may keep. 0 turns the cache off."""
+    preview_decoder: Path | None = None
+    """A tiny decoder (TAESD: a file, or diffusers' folder) for live previews; unset: a linear map, fitted here."""
 
 
 _LISTS = {"model_dirs"}
-_PATHS = {"cache_dir"}
+_PATHS = {"cache_dir", "preview_decoder"}
 _INTS = {"threads", "residual_cache_mib"}
 
 

@@ -16,6 +16,7 @@ from disegno.core.errors import ModelFileError, RequestError, UnknownName, Wrong
 from disegno.core.request import ControlUnit
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.pictures import Limits
+from disegno.engine.preview import Decoder, open_decoder
 from disegno.engine.residuals import ResidualCache
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.upscalers import UPSCALERS
@@ -74,6 +75,7 @@ class Studio:
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
+        self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
 
@@ -146,6 +148,10 @@ class Studio:
         self._controllers.clear()
         self._controls.clear()
         self.residuals.clear()
+
+    def preview_decoder(self, backbone: Backbone) -> Decoder:
+        """Return what shows this model's latents while they are drawn. Opened once."""
+        return self._previews.get(backbone.fingerprint, lambda: open_decoder(backbone, self.settings, self.memory))
 
     def upscaler(self, name: str) -> Upscaler:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
