@@ -12,7 +12,6 @@ from torch import Tensor
 
 from disegno import __version__
 from disegno.backbones.base import Backbone
-from disegno.core.errors import RequestError
 from disegno.core.request import Request
 from disegno.core.result import Progress, Result, Timing
 from disegno.core.settings import Settings
@@ -26,32 +25,23 @@ from disegno.engine.pixels import to_pictures
 from disegno.engine.preview import Decoder, previews_of
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
+from disegno.engine.wording import word
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
 Drawing = Generator[Phase, None, Result]
 
 
-def refuse_unbuilt(request: Request) -> None:
-    """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
-    unset = Request()
-    new = ("prompts", "negatives", "styles", "loras")
-    new += ("emphasis", "comma_backtrack", "pad_texts", "old_timelines")
-    asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
-    if asked:
-        raise RequestError(f"This version cannot carry out: {', '.join(dict.fromkeys(asked))}. Leave it out.")
-
-
 @torch.inference_mode()
 def open_job(request: Request, studio: Studio, album: Album) -> Job:
     """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
-    refuse_unbuilt(request)
     backbone = studio.backbone(request.model)
     request = concrete(request, backbone, album)
     assert request.width and request.height
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)
     canvas = request.init and open_canvas(request.init, request.width, request.height, album)
-    return Job(request, backbone, studio, album, tuple(seeds), tuple(subseeds), canvas)
+    worded = word(request, seeds, studio)
+    return Job(request, backbone, studio, album, tuple(seeds), tuple(subseeds), worded, canvas)
 
 
 def sample(phase: Phase, decoder: Decoder | None = None, preview_every: int = 1) -> Iterator[Progress]:
@@ -130,6 +120,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
         environment=environment(studio, job.backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
         sources=album.sources() if needs_sources(job.request) else {},
+        prompts=tuple(written.prompt for written in job.worded.written),
+        negatives=tuple(written.negative for written in job.worded.written),
     )
 
 
