@@ -24,6 +24,7 @@ def _loaded_by(statement: str) -> set[str]:
         "from disegno import Request, ControlUnit, Settings",
         "import disegno.core.registry, disegno.core.result, disegno.core.errors",
         "import disegno.cli.main, disegno.cli.generate, disegno.cli.annotate, disegno.cli.models, disegno.cli.dataset",
+        "import disegno.core.evaluate, disegno.cli.evaluate",
     ],
 )
 def test_words_and_doors_load_nothing_heavy(statement: str) -> None:

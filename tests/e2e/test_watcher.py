@@ -1,6 +1,5 @@
 """Looks at a training: through the engine, with figures that mean something, and without disturbing it."""
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from disegno.annotators import ANNOTATORS
 from disegno.core.errors import DisegnoError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
@@ -20,28 +18,12 @@ from disegno.training.base import Look
 from disegno.training.convergence import AGREEMENT, CONTROLLABILITY, EFFECT, ERROR, SWAPPED
 from disegno.training.data.opening import open_pairs
 from disegno.training.watcher import EngineWatcher, open_watcher
+from kit.pairs import write_pairs
 
 pytestmark = pytest.mark.e2e
 
 DIORAMA = Path(__file__).parents[2] / "src/disegno/data/diorama"
-CAR = DIORAMA / "examples/car_512.png"
 SIZE = 64
-
-
-def _pairs(folder: Path) -> Path:
-    """Write four views of the car with their edges, as ControlNet's tutorial lays pairs out."""
-    canny, lines = ANNOTATORS.load("canny"), []
-    for name in ("source", "target"):
-        (folder / name).mkdir(parents=True)
-    with Image.open(CAR) as car:
-        for n, box in enumerate([(0, 0, 512, 512), (40, 60, 460, 480), (100, 100, 500, 500), (0, 120, 360, 480)]):
-            view = np.asarray(car.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX, box))
-            Image.fromarray(canny.annotate(view, canny.Params())).save(folder / "source" / f"{n}.png")
-            Image.fromarray(view).save(folder / "target" / f"{n}.png")
-            row = {"source": f"source/{n}.png", "target": f"target/{n}.png", "prompt": "a red car on a city street"}
-            lines.append(json.dumps(row))
-    (folder / "prompt.json").write_text("\n".join(lines))
-    return folder
 
 
 def _watcher(data: Path, out: Path) -> EngineWatcher:
@@ -51,7 +33,7 @@ def _watcher(data: Path, out: Path) -> EngineWatcher:
 
 @pytest.fixture(scope="module")
 def watcher(tmp_path_factory: pytest.TempPathFactory) -> EngineWatcher:
-    return _watcher(_pairs(tmp_path_factory.mktemp("pairs")), tmp_path_factory.mktemp("looks"))
+    return _watcher(write_pairs(tmp_path_factory.mktemp("data") / "pairs", 4, SIZE), tmp_path_factory.mktemp("looks"))
 
 
 @pytest.fixture(scope="module")

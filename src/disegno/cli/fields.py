@@ -1,4 +1,4 @@
-"""Command-line flags from the fields of Request: names, types, bounds and help are written once, there."""
+"""Command-line flags from the fields of a request: names, types, bounds and help are written once, there."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,32 +30,31 @@ def _click_type(schema: dict[str, Any]) -> click.ParamType:
     return click.IntRange(low, high) if number is int else click.FloatRange(low, high)
 
 
-def or_none(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return what was given to an option that may be repeated, None where it was not given at all."""
-    return value or None
-
-
-def request_options(exclude: set[str]) -> Callable[[F], F]:
-    """Return a decorator that adds one option for each field of Request; an option that is not given stays None."""
-    properties: dict[str, dict[str, Any]] = TypeAdapter(Request).json_schema()["properties"]
+def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F], F]:
+    """Return a decorator that adds one option for each field of a request; an option that is not given stays None."""
+    schema_of: dict[str, Any] = TypeAdapter(of).json_schema()
+    properties: dict[str, dict[str, Any]] = schema_of["properties"]
+    needed = set(schema_of.get("required", ()))
 
     def decorate(function: F) -> F:
         for name, schema in reversed([(n, s) for n, s in properties.items() if n not in exclude]):
             default = schema.get("default")
             text = schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
-            function = _option(name, _main_type(schema), text)(function)
+            function = _option(name, _main_type(schema), text, name in needed)(function)
         return function
 
     return decorate
 
 
-def _option(name: str, schema: dict[str, Any], text: str) -> Callable[[F], F]:
+def _option(name: str, schema: dict[str, Any], text: str, required: bool) -> Callable[[F], F]:
     """Return the option of a field: a flag of a claim, an option to repeat of a list, else an option with a value."""
     long, kind = f"--{name.replace('_', '-')}", schema.get("type")
     if kind == "boolean":
         return click.option(f"{long}/--no-{long.removeprefix('--')}", name, default=None, help=text)
     if kind == "array":
         text = f"{text} May be repeated."
-        return click.option(_SINGULAR.get(name, long), name, multiple=True, help=text, callback=or_none)
+        return click.option(
+            _SINGULAR.get(name, long), name, multiple=True, help=text, callback=lambda _c, _p, value: value or None
+        )
     names = [long, *([SHORT[name]] if name in SHORT else [])]
-    return click.option(*names, name, type=_click_type(schema), default=None, help=text)
+    return click.option(*names, name, type=_click_type(schema), default=None, required=required, help=text)

@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
     "dataset": "Make pairs to teach from, and examine them.",
+    "evaluate": "Measure how well pictures follow a control.",
     "serve": "Answer requests over HTTP: a typed API with a durable queue.",
     "models": "List, show, convert and verify files of weights.",
 }

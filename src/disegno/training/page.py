@@ -36,10 +36,11 @@ svg.chart{width:100%;height:auto;font:10px system-ui,sans-serif;fill:var(--ink)}
 .level{stroke:var(--soft);stroke-width:1;stroke-dasharray:4 3;fill:none}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.error{stroke-width:1;opacity:.6}
 .line.c1,.error.c1{stroke:var(--c1)}.line.c2,.error.c2{stroke:var(--c2)}.mark.c1{fill:var(--c1)}.mark.c2{fill:var(--c2)}
+.line.dashed{stroke-dasharray:5 3}
 .line.faint{stroke:var(--c1);opacity:.3;stroke-width:1}
 .legend{margin:.2rem 0 0;font-size:.85rem}.key{margin-right:1rem}.key::before{content:"";display:inline-block;
 width:.9rem;height:.2rem;margin-right:.35rem;vertical-align:middle;background:var(--c1)}
-.key.c2::before{background:var(--c2)}.key.faint::before{opacity:.3}
+.key.c2::before{background:var(--c2)}.key.dashed::before{opacity:.5}.key.faint::before{opacity:.3}
 table{border-collapse:collapse;font-size:.95rem}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 """
@@ -88,6 +89,16 @@ def words(pairs: Mapping[str, str]) -> str:
     """Return names and values as a table."""
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in pairs.items())
     return f'<div class="wide"><table>{rows}</table></div>' if rows else ""
+
+
+def escaped(text: str) -> str:
+    """Return text as it stands in a page."""
+    return escape(text)
+
+
+def note(text: str) -> str:
+    """Return a remark in small letters."""
+    return f'<p class="soft">{escape(text)}</p>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

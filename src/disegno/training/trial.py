@@ -4,6 +4,7 @@ import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from io import BytesIO
 
 import numpy as np
@@ -17,7 +18,7 @@ from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.engine.generate import generate, to_pictures
 from disegno.engine.studio import Studio
-from disegno.training.base import Pairs, Picture, row_seed
+from disegno.training.base import Pairs, Picture
 from disegno.training.data.align import align
 from disegno.training.redraw import Criterion, Row
 
@@ -48,11 +49,16 @@ def rows_of(pairs: Pairs, num: int, canvas: tuple[int, int], seed: int) -> tuple
         except BadImage as error:
             log.warning("%s was left out: %s", pairs.key(index), error)
             continue
-        drawn_from = row_seed(seed, 0, index) % NUM_SEEDS
-        rows.append(Row(pairs.key(index), sample.caption, sample.condition, sample.target, drawn_from))
+        key = pairs.key(index)
+        rows.append(Row(key, sample.caption, sample.condition, sample.target, seed_of(seed, key)))
     if not rows:
         raise BadData(f"No pair of {pairs.name} could be read. Check it with `disegno dataset check`.")
     return tuple(rows)
+
+
+def seed_of(seed: int, key: str) -> int:
+    """Return the seed of the pictures of the pair of this name."""
+    return int.from_bytes(sha256(f"{seed} {key}".encode()).digest()[:8], "little") % NUM_SEEDS
 
 
 def data_uri(picture: Picture) -> str:

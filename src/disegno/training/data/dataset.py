@@ -116,15 +116,12 @@ class Dataset:
         return size_of(self.rows.target(index), self.key(index), LIMITS)
 
     def read(self, index: int) -> Sample:
-        try:
-            data, condition, caption = self.rows.target(index), self.rows.condition(index), self.caption(index)
-        except BadData as error:
-            raise BadImage(f"{self.key(index)}: {error}") from error
-        target = self._decode(data, self.key(index))
+        target = self._decode(self.rows.target(index), self.key(index))
+        condition = self.rows.condition(index)
         drawing = (
             self._maker()(target) if condition is None else self._decode(condition, self.rows.condition_name(index))
         )
-        return Sample(target, on_target(drawing, target, self.key(index)), caption)
+        return Sample(target, on_target(drawing, target, self.key(index)), self.caption(index))
 
     def _decode(self, data: bytes, name: str) -> Picture:
         return to_rgb(decode(data, name, LIMITS))

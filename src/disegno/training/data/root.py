@@ -45,15 +45,9 @@ class Root:
     def of(cls, path: Path) -> "Root":
         """Return the root for a folder. Raises BadData where there is none."""
         try:
-            real = path.expanduser().resolve(strict=True)
-            with os.scandir(real):
-                pass
+            return cls(path.expanduser().resolve(strict=True))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise BadData(
-                f"{shown(str(path))!r} cannot be opened as a folder ({reason}). Give a data set's folder, or a .tar."
-            ) from error
-        return cls(real)
+            raise BadData(f"There is no folder {shown(str(path))!r}. Give the folder of a data set.") from error
 
     def locate(self, name: str) -> Path:
         """Return where the file `name` lies, links followed. Raises BadData when it is not in here, or not a file.
