@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from disegno.serving.a1111.controlnet import UNIT
+from disegno.serving.a1111.extras import BATCH, SINGLE
 from disegno.serving.a1111.forms import IMG2IMG, TXT2IMG
 from disegno.serving.a1111.reference import reference_page
 
@@ -19,7 +20,7 @@ def test_the_page_is_up_to_date() -> None:
     assert written == reference_page(), "write it again: python -m disegno.serving.a1111.reference"
 
 
-@pytest.mark.parametrize("table", [TXT2IMG, IMG2IMG, UNIT], ids=["txt2img", "img2img", "unit"])
+@pytest.mark.parametrize("table", [TXT2IMG, IMG2IMG, UNIT, BATCH], ids=["txt2img", "img2img", "unit", "extras"])
 def test_every_field_says_what_it_does(table: tuple[object, ...]) -> None:
     silent = [row for row in table if not (row.to or row.unused or row.means)]  # pyright: ignore
     assert not silent
@@ -34,6 +35,6 @@ def test_the_how_to_names_routes_that_exist() -> None:
 
 
 def test_the_names_are_unique() -> None:
-    for table in (TXT2IMG, IMG2IMG, UNIT):
+    for table in (TXT2IMG, IMG2IMG, UNIT, SINGLE, BATCH):
         names = [row.name for row in table]
         assert len(names) == len(set(names))

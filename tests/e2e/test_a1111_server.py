@@ -156,6 +156,30 @@ def test_pictures_from_pictures(api: WebUIApi) -> None:
     assert np.abs(kept).max() <= 2
 
 
+def test_a_hires_pass_enlarges(api: WebUIApi) -> None:
+    result = api.txt2img(prompt="a cat", seed=7, enable_hr=True, hr_scale=2, denoising_strength=0.5, **FEW)
+    assert result.image.size == (2 * SIZE, 2 * SIZE)
+    text = result.info["infotexts"][0]
+    assert "Hires upscale: 2" in text and f"Size: {SIZE}x{SIZE}" in text and "Hires upscaler: Latent" in text
+
+
+def test_pictures_are_made_larger_and_keep_their_text(api: WebUIApi) -> None:
+    larger = api.extra_single_image(image=drawing(), upscaler_1="Lanczos", upscaling_resize=2)
+    assert larger.image.size == (2 * SIZE, 2 * SIZE)
+    assert "Postprocess upscaler: Lanczos" in larger.info
+    assert np.array_equal(np.asarray(larger.image), np.asarray(drawing().resize((128, 128), Image.Resampling.LANCZOS)))
+    several = api.extra_batch_images(images=[drawing()] * 2, upscaler_1="Nearest", upscaling_resize=2)
+    assert [image.size for image in several.images] == [(128, 128)] * 2
+    wide = {"resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 60, "upscaler_1": "Nearest"}
+    assert api.extra_single_image(image=drawing(), **wide).image.size == (100, 60)
+    drawn = api.txt2img(prompt="a cat", seed=9, **FEW)
+    blended = api.extra_single_image(
+        image=drawn.image, upscaler_1="Nearest", upscaler_2="Lanczos", extras_upscaler_2_visibility=0.5
+    ).image
+    assert blended.info["parameters"] == drawn.info["infotexts"][0]
+    assert blended.info["postprocessing"].endswith("Postprocess upscaler: Nearest, Postprocess upscaler 2: Lanczos")
+
+
 def test_a_picture_is_asked_how_it_was_made(api: WebUIApi) -> None:
     drawn = api.txt2img(prompt="a cat, (b:1.2)", seed=9, **FEW)
     said = api.png_info(drawn.image)

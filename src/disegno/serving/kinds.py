@@ -42,6 +42,28 @@ class AnnotateRequest:
     """Bring the drawing back to the picture's size; otherwise it is left at its resolution."""
 
 
+@checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class UpscaleRequest:
+    """One picture made larger."""
+
+    image: str
+    """The picture, a data URI."""
+    width: Annotated[int, Field(ge=1, le=8192)]
+    """To this width in pixels."""
+    height: Annotated[int, Field(ge=1, le=8192)]
+    """To this height in pixels."""
+    upscaler: str = "Lanczos"
+    """Lanczos, Nearest, or an upscaler of the library."""
+    second: str | None = None
+    """Another one, whose result is blended in."""
+    weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """How much of the second one's result."""
+    cut_width: Annotated[int | None, Field(ge=1, le=8192)] = None
+    """With `cut_height`: keep only the middle, this wide."""
+    cut_height: Annotated[int | None, Field(ge=1, le=8192)] = None
+    """With `cut_width`: keep only the middle, this high."""
+
+
 @dataclass(frozen=True)
 class JobKind:
     """One kind. `runner`: "module:function", imported in the worker; `share`: what jobs that are stepped together have
@@ -86,11 +108,17 @@ def _check_annotate(request: AnnotateRequest, limits: Limits) -> None:
     check_names((("name", request.name),))
 
 
+def _check_upscale(request: UpscaleRequest, limits: Limits) -> None:
+    require_within((("width x height", request.width * request.height, limits.picture_pixels, "pixels"),))
+    check_names((("upscaler", request.upscaler), ("second", request.second)))
+
+
 KINDS: dict[str, JobKind] = {
     kind.name: kind
     for kind in (
         JobKind("generate", Request, "disegno.serving.runners:generate", check_generate, lambda asked: asked.model),
         JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate),
+        JobKind("upscale", UpscaleRequest, "disegno.serving.runners:upscale", _check_upscale),
     )
 }
 

@@ -22,7 +22,7 @@ from disegno.engine.generate import Phase, draw
 from disegno.engine.record import png_bytes
 from disegno.engine.studio import Studio
 from disegno.serving.bounds import check_cost
-from disegno.serving.kinds import AnnotateRequest
+from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
 from disegno.serving.settings import Limits
 from disegno.serving.words import Outcome, StoredFile
 
@@ -106,3 +106,26 @@ def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     file = bench.write("drawing.png", "image", _png(Image.fromarray(drawing)))
     facts = {"annotator": request.name, "params": TypeAdapter(type(params)).dump_python(params, mode="json")}
     return Outcome((file,), (), facts)
+
+
+def upscale(request: UpscaleRequest, bench: Bench) -> Running:
+    """Make a picture larger: upscaled.png."""
+    from disegno.engine.pictures import read_picture
+    from disegno.engine.upscale import find_upscaler
+
+    picture = Image.fromarray(read_picture(request.image, bench.studio.limits))
+    names = [request.upscaler, *([request.second] if request.second is not None else [])]
+    yield Progress(0, len(names), "enlarging")
+    larger: list[Image.Image] = []
+    for name in names:
+        larger.append(find_upscaler(name, bench.studio)(picture, request.width, request.height))
+        yield Progress(len(larger), len(names), "enlarging")
+    out = Image.blend(larger[0], larger[1], request.weight) if len(larger) == 2 else larger[0]
+    if request.cut_width and request.cut_height:
+        out = _middle(out, request.cut_width, request.cut_height)
+    return Outcome((bench.write("upscaled.png", "image", _png(out)),))
+
+
+def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 
 from disegno.serving.a1111.controlnet import UNIT
 from disegno.serving.a1111.door import ROUTES
+from disegno.serving.a1111.extras import SINGLE
 from disegno.serving.a1111.fields import Field
 from disegno.serving.a1111.forms import COMMON, IMG2IMG, TXT2IMG
 from disegno.serving.a1111.modules import modules
@@ -83,6 +84,7 @@ def reference_page() -> str:
         ("img2img only", _fields(own[1])),
         ("ControlNet units", _fields(UNIT)),
         ("ControlNet modules", _modules()),
+        ("Extras", _fields(SINGLE)),
         ("Settings that act", _settings()),
         (
             "X/Y/Z plot's axes",

@@ -1,4 +1,4 @@
-"""What a picture says about itself."""
+"""Pictures made larger, and what a picture says about itself."""
 
 import asyncio
 import base64
@@ -13,10 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
-from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of
-from disegno.serving.a1111.images import read_image
+from disegno.serving.a1111.extras import Extras, html_info, translate_extras
+from disegno.serving.a1111.files import png_with_text
+from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, upscaler_names
+from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.a1111.infotext import parameters_of, text_of
+from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
+from disegno.serving.kinds import UpscaleRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
 POSTPROCESSING = "postprocessing"
@@ -34,6 +38,39 @@ class Looked:
     texts: Mapping[str, str]
 
 
+@router.post("/sdapi/v1/extra-single-image")
+async def extra_single_image(request: Request) -> Response:
+    """Make a picture larger."""
+    asked, drawn = await _enlarge(request, many=False)
+    return JSONResponse({"html_info": html_info([asked.how.text, *asked.warnings]), "image": encode(drawn[0])})
+
+
+@router.post("/sdapi/v1/extra-batch-images")
+async def extra_batch_images(request: Request) -> Response:
+    """Make several pictures larger."""
+    asked, drawn = await _enlarge(request, many=True)
+    images: list[Json] = [encode(png) for png in drawn]
+    return JSONResponse({"html_info": html_info([asked.how.text, *asked.warnings]), "images": images})
+
+
+async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
+    front, owner = asker(request)
+    names = upscaler_names(await front.catalogue(), latent=False)
+    asked = translate_extras(await body_of(request), many, names)
+    errand = front.errands.begin(owner, "extras", len(asked.images))
+    drawn: list[bytes] = []
+    try:
+        for uri in asked.images:
+            if errand.interrupted:
+                break
+            one = await asyncio.to_thread(_job_of, front, asked, uri)
+            job = require_done(await front.errands.run_job(errand, "upscale", one, request.is_disconnected))
+            drawn.append(await asyncio.to_thread(_written, front, job.id, asked, uri))
+    finally:
+        front.errands.end(errand)
+    return asked, drawn
+
+
 def _look(front: Front, uri: str) -> Looked:
     """Return a picture's size and what it says, the whole file read. Raises Refused."""
     check_picture(uri, "image", front.jobs.settings.limits)
@@ -44,6 +81,28 @@ def _look(front: Front, uri: str) -> Looked:
             return Looked(picture.size, text_of(picture), texts)
     except PILLOW_TRIPS as error:
         raise WireError("Invalid encoded image: it cannot be read as a picture. Send the whole file.") from error
+
+
+def _job_of(front: Front, asked: Extras, uri: str) -> UpscaleRequest:
+    (width, height), cut = asked.how.target(*_look(front, uri).size)
+    return UpscaleRequest(
+        image=uri,
+        width=width,
+        height=height,
+        upscaler=asked.how.upscaler,
+        second=asked.how.second,
+        weight=asked.how.weight,
+        cut_width=cut[0] if cut else None,
+        cut_height=cut[1] if cut else None,
+    )
+
+
+def _written(front: Front, job_id: str, asked: Extras, uri: str) -> bytes:
+    """Return the enlarged picture with what the first one said, and what was done since."""
+    png = (front.jobs.files.result(job_id) / "upscaled.png").read_bytes()
+    text = _look(front, uri).text
+    kept = png_with_text(png, text) if text else png
+    return png_with_text(kept, asked.how.text, POSTPROCESSING)
 
 
 @router.post("/sdapi/v1/png-info")
