@@ -258,7 +258,7 @@ def test_any_body_gives_requests_or_one_typed_error(form: Form, body: Any, scrip
         ({"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}}, 422, "no image"),
         ({"alwayson_scripts": {"controlnet": {"args": [{"image": PNG}]}}}, 422, "names no model"),
         ({"alwayson_scripts": {"controlnet": {"args": [{}] * 1000}}}, 422, "at most 10 units"),
-        ({"alwayson_scripts": {"controlnet": {"args": [{"image": "http://127.0.0.1:9/x.png"}]}}}, 422, "not allowed"),
+        ({"alwayson_scripts": {"controlnet": {"args": [{"image": "ftp://127.0.0.1:9/x.png"}]}}}, 422, "no address"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(body: dict[str, Json], status: int, words: str) -> None:

@@ -239,6 +239,7 @@ def test_a_failing_control_is_an_error_and_no_picture(server: Server) -> None:
         ({"enabled": True, "model": "canny", "module": "canny"}, "no image"),
         ({"image": b64(drawing()), "model": "canny", "module": "depth_midas"}, "needs weights"),
         ({"image": b64(drawing()), "model": "nope", "module": "canny"}, "nope"),
+        ({"image": " HTTP://127.0.0.1:9/x.png", "model": "canny", "module": "canny"}, "address"),
         (
             {"image": base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * 64).decode(), "model": "canny", "module": "canny"},
             "picture",

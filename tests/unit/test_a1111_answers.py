@@ -72,7 +72,7 @@ def test_a_picture_may_be_a_data_uri_or_bare_base64_on_many_lines() -> None:
         ("data:image/svg+xml;base64,PHN2Zy8+", 422),
         ("file:///etc/passwd", 422),
         ("/etc/passwd", 422),
-        (" http://127.0.0.1:1/x", 422),
+        (" gopher://127.0.0.1:1/x", 422),
         ("🙂", 422),
         ("\0", 422),
         ("@@@", 500),

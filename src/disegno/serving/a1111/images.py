@@ -1,6 +1,6 @@
 """Pictures as A1111's clients send them: base64, with or without a data URI's beginning, on one line or many.
 
-A server reads no files and fetches no addresses for a client: a path or a URL is refused with words.
+A server reads no files for a client. A picture by address is passed on: `jobs.submit` says whether its host is allowed.
 """
 
 import base64
@@ -21,16 +21,23 @@ _MAGIC = (
 )
 _FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _BLANK = re.compile(r"\s+")
-_URL = re.compile(r"\s*[a-z][a-z0-9+.-]{1,15}:/", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]{1,15}):/", re.IGNORECASE)
 _NO_BASE64 = re.compile(r"[!-*,\-.:-@\[-`{-~]{3,}")  # printable, and not one character of base64's alphabet
 
 
 def read_image(text: Json, path: Path) -> str | None:
-    """Return a client's picture as a data URI; None for null and empty text. Raises WireError saying what is wrong."""
+    """Return a client's picture as a data URI, or its address on the web; None for null and empty text.
+
+    Raises WireError saying what is wrong.
+    """
     if text is None or text == "":
         return None
     if not isinstance(text, str):
         raise WireError.of_fields(Fault(path, "a picture is text: base64 of a picture's file", "type_error.str"))
+    if (scheme := _SCHEME.match(text)) is not None:
+        if scheme[1].lower() not in ("http", "https"):
+            raise _invalid(path, f"{scheme[1][:16]}: is no address of a picture. Send the picture as base64")
+        return text.strip()
     data = _decoded(_body(text, path), path)
     kind = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
     if kind is None:
@@ -45,8 +52,6 @@ def _body(text: str, path: Path) -> str:
         if not comma or not header.rstrip().lower().endswith(";base64"):
             raise _invalid(path, "a data URI begins with data:image/png;base64,")
         return body
-    if _URL.match(text):
-        raise _invalid(path, "Requests not allowed: this server fetches no addresses. Send the picture as base64")
     if _NO_BASE64.fullmatch(text):
         raise WireError("Invalid encoded image", 500)  # A1111 parity: its answer, which its clients' checks know
     return text

@@ -20,6 +20,7 @@ from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.a1111.infotext import parameters_of, text_of
 from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
+from disegno.serving.fetch import with_pictures
 from disegno.serving.kinds import UpscaleRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
@@ -60,15 +61,22 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
     errand = front.errands.begin(owner, "extras", len(asked.images))
     drawn: list[bytes] = []
     try:
-        for uri in asked.images:
+        for image in asked.images:
             if errand.interrupted:
                 break
+            uri = await asyncio.to_thread(_here, front, image)
             one = await asyncio.to_thread(_job_of, front, asked, uri)
             job = require_done(await front.errands.run_job(errand, "upscale", one, request.is_disconnected))
             drawn.append(await asyncio.to_thread(_written, front, job.id, asked, uri))
     finally:
         front.errands.end(errand)
     return asked, drawn
+
+
+def _here(front: Front, image: str) -> str:
+    """Return a picture as a data URI; one that is given by address is fetched where that is allowed. Raises Refused."""
+    settings = front.jobs.settings
+    return str(with_pictures({"image": image}, settings.allow_urls, settings.limits.picture_bytes)["image"])
 
 
 def _look(front: Front, uri: str) -> Looked:
@@ -108,10 +116,11 @@ def _written(front: Front, job_id: str, asked: Extras, uri: str) -> bytes:
 @router.post("/sdapi/v1/png-info")
 async def png_info(request: Request) -> Response:
     """How a picture was made, from the text in it."""
-    uri = read_image((await body_of(request)).get("image"), ("image",))
-    if uri is None:
+    front, _ = asker(request)
+    image = read_image((await body_of(request)).get("image"), ("image",))
+    if image is None:
         raise WireError("Image not found: send base64 of a picture's file.")
-    looked = await asyncio.to_thread(_look, asker(request)[0], uri)
+    looked = await asyncio.to_thread(lambda: _look(front, _here(front, image)))
     text = looked.text or ""
     items: dict[str, Json] = {name: value for name, value in looked.texts.items() if name != "parameters"}
     parameters: dict[str, Json] = dict(parameters_of(text)) if text else {}
