@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from disegno.backbones.base import Defaults
+from disegno.backbones.base import Defaults, TextStates
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise, start_latents
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, plan_sigmas, scaled_linear_table
-from disegno.engine.batch import Batch, Run, Texts
+from disegno.engine.batch import Batch, Run
+from disegno.engine.texts import Texts
 from disegno.samplers.base import Plan
 from disegno.samplers.catalogue import SAMPLERS, find_sampler
 
@@ -62,7 +63,8 @@ def _run(
     noise = ImageNoise(SHAPE, [seed + i for i in range(num)], sigmas=sigmas)
     x = start_latents(noise.start_noise(), sigmas[0], torch.tensor(1.0), unit_variance=spec.over_timesteps)
     plan = Plan(sigmas, noise, backbone.prediction.alpha, backbone.table)
-    texts = Texts(torch.full((1, 3, 5), seed * 0.1), torch.zeros(1, 3, 5), f"text {seed}", "")
+    positive = TextStates(torch.full((1, 3, 5), seed * 0.1), None, (f"text {seed}",))
+    texts = Texts.plain(positive, TextStates(torch.zeros(1, 3, 5), None, ("",)), num)
     return Run(spec.sample(x, plan), texts, Guidance(cfg), sigmas, controls)
 
 

@@ -134,7 +134,8 @@ def test_a_bad_picture_costs_one_and_is_listed(tmp_path: Path) -> None:
         ("0.png", "broken"), ("7.png", "broken"), ("8.jpg", "broken"), ("9.png", "unsafe"), ("a.png", "unsafe"),
         ("b.png", "missing_caption"), ("2.png", "bad_caption"), ("c.png", "duplicate"), ("d.png", "too_small"),
     }  # fmt: skip
-    assert str(tmp_path) not in (tmp_path / "pairs/problems.jsonl").read_text()
+    text = (tmp_path / "pairs/problems.jsonl").read_text()
+    assert str(tmp_path) not in text and " at 0x" not in text
 
 
 def test_a_condition_of_ones_own(tmp_path: Path) -> None:
@@ -168,6 +169,13 @@ def condition(image):
     assert "too long" in reasons["1.png"] and "ended with code" in reasons["2.png"]
     assert "(10, 64, 3)" in reasons["3.png"] and "float64" in reasons["4.png"]
     assert set(np.unique(open_pairs(str(tmp_path / "pairs")).read(0).condition)) == {0, 255}
+
+
+def test_a_script_that_never_gets_ready_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disegno.training.data.pool._START_SECONDS", 0.0)
+    text = "import time\ntime.sleep(60)\ndef condition(image): return image"
+    with pytest.raises(RequestError, match="does not get ready"):
+        made(plan(photos(tmp_path / "photos", 1), tmp_path / "pairs", maker=script(tmp_path, text), seconds=3))
 
 
 @pytest.mark.parametrize(

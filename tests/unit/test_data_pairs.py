@@ -118,7 +118,9 @@ def test_what_is_held_out_is_decided_by_content(tmp_path: Path) -> None:
 
 
 def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="no folder"):
-        open_pairs(str(tmp_path / "missing"))
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    for name in ("missing", "set.zip", "a\0b"):
+        with pytest.raises(BadData, match="cannot be opened as a folder"):
+            open_pairs(str(tmp_path / name))
     with pytest.raises(BadData, match="no pair that can be used"):
         open_pairs(str(write(tmp_path, {"prompt.json": "{}"})))

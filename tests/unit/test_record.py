@@ -1,10 +1,12 @@
 """A picture remembers how it was made."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from disegno.cli.generate import build_request
 from disegno.core.errors import BadImage
 from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
@@ -44,6 +46,35 @@ def test_a_replay_carries_its_drawings_with_it(tmp_path: Path) -> None:
     unit = read(path).replay().controls[0]
     assert (unit.annotate, unit.strength) == ("none", 0.7)
     assert read_picture(unit.image).tobytes() == result.conditions[0].tobytes()
+
+
+def _worded(prompts: tuple[str, ...], tmp_path: Path, **fields: object) -> Path:
+    request = replace(_result().request, controls=(), **fields)  # type: ignore[arg-type]
+    result = replace(_result(), request=request, conditions=(), prompts=prompts, negatives=("no", "no"))
+    (tmp_path / "a.png").write_bytes(png_bytes(result, 1))
+    return tmp_path / "a.png"
+
+
+def test_a_replay_has_the_words_that_were_filled_in(tmp_path: Path) -> None:
+    path = _worded(("a cat, noir", "a dog, noir"), tmp_path, prompt="a __animal__", styles=("Noir",))
+    again = read(path).replay()
+    assert (again.prompts, again.negatives, again.styles) == (("a cat, noir", "a dog, noir"), ("no", "no"), ())
+    assert read(path).request.prompt == "a __animal__"
+
+
+def test_a_replay_of_plain_words_is_the_request(tmp_path: Path) -> None:
+    path = _worded(("a cat", "a cat"), tmp_path, prompt="a cat", negative="no")
+    assert read(path).replay() == read(path).request
+
+
+def test_other_words_on_the_command_line_take_the_place_of_those_filled_in(tmp_path: Path) -> None:
+    path = _worded(("a cat, noir", "a dog, noir"), tmp_path, prompt="a __animal__", styles=("Noir",))
+    same, only = build_request(None, path, (), None, {"seed": 9})
+    assert (same.prompts, same.seed, only) == (("a cat, noir", "a dog, noir"), 9, 1)
+    other, _ = build_request("an owl", path, (), None, {})
+    assert (other.prompt, other.prompts, other.styles) == ("an owl", (), ("Noir",))
+    three, _ = build_request(None, path, (), None, {"batch": 3, "loras": ("ink:0.5",)})
+    assert (three.prompt, three.prompts, three.loras[0].text_strength) == ("a __animal__", (), 0.5)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])

@@ -138,11 +138,11 @@ def _maker(
 
 def _print(result: "BuildResult") -> None:
     from disegno.training.data.problems import KINDS
-    from disegno.training.data.root import shown
+    from disegno.training.data.report import line_of
 
     lost = [problem for problem in result.problems if KINDS[problem.kind].cost != "nothing"]
     for problem in result.problems[:_SOME]:
-        click.echo(f"{shown(problem.name)}: {shown(problem.detail or KINDS[problem.kind].title)}", err=True)
+        click.echo(f"{KINDS[problem.kind].title}: {line_of(problem)}", err=True)
     if len(result.problems) > _SOME:
         click.echo(f"and {len(result.problems) - _SOME} more, in {result.out / 'problems.jsonl'}", err=True)
     click.echo(f"{result.out}: {result.num_pairs} pairs, {result.num_new} of them new, {len(lost)} pictures left out")

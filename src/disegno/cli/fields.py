@@ -30,6 +30,11 @@ def _click_type(schema: dict[str, Any]) -> click.ParamType:
     return click.IntRange(low, high) if number is int else click.FloatRange(low, high)
 
 
+def or_none(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return what was given to an option that may be repeated, None where it was not given at all."""
+    return value or None
+
+
 def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F], F]:
     """Return a decorator that adds one option for each field of a request; an option that is not given stays None."""
     schema_of: dict[str, Any] = TypeAdapter(of).json_schema()
@@ -53,8 +58,6 @@ def _option(name: str, schema: dict[str, Any], text: str, required: bool) -> Cal
         return click.option(f"{long}/--no-{long.removeprefix('--')}", name, default=None, help=text)
     if kind == "array":
         text = f"{text} May be repeated."
-        return click.option(
-            _SINGULAR.get(name, long), name, multiple=True, help=text, callback=lambda _c, _p, value: value or None
-        )
+        return click.option(_SINGULAR.get(name, long), name, multiple=True, help=text, callback=or_none)
     names = [long, *([SHORT[name]] if name in SHORT else [])]
     return click.option(*names, name, type=_click_type(schema), default=None, required=required, help=text)

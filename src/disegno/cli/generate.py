@@ -14,17 +14,21 @@ from typing import Any
 
 import click
 
-from disegno.cli.fields import request_options
+from disegno.cli.fields import or_none, request_options
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlUnit, Request, make_request
 from disegno.core.result import Progress, Result
 from disegno.core.settings import Settings, load_settings
+from disegno.prompts.networks import Tag, lora_of
 
 CONTROL_HELP = """NAME=IMAGE[,key=value...]: a condition and the picture that shows it. Keys: strength, start, end,
 mode, resize, base, annotate (an annotator's name, or none when the picture already is the drawing), and the annotator's
 own parameters. May be repeated."""
 
 _TEXT_KEYS = ("mode", "resize", "annotate", "base", "curve", "passes")
+LORA_HELP = """NAME[:WEIGHT[:NET'S WEIGHT]]: a style LoRA, as <lora:...> in a prompt. May be repeated."""
+
+_WORDS = {"prompt", "negative", "prompts", "negatives", "styles", "batch"}
 _UNIT_KEYS = {"strength": float, "start": float, "end": float, "resolution": int, **dict.fromkeys(_TEXT_KEYS, str)}
 
 
@@ -78,15 +82,21 @@ def build_request(
         fields["width"], fields["height"] = parse_size(size)
     if control:
         fields["controls"] = tuple(parse_control(text) for text in control)
+    if fields.get("loras"):
+        fields["loras"] = tuple(lora_of(Tag("lora", tuple(text.split(":")))) for text in fields["loras"])
     if again is None:
         return make_request(fields), None
     from disegno.engine.record import read
 
     record = read(again)
-    fields["controls"] = (
-        tuple(ControlUnit(**unit) for unit in fields["controls"]) if control else record.replay().controls
-    )
-    return make_request(_shallow(record.request) | fields), record.image if not given.get("batch") else None
+    then = _shallow(record.replay())
+    if fields.keys() & _WORDS:  # other words: not those that were filled in then
+        then |= {name: getattr(record.request, name) for name in _WORDS}
+        then |= {"prompts": ()} if "prompt" in fields else {}
+        then |= {"negatives": ()} if "negative" in fields else {}
+    if control:
+        fields["controls"] = tuple(ControlUnit(**unit) for unit in fields["controls"])
+    return make_request(then | fields), record.image if not given.get("batch") else None
 
 
 def _shallow(request: Request) -> dict[str, Any]:
@@ -176,6 +186,7 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.command(name="generate")
 @click.argument("prompt", required=False)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
+@click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
 @request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles", "loras"})
 @click.option(
@@ -206,10 +217,11 @@ def command(
     \b
     disegno generate "a red car on a city street" --seed 1
     disegno generate "a red car on a city street" --control canny=photo.jpg
+    disegno generate "a [sunny:stormy:0.5] harbour, (ships:1.3) <lora:ink:0.8>" --negative blurry
     disegno generate "a castle" --control canny=edges.png,annotate=none,strength=0.8 --control palette=photo.jpg,end=0.5
     disegno generate --again out/picture.png
     """
-    if prompt is None and again is None:
+    if prompt is None and again is None and not given.get("prompts"):
         raise RequestError(
             'There is nothing to draw: give a sentence, as in disegno generate "a red car on a city street",'
             " or --again PICTURE."

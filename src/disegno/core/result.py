@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step has been done. `seconds_left` is an estimate, None before the first step."""
+    """One step has been done. `seconds_left` is an estimate, None before the first step.
+
+    `part` of `num_parts`: which pass this is, from 0. `previews`: what the images look like by now, where asked for.
+    """
 
     step: int
     num_steps: int
     stage: str = "sampling"
     seconds_left: float | None = None
+    part: int = 0
+    num_parts: int = 1
+    previews: "tuple[Image, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Result:
     `conditions`: what each control was really shown, in the order of `request.controls`.
     `warnings`: what was ignored or changed, in plain words.
     `environment`: what else decides the bits: dtype, device, versions.
+    `prompts`, `negatives`: each image's own, in full: styles and wildcards are in them.
+    `labels`: names and hashes of the files of weights, as A1111 writes them beside a picture.
     `sources`: the files that the request names as data URIs, by path, where it cannot be made again without them.
     """
 
@@ -47,3 +55,6 @@ class Result:
     environment: dict[str, str] = field(default_factory=dict[str, str])
     timing: Timing = field(default_factory=Timing)
     sources: dict[str, str] = field(default_factory=dict[str, str])
+    prompts: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict[str, str])

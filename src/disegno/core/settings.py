@@ -19,6 +19,8 @@ class Settings:
 
     model_dirs: tuple[Path, ...] = field(default_factory=lambda: (user_data_path("disegno") / "models",))
     """Folders with weights: ours, A1111's or ComfyUI's layout. In the environment: separated as PATH is."""
+    prompt_dirs: tuple[Path, ...] = field(default_factory=lambda: (user_data_path("disegno"),))
+    """Folders with styles.csv and wildcards/, such as A1111's own. In the environment: separated as PATH is."""
     cache_dir: Path = field(default_factory=lambda: user_cache_path("disegno"))
     """Where derived things may be kept; may be deleted at any time."""
     device: str = "auto"
@@ -29,10 +31,12 @@ class Settings:
     """CPU threads for one evaluation; 0 leaves it to torch."""
     residual_cache_mib: int = 512
     """How much memory control residuals that do not depend on the noisy image may keep. 0 turns the cache off."""
+    preview_decoder: Path | None = None
+    """A tiny decoder (TAESD: a file, or diffusers' folder) for live previews; unset: a linear map, fitted here."""
 
 
-_LISTS = {"model_dirs"}
-_PATHS = {"cache_dir"}
+_LISTS = {"model_dirs", "prompt_dirs"}
+_PATHS = {"cache_dir", "preview_decoder"}
 _INTS = {"threads", "residual_cache_mib"}
 
 

@@ -11,7 +11,8 @@ class Row:
     """What one row of the batch is.
 
     `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
-    shown the picture in it; such a model has a third row for each image that is not.
+    shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
+    of a prompt counts (AND).
     """
 
     image: int
@@ -19,6 +20,7 @@ class Row:
     text: str
     progress: float
     is_shown: bool = True
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,27 @@ class Guidance:
 def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tensor, Tensor]:
     """Return the rows of the positive and of the negative prompts, each (b c h w), image by image. `out`: (r c h w).
 
-    An image that has no negative row (cfg 1) is given its positive one.
+    An image that has no negative row (cfg 1) is given its positive one. The parts of a prompt come together as
+    negative + sum(weight (part - negative)): Liu et al. 2022, eq. 9, before guidance.
     """
     positive = {row.image: i for i, row in enumerate(rows) if row.positive}
     negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive and row.is_shown}
-    return _picked(out, positive, num_images), _picked(out, negative, num_images)
+    return _composed(out, rows, _picked(out, positive, num_images), _picked(out, negative, num_images))
+
+
+def _composed(out: Tensor, rows: Sequence[Row], positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the halves, with the parts of each prompt that has several, or a weight, in the positive one."""
+    parts: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.positive:
+            parts.setdefault(row.image, []).append(i)
+    composed = [image for image, some in parts.items() if len(some) > 1 or rows[some[0]].weight != 1.0]
+    if composed:
+        positive = positive.clone()
+    for image in composed:
+        base = negative[image]
+        positive[image] = base + sum(rows[i].weight * (out[i] - base) for i in parts[image])
+    return positive, negative
 
 
 def _picked(out: Tensor, places: Mapping[int, int], num_images: int) -> Tensor:

@@ -8,7 +8,7 @@ A run on a large canvas is asked in windows: each is a call of its own, with con
 averaged into one before guidance.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -21,22 +21,12 @@ from disegno.diffusion.call import Call, Row
 from disegno.diffusion.denoiser import Guidance, denoised_pair
 from disegno.diffusion.inpaint import Inpaint
 from disegno.engine.sharing import Sharing, kind_of
+from disegno.engine.texts import TextRow, Texts, by_length
 from disegno.engine.tiles import Window, averaged
+from disegno.loras.apply import NO_LORAS, Loras
 from disegno.samplers.base import Answer, Eval, Sampling
 
 MAX_CELLS = 32 * 64 * 64  # latent cells of one evaluation, where it is of several calls: 16 guided pictures of 512 px
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The positive and the negative text states, one row each, (1 n d), and their names by content."""
-
-    positive: Tensor
-    negative: Tensor
-    positive_key: str
-    negative_key: str
-    positive_pooled: Tensor | None = None  # 1 p
-    negative_pooled: Tensor | None = None  # 1 p
 
 
 @dataclass(frozen=True)
@@ -52,8 +42,9 @@ class Run:
     """One request on its way: its coroutine, its open question, and what is needed to answer it.
 
     `sigmas`: the plan's noise levels, by which a question's share of the way is known. `latents` is set when it has
-    ended. `inpaint`: what is held of a picture. `extra`: what the net is shown beside x, (1 e h w). `windows`: the
-    parts that the canvas is drawn in, instead of all at once with `controls`.
+    ended. `images`: which of the batch's these are. `inpaint`: what is held of a picture. `extra`: what the net is
+    shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once with `controls`.
+    `loras`: on the net while it is asked.
     """
 
     sampling: Sampling
@@ -64,6 +55,8 @@ class Run:
     inpaint: Inpaint | None = None
     extra: Tensor | None = None
     windows: tuple[View, ...] = ()
+    loras: Loras = NO_LORAS
+    images: tuple[int, ...] = ()
     question: Eval | None = None
     latents: Tensor | None = None
     estimate: Tensor | None = None  # the last x0 estimate, for previews
@@ -117,58 +110,53 @@ class Run:
         self.question = None
 
 
-def _rows(run: Run, question: Eval) -> tuple[Row, ...]:
+def _rows(run: Run, question: Eval) -> list[TextRow]:
     """Return the rows of the prompt, then of the negative prompt, then of the negative prompt without the picture."""
-    texts, images, progress = run.texts, range(question.x.shape[0]), run.progress
-    rows = [Row(i, True, texts.positive_key, progress) for i in images]
-    if needs_negative(run, question):
-        rows += [Row(i, False, texts.negative_key, progress) for i in images]
-    if run.guidance.weighs_image():
-        rows += [Row(i, False, texts.negative_key, progress, is_shown=False) for i in images]
-    return tuple(rows)
+    assert len(run.texts.images) == len(question.x), "each image has its texts"
+    blind = run.guidance.weighs_image()
+    return run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
 
 
 def needs_negative(run: Run, question: Eval) -> bool:
-    """Return whether the negative prompt decides anything: guidance is on, or the sampler asks for it."""
+    """Return whether the negative prompt decides anything: guidance is on, parts are mixed, or the sampler asks."""
     guidance = run.guidance
-    return question.split or guidance.weighs_image() or bool((torch.as_tensor(guidance.cfg) != 1).any())
+    asks = question.split or guidance.weighs_image() or run.texts.composes()
+    return asks or bool((torch.as_tensor(guidance.cfg) != 1).any())
 
 
-def _by_row(positive: Tensor, negative: Tensor, rows: tuple[Row, ...]) -> Tensor:
-    """Return the state of each row's prompt, (r ...)."""
-    return torch.cat([positive if row.positive else negative for row in rows])
-
-
-def _extra(extra: Tensor | None, rows: tuple[Row, ...]) -> Tensor | None:
+def _extra(extra: Tensor | None, rows: Sequence[TextRow]) -> Tensor | None:
     """Return what each row is shown beside x, (r e h w); zeros where it is not shown the picture."""
-    return None if extra is None else torch.cat([extra if row.is_shown else torch.zeros_like(extra) for row in rows])
+    if extra is None:
+        return None
+    return torch.cat([extra if row.row.is_shown else torch.zeros_like(extra) for row in rows])
 
 
-def call_of(run: Run, backbone: Backbone, view: View | None = None) -> Call:
-    """Return the run's question about a part of the canvas as a call, the part's controls folded over it.
+def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Call]:
+    """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
 
-    `view`: unset, all of the canvas.
+    One call for each length of text among its rows. `view`: unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
-    rows, texts = _rows(run, question), run.texts
-    copies = len(rows) // question.x.shape[0]
     x, extra = backbone.prediction.scale(question.x, question.sigma), run.extra
     if view.window is not None:
         x, extra = view.window.cut(x), None if extra is None else view.window.cut(extra)
-    pooled = None
-    if texts.positive_pooled is not None and texts.negative_pooled is not None:
-        pooled = _by_row(texts.positive_pooled, texts.negative_pooled, rows)
-    call = Call(
-        x=x.repeat(copies, 1, 1, 1),
-        t=timestep(backbone, question.sigma).to(x.device).expand(len(rows)),
-        tokens=_by_row(texts.positive, texts.negative, rows),
-        rows=rows,
+    t = timestep(backbone, question.sigma).to(x.device)
+    calls = (_call(rows, x, t, extra, backbone) for rows in by_length(_rows(run, question)))
+    return [reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls]
+
+
+def _call(rows: list[TextRow], x: Tensor, t: Tensor, extra: Tensor | None, backbone: Backbone) -> Call:
+    pooled = [row.states.pooled for row in rows if row.states.pooled is not None]
+    return Call(
+        x=x.index_select(0, torch.tensor([row.row.image for row in rows], device=x.device)),
+        t=t.expand(len(rows)),
+        tokens=torch.cat([row.states.tokens for row in rows]),
+        rows=tuple(row.row for row in rows),
         net=backbone.evaluate,
-        pooled=pooled,
+        pooled=torch.cat(pooled) if pooled else None,
         extra=_extra(extra, rows),
     )
-    return reduce(lambda so_far, control: control(so_far), view.controls, call)
 
 
 def timestep(backbone: Backbone, sigma: Tensor) -> Tensor:
@@ -178,11 +166,13 @@ def timestep(backbone: Backbone, sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A call, and whose it is: the run's place in the batch, and the view's in the run."""
+    """A call, and whose it is: the run's place in the batch, the view's in the run, the call's in the view."""
 
     run: int
     view: int
+    part: int
     call: Call
+    loras: Loras
 
     @property
     def num_cells(self) -> int:
@@ -193,7 +183,7 @@ def _groups(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
     """Yield calls that can share an evaluation, as they come, at most MAX_CELLS together: `asked` may be lazy."""
     waiting: dict[Hashable, list[_Asked]] = {}
     for one in asked:
-        group = waiting.setdefault(kind_of(one.call), [])
+        group = waiting.setdefault((kind_of(one.call), one.loras.key), [])
         if group and sum(other.num_cells for other in group) + one.num_cells > MAX_CELLS:
             yield list(group)
             group.clear()
@@ -201,13 +191,31 @@ def _groups(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
     yield from waiting.values()
 
 
-def _answer(run: Run, outs: list[Tensor], backbone: Backbone) -> None:
-    """Send the run its answer. `outs`: the net's output for each of its views, (r c h w)."""
-    question = run.question
+@dataclass
+class _Answered:
+    """What the net said to a run so far: of each view, the rows and the outputs of its calls, in their order."""
+
+    views: dict[int, dict[int, tuple[tuple[Row, ...], Tensor]]] = field(default_factory=dict)
+
+    def take(self, asked: _Asked, out: Tensor) -> None:
+        self.views.setdefault(asked.view, {})[asked.part] = asked.call.rows, out
+
+    def rows(self) -> list[Row]:
+        """Return the rows, the same for each view."""
+        first = self.views[0]
+        return [row for part in sorted(first) for row in first[part][0]]
+
+    def outs(self) -> list[Tensor]:
+        """Return each view's output, (r c h w)."""
+        return [torch.cat([parts[n][1] for n in sorted(parts)]) for _, parts in sorted(self.views.items())]
+
+
+def _answer(run: Run, answered: _Answered, backbone: Backbone) -> None:
+    """Send the run its answer."""
+    question, outs = run.question, answered.outs()
     assert question is not None
     out = averaged(outs, [view.window for view in run.windows if view.window], question.x) if run.windows else outs[0]
-    rows = _rows(run, question)
-    pair = denoised_pair(question.x, question.sigma, out, rows, backbone.prediction, run.guidance)
+    pair = denoised_pair(question.x, question.sigma, out, answered.rows(), backbone.prediction, run.guidance)
     if run.inpaint is not None:
         pair = run.inpaint.hold(pair[0], run.progress), run.inpaint.hold(pair[1], run.progress)
     run.estimate = pair[0]
@@ -231,13 +239,14 @@ class Batch:
     @torch.inference_mode()
     def step(self) -> list[Run]:
         """Answer every open question once. Returns the runs that have ended; they have left the batch."""
-        outs = [dict[int, Tensor]() for _ in self.runs]
+        answered = [_Answered() for _ in self.runs]
         for group in _groups(self._asking()):
-            for asked, out in self._evaluated(group):
-                outs[asked.run][asked.view] = out
-        for run, answered in zip(self.runs, outs, strict=True):
+            with group[0].loras.on("unet"):
+                for asked, out in self._evaluated(group):
+                    answered[asked.run].take(asked, out)
+        for run, parts in zip(self.runs, answered, strict=True):
             if run.question is not None:
-                _answer(run, [answered[n] for n in range(len(answered))], self.backbone)
+                _answer(run, parts, self.backbone)
         ended = [run for run in self.runs if run.question is None]
         self.runs = [run for run in self.runs if run.question is not None]
         return ended
@@ -256,4 +265,5 @@ class Batch:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""
         for i, run in enumerate(self.runs):
             for n, view in enumerate(run.views if run.question is not None else ()):
-                yield _Asked(i, n, call_of(run, self.backbone, view))
+                for k, call in enumerate(calls_of(run, self.backbone, view)):
+                    yield _Asked(i, n, k, call, run.loras)

@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from disegno import __version__
 from disegno.backbones.base import Backbone
-from disegno.core.errors import RequestError
 from disegno.core.request import Request
 from disegno.core.result import Progress, Result, Timing
 from disegno.core.settings import Settings
@@ -22,41 +22,37 @@ from disegno.engine.canvas import open_canvas
 from disegno.engine.concrete import concrete
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
+from disegno.engine.preview import Decoder, previews_of
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
+from disegno.engine.wording import word
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
 Drawing = Generator[Phase, None, Result]
 
 
-def refuse_unbuilt(request: Request) -> None:
-    """Raise RequestError for a field that nothing carries out yet: what was asked is never silently left out."""
-    unset = Request()
-    new = ("prompts", "negatives", "styles", "loras")
-    new += ("emphasis", "comma_backtrack", "pad_texts", "old_timelines")
-    asked = [name for name in new if getattr(request, name) != getattr(unset, name)]
-    if asked:
-        raise RequestError(f"This version cannot carry out: {', '.join(dict.fromkeys(asked))}. Leave it out.")
-
-
 @torch.inference_mode()
 def open_job(request: Request, studio: Studio, album: Album) -> Job:
     """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
-    refuse_unbuilt(request)
     backbone = studio.backbone(request.model)
     request = concrete(request, backbone, album)
     assert request.width and request.height
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)
     canvas = request.init and open_canvas(request.init, request.width, request.height, album)
-    return Job(request, backbone, studio, album, tuple(seeds), tuple(subseeds), canvas)
+    worded = word(request, seeds, studio)
+    return Job(request, backbone, studio, album, tuple(seeds), tuple(subseeds), worded, canvas)
 
 
-def sample(phase: Phase) -> Iterator[Progress]:
-    """Yield progress after every step until all runs have ended; closing this generator stops them."""
+def sample(phase: Phase, decoder: Decoder | None = None, preview_every: int = 1) -> Iterator[Progress]:
+    """Yield progress after every step until all runs have ended; closing this generator stops them.
+
+    `decoder`: with one, what is being drawn is shown at every `preview_every`-th step.
+    """
     batch = Batch(phase.backbone)
     began, done = time.perf_counter(), 0
-    yield Progress(0, phase.num_steps, phase.stage)
+    progress = Progress(0, phase.num_steps, phase.stage, part=phase.part, num_parts=phase.num_parts)
+    yield progress
     try:
         for run in phase.runs:
             batch.add(run)
@@ -66,7 +62,8 @@ def sample(phase: Phase) -> Iterator[Progress]:
             if step > done:
                 done = step
                 left = (time.perf_counter() - began) / done * (phase.num_steps - done)
-                yield Progress(done, phase.num_steps, phase.stage, left)
+                previews = previews_of(phase.runs, decoder) if decoder and done % preview_every == 0 else ()
+                yield replace(progress, step=done, seconds_left=left, previews=previews)
     finally:
         for run in batch.runs:
             run.stop()
@@ -123,6 +120,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
         environment=environment(studio, job.backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
         sources=album.sources() if needs_sources(job.request) else {},
+        prompts=tuple(written.prompt for written in job.worded.written),
+        negatives=tuple(written.negative for written in job.worded.written),
     )
 
 
@@ -149,25 +148,31 @@ def _finished(drawn: Tensor | list[Image.Image], job: Job, second: Second | None
     return tuple(canvas.finish(picture, init) for picture in pictures)
 
 
-def _drive(drawing: Drawing) -> Generator[Progress, None, Result]:
+def _drive(
+    drawing: Drawing, preview_every: int, decoder_of: Callable[[Phase], Decoder]
+) -> Generator[Progress, None, Result]:
     """Yield progress while this one generation is stepped to its end; returns its result."""
     while True:
         try:
             phase = next(drawing)
         except StopIteration as end:
             return end.value
-        yield from sample(phase)
+        yield from sample(phase, decoder_of(phase) if preview_every else None, preview_every)
 
 
 def generate(
-    request: Request, *, studio: Studio | None = None, settings: Settings | None = None
+    request: Request, *, studio: Studio | None = None, settings: Settings | None = None, preview_every: int = 0
 ) -> Iterator[Progress | Result]:
     """Yield Progress after every step, then the Result. Raises DisegnoError; closing the iterator interrupts.
 
     `studio`: what is already open, for a second generation; without one, everything is opened with `settings`.
+    `preview_every`: show what is being drawn in the Progress of every so many steps; 0: never.
     """
     yield Progress(0, 0, "opening")
     studio = studio or Studio(settings)
     with studio.lock:
-        result = yield from _drive(draw(request, studio))
+        opened = studio
+        result = yield from _drive(
+            draw(request, studio), preview_every, lambda phase: opened.preview_decoder(phase.backbone)
+        )
     yield result

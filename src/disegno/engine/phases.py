@@ -15,7 +15,7 @@ from disegno.core.errors import RequestError
 from disegno.core.request import ControlPass, InitImage, Request
 from disegno.diffusion.inpaint import inpainting_channels
 from disegno.engine.album import Album
-from disegno.engine.batch import Run, Texts, View
+from disegno.engine.batch import Run, View
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
@@ -23,6 +23,7 @@ from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
 from disegno.engine.units import Prepared, Scene, prepare
+from disegno.engine.wording import Worded, encode
 
 PICTURES_AT_ONCE = 8  # decoded
 VAE_OVERLAP = 4  # a part shares this part of its side with the next one
@@ -38,6 +39,7 @@ class Job:
     album: Album
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
+    worded: Worded
     canvas: Canvas | None = None
 
 
@@ -62,8 +64,13 @@ class Phase:
         return min(run.step() for run in self.runs)
 
     def latents(self) -> Tensor:
-        """Return what the ended runs have drawn, (b c h w). Raises RequestError where that is no picture."""
+        """Return what the ended runs have drawn, (b c h w), image by image.
+
+        Raises RequestError where that is no picture.
+        """
+        places = torch.tensor([image for run in self.runs for image in run.images])
         latents = torch.cat([run.latents for run in self.runs if run.latents is not None])
+        latents = latents[places.argsort().to(latents.device)]
         if not latents.isfinite().all():
             raise RequestError(
                 "The model produced numbers that are no picture (NaN or infinite). Try --dtype fp32, a lower --cfg,"
@@ -104,16 +111,6 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
 # ---- what a phase is made of
 
 
-def texts_of(request: Request, backbone: Backbone, studio: Studio) -> tuple[Texts, tuple[str, ...]]:
-    """Return the text states of the prompt and the negative prompt, and warnings about what was cut off."""
-    positive = studio.texts(backbone, request.prompt, request.clip_skip)
-    negative = studio.texts(backbone, request.negative, request.clip_skip)
-    texts = Texts(
-        positive.tokens, negative.tokens, positive.keys[0], negative.keys[0], positive.pooled, negative.pooled
-    )
-    return texts, tuple(dict.fromkeys((*positive.warnings, *negative.warnings)))
-
-
 def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
     """Return the controls that act in a pass."""
     units = [unit for unit in job.request.controls if unit.passes in ("both", which)]
@@ -144,11 +141,12 @@ def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
 def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase) -> Phase:
     """Return the phase with its runs."""
     prepared = _prepared(job, scene, "hires" if phase.part else "first")
-    texts, warnings = texts_of(job.request, job.backbone, job.studio)
+    told = encode(job.request, job.worded, job.backbone, job.studio)
     size = scene.height // job.backbone.downscale, scene.width // job.backbone.downscale
-    material = Material(texts, size, _views(prepared, scene, job.backbone.downscale), begin, extra)
+    views = _views(prepared, scene, job.backbone.downscale)
+    material = Material(told.texts, size, views, begin, extra, told.loras)
     runs = runs_of(job.request, job.backbone, material, job.seeds, job.subseeds)
-    warnings = (*warnings, *(warning for p in prepared for warning in p.warnings))
+    warnings = (*told.warnings, *(warning for p in prepared for warning in p.warnings))
     return replace(phase, runs=runs, num_steps=len(runs[0].sigmas) - 1, prepared=prepared, warnings=warnings)
 
 

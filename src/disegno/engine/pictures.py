@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from disegno.annotators.maps import Picture, check_pixels, resize_map, to_picture
 from disegno.core.errors import BadImage
@@ -79,6 +79,8 @@ def _opened(data: bytes, name: str, limits: Limits) -> Generator[Image.Image]:
             yield image
     except BadImage:
         raise
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise BadImage(f"{name} cannot be read as a picture: it is none of {', '.join(_FORMATS)}.") from error
     except (
         Exception
     ) as error:  # Pillow's parsers raise whatever they trip over: struct.error and TypeError were seen too

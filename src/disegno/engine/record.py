@@ -29,6 +29,7 @@ class Record:
     """How a picture was made. `image` is its place in the batch; `conditions` are data URIs, one a control.
 
     `sources`: where the conditions are not enough, the files that the request names, by path, as data URIs.
+    `prompts`, `negatives`: each image's own, in full; empty in pictures of version 0.1.0.
     """
 
     request: Request
@@ -36,14 +37,27 @@ class Record:
     conditions: tuple[str, ...]
     environment: dict[str, str]
     sources: dict[str, str] = field(default_factory=dict[str, str])
+    prompts: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
 
     def replay(self) -> Request:
-        """Return the request that makes the same picture wherever its drawings are now: they are inside it."""
-        if needs_sources(self.request):
-            return with_sources(self.request, self.sources)
-        pairs = zip(self.request.controls, self.conditions, strict=True)
+        """Return the request that makes the same picture wherever its drawings are now: they are inside it.
+
+        So are the styles and the lines of wildcards that its prompts were made of.
+        """
+        request = self._worded()
+        if needs_sources(request):
+            return with_sources(request, self.sources)
+        pairs = zip(request.controls, self.conditions, strict=True)
         units = tuple(replace(unit, image=uri, annotate="none", params={}) for unit, uri in pairs)
-        return replace(self.request, controls=units)
+        return replace(request, controls=units)
+
+    def _worded(self) -> Request:
+        """Return the request with its images' own prompts in full, where they are not simply its prompt."""
+        asked = {self.request.prompt}, {self.request.negative}
+        if not self.prompts or ((set(self.prompts), set(self.negatives)) == asked and not self.request.styles):
+            return self.request
+        return replace(self.request, prompts=self.prompts, negatives=self.negatives, styles=())
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -60,6 +74,8 @@ def png_bytes(result: Result, image: int) -> bytes:
         "image": image,
         "conditions": [] if result.sources else [data_uri(condition) for condition in result.conditions],
         "sources": result.sources,
+        "prompts": result.prompts,
+        "negatives": result.negatives,
         "environment": result.environment,
     }
     info = PngImagePlugin.PngInfo()
@@ -108,6 +124,8 @@ def read(path: Path) -> Record:
             tuple(found["conditions"]),
             dict(found["environment"]),
             dict(found.get("sources", {})),
+            tuple(found.get("prompts", ())),
+            tuple(found.get("negatives", ())),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadImage(f"{path} carries a damaged request: {error!r}.") from error

@@ -11,8 +11,10 @@ from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.inpaint import FILLS, Inpaint
 from disegno.diffusion.noise import ImageNoise, Variation, start_latents
 from disegno.diffusion.schedules import AUTOMATIC, find_schedule, plan_sigmas, start_step
-from disegno.engine.batch import Run, Texts, View
+from disegno.engine.batch import Run, View
 from disegno.engine.concrete import sampler_of
+from disegno.engine.texts import Texts
+from disegno.loras.apply import NO_LORAS, Loras
 from disegno.samplers.base import Options, Plan, SamplerSpec
 
 
@@ -35,13 +37,17 @@ class Begin:
 
 @dataclass(frozen=True)
 class Material:
-    """What the runs of a phase share. `size`: of the latents, (h, w). `extra`: what the net is shown beside x."""
+    """What the runs of a phase are made of. `size`: of the latents, (h, w). `extra`: what the net is shown beside x.
+
+    `texts`, `loras`: of each image.
+    """
 
     texts: Texts
     size: tuple[int, int]
     views: tuple[View, ...]
     begin: Begin | None = None
     extra: Tensor | None = None
+    loras: tuple[Loras, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,21 +80,29 @@ def walk_of(request: Request, spec: SamplerSpec, backbone: Backbone, begin: Begi
 def runs_of(
     request: Request, backbone: Backbone, material: Material, seeds: Sequence[int], subseeds: Sequence[int]
 ) -> tuple[Run, ...]:
-    """Return the runs of these seeds' images, not started: one, or one an image where the sampler looks at x."""
-    spec = sampler_of(request, backbone)
-    groups = [[i] for i in range(len(seeds))] if spec.adaptive else [list(range(len(seeds)))]
+    """Return the runs of these seeds' images, not started: one for each set of LoRAs.
+
+    One an image where the sampler looks at x.
+    """
+    adaptive, groups = sampler_of(request, backbone).adaptive, dict[object, list[int]]()
+    for i, loras in enumerate(material.loras or (NO_LORAS,) * len(seeds)):
+        groups.setdefault(i if adaptive else loras.key, []).append(i)
     return tuple(
-        _run(request, backbone, _rows_of(material, group), [seeds[i] for i in group], [subseeds[i] for i in group])
-        for group in groups
+        replace(
+            _run(request, backbone, _rows_of(material, group), [seeds[i] for i in group], [subseeds[i] for i in group]),
+            images=tuple(group),
+        )
+        for group in groups.values()
     )
 
 
 def _rows_of(material: Material, group: list[int]) -> Material:
     """Return the material of some of the images."""
     begin = material.begin
-    if begin is None or len(begin.latents) == 1:
-        return material
-    return replace(material, begin=replace(begin, latents=begin.latents[group]))
+    if begin is not None and len(begin.latents) > 1:
+        begin = replace(begin, latents=begin.latents[group])
+    loras = tuple(material.loras[i] for i in group) if material.loras else ()
+    return replace(material, begin=begin, texts=material.texts.of(group), loras=loras)
 
 
 def _run(request: Request, backbone: Backbone, material: Material, seeds: list[int], subseeds: list[int]) -> Run:
@@ -103,7 +117,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         source=request.noise_source,
         variation=Variation(request.subseed_strength, _seed_size(request, backbone), request.seed_delta),
         sigmas=walk.planned,
-        device=material.texts.positive.device,
+        device=material.texts.device,
     )
     x, inpaint = _start(request, backbone, begin, noise, walk)
     plan = Plan(walk.sigmas, noise, backbone.prediction.alpha, backbone.table, _options(request))
@@ -117,6 +131,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         windows=() if len(views) == 1 and views[0].window is None else views,
         inpaint=inpaint,
         extra=material.extra,
+        loras=material.loras[0] if material.loras else NO_LORAS,
     )
 
 

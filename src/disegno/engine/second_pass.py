@@ -12,6 +12,7 @@ from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
+from disegno.engine.wording import word
 
 Drawn = list[Image.Image]
 
@@ -49,16 +50,13 @@ def open_second(job: Job) -> Second | None:
         )
     height, width = target.latent_size(backbone.downscale)
     backbone.check_size(width * backbone.downscale, height * backbone.downscale)
-    second = replace(job, request=_request(request, hires), backbone=backbone)
+    worded = word(request, job.seeds, job.studio, part=1)
+    second = replace(job, request=_request(request, hires), backbone=backbone, worded=worded)
     return Second(hires, second, target, mode or find_upscaler(hires.upscaler, job.studio))
 
 
 def _request(request: Request, hires: Hires) -> Request:
-    """Return what the second pass draws."""
-    if hires.prompt is not None:
-        request = replace(request, prompt=hires.prompt, prompts=())
-    if hires.negative is not None:
-        request = replace(request, negative=hires.negative, negatives=())
+    """Return what the second pass draws; its words come from `word`."""
     return replace(
         request,
         model=hires.model or request.model,

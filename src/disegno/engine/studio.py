@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
@@ -13,11 +13,16 @@ from disegno.backbones.base import Backbone, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
-from disegno.core.request import ControlUnit
+from disegno.core.request import ControlUnit, LoraUse
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.pictures import Limits
+from disegno.engine.preview import Decoder, open_decoder
 from disegno.engine.residuals import ResidualCache
+from disegno.loras.apply import NO_LORAS, Loras, Worn, put_on
+from disegno.loras.files import read_lora
 from disegno.memory import Memory, decide, tune_allocator
+from disegno.prompts.files import PromptFiles
+from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
 from disegno.weights.identify import FileCard, identify, require_family
@@ -26,6 +31,8 @@ from disegno.weights.library import Library
 BUILT_IN = "diorama"
 UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says what does not fit
 MAX_TEXTS = 256
+MAX_LEARNT = 4096
+MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7 GiB in half precision
 MAX_CONTROLLERS = 32
 MAX_BACKBONES = 2
 MAX_BASES = 2
@@ -74,8 +81,11 @@ class Studio:
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
+        self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
+        self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
+        self._loras: Kept[Loras] = Kept(MAX_LORAS)
 
     def backbone(self, name: str) -> Backbone:
         """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once."""
@@ -119,10 +129,41 @@ class Studio:
             known = [card.path.stem for card in self.library.cards(kind)]
             raise UnknownName.of(what, name, [*others, *known]) from None
 
-    def texts(self, backbone: Backbone, prompt: str, clip_skip: int) -> TextStates:
-        """Return the text states of one prompt, (1 n d), computed once."""
-        key = (backbone.fingerprint, prompt, clip_skip)
-        return self._texts.get(key, lambda: backbone.encode_text([prompt], clip_skip))
+    def prompt_files(self) -> PromptFiles:
+        """Return the styles and wildcards, as they lie on the disk now."""
+        return PromptFiles(self.settings.prompt_dirs)
+
+    def prompt_states(self, backbone: Backbone, text: str, options: TextOptions, loras: Loras = NO_LORAS) -> TextStates:
+        """Return the text states of one prompt, (1 kn d), computed once, with the LoRAs on the text encoder."""
+        key = (backbone.fingerprint, loras.key if loras.seats.get("te") else "", text, options.key())
+
+        def read() -> TextStates:
+            with loras.on("te"):
+                return backbone.read_prompt(text, options)
+
+        return self._texts.get(key, read)
+
+    def learnt(self, backbone: Backbone) -> tuple[list[LearntVectors], list[FileCard]]:
+        """Return the library's learnt vectors that may be this model's, each read once, and the files of others'."""
+        cards = self.library.cards("embedding")
+        ours = [card for card in cards if card.family in ("", backbone.family)]
+        vectors = [self._learnt.get(_stamp(card), lambda card=card: read_learnt(card.path)) for card in ours]
+        return vectors, [card for card in cards if card.family not in ("", backbone.family)]
+
+    def loras(self, backbone: Backbone, uses: Sequence[LoraUse]) -> Loras:
+        """Return these LoRAs on this model, merged once. Raises UnknownName, WrongFamily, KeyMismatch."""
+        if not uses:
+            return NO_LORAS
+        cards = [self._find(use.name, "lora", "LoRA") for use in uses]
+        for card in cards:
+            require_family(card, backbone.family)
+        key = (backbone.fingerprint, *((_stamp(card), use) for card, use in zip(cards, uses, strict=True)))
+
+        def put() -> Loras:
+            worn = [Worn(read_lora(card), use) for card, use in zip(cards, uses, strict=True)]
+            return put_on(backbone.lora_nets, worn)
+
+        return self._loras.get(key, put)
 
     def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
         """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""
@@ -146,6 +187,10 @@ class Studio:
         self._controllers.clear()
         self._controls.clear()
         self.residuals.clear()
+
+    def preview_decoder(self, backbone: Backbone) -> Decoder:
+        """Return what shows this model's latents while they are drawn. Opened once."""
+        return self._previews.get(backbone.fingerprint, lambda: open_decoder(backbone, self.settings, self.memory))
 
     def upscaler(self, name: str) -> Upscaler:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
@@ -221,6 +266,11 @@ class Studio:
 
 def _names_of(cards: Iterable[FileCard]) -> str:
     return ", ".join(card.path.name for card in cards) or "none"
+
+
+def _stamp(card: FileCard) -> tuple[Path, int]:
+    """Return what changes when a file changes."""
+    return card.path, card.path.stat().st_mtime_ns
 
 
 def content_key(content: bytes) -> str:

@@ -45,7 +45,11 @@ from disegno.serving.store import Job, Store
 
 log = logging.getLogger(__name__)
 
-DOORS = ("disegno.serving.native", "disegno.serving.a1111.door")
+DOORS = (  # the first whose prefix fits renders an error
+    "disegno.serving.openai",
+    "disegno.serving.native",
+    "disegno.serving.a1111.door",
+)
 GONE_SECONDS = 10.0  # a client that went away may come back for so long before its job is cancelled
 
 

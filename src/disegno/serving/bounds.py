@@ -9,6 +9,7 @@ from typing import Any, cast
 from disegno.core.errors import BadImage
 from disegno.core.request import Hires, Request
 from disegno.serving.faults import Refused
+from disegno.serving.fetch import PICTURE_KEYS, is_url
 from disegno.serving.settings import Limits
 
 _NO_NAME = re.compile(r"^[/~]|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
@@ -47,7 +48,7 @@ def check_texts(fields: Any, limits: Limits) -> None:
     """Refuse texts that are too long, and pictures that are too large, too many, or none at all."""
     num_pictures = 0
     for at, text in _texts(fields):
-        if text.startswith("data:"):
+        if at.rpartition(".")[2] in PICTURE_KEYS:
             num_pictures += 1
             check_picture(text, at, limits)
         elif len(text) > limits.text_chars:
@@ -61,6 +62,8 @@ def check_picture(uri: str, at: str, limits: Limits) -> None:
     from disegno.engine import pictures
 
     hint = "Send the whole file of a PNG, JPEG or WebP as data:image/png;base64,..."
+    if is_url(uri):
+        raise Refused(422, "url_refused", f"{at} is an address; this server fetches no pictures.", at, hint)
     if not _DATA_URI.match(uri):
         raise Refused(422, "bad_image", f"{at} does not begin with data:image/png;base64, or the like.", at, hint)
     most = pictures.Limits(limits.picture_bytes, limits.picture_pixels, paths=False)

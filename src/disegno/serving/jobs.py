@@ -33,6 +33,7 @@ from disegno.core.errors import DisegnoError
 from disegno.serving.board import Board
 from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused, refusal_of
+from disegno.serving.fetch import with_pictures
 from disegno.serving.files import Files
 from disegno.serving.kinds import kind_of
 from disegno.serving.metrics import Metrics
@@ -118,6 +119,9 @@ class Jobs:
 
     def _new(self, kind: str, request: Any, owner: str, key: str | None) -> New:
         row = kind_of(kind)
+        if self.settings.allow_urls:
+            most = self.settings.limits.picture_bytes
+            request = row.read(with_pictures(row.fields(request), self.settings.allow_urls, most))
         row.require_allowed(request, self.settings.limits)
         body = row.dump(request)
         digest = hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()

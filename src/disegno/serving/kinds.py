@@ -95,7 +95,11 @@ class JobKind:
     def require_allowed(self, request: Any, limits: Limits) -> None:
         """Refuse what costs more than the server gives, or names what is not the client's to name. Raises Refused."""
         self.check(request, limits)
-        check_texts(self.adapter.dump_python(request, mode="json"), limits)
+        check_texts(self.fields(request), limits)
+
+    def fields(self, request: Any) -> Any:
+        """Return the request as JSON values."""
+        return self.adapter.dump_python(request, mode="json")
 
     def load(self, body: str | bytes) -> Any:
         """Return the request that `dump` wrote."""

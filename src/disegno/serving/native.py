@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from disegno.core.request import Request as GenerateRequest
 from disegno.serving.app import Door, jobs_of, render_plainly
+from disegno.serving.faults import Refused
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import AnnotateRequest
@@ -266,6 +267,15 @@ class ModelList:
 async def models(request: Request) -> ModelList:
     """List the models."""
     return ModelList([ModelView(card.name, card.family) for card in jobs_of(request).catalogue.models])
+
+
+@router.get("/models/{name}", tags=["models"])
+async def model(name: str, request: Request) -> ModelView:
+    """Look at a model."""
+    found = next((card for card in jobs_of(request).catalogue.models if card.name == name), None)
+    if found is None:
+        raise Refused(404, "not_found", "There is no model of this name.", "name", "GET /v1/models lists them.")
+    return ModelView(found.name, found.family)
 
 
 @router.get("/controls", tags=["models"])

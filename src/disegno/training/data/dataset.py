@@ -116,12 +116,15 @@ class Dataset:
         return size_of(self.rows.target(index), self.key(index), LIMITS)
 
     def read(self, index: int) -> Sample:
-        target = self._decode(self.rows.target(index), self.key(index))
-        condition = self.rows.condition(index)
+        try:
+            data, condition, caption = self.rows.target(index), self.rows.condition(index), self.caption(index)
+        except BadData as error:
+            raise BadImage(f"{self.key(index)}: {error}") from error
+        target = self._decode(data, self.key(index))
         drawing = (
             self._maker()(target) if condition is None else self._decode(condition, self.rows.condition_name(index))
         )
-        return Sample(target, on_target(drawing, target, self.key(index)), self.caption(index))
+        return Sample(target, on_target(drawing, target, self.key(index)), caption)
 
     def _decode(self, data: bytes, name: str) -> Picture:
         return to_rgb(decode(data, name, LIMITS))

@@ -180,7 +180,7 @@ def _each(task: Task[R], num: int, workers: int | None) -> Iterator[tuple[int, R
 def _report(pairs: Dataset, canvas: Size, found: Mapping[int, Finding | Failed], seen: Mapping[bytes, str]) -> Report:
     """Return what all rows together are."""
     problems = list(pairs.problems)
-    captioned = any(isinstance(row, Finding) and row.caption is not None for row in found.values())
+    captioned = any(isinstance(row, Finding) and row.caption for row in found.values())
     usable: dict[int, Finding] = {}
     first: dict[bytes, str] = {}
     for index, row in found.items():
@@ -192,7 +192,8 @@ def _report(pairs: Dataset, canvas: Size, found: Mapping[int, Finding | Failed],
             problems.append(Problem("missing_caption", key))
             continue
         usable[index] = row
-        problems += [Problem(kind, key, detail) for kind, detail in row.notes]
+        notes = [note for note in row.notes if captioned or note[0] != "empty_caption"]  # none has one: said once
+        problems += [Problem(kind, key, detail) for kind, detail in notes]
         if (before := first.setdefault(row.shown, key)) != key:
             problems.append(Problem("duplicate", key, f"the same picture as {before}"))
         if row.shown in seen:

@@ -21,6 +21,8 @@ R = TypeVar("R")
 ITEM_SECONDS = 120.0
 """How long one item may take; a worker that takes longer is ended, and the item counts as failed."""
 
+_START_SECONDS = 60.0
+
 
 class Task(Protocol[T]):
     """What is done with each index; it travels to the workers once, pickled. Both may raise DisegnoError."""
@@ -60,7 +62,7 @@ def run(
     A worker that dies or takes too long is replaced; its item comes back as Failed. When the caller stops asking, or
     dies, the workers end. Raises RequestError where the task cannot be prepared, ResourceError where the disk is full.
     """
-    crew = [_Worker[R](task) for _ in range(min(num_workers, len(indices)))]
+    crew = [_Worker[R](task, seconds) for _ in range(min(num_workers, len(indices)))]
     waiting, num_open = iter(indices), len(indices)
     try:
         while num_open:
@@ -75,7 +77,7 @@ def run(
                     num_open -= 1
                     yield index, result
                 if worker.ended:
-                    crew[place] = _Worker[R](task)
+                    crew[place] = _Worker[R](task, seconds)
     finally:
         for worker in crew:
             worker.end()
@@ -83,14 +85,14 @@ def run(
 
 def _pause(crew: "Sequence[_Worker[R]]") -> float:
     """Return how long to wait for news before a worker's time is up, in seconds."""
-    deadlines = [worker.deadline for worker in crew if worker.index is not None]
+    deadlines = [worker.deadline for worker in crew if not worker.idle]
     return max(0.0, min(deadlines) - time.monotonic()) if deadlines else 60.0
 
 
 class _Worker(Generic[R]):
     """A process, its pipe, and the item that it is at."""
 
-    def __init__(self, task: Task[R]) -> None:
+    def __init__(self, task: Task[R], seconds: float) -> None:
         context = multiprocessing.get_context("spawn")  # forking a process with threads (OpenCV's) may lock up
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, task), daemon=True)
@@ -98,7 +100,7 @@ class _Worker(Generic[R]):
         theirs.close()
         self.idle = self.ended = False
         self.index: int | None = None
-        self.deadline = 0.0
+        self.deadline = time.monotonic() + max(seconds, _START_SECONDS)
 
     def give(self, index: int, seconds: float) -> None:
         """Have it work at an item."""
@@ -107,11 +109,12 @@ class _Worker(Generic[R]):
 
     def results(self, heard: bool) -> Iterator[R | Failed]:
         """Yield the result of its item, if there is one by now. Raises what stops everything."""
-        index = self.index
         if heard:
             yield from self._heard()
-        elif index is not None and time.monotonic() > self.deadline:
+        elif not self.idle and time.monotonic() > self.deadline:
             self.end()
+            if self.index is None:
+                raise RequestError("A worker process does not get ready: what it loads takes too long.")
             yield Failed("It took too long.")
 
     def _heard(self) -> Iterator[R | Failed]:

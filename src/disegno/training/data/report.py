@@ -82,15 +82,16 @@ def as_text(report: Report, every_name: bool = False) -> str:
     for kind, problems in report.of_kind().items():
         about = KINDS[kind]
         what = {"pair": "left out", "file": "not used", "nothing": "noticed"}[about.cost]
-        lines += ["", f"{what}: {len(problems)} {about.title}. {about.advice}"]
+        lines += ["", f"{what} ({len(problems)}): {about.title}. {about.advice}"]
         named = problems if every_name else problems[:_SOME]
-        lines += [f"  {_line(problem)}" for problem in named]
+        lines += [f"  {line_of(problem)}" for problem in named]
         if len(named) < len(problems):
             lines.append(f"  and {len(problems) - len(named)} more (--all names them)")
     return "\n".join(lines)
 
 
-def _line(problem: Problem) -> str:
+def line_of(problem: Problem) -> str:
+    """Return the problem in one line."""
     detail = shown(problem.detail)
     if not detail:
         return shown(problem.name)

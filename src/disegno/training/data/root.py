@@ -45,9 +45,15 @@ class Root:
     def of(cls, path: Path) -> "Root":
         """Return the root for a folder. Raises BadData where there is none."""
         try:
-            return cls(path.expanduser().resolve(strict=True))
+            real = path.expanduser().resolve(strict=True)
+            with os.scandir(real):
+                pass
         except (OSError, RuntimeError, ValueError) as error:
-            raise BadData(f"There is no folder {shown(str(path))!r}. Give the folder of a data set.") from error
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise BadData(
+                f"{shown(str(path))!r} cannot be opened as a folder ({reason}). Give a data set's folder, or a .tar."
+            ) from error
+        return cls(real)
 
     def locate(self, name: str) -> Path:
         """Return where the file `name` lies, links followed. Raises BadData when it is not in here, or not a file.

@@ -1,0 +1,134 @@
+"""From a Request's prompts to the text states of its images: written out, read, and encoded, each text once."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from disegno.backbones.base import Backbone, TextStates
+from disegno.core.request import LoraUse, Request
+from disegno.engine.studio import Studio
+from disegno.engine.texts import ImageTexts, Texts, Timeline
+from disegno.loras.apply import NO_LORAS, Loras
+from disegno.prompts.reading import Line, Steps, Wording, Written, read, write_out
+from disegno.samplers.catalogue import find_sampler
+from disegno.text.learnt import LearntVectors, TextOptions, squeezed
+from disegno.weights.card import FileCard
+
+
+@dataclass(frozen=True)
+class Worded:
+    """The prompts of a request's images, in full and read."""
+
+    written: tuple[Written, ...]
+    wordings: tuple[Wording, ...]
+
+
+def word(request: Request, seeds: Sequence[int], studio: Studio, part: int = 0) -> Worded:
+    """Return the prompts of a concrete request's images, in full and read. `part`: 1 for the hires pass.
+
+    Raises RequestError, UnknownName about what they name.
+    """
+    if part:
+        request = _second(request)
+    files, steps = studio.prompt_files(), _steps(request, part)
+    styles = files.chosen(request.styles)
+    prompts = request.prompts or (request.prompt,) * request.batch
+    negatives = request.negatives or (request.negative,) * request.batch
+    written = tuple(
+        write_out(prompt, negative, styles, seed, files)
+        for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
+    )
+    once = {each: read(each, steps) for each in dict.fromkeys(written)}
+    return Worded(written, tuple(once[each] for each in written))
+
+
+def _second(request: Request) -> Request:
+    """Return the request with the hires pass's own prompts in place of the first one's."""
+    assert request.hires is not None
+    if request.hires.prompt is not None:
+        request = replace(request, prompt=request.hires.prompt, prompts=())
+    if request.hires and request.hires.negative is not None:
+        request = replace(request, negative=request.hires.negative, negatives=())
+    return request
+
+
+def _steps(request: Request, part: int) -> Steps:
+    """Return what schedules are counted by: calls of the model. A1111 parity: all of the plan's, also in img2img."""
+    assert request.steps and request.sampler
+    first, second, hires = request.steps * find_sampler(request.sampler).evals_per_step, None, request.hires
+    if part and hires and hires.steps and hires.sampler:
+        second = hires.steps * find_sampler(hires.sampler).evals_per_step
+    return Steps(first, second, request.old_timelines)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The texts of a phase's images, and the LoRAs of each. `learnt`: the learnt vectors that the texts name."""
+
+    texts: Texts
+    loras: tuple[Loras, ...]
+    learnt: tuple[LearntVectors, ...]
+    warnings: tuple[str, ...]
+
+
+def encode(request: Request, worded: Worded, backbone: Backbone, studio: Studio) -> Encoded:
+    """Return the images' texts, encoded with the LoRAs that each one names. Raises DisegnoError about a LoRA."""
+    uses = [(*request.loras, *wording.loras) for wording in worded.wordings]
+    encoders = {some: _Encoder(request, backbone, studio, some) for some in dict.fromkeys(uses)}
+    images = {pair: encoders[pair[0]].image(pair[1]) for pair in dict.fromkeys(zip(uses, worded.wordings, strict=True))}
+    said = [warning for wording in worded.wordings for warning in wording.warnings]
+    said += [warning for encoder in encoders.values() for warning in (*encoder.loras.warnings, *encoder.warnings)]
+    learnt = {each.sha256: each for encoder in encoders.values() for each in encoder.named}
+    return Encoded(
+        texts=Texts(tuple(images[pair] for pair in zip(uses, worded.wordings, strict=True))),
+        loras=tuple(encoders[some].loras for some in uses),
+        learnt=tuple(learnt.values()),
+        warnings=tuple(dict.fromkeys(said)),
+    )
+
+
+class _Encoder:
+    """What encodes one request's texts with a set of LoRAs: each distinct text once, also over requests.
+
+    `named`, `warnings`: the learnt vectors that the texts so far have named, and what was said of them.
+    """
+
+    def __init__(self, request: Request, backbone: Backbone, studio: Studio, uses: Sequence[LoraUse]) -> None:
+        self.request, self.backbone, self.studio = request, backbone, studio
+        self.loras: Loras = studio.loras(backbone, uses) if uses else NO_LORAS
+        self.named: list[LearntVectors] = []
+        self.warnings: list[str] = []
+
+    def image(self, wording: Wording) -> ImageTexts:
+        """Return one image's texts."""
+        parts = tuple(self._timeline(part) for part in wording.parts)
+        empty = self._states("") if self.request.pad_texts else None
+        return ImageTexts(parts, self._timeline(wording.negative), empty)
+
+    def _timeline(self, line: Line) -> Timeline:
+        states = {text: self._states(text) for text in dict.fromkeys(span.text for span in line.spans)}
+        return Timeline(line.spans, tuple(states[span.text] for span in line.spans), line.weight)
+
+    def _states(self, text: str) -> TextStates:
+        request, where = self.request, squeezed(text)
+        named = tuple(each for each in self._learnt[0] if any(squeezed(name) in where for name in each.names))
+        options = TextOptions(request.clip_skip, request.emphasis, request.comma_backtrack, named)
+        states = self.studio.prompt_states(self.backbone, text, options, self.loras)
+        self.named += named
+        self.warnings += (*states.warnings, *self._strangers_in(text))
+        return states
+
+    @cached_property
+    def _learnt(self) -> tuple[list[LearntVectors], list[FileCard]]:
+        return self.studio.learnt(self.backbone)
+
+    def _strangers_in(self, text: str) -> list[str]:
+        """Return what is said of a text's words that are embeddings of other models."""
+        words = set(re.findall(r"[\w\-]+", text.lower()))
+        return [
+            f"The embedding {card.path.stem!r} is for {card.family}, the open model is {self.backbone.family}: "
+            "its name was taken as text."
+            for card in self._learnt[1]
+            if card.path.stem.lower() in words
+        ]

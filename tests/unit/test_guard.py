@@ -1,0 +1,175 @@
+"""What every request passes before a route: names, origins, credentials, bodies. In process; no model is opened."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from httpx2 import Response
+from starlette.testclient import TestClient
+
+from disegno.core.errors import RequestError
+from disegno.core.settings import Settings
+from disegno.serving.app import create_app
+from disegno.serving.settings import Account, Limits, ServerSettings
+
+pytestmark = pytest.mark.unit
+
+JSON = {"content-type": "application/json"}
+SECRET = "correct horse"
+ANNA = (Account("anna", SECRET), Account("robot", "a-long-key", key=True))
+
+
+def _settings(tmp_path: Path, **fields: object) -> ServerSettings:
+    return replace(ServerSettings(folder=tmp_path, machine=Settings()), **fields)  # type: ignore[arg-type]
+
+
+def _client(settings: ServerSettings) -> TestClient:
+    return TestClient(create_app(settings), base_url=f"http://127.0.0.1:{settings.port}", raise_server_exceptions=False)
+
+
+def _basic(user: str, secret: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()}
+
+
+def _code(answer: Response) -> tuple[int, str]:
+    told = answer.json()
+    assert set(told) == {"error", "message", "field", "hint"} and told["message"]
+    return answer.status_code, told["error"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9999", "[::1]:7860", "LOCALHOST:1"])
+def test_the_servers_own_names(tmp_path: Path, host: str) -> None:
+    assert _client(_settings(tmp_path)).get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example:7860", 421),
+        ("127.0.0.1/x?y=", 400),
+        ("a@127.0.0.1", 400),
+        ("", 400),
+    ],
+)
+def test_other_names_are_turned_away(tmp_path: Path, host: str, status: int) -> None:
+    assert _client(_settings(tmp_path)).get("/health", headers={"host": host}).status_code == status
+    allowed = _settings(tmp_path, allow_hosts=("evil.example",))
+    assert (_client(allowed).get("/health", headers={"host": "evil.example"}).status_code) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+def test_pages_of_other_origins_change_nothing(tmp_path: Path, headers: dict[str, str]) -> None:
+    answer = _client(_settings(tmp_path)).post("/v1/jobs", json={}, headers=headers)
+    assert _code(answer) == (403, "wrong_origin")
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_pages_of_an_allowed_origin_may_call(tmp_path: Path) -> None:
+    client = _client(_settings(tmp_path, allow_origins=("https://art.example",), accounts=ANNA))
+    origin = {"origin": "https://art.example"}
+    preflight = client.options("/v1/jobs", headers=origin | {"access-control-request-method": "POST"})
+    assert preflight.headers["access-control-allow-origin"] == "https://art.example"
+    assert _code(client.post("/v1/jobs", content="{", headers=origin | JSON | _basic("anna", SECRET)))[0] == 400
+    other = client.options("/v1/jobs", headers={"origin": "https://x.example", "access-control-request-method": "POST"})
+    assert other.status_code == 401 and "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    "body, headers, expected",
+    [
+        (b"{}", {"content-type": "text/plain"}, (415, "bad_type")),
+        (b"{}", {}, (415, "bad_type")),
+        (b"{}", JSON | {"content-encoding": "gzip"}, (415, "bad_encoding")),
+        (b"{", JSON, (400, "bad_json")),
+        (b'{"x": NaN}', JSON, (400, "bad_json")),
+        (b'"\xe9"', JSON, (400, "bad_json")),
+        (b"[" * 5000 + b"]" * 5000, JSON, (400, "bad_json")),
+        (b'"' + b"x" * 2000 + b'"', JSON, (413, "too_large")),
+        (b"[1]", JSON, (422, "invalid_request")),
+    ],
+)
+def test_bodies(tmp_path: Path, body: bytes, headers: dict[str, str], expected: tuple[int, str]) -> None:
+    limits = Limits(body_bytes=1000 if b"xx" in body else 20_000)
+    answer = _client(_settings(tmp_path, limits=limits)).post("/v1/jobs", content=body, headers=headers)
+    assert _code(answer) == expected
+
+
+def test_a_declared_length_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    headers = JSON | {"content-length": "999999999999"}
+    answer = _client(_settings(tmp_path)).post("/v1/jobs", content=iter(()), headers=headers)
+    assert answer.status_code in (400, 413)
+
+
+def test_every_route_but_the_open_ones_wants_credentials(tmp_path: Path) -> None:
+    app = create_app(_settings(tmp_path, accounts=ANNA))
+    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+    routes = [(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item]
+    assert len(routes) > 20
+    walked = {(method, path): client.request(method, path).status_code for method, path in routes}
+    walked |= {("GET", path): client.get(path).status_code for path in ("/openapi.json", "/nothing")}
+    free = {route for route, status in walked.items() if status != 401}
+    assert free == {("GET", "/health"), ("GET", "/ready")}
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        (_basic("anna", SECRET), 422),
+        (_basic("anna", SECRET + "x"), 401),
+        (_basic("anna", ""), 401),
+        (_basic("", SECRET), 401),
+        (_basic("robot", "a-long-key"), 422),
+        (_basic("anna", "a-long-key"), 401),
+        ({"Authorization": "Bearer a-long-key"}, 422),
+        ({"Authorization": f"Bearer {SECRET}"}, 401),
+        ({"Authorization": "Basic ////"}, 401),
+        ({"Authorization": "Basic " + base64.b64encode(b"a\0b:c").decode()}, 401),
+        ({}, 401),
+    ],
+)
+def test_credentials(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+    answer = _client(_settings(tmp_path, accounts=ANNA)).post("/v1/jobs", json={}, headers=headers)
+    assert answer.status_code == status
+    assert SECRET not in answer.text and ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def test_guessing_is_slowed_down(tmp_path: Path) -> None:
+    client = _client(_settings(tmp_path, accounts=ANNA, limits=Limits(tries_per_minute=3)))
+    guesses = [client.get("/metrics", headers=_basic("anna", f"guess {i}")).status_code for i in range(5)]
+    assert guesses == [401, 401, 401, 429, 429]
+    assert client.get("/health").status_code == 200
+
+
+def test_other_machines_are_let_in_with_accounts_only(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.5"):
+        with pytest.raises(RequestError, match=r"--auth"):
+            create_app(_settings(tmp_path, host=host))
+        create_app(_settings(tmp_path, host=host, accounts=ANNA))
+    with pytest.raises(RequestError, match="shorter than 8"):
+        create_app(_settings(tmp_path, accounts=(Account("anna", "short"),)))
+
+
+def test_every_answer_carries_the_headers_that_protect_a_browser(tmp_path: Path) -> None:
+    client = _client(_settings(tmp_path))
+    for answer in (client.get("/health"), client.get("/nothing"), client.post("/v1/jobs", json={})):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert "server" not in answer.headers
+
+
+def test_a_fault_of_the_server_tells_a_number_and_nothing_else(tmp_path: Path) -> None:
+    answer = _client(_settings(tmp_path)).get("/v1/jobs")  # without its lifespan the app has no jobs
+    status, code = _code(answer)
+    assert (status, code) == (500, "internal") and "Traceback" not in answer.text and "jobs" not in answer.text
