@@ -92,9 +92,9 @@ def teach(learner: Learner, examples: Examples, steps: int, batch: int = 4) -> N
             optimiser.step()
 
 
-def drawn(world: World, name: str, **fields: Any) -> bytes:
+def drawn(world: World, name: str, model: str = "mini", **fields: Any) -> bytes:
     unit = ControlUnit(name=name, image=str(world.folder / "condition.png"), annotate="none", **fields)
-    request = Request(prompt="a red disc on blue", model="mini", seed=1, steps=2, width=64, height=64, controls=(unit,))
+    request = Request(prompt="a red disc on blue", model=model, seed=1, steps=2, width=64, height=64, controls=(unit,))
     result = list(generate(request, studio=world.studio))[-1]
     assert isinstance(result, Result)
     return result.images[0].tobytes()
@@ -211,6 +211,137 @@ def test_a_files_header_says_how_it_was_made_and_no_path(world: World) -> None:
     assert words["disegno.params"] == '{"level": 3}' and words["disegno.metrics"] == '{"held_out": 0.5}'
     assert words["disegno.licence"] == "CC0" and words["modelspec.license"] == "CC0"
     assert str(world.folder) not in str(words) and "/" not in words["disegno.made_by"]
+
+
+def residual_of(learner: Any, batch: Batch) -> Tensor:
+    """Return what the learner's control adds in the middle."""
+    kept: list[Tensor] = []
+    handle = learner.module.control.controlnet_mid_block.register_forward_hook(lambda _, __, out: kept.append(out))
+    learner.module(batch)
+    handle.remove()
+    return kept[0]
+
+
+def test_full_learns_a_whole_base(world: World) -> None:
+    data = {"": Discs(24)}
+    opened = world.opened(data, {"": Discs(8, seed=1)}, recipe="full", rate=3e-3)
+    assert opened.held_out is not None
+    before = loss_on(opened.learner, opened.held_out)
+    teach(opened.learner, opened.examples, 10)
+    assert loss_on(opened.learner, opened.held_out) < 0.93 * before
+    path = world.folder / "whole.safetensors"
+    opened.learner.save(path, FACTS)
+    assert identify(path).mechanism == "ctrlora-full"
+    assert drawn(world, str(path)) != drawn(world, str(path), strength=0.0)
+    again = world.opened(data, {}, recipe="full", start=str(path))
+    batch = stacked(opened.examples, [0, 1], 5, 0)
+    torch.testing.assert_close(residual_of(again.learner, batch), residual_of(opened.learner, batch))
+
+
+def test_controlnet_begins_with_nothing_and_learns(world: World) -> None:
+    data = {"": Discs(24)}
+    opened = world.opened(data, {"": Discs(8, seed=1)}, recipe="controlnet", rate=1e-2, caption_dropout=0.0)
+    learner, held = opened.learner, opened.held_out
+    assert held is not None
+    assert not residual_of(learner, stacked(opened.examples, [0], 0, 0)).any()
+    before = loss_on(learner, held)
+    teach(learner, opened.examples, 12)
+    assert loss_on(learner, held) < 0.95 * before
+    assert not {name for name in zero_gradients(learner.turns[0]) if "class" not in name}
+    path = world.folder / "plain.safetensors"
+    learner.save(path, FACTS)
+    assert identify(path).mechanism == "controlnet"
+    assert drawn(world, str(path)) != drawn(world, str(path), strength=0.0)
+    again = world.opened(data, {}, recipe="controlnet", start=str(path))
+    batch = stacked(opened.examples, [0, 1], 5, 0)
+    torch.testing.assert_close(residual_of(again.learner, batch), residual_of(learner, batch))
+
+
+@pytest.mark.parametrize("base", [None, "base"])
+def test_a_base_learns_conditions_that_share_it(world: World, base: str | None) -> None:
+    data = {"disc": Discs(12), "rim": Discs(12, outline=True)}
+    held = {"disc": Discs(4, seed=1), "rim": Discs(4, seed=1, outline=True)}
+    opened = world.opened(data, held, recipe="base", base=base, rate=1e-2, alpha=2.0, model="mini_v")
+    learner: Any = opened.learner
+    before = loss_on(learner, opened.held_out)  # pyright: ignore[reportArgumentType]
+    teach(learner, opened.examples, 14)
+    assert loss_on(learner, opened.held_out) < 0.95 * before  # pyright: ignore[reportArgumentType]
+    batch = stacked(opened.examples, [12, 13], 3, 0)
+    assert batch.task == "rim"
+    learner.turns[0].parameters["conv_in.weight"].grad = None
+    for parameter in learner.turns[0].parameters.values():
+        parameter.grad = None
+    learner.module(batch).mean().backward()
+    moved = {name for name, p in learner.turns[0].parameters.items() if p.grad is not None and p.grad.abs().max()}
+    assert any(name.startswith("loras.rim.") for name in moved) and "conv_in.weight" in moved
+    assert not any(name.startswith("loras.disc.") for name in moved)  # one condition a batch
+    folder = world.folder / f"pretrained_{base}"
+    folder.mkdir()
+    learner.save(folder / "b.safetensors", FACTS)
+    assert {p.name for p in folder.iterdir()} == {"b.safetensors", "b_disc.safetensors", "b_rim.safetensors"}
+    assert identify(folder / "b.safetensors").mechanism == "ctrlora-base"
+    card = identify(folder / "b_rim.safetensors")
+    assert card.base_sha256 == identify(folder / "b.safetensors").sha256() and card.name == "rim"
+    use = {"base": str(folder / "b.safetensors"), "model": "mini_v"}
+    pictures = {drawn(world, str(folder / f"b_{task}.safetensors"), **use) for task in ("disc", "rim")}
+    assert len(pictures) == 2 and drawn(world, str(folder / "b_rim.safetensors"), strength=0.0, **use) not in pictures
+
+
+@pytest.mark.parametrize("model", ["mini", "mini_v"])
+def test_text_to_image_makes_a_model(world: World, model: str) -> None:
+    data = {"": Discs(24)}
+    fields = {"recipe": "text_to_image", "rate": 3e-3, "caption_dropout": 0.0, "model": model}
+    opened = world.opened(data, {"": Discs(8, seed=1)}, **fields)
+    assert opened.held_out is not None and opened.about.saves == "folder"
+    before = loss_on(opened.learner, opened.held_out)
+    teach(opened.learner, opened.examples, 10)
+    assert loss_on(opened.learner, opened.held_out) < 0.9 * before
+    path = world.folder / f"taught_{model}"
+    opened.learner.save(path, FACTS)
+    opened.learner.save(path, FACTS)  # a later save of the same training
+    assert not list(world.folder.glob(".*.tmp"))
+    again = world.studio.backbone(str(path))
+    assert again.prediction.name == {"mini": "epsilon", "mini_v": "v"}[model]
+    batch = stacked(opened.examples, [0, 1], 5, 0)
+    module: Any = opened.learner.module
+    with torch.no_grad():
+        expected = module.net(batch.rows["latent"], 500, batch.rows["tokens"]).sample
+        torch.testing.assert_close(again.net(batch.rows["latent"], 500, batch.rows["tokens"]).sample, expected)
+    with pytest.raises(RequestError, match="there already"):
+        (world.folder / "other").mkdir(exist_ok=True)
+        opened.learner.save(world.folder / "other", FACTS)
+
+
+def test_the_autoencoder_learns_against_a_critic(world: World) -> None:
+    data = {"": Discs(8)}
+    opened = world.opened(data, {"": Discs(2, seed=1)}, recipe="vae", rate=1e-2, steps=20)
+    learner: Any = opened.learner
+    assert [turn.name for turn in learner.turns] == ["autoencoder", "critic"] and learner.module.critic_from == 5
+    before = loss_on(learner, opened.held_out)  # pyright: ignore[reportArgumentType]
+    teach(learner, opened.examples, 4, batch=2)
+    assert loss_on(learner, opened.held_out) < 0.95 * before  # pyright: ignore[reportArgumentType]
+    assert not zero_gradients(learner.turns[0]) and not zero_gradients(learner.turns[1])
+    path = world.folder / "taught_vae"
+    learner.save(path, FACTS)
+    again = world.studio.backbone(str(path))
+    with torch.no_grad():
+        for name, tensor in again.vae.state_dict().items():
+            assert torch.equal(tensor, learner.turns[0].parameters[name]), name
+
+
+def test_the_critics_weight_belongs_to_its_row(world: World) -> None:
+    opened = world.opened({"": Discs(3)}, {}, recipe="vae", steps=1)
+    learner: Any = opened.learner
+    batch = stacked(opened.examples, [0, 1, 2], 3, 0)
+    assert learner.module.critic_from == 0
+    alone = [Batch({k: v[i : i + 1] for k, v in batch.rows.items()}, batch.seeds[i : i + 1], "", 0) for i in range(3)]
+    gradients: list[dict[str, Tensor]] = []
+    for parts in ([batch], alone):
+        torch.cat([learner.module(part, "autoencoder") for part in parts]).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in learner.turns[0].parameters.items()})
+        learner.module.zero_grad()
+    together, one_by_one = (torch.cat([gradient.flatten() for gradient in own.values()]) for own in gradients)
+    assert float((one_by_one - together).norm()) <= 1e-2 * float(together.norm())
 
 
 def test_several_conditions_need_a_recipe_for_several(world: World) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from disegno.cli.main import main
 from disegno.controls import ctrlora
 from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch
@@ -24,9 +26,10 @@ from disegno.training.base import Batch
 from disegno.training.denoising import Denoising, residuals
 from disegno.training.layers import install
 from disegno.training.lora import Lora, Trainable, open_trainable
+from disegno.training.result import save_control
 from disegno.weights.ctrlora_files import ConditionInfo, read_condition, save_condition
 from disegno.weights.keys.control import LORA_MARK, is_adapted, lora_names
-from disegno.weights.keys.ldm import CONTROL_PREFIX, layout_of, unet_names
+from disegno.weights.keys.ldm import layout_of, unet_names
 
 pytestmark = pytest.mark.parity
 
@@ -213,8 +216,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(
 
 
 def test_a_published_file_can_be_made_of_it(finetuned: Trainable, tmp_path: Path, golden: Reader) -> None:
-    save_condition(tmp_path / "p.safetensors", finetuned.tensors(), ConditionInfo("p"), "published")
-    with_prefix = {key.removeprefix(CONTROL_PREFIX) for key in golden("ctrlora__lora_novel")}
+    """`disegno models convert --to ldm`: exactly the names of a published file, and every number as it was taught."""
+    words = {"disegno.mechanism": "ctrlora", "disegno.family": "sd1", "disegno.name": "p"}
+    save_control(tmp_path / "own.safetensors", finetuned.tensors(), words)
+    done = CliRunner().invoke(
+        main, ["models", "convert", str(tmp_path / "own.safetensors"), str(tmp_path / "p.safetensors"), "--to", "ldm"]
+    )
+    assert done.exit_code == 0, done.output
+    published = {key: tuple(tensor.shape) for key, tensor in golden("ctrlora__lora_novel").items()}
     with safe_open(tmp_path / "p.safetensors", "pt") as file:
-        assert {key.removeprefix(CONTROL_PREFIX) for key in file.keys()} == with_prefix  # noqa: SIM118
-        assert file.metadata()["disegno.rank"] == "4"
+        assert {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()} == published  # noqa: SIM118
+    again = read_condition(tmp_path / "p.safetensors").tensors
+    assert again.keys() == finetuned.parameters.keys()
+    assert all(torch.equal(again[name], parameter) for name, parameter in finetuned.parameters.items())

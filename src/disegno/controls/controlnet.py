@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Condition, Host, add, key_of
+from disegno.controls.base import Body, Condition, Host, add, key_of
 from disegno.core.errors import CorruptFile, KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
@@ -89,6 +89,33 @@ def _holed(image: Tensor, mask: Tensor) -> Tensor:
 
 def open(path: Path, backbone: Host, memory: Memory) -> ControlNetController:
     """Return the ControlNet in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    whole = open_whole(path, backbone, memory)
+    stem = whole.net.controlnet_cond_embedding
+    whole.net.add_module("controlnet_cond_embedding", nn.Identity())
+    return ControlNetController(
+        name=path.stem,
+        annotator=whole.words.get("disegno.annotator"),
+        net=memory.pack(whole.net),
+        stem=stem,
+        averages=bool(whole.config.get("global_pool_conditions"))
+        or "shuffle" in path.stem.lower(),  # A1111 parity: by the name
+        bgr=whole.config.get("controlnet_conditioning_channel_order") == "bgr",
+        fingerprint=whole.fingerprint,
+    )
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A ControlNet with its hint block, as its file has it. `words`: of the header."""
+
+    net: ControlNetModel
+    config: Mapping[str, object]
+    words: Mapping[str, str]
+    fingerprint: str
+
+
+def open_whole(path: Path, backbone: Body, memory: Memory) -> Whole:
+    """Return the net in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     with open_file(_weights_in(path)) as file:
         config = _folder_config(path) | _header_config(file.metadata)
         tensors = _tensors(file)
@@ -96,19 +123,7 @@ def open(path: Path, backbone: Host, memory: Memory) -> ControlNetController:
         if _is_difference(file):
             tensors = _with_encoder(path.name, tensors, backbone)
             fingerprint = key_of(fingerprint, backbone.fingerprint)
-    net = open_net(path.name, tensors, backbone, memory, config)
-    stem = net.controlnet_cond_embedding
-    net.add_module("controlnet_cond_embedding", nn.Identity())
-    return ControlNetController(
-        name=path.stem,
-        annotator=file.metadata.get("disegno.annotator"),
-        net=memory.pack(net),
-        stem=stem,
-        averages=bool(config.get("global_pool_conditions"))
-        or "shuffle" in path.stem.lower(),  # A1111 parity: by the name
-        bgr=config.get("controlnet_conditioning_channel_order") == "bgr",
-        fingerprint=fingerprint,
-    )
+    return Whole(open_net(path.name, tensors, backbone, memory, config), config, file.metadata, fingerprint)
 
 
 def _is_difference(file: TensorFile) -> bool:
@@ -155,7 +170,7 @@ def _parsed(where: Path, text: str) -> dict[str, object]:
     return dict(config)
 
 
-def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Host) -> dict[str, Tensor]:
+def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Body) -> dict[str, Tensor]:
     """Return the tensors of a "difference" file with the open model's encoder added, where it has the same tensor."""
     theirs = backbone.net.state_dict()
     if not any(key in theirs for key in tensors):

@@ -27,7 +27,15 @@ from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
-from disegno.weights.ctrlora_files import ConditionFile, ConditionInfo, Part, read_base, read_condition
+from disegno.weights.ctrlora_files import (
+    FULL_MECHANISM,
+    MECHANISM,
+    ConditionFile,
+    ConditionInfo,
+    Part,
+    read_base,
+    read_condition,
+)
 from disegno.weights.keys.control import is_transformer_norm, is_zero_conv, lora_names
 
 log = logging.getLogger(__name__)
@@ -39,7 +47,12 @@ _NO_HINT = torch.zeros(())
 
 def recognises(card: FileCard) -> bool:
     """Return whether the file is a CtrLoRA condition; its base is opened by `open_base`."""
-    return card.mechanism == "ctrlora"
+    return card.mechanism in (MECHANISM, FULL_MECHANISM)
+
+
+def brings_base(card: FileCard) -> bool:
+    """Return whether the file is a condition and its base in one: a Base ControlNet that was taught as a whole."""
+    return card.mechanism == FULL_MECHANISM
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,14 @@ def open_base(path: Path, backbone: Body, memory: Memory) -> Base:
     """Return the Base ControlNet in this file. Raises UnknownKind, WrongFamily, KeyMismatch."""
     file = read_base(path)
     net = memory.pack(open_net(path.name, file.tensors, backbone, memory, file.config), linears=False)
+    return base_of(file.name, file.sha256, net)
+
+
+def base_of(name: str, sha256: str, net: ControlNetModel) -> Base:
+    """Return the Base ControlNet that this net is."""
     modules = tuple(name for name, module in net.named_modules() if isinstance(module, nn.Linear))
     own = {name: t for name, t in net.state_dict().items() if is_zero_conv(name) or is_transformer_norm(name)}
-    return Base(file.name, file.sha256, net, modules, own)
+    return Base(name, sha256, net, modules, own)
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,8 @@ def _doubts(name: str, info: ConditionInfo, applied: Applied, base: Base) -> Ite
 
 def _fitted(name: str, file: ConditionFile, base: Base) -> tuple[dict[str, Tensor], Applied]:
     """Return the condition's tensors for this base, complete, and how many of its LoRA modules the base has."""
+    if file.is_whole:
+        return dict(base.own), Applied(0, 0)
     shapes = _shapes(base, file.tensors)
     known = {key: tensor for key, tensor in file.tensors.items() if key in shapes}
     wrong = [f"{key} is {tuple(t.shape)}, expected {shapes[key]}" for key, t in known.items() if t.shape != shapes[key]]

@@ -209,7 +209,7 @@ class Studio:
         module = self._mechanism(card)
         if not hasattr(module, "open_base"):
             return module.open(card.path, backbone, self.memory)
-        path = self._base(card, base, backbone)
+        path = card.path if module.brings_base(card) else self._base(card, base, backbone)
         opened = self._bases.get(
             (backbone.fingerprint, str(path)), lambda: module.open_base(path, backbone, self.memory)
         )

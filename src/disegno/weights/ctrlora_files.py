@@ -30,6 +30,8 @@ Layout = Literal["disegno", "published"]
 Part = Literal["zero_convs", "norms"]
 
 MECHANISM = "ctrlora"
+BASE_MECHANISM = "ctrlora-base"
+FULL_MECHANISM = "ctrlora-full"  # a base that was taught one condition as a whole: it needs no other file
 _HEADER = "disegno."
 _PARTS: tuple[Part, ...] = ("zero_convs", "norms")
 
@@ -49,11 +51,12 @@ class ConditionInfo:
 
 @dataclass(frozen=True)
 class ConditionFile:
-    """A condition, read: its tensors by diffusers' names."""
+    """A condition, read: its tensors by diffusers' names. `is_whole`: all of it is in its base, which is this file."""
 
     tensors: Mapping[str, Tensor]
     info: ConditionInfo
     sha256: str
+    is_whole: bool = False
 
     @property
     def rank(self) -> int:
@@ -108,6 +111,8 @@ def read_condition(path: Path, task: str | None = None) -> ConditionFile:
     Raises UnknownName where the task is not one of the file's, UnknownKind where there is no LoRA matrix in it.
     """
     with open_file(path) as file:
+        if file.metadata.get(f"{_HEADER}mechanism") == FULL_MECHANISM:
+            return ConditionFile({}, _info(file.metadata, path.stem), file.sha256(), is_whole=True)
         own = keys.control_keys(file.keys())
         tasks = keys.tasks_of(own.values())
         if tasks:

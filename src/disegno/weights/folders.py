@@ -1,4 +1,6 @@
-"""diffusers folders, known by their JSON files: `model_index.json` of a pipeline, `config.json` of one network."""
+"""Folders of weights, known by their JSON files: `model_index.json` of a diffusers pipeline, `config.json` of one of
+its networks, `model.json` of diorama.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from disegno.core.errors import CorruptFile, UnknownKind
 from disegno.weights.card import FileCard
 from disegno.weights.kinds import CROSS_WIDTHS
 
+_OWN = "model.json"  # of diorama
 _MAX_JSON_BYTES = 1 << 20
 _CLASSES = {
     "UNet2DConditionModel": ("unet", ""),
@@ -29,14 +32,16 @@ _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def is_folder_of_weights(path: Path) -> bool:
-    """Return whether a folder is a diffusers pipeline or network."""
-    return (path / "model_index.json").is_file() or (path / "config.json").is_file()
+    """Return whether a folder is a diffusers pipeline or network, or a model of diorama's kind."""
+    return any((path / name).is_file() for name in ("model_index.json", "config.json", _OWN))
 
 
 def identify_folder(path: Path) -> FileCard:
     """Return the folder's card, from its JSON files only. Raises UnknownKind, CorruptFile."""
     if (path / "model_index.json").is_file():
         return _pipeline(path)
+    if (path / _OWN).is_file():
+        return _own_model(path)
     if not (path / "config.json").is_file():
         raise UnknownKind(f"{path} has neither model_index.json nor config.json. Give a diffusers folder, or a file.")
     config = _json(path / "config.json")
@@ -54,6 +59,23 @@ def identify_folder(path: Path) -> FileCard:
         layout="diffusers",
         in_channels=_number(config, "in_channels"),
         dtype=_DTYPES.get(str(config.get("torch_dtype")), ""),
+        num_bytes=_num_bytes(path),
+        name=path.name,
+    )
+
+
+def _own_model(path: Path) -> FileCard:
+    about = _json(path / _OWN)
+    family, told = str(about.get("family", "")), str(about.get("prediction_type"))
+    unet = about.get("unet")
+    channels = _number(cast(dict[str, object], unet), "in_channels") if isinstance(unet, dict) else None
+    return FileCard(
+        path=path,
+        kind="model",
+        family=family,
+        layout=family,
+        prediction=_PREDICTIONS.get(told),
+        in_channels=channels,
         num_bytes=_num_bytes(path),
         name=path.name,
     )
