@@ -54,13 +54,14 @@ def test_a_condition_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_make_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "photos")
-    build, check, by_url = commands("make-a-data-set.md")
+    build, check, pack, by_url = commands("make-a-data-set.md")
     assert CliRunner().invoke(main, build).exit_code == 0
     assert sorted(path.name for path in Path("pairs").iterdir()) == [
         "dataset.json", "problems.jsonl", "prompt.json", "source", "target",
     ]  # fmt: skip
     done = CliRunner().invoke(main, [*check, "--json"])
     assert done.exit_code == 0 and json.loads(done.output)["usable"] == 4
+    assert CliRunner().invoke(main, pack).output == "tars: 4 pairs, 0 left out\n"
     assert by_url[:2] == ["dataset", "check"] and re.fullmatch(r"https://\S+-\{\d+\.\.\d+\}\.tar", by_url[2])
 
 

@@ -24,7 +24,10 @@ from disegno.core.errors import BadData, DisegnoError, RequestError
 from disegno.training.data import open_pairs
 from disegno.training.data.align import resize_photo
 from disegno.training.data.build import BuildProgress, BuildResult, Plan, build
+from disegno.training.data.formats.listing import Options
 from disegno.training.data.making import Annotate, Script
+from disegno.training.data.opening import open_rows
+from disegno.training.data.pack import PackProgress, pack
 
 pytestmark = pytest.mark.unit
 
@@ -231,6 +234,27 @@ def test_captions(tmp_path: Path) -> None:
     assert captions(captions="none") == ["", "", ""]
 
 
+def test_pairs_packed_into_tars_are_the_same_pairs(tmp_path: Path) -> None:
+    pictures = photos(tmp_path / "photos", 5)
+    made(plan(pictures, tmp_path / "pairs"))
+    pairs = open_pairs(str(tmp_path / "pairs"))
+    *_, last = pack(pairs, tmp_path / "tars", 2)
+    packed = open_pairs(str(tmp_path / "tars"))
+    assert last == PackProgress(5, 5, 0) and sorted(path.name for path in (tmp_path / "tars").iterdir()) == [
+        "dataset.json", "pairs-000000.tar", "pairs-000001.tar", "pairs-000002.tar",
+    ]  # fmt: skip
+    assert [packed.digest(i) for i in range(5)] == [pairs.digest(i) for i in range(5)]
+    assert (packed.annotator, packed.params) == ("canny", {"low": 50, "high": 200})
+    list(pack(pairs, tmp_path / "again", 2))
+    assert content(tmp_path / "again") == content(tmp_path / "tars")
+    next(iter((tmp_path / "pairs/target").iterdir())).unlink()
+    assert list(pack(pairs, tmp_path / "less"))[-1].num_lost == 1
+    with pytest.raises(RequestError, match="not empty"):
+        next(pack(pairs, tmp_path / "less"))
+    with pytest.raises(BadData, match="no pairs"):
+        next(pack(open_rows(str(pictures), Options()), tmp_path / "none"))
+
+
 def test_what_cannot_begin_is_said_and_nothing_is_touched(tmp_path: Path) -> None:
     pictures = photos(tmp_path / "photos")
     out = tmp_path / "pairs"
@@ -270,6 +294,7 @@ def test_the_command_line_builds_and_checks(tmp_path: Path) -> None:
     )
     code, output = run("check", str(pictures), "--json", "--size", "128x128")
     assert code == 1 and json.loads(output)["counts"]["broken"] == 1
+    assert "photos: 6 pictures can be used, 1 cannot" in run("check", str(pictures), "--size", "128x128")[1]
     assert run("check", str(tmp_path / "none"))[0] == 2
     assert "either --annotator NAME or --script FILE" in run("build", str(pictures), str(out))[1]
     assert "--set and --resolution" in run("build", str(pictures), str(out), "--script", "x.py", "--set", "a=1")[1]

@@ -20,6 +20,7 @@ from disegno.core.errors import BadData, RequestError
 from disegno.training.data import open_pairs
 from disegno.training.data.fetch import fetch
 from disegno.training.data.shards import Share, expand
+from disegno.training.data.tars import members
 
 pytestmark = pytest.mark.unit
 
@@ -213,6 +214,29 @@ def test_damaged_tars_are_refused(tmp_path: Path) -> None:
                 pairs.read(i)
         except RequestError:
             continue
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_lie_where_pythons_own_tarfile_finds_them(tmp_path: Path, form: int) -> None:
+    rng = np.random.default_rng(form)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as file:
+        for number in range(200):
+            length = (
+                int(rng.integers(1, 90)) if form == tarfile.USTAR_FORMAT or number % 2 else int(rng.integers(90, 700))
+            )
+            letters = "abc.é/" if form != tarfile.USTAR_FORMAT else "abc./"
+            member = tarfile.TarInfo(f"{number}" + "".join(rng.choice(list(letters), length)) + "x")
+            member.size, member.mtime = int(rng.integers(0, 2000)), float(rng.random() * 1e9)
+            member.type = [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE][max(0, number % 7 - 3)]
+            member.linkname = "y" * (length if form != tarfile.USTAR_FORMAT else 5) if member.issym() else ""
+            file.addfile(member, io.BytesIO(bytes(member.size)) if member.isreg() else None)
+    path = write(tmp_path, {"s.tar": buffer.getvalue()}) / "s.tar"
+    with tarfile.open(path) as file:
+        theirs = [(m.name, m.offset_data, m.size) for m in file if m.isreg()]
+    with path.open("rb") as file:
+        ours = list(members(file))
+    assert len(ours) > 100 and [(name.rstrip("/"), *rest) for name, *rest in ours] == theirs
 
 
 def test_a_pipe_called_tar_is_not_waited_for(tmp_path: Path) -> None:

@@ -121,6 +121,28 @@ def build(
     _print(result)
 
 
+@command.command()
+@click.argument("data")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--rows", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Pairs in a tar.")
+@_CAPTION
+def pack(data: str, out: Path, rows: int, caption: str | None) -> None:
+    """Copy the pairs of DATA into webdataset's tars, OUT/pairs-000000.tar and so on; no pixel is changed.
+
+    DATA is anything that `check` reads. Pairs that cannot be read are left out.
+    """
+    from disegno.cli.bar import Bar
+    from disegno.training.data.opening import open_pairs
+    from disegno.training.data.pack import PackProgress
+    from disegno.training.data.pack import pack as run
+
+    with Bar("opening") as bar:
+        last = PackProgress(0, 0, 0)
+        for last in run(open_pairs(data, caption=caption, told=bar.tell), out, rows):
+            bar.tell("packing", last.done, last.num_rows)
+    click.echo(f"{out}: {last.done - last.num_lost} pairs, {last.num_lost} left out")
+
+
 def _maker(
     annotator: str | None, script: Path | None, settings: tuple[str, ...], resolution: int | None
 ) -> "Annotate | Script":

@@ -9,6 +9,7 @@ from disegno.annotators.maps import resize_map
 from disegno.core.errors import BadData, BadImage
 from disegno.core.request import Scalar
 from disegno.engine.pictures import Limits, decode, size_of, to_rgb
+from disegno.training.data.card import Card
 from disegno.training.data.problems import Problem
 from disegno.training.data.root import MAX_PICTURE_BYTES, Root
 from disegno.training.pairs import Pairs, Picture, Sample
@@ -87,8 +88,13 @@ class Dataset:
     params: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
     make: Maker | None = None
     problems: tuple[Problem, ...] = ()
-    script: str | None = None
-    """The name of the Python file that made the conditions, where none of the registry's annotators did."""
+    card: Card | None = None
+    """How `dataset build` made it, where it did."""
+
+    @property
+    def script(self) -> str | None:
+        """The name of the Python file that made the conditions, where none of the registry's annotators did."""
+        return self.card.script.name if self.card and self.card.script else None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -50,6 +50,7 @@ class Finding:
     canvas: Size
     shown: bytes
     caption: str | None
+    paired: bool
     notes: tuple[tuple[str, str], ...]
 
 
@@ -77,7 +78,7 @@ class Examine:
         if condition is not None:
             notes += _of_condition(target, condition)
         cut = None if caption is None else caption[:1]  # only whether there is one is asked for
-        return Finding((width, height), canvas, _hash(target), cut, tuple(notes))
+        return Finding((width, height), canvas, _hash(target), cut, condition is not None, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def _report(pairs: Dataset, canvas: Size, found: Mapping[int, Finding | Failed],
         problems=tuple(problems),
         canvases=Counter(row.canvas for row in usable.values()),
         captioned=captioned,
+        paired=any(row.paired for row in usable.values()),
         smallest=min((row.size for row in usable.values()), default=(0, 0), key=min),
         largest=max((row.size for row in usable.values()), default=(0, 0), key=max),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disegno.core.errors import BadData
 from disegno.core.request import Scalar
+from disegno.training.data.card import read_card
 from disegno.training.data.dataset import Dataset
 from disegno.training.data.formats import controlnet, folders, imagefolder, plain
 from disegno.training.data.formats.kohya import open_toml
@@ -76,7 +77,7 @@ def open_rows(
     share, told = share or Share(), told or _untold
     path = Path(spec).expanduser()
     if is_url(spec) or (is_pattern(spec) and not path.is_dir()):
-        return open_shards(shard_names(spec, urls), spec, options, share, told, cache_dir)
+        return open_shards(shard_names(spec, urls), spec, options, share, told, cache_dir, None)
     if path.suffix.lower() == ".toml":
         return open_toml(path, options)
     root = Root.of(path)
@@ -87,7 +88,7 @@ def open_rows(
                 return form.open_folder(place, options)
     tars = [str(root.locate(found.name)) for found in root.files(deep=False) if found.name.endswith(".tar")]
     if tars:
-        return open_shards(tars, root.path.name, options, share, told, cache_dir)
+        return open_shards(tars, root.path.name, options, share, told, cache_dir, read_card(root))
     if plain.recognises(root):
         return plain.open_folder(root, options)
     raise BadData(f"{shown(spec)} is no data set that is known here. What is known: {_KNOWN}.")

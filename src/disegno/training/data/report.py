@@ -24,6 +24,7 @@ class Report:
     problems: tuple[Problem, ...]
     canvases: Mapping[Size, int]
     captioned: bool
+    paired: bool
     smallest: Size
     largest: Size
 
@@ -56,6 +57,7 @@ def as_json(report: Report) -> str:
         "usable": len(report.usable),
         "left_out": report.num_lost,
         "captioned": report.captioned,
+        "paired": report.paired,
         "smallest": f"{report.smallest[0]}x{report.smallest[1]}",
         "largest": f"{report.largest[0]}x{report.largest[1]}",
         "canvases": {f"{w}x{h}": num for (w, h), num in sorted(report.canvases.items(), reverse=True)},
@@ -74,8 +76,9 @@ def as_text(report: Report, every_name: bool = False) -> str:
     """Return the report as lines for a terminal; long lists of names are cut unless `every_name`."""
     canvases = ", ".join(f"{w}x{h} ({num})" for (w, h), num in sorted(report.canvases.items(), reverse=True))
     lines = [
-        f"{shown(report.name)}: {len(report.usable)} pairs can be used, {report.num_lost} cannot ({report.layout})",
+        f"{shown(report.name)}: {len(report.usable)} {'pairs' if report.paired else 'pictures'} can be used, {report.num_lost} cannot ({report.layout})",
         *([f"conditions made by {shown(report.annotator)}"] if report.annotator else []),
+        *([] if report.paired or not report.usable else ["no conditions yet: `disegno dataset build` draws them"]),
         *([] if report.captioned or not report.usable else ["no captions: it will be taught without words"]),
         *([f"canvases: {canvases}"] if canvases else []),
     ]

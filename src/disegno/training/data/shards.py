@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from disegno.core.errors import BadData
+from disegno.core.request import Scalar
 from disegno.core.settings import load_settings
+from disegno.training.data.card import Card
 from disegno.training.data.dataset import Dataset
 from disegno.training.data.fetch import fetch
 from disegno.training.data.formats.listing import Options
@@ -69,7 +71,7 @@ def _choices(braces: str) -> list[str]:
 
 
 def open_shards(
-    names: list[str], name: str, options: Options, share: Share, told: Told, cache_dir: Path | None
+    names: list[str], name: str, options: Options, share: Share, told: Told, cache_dir: Path | None, card: Card | None
 ) -> Dataset:
     """Return the pairs in the tars of this process's share. `names`: paths and URLs. Raises BadData."""
     own = names[share.rank :: share.world]
@@ -85,7 +87,7 @@ def open_shards(
         shards.append(shard)
         problems += wrong
         told("indexing", number + 1, len(paths))
-    return _dataset(name, _settled(shards, problems, options.caption), options, problems)
+    return _dataset(name, _settled(shards, problems, options.caption), options, problems, card)
 
 
 def shard_names(spec: str, urls: bool) -> list[str]:
@@ -137,10 +139,11 @@ def _with(shards: Sequence[Shard], roles: tuple[int, ...], kind: str, problems: 
     return kept
 
 
-def _dataset(name: str, rows: TarRows, options: Options, problems: list[Problem]) -> Dataset:
+def _dataset(name: str, rows: TarRows, options: Options, problems: list[Problem], card: Card | None) -> Dataset:
     if not len(rows):
         raise BadData(f"{name} has no pair that can be used: its members are called neither NAME.jpg nor NAME.png.")
     if options.annotator is None or rows.condition(0) is not None:
-        return Dataset(name, "webdataset", rows, problems=tuple(problems))
+        annotator, params = (card.annotator, card.params) if card else (None, dict[str, Scalar]())
+        return Dataset(name, "webdataset", rows, annotator, params, None, tuple(problems), card)
     make = Annotate.of(options.annotator, options.params)
     return Dataset(name, "webdataset", rows, make.name, make.params, make, tuple(problems))

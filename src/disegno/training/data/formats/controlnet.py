@@ -23,7 +23,8 @@ _PROMPT = ("prompt", "caption", "text")
 
 def recognises(root: Root) -> bool:
     """Return whether the folder has this form, or is one that `dataset build` has not finished."""
-    return (root.path / MANIFEST).exists() or (root.path / CARD).exists()
+    unfinished = (root.path / CARD).exists() and (root.path / "target").exists()
+    return (root.path / MANIFEST).exists() or unfinished
 
 
 def open_folder(root: Root, options: Options) -> Dataset:

@@ -41,10 +41,8 @@ class Listing:
         if options.annotator is not None and any(row.condition is None for row in self.rows):
             make = Annotate.of(options.annotator, options.params)
             return Dataset(name, layout, rows, make.name, make.params, make, tuple(self.problems))
-        if card is None:
-            return Dataset(name, layout, rows, problems=tuple(self.problems))
-        script = card.script.name if card.script else None
-        return Dataset(name, layout, rows, card.annotator, card.params, None, tuple(self.problems), script)
+        annotator, params = (card.annotator, card.params) if card else (None, dict[str, Scalar]())
+        return Dataset(name, layout, rows, annotator, params, None, tuple(self.problems), card)
 
     def _settle_conditions(self) -> None:
         """Where some pictures have a condition, leave out those that have none."""

@@ -2,16 +2,15 @@
 
     000123.jpg  000123.cond.png  000123.txt             or .json with a caption, prompt or text
 
-Only where members lie is kept in memory, about 100 bytes a pair; so a set may be larger than memory.
+Only where members lie is kept in memory, about 150 bytes a pair; so a set may be larger than memory.
 """
 
 import json
-import os
-import tarfile
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,12 @@ from disegno.training.data.formats.folders import CAPTIONS, CONDITIONS, PICTURE_
 from disegno.training.data.lines import word
 from disegno.training.data.problems import Fault, Problem
 from disegno.training.data.root import MAX_PICTURE_BYTES, open_plain, shown
+from disegno.training.data.tars import members
 
 TARGET, CONDITION, TEXT, JSON = range(4)
 """What a member can be of its row."""
 _TEXT_SUFFIXES = frozenset({"txt", *CAPTIONS})
-_MAX_HEADER_BYTES = 1 << 20
-_MAX_MEMBERS = 1_000_000  # tarfile keeps a kilobyte of each while a tar is indexed
+_NOWHERE = (-1, 0) * 4
 _MAX_JSON_BYTES = 1 << 20
 
 
@@ -116,67 +115,38 @@ def caption_of(fields: bytes) -> str | None:
     return None if text is None else check_caption(text)
 
 
-class _Bounded:
-    """A file for tarfile, whose single reads (headers, long names) are bounded."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MAX_HEADER_BYTES:
-            raise tarfile.ReadError("a header of unreasonable size")
-        return self._file.read(size)
-
-
 def index_shard(path: Path) -> tuple[Shard, list[Problem]]:
     """Return where the members of a tar lie, and which rows lack a target. Raises BadData."""
     name = path.name.removesuffix(".tar")
     keys: list[str] = []
-    places: list[list[tuple[int, int]]] = []
+    flat = array("q")  # eight numbers a row: a list of them would take ten times the memory
     with open_plain(path, path.name) as file:
-        num_bytes = os.fstat(file.fileno()).st_size
-        for member, begin, size in _members(file, path.name, num_bytes):
-            key, role = _role(member)
-            if role is None:
-                continue
-            if not keys or keys[-1] != key:
-                keys.append(key)
-                places.append([(-1, 0)] * 4)
-            places[-1][role] = (begin, size)
-    table = np.array(places, np.int64).reshape(-1, 4, 2)
+        try:
+            for member, begin, size in members(file):
+                key, role = _role(member)
+                if role is None:
+                    continue
+                if not keys or keys[-1] != key:
+                    keys.append(key)
+                    flat.extend(_NOWHERE)
+                flat[8 * len(keys) - 8 + 2 * role], flat[8 * len(keys) - 7 + 2 * role] = begin, size
+        except BadData as error:
+            raise BadData(
+                f"{shown(path.name)} is no whole, uncompressed tar. {error} Fetch it again, or unpack it with gunzip."
+            ) from error
+    table = np.array(flat, np.int64).reshape(-1, 4, 2)
     has_target = table[:, TARGET, 0] >= 0
-    problems = [Problem("missing_target", f"{name}/{key}") for key, ok in zip(keys, has_target, strict=True) if not ok]
-    kept = [key for key, ok in zip(keys, has_target, strict=True) if ok]
-    return Shard(path, name, _unique(kept), table[has_target]), problems
-
-
-def _members(file: BinaryIO, name: str, num_bytes: int) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, begin, bytes) of a tar's plain members. Raises BadData where the tar is damaged."""
-    at, num = -1, 0
-    try:
-        with tarfile.open(fileobj=cast("BinaryIO", _Bounded(file)), mode="r:", errors="replace") as tar:
-            while member := tar.next():
-                num += 1
-                if member.offset_data <= at or member.size < 0 or member.offset_data + member.size > num_bytes:
-                    raise tarfile.ReadError("a member that does not lie within it")
-                if num > _MAX_MEMBERS:
-                    raise tarfile.ReadError(f"more than {_MAX_MEMBERS} members")
-                at = member.offset_data
-                if member.isreg() and not member.issparse():
-                    yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError) as error:
-        raise BadData(
-            f"{shown(name)} is not a whole, uncompressed tar ({error}). Fetch it again, or unpack it with gunzip."
-        ) from error
+    marked = list(zip(keys, map(bool, has_target), strict=True))
+    problems = [Problem("missing_target", f"{name}/{key}") for key, there in marked if not there]
+    return Shard(path, name, _unique([key for key, there in marked if there]), table[has_target]), problems
 
 
 def _role(member: str) -> tuple[str, int | None]:
     """Return a member's key, and what it is of the row; None for what no pair needs."""
-    path = PurePosixPath(member)
-    stem, _, suffix = path.name.partition(".")
+    folder, _, name = member.rpartition("/")
+    stem, _, suffix = name.partition(".")
     *words, last = suffix.lower().split(".")
-    key = str(path.with_name(stem)) if stem else member
+    key = f"{folder}/{stem}" if folder else stem
     if not stem:  # a hidden file
         return key, None
     if f".{last}" in PICTURE_SUFFIXES:
