@@ -277,6 +277,19 @@ def test_a_plot_is_one_sheet(server: Server) -> None:
     assert sheet.width == 2 * SIZE and sheet.height > SIZE
 
 
+def test_styles_and_formats(server: Server) -> None:
+    assert server.get("/sdapi/v1/prompt-styles") == [
+        {"name": "ink", "prompt": "{prompt}, an ink drawing", "negative_prompt": "photo"}
+    ]
+    asked = {**FEW, "prompt": "a cat", "styles": ["ink"], "override_settings": {"samples_format": "jpg"}}
+    body = server.post("/sdapi/v1/txt2img", asked)
+    assert opened(body["images"][0]).format == "JPEG"
+    info = json.loads(body["info"])
+    assert info["styles"] == ["ink"]
+    assert "a cat, an ink drawing\nNegative prompt: photo" in info["infotexts"][0]
+    assert server.ask("POST", "/sdapi/v1/txt2img", {**FEW, "styles": ["inc"]}).status_code == 422
+
+
 def test_poses_are_drawn(server: Server) -> None:
     points = [value for x, y in ((32, 8), (32, 24), (16, 24)) for value in (x, y, 1)]
     pose = {"people": [{"pose_keypoints_2d": points}], "canvas_width": SIZE, "canvas_height": SIZE}

@@ -1,6 +1,7 @@
 """What a studio can do, as the doors list it: names and what is known about them, no paths."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +11,17 @@ import torch
 from disegno import __version__
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import describe, read
-from disegno.core.errors import DisegnoError
+from disegno.core.errors import DisegnoError, RequestError
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
-from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, WeightsCard
+from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, StyleCard, WeightsCard
 from disegno.text.learnt import read_learnt
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
+
+log = logging.getLogger(__name__)
 
 _HASHED = ("model", "control", "lora", "embedding")
 _TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
@@ -78,6 +81,16 @@ def _samplers() -> Iterator[SamplerCard]:
         yield SamplerCard(spec.name, spec.aliases, spec.default_schedule, spec.evals_per_step, spec.stochastic)
 
 
+def _styles(studio: Studio) -> tuple[StyleCard, ...]:
+    """Return the styles; a file of them that cannot be read is said in the log, and is none."""
+    try:
+        styles = studio.prompt_files().styles.values()
+    except RequestError as error:
+        log.warning("%s", error)
+        return ()
+    return tuple(StyleCard(style.name, style.prompt, style.negative) for style in styles)
+
+
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
     cards = [_card(card, studio) for card in studio.library.cards()]
@@ -89,6 +102,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),
         schedules=tuple(ScheduleCard(spec.name, spec.label, spec.names) for spec in SCHEDULES.values()),
+        styles=_styles(studio),
         environment={
             "disegno": __version__,
             "torch": torch.__version__,

@@ -68,6 +68,9 @@ def _facts(result: Result) -> dict[str, Any]:
     return {
         "request": request,
         "seeds": [str(seed) for seed in result.seeds],
+        "prompts": list(result.prompts),
+        "negatives": list(result.negatives),
+        "labels": dict(result.labels),
         "environment": result.environment,
         "timing": asdict(result.timing),
     }

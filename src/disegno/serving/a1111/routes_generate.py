@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -74,11 +75,17 @@ def _read(jobs: Jobs, job: Job, order: Order, model: Model) -> Drawn:
     concrete = from_json(json.dumps(facts["request"]))
     content = {role: _contents(jobs, job, role) for role in ("image", "condition")}
     seeds = tuple(int(seed) for seed in facts["seeds"])
+    # each picture's own, with styles and wildcards written out
+    prompts = tuple(facts["prompts"]) or (concrete.prompt,) * len(seeds)
+    negatives = tuple(facts["negatives"]) or (concrete.negative,) * len(seeds)
     units = [unit.text for unit in order.units]
     told = [
-        infotext(concrete, seed, concrete.subseed + i, model.name, model.hash, units, __version__)
+        infotext(
+            replace(concrete, prompt=prompts[i], negative=negatives[i]), seed, concrete.subseed + i,
+            model.name, model.hash, units, __version__,
+        )
         for i, seed in enumerate(seeds)
-    ]
+    ]  # fmt: skip
     return Drawn(
         request=concrete,
         pictures=content["image"],
@@ -87,8 +94,8 @@ def _read(jobs: Jobs, job: Job, order: Order, model: Model) -> Drawn:
         subseeds=tuple(concrete.subseed + i for i in range(len(seeds))),
         maps=content["condition"],
         warnings=job.outcome.warnings,
-        prompts=tuple(concrete.prompt for _ in seeds),
-        negatives=tuple(concrete.negative for _ in seeds),
+        prompts=prompts,
+        negatives=negatives,
     )
 
 
