@@ -75,8 +75,9 @@ def as_json(report: Report) -> str:
 def as_text(report: Report, every_name: bool = False) -> str:
     """Return the report as lines for a terminal; long lists of names are cut unless `every_name`."""
     canvases = ", ".join(f"{w}x{h} ({num})" for (w, h), num in sorted(report.canvases.items(), reverse=True))
+    num, what = len(report.usable), "pairs" if report.paired else "pictures"
     lines = [
-        f"{shown(report.name)}: {len(report.usable)} {'pairs' if report.paired else 'pictures'} can be used, {report.num_lost} cannot ({report.layout})",
+        f"{shown(report.name)}: {num} {what} can be used, {report.num_lost} cannot ({report.layout})",
         *([f"conditions made by {shown(report.annotator)}"] if report.annotator else []),
         *([] if report.paired or not report.usable else ["no conditions yet: `disegno dataset build` draws them"]),
         *([] if report.captioned or not report.usable else ["no captions: it will be taught without words"]),
@@ -84,8 +85,8 @@ def as_text(report: Report, every_name: bool = False) -> str:
     ]
     for kind, problems in report.of_kind().items():
         about = KINDS[kind]
-        what = {"pair": "left out", "file": "not used", "nothing": "noticed"}[about.cost]
-        lines += ["", f"{what} ({len(problems)}): {about.title}. {about.advice}"]
+        cost = {"pair": "left out", "file": "not used", "nothing": "noticed"}[about.cost]
+        lines += ["", f"{cost} ({len(problems)}): {about.title}. {about.advice}"]
         named = problems if every_name else problems[:_SOME]
         lines += [f"  {line_of(problem)}" for problem in named]
         if len(named) < len(problems):
