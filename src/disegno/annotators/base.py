@@ -11,10 +11,11 @@
     def annotate(image: Picture, params: Params) -> Picture: ...
 
 `annotate` returns a new picture of the same size, leaves `image` as it is, and depends on nothing else: randomness
-comes from a parameter `seed`. Three more names are optional:
+comes from a parameter `seed`. Four more names are optional:
 
     A1111_NAMES = ("canny",)             what A1111's ControlNet extension calls the same module
     A1111_SLIDERS = ("low", "high")      the parameters that its threshold_a and threshold_b set
+    MEASURE = "edge-f1"                  what two of its drawings are compared by: see `training/measures.py`
     SIZING = "padded"                    how `annotate_at` shows the picture: at its "own" size, at a size whose
                                          "short-side" is the resolution (if unset), or that, "padded" to 64
 """
