@@ -20,12 +20,10 @@ from torch import Tensor
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.backbones.miniature import Miniature, open_miniature
 from disegno.core.request import Request
-from disegno.core.settings import Settings
 from disegno.diffusion.inpaint import inpainting_channels
 from disegno.engine.batch import Batch, View
-from disegno.engine.phases import texts_of
 from disegno.engine.runs import Begin, Material, runs_of
-from disegno.engine.studio import Studio
+from disegno.engine.texts import Texts
 
 # diffusers turns tensors into arrays in a way that numpy 2 deprecates
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
@@ -36,11 +34,6 @@ REQUEST = Request(
 )
 # float32 through 5 to 10 evaluations of the miniature's UNet at cfg 4; latents of size 4 to 64. Measured: 7e-6 to 9e-5
 ATOL = 5e-4
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return Studio(Settings(cache_dir=tmp_path_factory.mktemp("cache"), model_dirs=(), dtype="fp32", device="cpu"))
 
 
 def _picture(seed: int = 0) -> Tensor:
@@ -74,10 +67,8 @@ def _theirs(pipeline: Any, backbone: LatentDiffusion, **given: Any) -> Tensor:
     ).images  # fmt: skip
 
 
-def _ours(
-    backbone: LatentDiffusion, studio: Studio, begin: Begin, extra: Tensor | None = None, request: Request = REQUEST
-) -> Tensor:
-    texts, _ = texts_of(request, backbone, studio)
+def _ours(backbone: LatentDiffusion, begin: Begin, extra: Tensor | None = None, request: Request = REQUEST) -> Tensor:
+    texts = Texts.plain(*(backbone.encode_text([text]) for text in (request.prompt, request.negative)))
     material = Material(texts, (8, 8), (View(),), begin, extra)
     (run,) = runs_of(request, backbone, material, [SEED], [SEED])
     batch = Batch(backbone)
@@ -88,17 +79,17 @@ def _ours(
     return run.latents
 
 
-def test_img2img(studio: Studio) -> None:
+def test_img2img() -> None:
     backbone = open_miniature()
     latents = backbone.encode_image(_picture())
     pipeline = _pipeline(StableDiffusionImg2ImgPipeline, backbone)
     theirs = _theirs(pipeline, backbone, image=latents, strength=0.5)
-    ours = _ours(backbone, studio, Begin(latents, 0.4))
+    ours = _ours(backbone, Begin(latents, 0.4))
     assert torch.allclose(ours, theirs, atol=ATOL)
     assert not torch.allclose(ours, latents, atol=0.1)
 
 
-def test_inpainting_with_an_ordinary_model(studio: Studio) -> None:
+def test_inpainting_with_an_ordinary_model() -> None:
     backbone = open_miniature()
     latents, mask = backbone.encode_image(_picture()), _mask()
     pipeline = _pipeline(StableDiffusionInpaintPipeline, backbone)
@@ -112,12 +103,12 @@ def test_inpainting_with_an_ordinary_model(studio: Studio) -> None:
         height=64,
         width=64,
     )
-    ours = _ours(backbone, studio, Begin(latents, 0.4, mask=mask[:, :, ::8, ::8]))
+    ours = _ours(backbone, Begin(latents, 0.4, mask=mask[:, :, ::8, ::8]))
     assert torch.allclose(ours, theirs, atol=ATOL)
     assert ours[:, :, :2].equal(latents[:, :, :2])
 
 
-def test_inpainting_with_an_inpainting_model(studio: Studio) -> None:
+def test_inpainting_with_an_inpainting_model() -> None:
     backbone = open_miniature(made=Miniature(in_channels=9))
     picture, mask = _picture(), _mask()
     latents, masked = backbone.encode_image(picture), backbone.encode_image(picture * (1 - mask))
@@ -134,16 +125,16 @@ def test_inpainting_with_an_inpainting_model(studio: Studio) -> None:
         width=64,
     )
     # diffusers holds the rest with such a model only by what the net draws there; so is it compared
-    ours = _ours(backbone, studio, Begin(latents, 0.7), inpainting_channels(cells, masked))
+    ours = _ours(backbone, Begin(latents, 0.7), inpainting_channels(cells, masked))
     assert torch.allclose(ours, theirs, atol=ATOL)
 
 
-def test_editing_by_instruction(studio: Studio) -> None:
+def test_editing_by_instruction() -> None:
     backbone = open_miniature(made=Miniature(in_channels=8))
     picture = _picture()
     pipeline = _pipeline(StableDiffusionInstructPix2PixPipeline, backbone)
     theirs = _theirs(pipeline, backbone, image=(picture + 1) / 2, image_guidance_scale=REQUEST.image_cfg)
     shown = backbone.encode_image(picture) / backbone.scaling_factor
-    ours = _ours(backbone, studio, Begin(torch.zeros(1, 4, 8, 8), 1.0), shown)
+    ours = _ours(backbone, Begin(torch.zeros(1, 4, 8, 8), 1.0), shown)
     assert torch.allclose(ours, theirs, atol=ATOL)
-    assert not torch.allclose(ours, _ours(backbone, studio, Begin(torch.zeros(1, 4, 8, 8), 1.0), shown * 0), atol=0.1)
+    assert not torch.allclose(ours, _ours(backbone, Begin(torch.zeros(1, 4, 8, 8), 1.0), shown * 0), atol=0.1)

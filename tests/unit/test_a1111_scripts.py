@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from disegno.engine.sheet import table
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
-from disegno.serving.a1111.grid import grid, layout, table
+from disegno.serving.a1111.grid import grid, layout
 from disegno.serving.a1111.scripts import axes, find_plot, values_of
 
 pytestmark = pytest.mark.unit

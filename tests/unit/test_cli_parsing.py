@@ -6,8 +6,10 @@ import click
 import pytest
 
 from disegno.cli.fields import request_options
-from disegno.cli.generate import output_paths, parse_control, parse_size
+from disegno.cli.output import output_paths
+from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.core.errors import RequestError
+from disegno.core.request import Hires, InitImage, Outpaint, Request, Tiles
 
 pytestmark = pytest.mark.unit
 
@@ -20,10 +22,42 @@ def test_a_control_is_read_with_its_keys_and_the_annotators() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("bad", ["canny", "=a.png", "canny=", "canny=a.png,strength=much"])
+@pytest.mark.parametrize("bad", ["=a.png", "canny=a.png,strength=much", "canny=a.png,curve=1", "canny=,layers=1:x"])
 def test_a_bad_control_is_refused(bad: str) -> None:
     with pytest.raises(RequestError, match="--control"):
         parse_control(bad)
+
+
+def test_curves_and_layers_of_a_control() -> None:
+    unit = parse_control("canny=a.png,curve=0.2@0.1,0.5@0.3,layers=1:0.5,crop=false,region=m.png")
+    assert (unit["curve"], unit["layers"], unit["crop"]) == ("0.2@0.1,0.5@0.3", (1.0, 0.5), False)
+
+
+def _request(*controls: str, **given: object) -> Request:
+    return build_request("a cat", None, controls, None, given)[0]
+
+
+def test_a_control_without_a_picture_looks_at_the_one_that_is_changed() -> None:
+    assert _request("canny", init__image="a.png").controls[0].image is None
+    for bad in ("canny", "canny=", "canny=,strength=0.5"):
+        with pytest.raises(RequestError, match=r"canny has no picture: .*NAME=IMAGE"):
+            _request(bad)
+
+
+def test_flags_of_a_part_make_the_part() -> None:
+    request = _request(init__image="a.png", init__denoise=0.6, init__outpaint=parse_outpaint("left=64,top=8"))
+    assert request.init == InitImage(image="a.png", denoise=0.6, outpaint=Outpaint(left=64, top=8))
+    assert _request(hires__scale=2.0, hires__upscaler="Lanczos").hires == Hires(scale=2, upscaler="Lanczos")
+    assert _request(tiles=True).tiles == Tiles() and _request(tiles=True, tiles__size=64).tiles == Tiles(size=64)
+    assert _request(tiles__overlap=0.5).tiles == Tiles(overlap=0.5) and _request(tiles=False).tiles is None
+    with pytest.raises(RequestError, match=r"denoise, mask: .*--from PICTURE"):
+        _request(init__denoise=0.6, init__mask="m.png")
+
+
+@pytest.mark.parametrize("bad", ["64", "left", "left=64,up=3", "left=64,,right=8"])
+def test_a_bad_outpaint_is_refused(bad: str) -> None:
+    with pytest.raises(RequestError, match="--outpaint"):
+        parse_outpaint(bad)
 
 
 @pytest.mark.parametrize("text, size", [("512x768", (512, 768)), ("64×64", (64, 64))])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from disegno.cli.generate import build_request
+from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
 from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result

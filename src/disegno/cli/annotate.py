@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from disegno.annotators import ANNOTATORS
-from disegno.cli.generate import parse_size
+from disegno.cli.request import parse_size
 from disegno.core.errors import RequestError
 from disegno.core.request import ResizeMode, Scalar
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from disegno.cli.annotate import parse_setting
-from disegno.cli.generate import parse_size
+from disegno.cli.request import parse_size
 from disegno.core.errors import RequestError
 
 if TYPE_CHECKING:

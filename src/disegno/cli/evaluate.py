@@ -13,7 +13,7 @@ import click
 from disegno.cli.annotate import parse_setting
 from disegno.cli.bar import Bar
 from disegno.cli.fields import request_options
-from disegno.cli.generate import parse_size
+from disegno.cli.request import parse_size
 from disegno.core.evaluate import EvaluateRequest, make_evaluate_request
 from disegno.core.settings import Settings, load_settings
 

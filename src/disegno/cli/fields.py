@@ -1,6 +1,7 @@
 """Command-line flags from the fields of a request: names, types, bounds and help are written once, there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -10,6 +11,7 @@ from disegno.core.request import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NESTED = "__"  # between a group and its field: click wants identifiers
 SHORT = {"seed": "-s", "batch": "-n"}
 _NUMBERS = {"integer": int, "number": float}
 _SINGULAR = {"styles": "--style"}  # of a list, each is given by itself
@@ -35,6 +37,40 @@ def or_none(_context: click.Context, _parameter: click.Parameter, value: tuple[s
     return value or None
 
 
+@dataclass(frozen=True)
+class Group:
+    """A part of the request whose fields are flags too. `names`: flags that are not `prefix` and the field's name."""
+
+    field: str
+    prefix: str
+    names: Mapping[str, str]
+
+
+GROUPS = (
+    Group("init", "--", {"image": "--from", "noise": "--init-noise", "outpaint": ""}),
+    Group("hires", "--hires-", {"scale": "--hires"}),
+    Group("tiles", "--tile-", {}),
+)
+
+
+def nested_options(function: F) -> F:
+    """Return the function with one option for each field of each group; its parameter is named `group__field`."""
+    definitions: dict[str, dict[str, Any]] = TypeAdapter(Request).json_schema()["$defs"]
+    parts = {"init": "InitImage", "hires": "Hires", "tiles": "Tiles"}
+    for group in reversed(GROUPS):
+        properties = definitions[parts[group.field]]["properties"]
+        for name, schema in reversed(list(properties.items())):
+            long = group.names.get(name, f"{group.prefix}{name.replace('_', '-')}")
+            if long:
+                function = _option(f"{group.field}{NESTED}{name}", _main_type(schema), _text(schema), long)(function)
+    return function
+
+
+def _text(schema: dict[str, Any]) -> str:
+    default = schema.get("default")
+    return schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
+
+
 def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F], F]:
     """Return a decorator that adds one option for each field of a request; an option that is not given stays None."""
     schema_of: dict[str, Any] = TypeAdapter(of).json_schema()
@@ -43,17 +79,16 @@ def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F],
 
     def decorate(function: F) -> F:
         for name, schema in reversed([(n, s) for n, s in properties.items() if n not in exclude]):
-            default = schema.get("default")
-            text = schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
-            function = _option(name, _main_type(schema), text, name in needed)(function)
+            long = f"--{name.replace('_', '-')}"
+            function = _option(name, _main_type(schema), _text(schema), long, name in needed)(function)
         return function
 
     return decorate
 
 
-def _option(name: str, schema: dict[str, Any], text: str, required: bool) -> Callable[[F], F]:
+def _option(name: str, schema: dict[str, Any], text: str, long: str, required: bool = False) -> Callable[[F], F]:
     """Return the option of a field: a flag of a claim, an option to repeat of a list, else an option with a value."""
-    long, kind = f"--{name.replace('_', '-')}", schema.get("type")
+    kind = schema.get("type")
     if kind == "boolean":
         return click.option(f"{long}/--no-{long.removeprefix('--')}", name, default=None, help=text)
     if kind == "array":

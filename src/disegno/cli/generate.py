@@ -4,8 +4,6 @@ Its flags derive from the fields of `core.request.Request`.
 """
 
 import json
-import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -14,127 +12,14 @@ from typing import Any
 
 import click
 
-from disegno.cli.fields import or_none, request_options
+from disegno.cli.fields import nested_options, or_none, request_options
+from disegno.cli.output import output_paths, with_bar
+from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
+from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlUnit, Request, make_request
-from disegno.core.result import Progress, Result
+from disegno.core.request import Request
+from disegno.core.result import Result
 from disegno.core.settings import Settings, load_settings
-from disegno.prompts.networks import Tag, lora_of
-
-CONTROL_HELP = """NAME=IMAGE[,key=value...]: a condition and the picture that shows it. Keys: strength, start, end,
-mode, resize, base, annotate (an annotator's name, or none when the picture already is the drawing), and the annotator's
-own parameters. May be repeated."""
-
-_TEXT_KEYS = ("mode", "resize", "annotate", "base", "curve", "passes")
-LORA_HELP = """NAME[:WEIGHT[:NET'S WEIGHT]]: a style LoRA, as <lora:...> in a prompt. May be repeated."""
-
-_WORDS = {"prompt", "negative", "prompts", "negatives", "styles", "batch"}
-_UNIT_KEYS = {"strength": float, "start": float, "end": float, "resolution": int, **dict.fromkeys(_TEXT_KEYS, str)}
-
-
-def parse_scalar(text: str) -> bool | int | float | str:
-    """Return the JSON scalar that `text` spells, else the text itself."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, bool | int | float) else text
-
-
-def parse_control(text: str) -> dict[str, Any]:
-    """Return the fields of a ControlUnit from NAME=IMAGE[,key=value...]. Raises RequestError."""
-    name, equals, rest = text.partition("=")
-    image, *pairs = re.split(r",(?=[A-Za-z_]+=)", rest)
-    if not (name and equals and image):
-        raise RequestError(
-            f"--control {text!r} cannot be read: it wants NAME=IMAGE[,key=value...],"
-            " for example canny=photo.jpg,strength=0.8."
-        )
-    unit: dict[str, Any] = {"name": name, "image": image, "params": {}}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in _UNIT_KEYS:
-            unit["params"][key] = parse_scalar(value)
-            continue
-        try:
-            unit[key] = _UNIT_KEYS[key](value)
-        except ValueError as error:
-            raise RequestError(f"--control {name}: {key}={value!r} is not a number.") from error
-    return unit
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return (width, height) in pixels from WIDTHxHEIGHT. Raises RequestError."""
-    found = re.fullmatch(r"(\d+)[xX×](\d+)", text)
-    if not found:
-        raise RequestError(f"--size {text!r} cannot be read: it wants WIDTHxHEIGHT in pixels, for example 512x768.")
-    return int(found[1]), int(found[2])
-
-
-def build_request(
-    prompt: str | None, again: Path | None, control: tuple[str, ...], size: str | None, given: dict[str, Any]
-) -> tuple[Request, int | None]:
-    """Return the request, and which image of its batch to keep when an old picture is made again (None: all)."""
-    fields = {name: value for name, value in given.items() if value is not None}
-    if prompt is not None:
-        fields["prompt"] = prompt
-    if size is not None:
-        fields["width"], fields["height"] = parse_size(size)
-    if control:
-        fields["controls"] = tuple(parse_control(text) for text in control)
-    if fields.get("loras"):
-        fields["loras"] = tuple(lora_of(Tag("lora", tuple(text.split(":")))) for text in fields["loras"])
-    if again is None:
-        return make_request(fields), None
-    from disegno.engine.record import read
-
-    record = read(again)
-    then = _shallow(record.replay())
-    if fields.keys() & _WORDS:  # other words: not those that were filled in then
-        then |= {name: getattr(record.request, name) for name in _WORDS}
-        then |= {"prompts": ()} if "prompt" in fields else {}
-        then |= {"negatives": ()} if "negative" in fields else {}
-    if control:
-        fields["controls"] = tuple(ControlUnit(**unit) for unit in fields["controls"])
-    return make_request(then | fields), record.image if not given.get("batch") else None
-
-
-def _shallow(request: Request) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in request.__dataclass_fields__}
-
-
-def _with_bar(events: Any, quiet: bool) -> Result:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("opening", total=None)
-        for event in events:
-            if isinstance(event, Result):
-                return event
-            assert isinstance(event, Progress)
-            bar.update(task, description=event.stage, completed=event.step, total=event.num_steps or None)
-    raise AssertionError("the engine ended without a result")
-
-
-def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path]:
-    """Return where each kept image goes; a name without --out is never one that exists."""
-    if out is None or out.is_dir() or not out.suffix:
-        folder = out or Path("out")
-        words = "-".join(re.findall(r"[a-z0-9]+", result.request.prompt.lower())[:6]) or "picture"
-        return [_free(folder / f"{words}-{result.seeds[i]}.png") for i in keep]
-    if len(keep) == 1:
-        return [out]
-    return [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(keep))]
-
-
-def _free(path: Path) -> Path:
-    n, found = 2, path
-    while found.exists():
-        found, n = path.with_stem(f"{path.stem}-{n}"), n + 1
-    return found
 
 
 def write_result(result: Result, out: Path | None, only: int | None) -> tuple[list[Path], Path | None]:
@@ -189,6 +74,13 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
 @request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles", "loras"})
+@nested_options
+@click.option("--outpaint", metavar="SIDES", help=OUTPAINT_HELP)
+@click.option("--tiles/--no-tiles", default=None, help="Draw in overlapping parts of the model's own size.")
+@click.option("--x", metavar="AXIS", help=AXIS_HELP)
+@click.option("--y", metavar="AXIS", help="The same, downwards.")
+@click.option("--z", metavar="AXIS", help="The same, as tables below each other.")
+@click.option("--matrix", is_flag=True, help="Draw every choice of b and c, of a prompt 'a|b|c', on one sheet.")
 @click.option(
     "--again",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -210,7 +102,8 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     prompt: str | None, control: tuple[str, ...], size: str | None, again: Path | None, out: Path | None,
-    dtype: str | None, device: str | None, as_json: bool, quiet: bool, **given: Any,
+    dtype: str | None, device: str | None, as_json: bool, quiet: bool, outpaint: str | None,
+    x: str | None, y: str | None, z: str | None, matrix: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Make pictures from PROMPT, and from drawings.
 
@@ -220,6 +113,9 @@ def command(
     disegno generate "a [sunny:stormy:0.5] harbour, (ships:1.3) <lora:ink:0.8>" --negative blurry
     disegno generate "a castle" --control canny=edges.png,annotate=none,strength=0.8 --control palette=photo.jpg,end=0.5
     disegno generate --again out/picture.png
+    disegno generate "a blue car" --from photo.png --mask car.png --denoise 0.9
+    disegno generate "a red car" --hires 2 --hires-upscaler Lanczos --hires-denoise 0.3
+    disegno generate "a red car" --x cfg=2,4,6 --y seed=1-3 -o plot.png
     """
     if prompt is None and again is None and not given.get("prompts"):
         raise RequestError(
@@ -227,9 +123,14 @@ def command(
             " or --again PICTURE."
         )
     began = time.perf_counter()
+    if outpaint is not None:
+        given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)
     settings = load_settings(dtype=_dtype(dtype, again), device=device)
-    result = _with_bar(_generate(request, settings), quiet or as_json)
+    axes = [text for text in (x, y, z) if text]
+    if axes or matrix:
+        return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet))
+    result = with_bar(_generate(request, settings), quiet or as_json)
     result = replace(result, warnings=(*result.warnings, *_environment_warnings(again, result)))
     paths, page = write_result(result, out, only)
     seconds = time.perf_counter() - began
@@ -237,6 +138,7 @@ def command(
         click.echo(json.dumps(_report(result, paths, page, seconds), ensure_ascii=False))
     elif not quiet:
         _say(result, paths, page, seconds)
+    return None
 
 
 def _generate(request: Request, settings: Settings) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 from PIL import Image
 
 from disegno.core.request import Request
+from disegno.engine.sheet import table
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.files import as_format, open_png, png_of
 from disegno.serving.a1111.generation import Order
-from disegno.serving.a1111.grid import grid, table
+from disegno.serving.a1111.grid import grid
 from disegno.serving.a1111.images import encode
 from disegno.serving.a1111.options import Settings, default_of
 from disegno.serving.a1111.scripts import Plot

@@ -1,0 +1,43 @@
+"""What the commands that draw share: a bar while they draw, and where their files go."""
+
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+from disegno.core.result import Progress, Result
+
+Ended = TypeVar("Ended")
+
+
+def with_bar(events: Iterable[Progress | Ended], quiet: bool) -> Ended:
+    """Return what comes after all progress, which is shown meanwhile."""
+    from disegno.cli.bar import Bar
+
+    with nullcontext() if quiet else Bar("opening") as bar:
+        for event in events:
+            if not isinstance(event, Progress):
+                return event
+            if bar is not None:
+                bar.tell(event.stage, event.step, event.num_steps)
+    raise AssertionError("the engine ended without a result")
+
+
+def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path]:
+    """Return where each kept image goes; a name without --out is never one that exists."""
+    if out is None or out.is_dir() or not out.suffix:
+        folder = out or Path("out")
+        words = "-".join(re.findall(r"[a-z0-9]+", result.request.prompt.lower())[:6]) or "picture"
+        return [free_path(folder / f"{words}-{result.seeds[i]}.png") for i in keep]
+    if len(keep) == 1:
+        return [out]
+    return [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(keep))]
+
+
+def free_path(path: Path) -> Path:
+    """Return the path, or with a number the first that does not exist."""
+    n, found = 2, path
+    while found.exists():
+        found, n = path.with_stem(f"{path.stem}-{n}"), n + 1
+    return found

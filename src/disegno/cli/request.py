@@ -1,0 +1,134 @@
+"""From a command line's words to a Request: controls, sizes, axes, and the flags of what lies inside a request."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from disegno.cli.fields import NESTED
+from disegno.core.errors import RequestError
+from disegno.core.request import ControlUnit, Request, describe, make_request
+from disegno.prompts.networks import Tag, lora_of
+
+CONTROL_HELP = """NAME[=IMAGE][,key=value...]: a condition and the picture that shows it; without one, the picture of
+--from. Keys: strength, curve (0.2@0.1,0.5@0.3), layers (1:0.8:...), start, end, mode, resize, region, mask, passes,
+crop, resolution, base, annotate (an annotator's name, or none when the picture already is the drawing), and the
+annotator's own parameters. May be repeated."""
+LORA_HELP = """NAME[:WEIGHT[:NET'S WEIGHT]]: a style LoRA, as <lora:...> in a prompt. May be repeated."""
+OUTPAINT_HELP = (
+    "left=64,right=64,top=0,bottom=0: draw what lies around the picture of --from, in pixels, multiples of 8."
+)
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
+_UNIT: TypeAdapter[ControlUnit] = TypeAdapter(ControlUnit)
+_WORDS = {"prompt", "negative", "prompts", "negatives", "styles", "batch"}
+_KEYS = set(ControlUnit.__dataclass_fields__) - {"name", "image", "params"}
+
+
+def parse_scalar(text: str) -> bool | int | float | str:
+    """Return the JSON scalar that `text` spells, else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def parse_control(text: str) -> dict[str, Any]:
+    """Return the fields of a ControlUnit from NAME[=IMAGE][,key=value...]. Raises RequestError."""
+    first, *pairs = re.split(r",(?=[A-Za-z_]+=)", text)
+    name, _, image = first.partition("=")
+    if not name:
+        raise RequestError(
+            f"--control {text!r} cannot be read: it wants NAME=IMAGE[,key=value...],"
+            " for example canny=photo.jpg,strength=0.8."
+        )
+    unit: dict[str, Any] = {"name": name, "image": image or None, "params": {}}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key in _KEYS:
+            unit[key] = value.split(":") if key == "layers" else value
+        else:
+            unit["params"][key] = parse_scalar(value)
+    try:
+        read = _UNIT.validate_python(unit)
+    except ValidationError as error:
+        raise RequestError(f"--control {name} is not valid. {describe(error)}") from error
+    return {key: getattr(read, key) for key in unit}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) in pixels from WIDTHxHEIGHT. Raises RequestError."""
+    found = re.fullmatch(r"(\d+)[xX×](\d+)", text)
+    if not found:
+        raise RequestError(f"--size {text!r} cannot be read: it wants WIDTHxHEIGHT in pixels, for example 512x768.")
+    return int(found[1]), int(found[2])
+
+
+def parse_outpaint(text: str) -> dict[str, str]:
+    """Return the fields of an Outpaint from left=64,right=64. Raises RequestError."""
+    pairs = dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    if len(pairs) != len(text.split(",")) or not pairs.keys() <= {"left", "right", "top", "bottom"}:
+        raise RequestError(f"--outpaint {text!r} cannot be read: it wants sides and pixels, as in left=64,right=64.")
+    return pairs
+
+
+def build_request(
+    prompt: str | None, again: Path | None, control: tuple[str, ...], size: str | None, given: dict[str, Any]
+) -> tuple[Request, int | None]:
+    """Return the request, and which image of its batch to keep when an old picture is made again (None: all).
+
+    `given`: the values of the flags by field; nested ones as `init__denoise`.
+    """
+    fields = {name: value for name, value in given.items() if value is not None}
+    if prompt is not None:
+        fields["prompt"] = prompt
+    if size is not None:
+        fields["width"], fields["height"] = parse_size(size)
+    if control:
+        fields["controls"] = [parse_control(text) for text in control]
+    if fields.get("loras"):
+        fields["loras"] = tuple(lora_of(Tag("lora", tuple(text.split(":")))) for text in fields["loras"])
+    if again is None:
+        fields = _nested({}, fields)
+        _check_images(fields)
+        return make_request(fields), None
+    from disegno.engine.record import read
+
+    record = read(again)
+    then: dict[str, Any] = _REQUEST.dump_python(record.replay())
+    if fields.keys() & _WORDS:  # other words: not those that were filled in then
+        asked: dict[str, Any] = _REQUEST.dump_python(record.request)
+        then |= {name: asked[name] for name in _WORDS}
+        then |= {"prompts": ()} if "prompt" in fields else {}
+        then |= {"negatives": ()} if "negative" in fields else {}
+    return make_request(_nested(then, fields)), record.image if not given.get("batch") else None
+
+
+def _nested(base: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the base's fields with the given ones in their places. Raises RequestError."""
+    fields = dict(base)
+    for name, value in given.items():
+        group, _, inner = name.rpartition(NESTED)
+        if group:
+            fields[group] = (fields.get(group) or {}) | {inner: value}
+        elif name == "tiles":
+            fields["tiles"] = (fields.get("tiles") or {}) if value else None
+        else:
+            fields[name] = value
+    if (init := fields.get("init")) and not init.get("image"):
+        changed = ", ".join(sorted(init))
+        raise RequestError(f"{changed}: said of a picture that is changed, and there is none. Give --from PICTURE.")
+    return fields
+
+
+def _check_images(fields: Mapping[str, Any]) -> None:
+    lone = next((unit["name"] for unit in fields.get("controls", ()) if unit["image"] is None), None)
+    if lone is not None and not fields.get("init"):
+        raise RequestError(
+            f"--control {lone} has no picture: it wants NAME=IMAGE[,key=value...], for example {lone}=photo.jpg,"
+            " or the picture of --from."
+        )
