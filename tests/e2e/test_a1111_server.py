@@ -298,16 +298,18 @@ def test_poses_are_drawn(server: Server) -> None:
 
 
 def test_progress_is_told_for_the_whole_and_for_each_task_and_interrupt_ends_what_runs(server: Server) -> None:
-    asked = {"prompt": "x", "steps": 150, "width": 256, "height": 256, "n_iter": 4, "force_task_id": "task(mine)"}
+    asked = {"prompt": "x", "steps": 150, "width": 512, "height": 512, "n_iter": 4, "force_task_id": "task(mine)"}
     with ThreadPoolExecutor() as pool:
         drawing = pool.submit(server.post, "/sdapi/v1/txt2img", asked)
         until = time.monotonic() + 60
-        while (whole := server.get("/sdapi/v1/progress"))["state"]["sampling_step"] < 3:
+        while (whole := server.get("/sdapi/v1/progress"))["current_image"] is None:
             assert time.monotonic() < until, whole
             time.sleep(0.02)
         assert 0 < whole["progress"] < 1 and whole["state"]["job_count"] == 4
         mine = server.post("/internal/progress", {"id_task": "task(mine)"})
         assert mine["active"] and 0 < mine["progress"] < 1
+        assert mine["live_preview"].startswith("data:image/")
+        assert opened(whole["current_image"]).size == (512, 512)
         assert server.post("/sdapi/v1/interrupt") == {}
         body = drawing.result(timeout=60)
     info = json.loads(body["info"])

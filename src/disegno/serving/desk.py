@@ -4,19 +4,24 @@ A job is a generator (`runners.py`). It yields a phase, whose runs are stepped h
 progress, after which it goes on at the next turn. A message of the server is heard between two steps.
 """
 
+import base64
+import io
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from disegno.core.errors import DisegnoError
 from disegno.core.result import Progress
 from disegno.engine.batch import Batch, Run
 from disegno.engine.phases import Phase
+from disegno.engine.preview import previews_of
 from disegno.engine.sharing import Sharing
 from disegno.engine.studio import Studio
 from disegno.serving.catalogue import catalogue_of
@@ -29,13 +34,16 @@ from disegno.serving.words import Failure, Outcome
 
 log = logging.getLogger(__name__)
 
+PREVIEW_SECONDS = 2.0  # between two previews of one job, and before the first: a short job costs none
+PREVIEW_PX = 512
+
 
 @dataclass(eq=False)
 class Task:
     """One job on its way.
 
     `phase`: what it waits for. `alone`: a step together with others failed, so it is begun again by itself.
-    `finishing`: it is to end with its pictures as they stand.
+    `finishing`: it is to end with its pictures as they stand. `shown_at`: when it was last shown, or began.
     """
 
     start: Start
@@ -45,6 +53,7 @@ class Task:
     step: int = 0
     alone: bool = False
     finishing: bool = False
+    shown_at: float = field(default_factory=time.monotonic)
 
     def open_runs(self) -> list[Run]:
         """Return the runs that wait for an answer."""
@@ -169,15 +178,37 @@ class Desk:
                 run.finish()
         if (step := phase.step()) > task.step:
             task.step = step
-            self._tell(task, Progress(step, phase.num_steps, phase.stage))
+            self._tell(task, Progress(step, phase.num_steps, phase.stage, previews=self._previews(task, phase)))
         self._leave_if_ended(task)
 
     def _leave_if_ended(self, task: Task) -> None:
         if task.phase is not None and all(run.latents is not None for run in task.phase.runs):
             task.phase = None
 
+    def _previews(self, task: Task, phase: Phase) -> tuple[Image.Image, ...]:
+        """Return what the job's first picture looks like by now, where it was not shown for a while."""
+        if task.finishing or time.monotonic() - task.shown_at < PREVIEW_SECONDS:
+            return ()
+        try:
+            shown = previews_of(phase.runs[:1], self.studio.preview_decoder(phase.backbone))[:1]
+        except (DisegnoError, RuntimeError) as error:  # RuntimeError: torch's, of memory too
+            log.warning("job %s is drawn without previews: %s", task.start.job, error)
+            task.shown_at = float("inf")
+            return ()
+        task.shown_at = time.monotonic()
+        return shown
+
     def _tell(self, task: Task, news: Progress) -> None:
-        self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left))
+        preview = _data_uri(news.previews[0]) if news.previews else None
+        self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left, preview))
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """Return a small JPEG of a picture as a data URI."""
+    small, buffer = picture.copy(), io.BytesIO()
+    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    small.save(buffer, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def failure_of(error: Exception) -> Failure:

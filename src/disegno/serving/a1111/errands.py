@@ -20,7 +20,7 @@ from disegno.serving.wire import Moved
 KEPT = 16  # A1111 parity: so many finished tasks are still known
 LEAVE_SECONDS = 10.0  # how long a client that is gone may take to come back
 POLL_SECONDS = 0.5
-SECOND_STAGE = "hires"  # how the stages of a second pass begin
+SECOND_STAGE = "enlarging"  # of a hires pass
 
 IsGone = Callable[[], Awaitable[bool]]
 
