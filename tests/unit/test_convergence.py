@@ -131,3 +131,8 @@ def test_what_cannot_be_measured_is_said_and_the_loss_decides_the_rest() -> None
     assert verdict.state == "not-learning" and "cannot be measured" in verdict.reasons[0] and verdict.best == 200
     swapped = judge([look(100, **{AGREEMENT: -0.2, SWAPPED: 1.0})])
     assert len(swapped.reasons) == 1 and "exchanged" in swapped.reasons[0]
+
+
+def test_without_an_error_nothing_is_certain() -> None:
+    metrics = {CONTROLLABILITY: 0.9, "edge-f1": 0.7, "edge-f1" + FLOOR: 0.5, "edge-f1" + CEILING: 0.8}
+    assert judge([Look(100, 0.3, metrics)]).state == "early"

@@ -25,7 +25,7 @@ def _grey(level: int) -> np.ndarray:
 
 def _found(levels: dict[str, Sequence[int]], request: EvaluateRequest = REQUEST) -> Evaluation:
     """Return an evaluation of grey pictures that should have been REAL_GREY; what is measured is RMSE."""
-    rows = tuple(Row(str(n), "", _grey(100), _grey(REAL_GREY), n) for n in range(6))
+    rows = tuple(Row(str(n), "", _grey(100), _grey(REAL_GREY), n) for n in range(len(levels[CONTROL])))
     criterion = Criterion("grey", MEASURES["rmse"], None)
     ways = {way: tuple((_grey(level),) for level in each) for way, each in levels.items()}
     scores = scores_of(Measuring(request.restore, None, None, None), criterion, rows, ways)
@@ -78,3 +78,11 @@ def test_the_table_and_the_json_hold_every_way() -> None:
     assert said["pairs"][0]["values"]["rmse-to-real"][CONTROL] == pytest.approx(20 / 255) and said["notes"] == [
         "a note"
     ]
+
+
+def test_of_two_pairs_no_error_is_known_and_nothing_is_claimed() -> None:
+    found = _found({CONTROL: [180] * 2, AGAINST: [150] * 2, WITHOUT: [100] * 2, REAL: [200] * 2})
+    assert judged(found)[0] == "not-learning"
+    assert rows_of_table(found)[1][0][1] == "0.0784"
+    said = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert said["scores"]["rmse-to-real"]["ways"][CONTROL] == {"mean": pytest.approx(20 / 255), "error": None}

@@ -77,7 +77,7 @@ def measure_of(metrics: Mapping[str, float]) -> str | None:
 
 def certain(metrics: Mapping[str, float]) -> bool:
     """Return whether the control acts beyond chance: controllability is CERTAIN standard errors above 0."""
-    return metrics[CONTROLLABILITY] > max(CERTAIN * metrics.get(ERROR, 0.0), LEAST)
+    return metrics[CONTROLLABILITY] > max(CERTAIN * metrics.get(ERROR, math.inf), LEAST)  # of one or two pairs: none
 
 
 def _stands_still(scores: Sequence[float], patience: int, least: float) -> bool:

@@ -1,5 +1,6 @@
 """What an evaluation found: in a sentence, as a table, as JSON."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -101,9 +102,10 @@ def cell(score: Score, way: str) -> str:
     value = score.of.get(way)
     if value is None:
         return ""
+    known = math.isfinite(value.error)
     if score.name == "controllability":
-        return f"{100 * value.mean:.0f} % ± {100 * value.error:.0f}"
-    return f"{value.mean:.3g} ± {value.error:.1g}" if score.rows else f"{value.mean:.3g}"
+        return f"{100 * value.mean:.0f} %" + (f" ± {100 * value.error:.0f}" if known else "")
+    return f"{value.mean:.3g}" + (f" ± {value.error:.1g}" if score.rows and known else "")
 
 
 def rows_of_table(found: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -140,11 +142,14 @@ def to_json(found: Evaluation) -> dict[str, Any]:
 
 
 def _score_json(score: Score) -> dict[str, Any]:
-    ways = {
-        way: {"mean": value.mean, "error": value.error} if score.rows or score.name == "controllability" else value.mean
-        for way, value in score.of.items()
-    }
+    of_rows = score.rows or score.name == "controllability"
+    ways = {way: _summary_json(value) if of_rows else value.mean for way, value in score.of.items()}
     return {"title": score.title, "better": score.better, "ways": ways}
+
+
+def _summary_json(value: Summary) -> dict[str, float | None]:
+    """Return mean and error; null where there are too few pairs to know one."""
+    return {"mean": value.mean, "error": value.error if math.isfinite(value.error) else None}
 
 
 def _values_json(found: Evaluation, row: int) -> dict[str, dict[str, float]]:
