@@ -1,6 +1,7 @@
 """Stage 1: compose the scenes into arrays.
 
 python -m recipes.diorama.compose --sprites SPRITES --out RUN
+python -m recipes.diorama.compose --sprites SPRITES --pictures FOLDER --train 200     # pictures, captions
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .world.assets import load_sprites, wardrobe
 from .world.composer import Looks, compose
@@ -81,15 +83,31 @@ def work(job: tuple[Path, str, int, int]) -> list[str]:
     return fill(folder, split, LOOKS, start, stop)
 
 
+def write_pictures(sprites: Path, folder: Path, count: int) -> None:
+    """Write the first scenes as NNNN.png, each with its caption beside it as NNNN.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = wardrobe(load_sprites(sprites))
+    for index in range(count):
+        scene = compose(looks, SEEDS["train"], index, SIZE)
+        Image.fromarray(scene.image).save(folder / f"{index:04d}.png")
+        (folder / f"{index:04d}.txt").write_text(scene.caption, "utf-8")
+
+
 def main() -> None:
-    """Compose both splits."""
+    """Compose both splits, or a folder of pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sprites", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path)
+    where.add_argument("--pictures", type=Path)
     parser.add_argument("--train", type=int, default=40_000)
     parser.add_argument("--held-out", type=int, default=1_000)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    if args.pictures is not None:
+        write_pictures(args.sprites, args.pictures, args.train)
+        print(f"{args.pictures}: {args.train} pictures")
+        return
     for split, count in (("held_out", args.held_out), ("train", args.train)):
         Store(args.out, split).create(count)
         jobs = [(args.out, split, k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
