@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from disegno.training.lesson import Habits
 from disegno.training.stopping import Stop
-from disegno.training.trainer import train
 from kit import tiny_training as tiny
 
 
@@ -28,7 +28,7 @@ def _teach(folder: Path, fields: dict[str, object]) -> int:
     """Return the exit status of a training in this process; says its steps and how it ended in FOLDER.log."""
     with Path(f"{folder}.log").open("a", buffering=1) as log, Stop().on_signals() as stop:
         lesson = tiny.lesson(tiny.request(**fields), tiny.TinyLearner(tiny.TinyNet(512)))
-        for event in train(lesson, folder, tiny.TinyWatcher(), stop=stop):
+        for event in tiny.events(folder, lesson, stop=stop):
             log.write(f"{type(event).__name__} {event.step} {getattr(event, 'why', getattr(event, 'stage', ''))}\n")
     return 0
 
@@ -103,7 +103,7 @@ def main() -> None:
     """Train undisturbed once, then once for each signal."""
     folder, fields = Path(sys.argv[1]), json.loads(sys.argv[3])
     with TemporaryDirectory() as warm:  # torch imports seconds' worth when its optimisers are first used
-        tiny.run(Path(warm), tiny.request(steps=1), habits={"workers": 0})
+        list(tiny.events(Path(warm), tiny.lesson(tiny.request(steps=1)), habits=Habits(workers=0)))
     random_ = random.Random(int(sys.argv[2]))
     rounds = {"undisturbed": (0, 0)} | {
         name: (int(n), signal.Signals[name]) for name, n in json.loads(sys.argv[4]).items()

@@ -5,17 +5,18 @@ python tests/kit/tiny_training.py RUN [REQUEST AS JSON] [HABITS AS JSON]
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from disegno.core.teach import TeachRequest, make_teach_request
-from disegno.training.base import Batch, Example, Facts, Look, TeachEvent, Turn
-from disegno.training.lesson import Habits, Lesson
-from disegno.training.processes import ALONE, Processes
+from disegno.training.base import Batch, Example, Facts, Learner, Look, TeachEvent, Turn, Watcher
+from disegno.training.lesson import Habits, Lesson, opened
+from disegno.training.run import Run
 from disegno.training.stopping import Stop
 from disegno.training.trainer import train
 from disegno.weights.save import save_safetensors
@@ -100,25 +101,33 @@ def request(**fields: object) -> TeachRequest:
     return make_teach_request({"name": "tiny", "data": ["rows"], "steps": 20, "batch": 2, "save_every": 4} | fields)
 
 
-def lesson(asked: TeachRequest, learner: TinyLearner | None = None, rows: Rows | None = None) -> Lesson:
+def lesson(
+    asked: TeachRequest, learner: Learner | None = None, rows: Rows | None = None, watcher: Watcher | None = None
+) -> Lesson:
     """Return a training, open."""
-    held = Rows(4) if asked.holdout else None
-    return Lesson(asked, learner or TinyLearner(), rows or Rows(), held, Facts(asked.name), "tiny")
+    held, watcher = Rows(4) if asked.holdout else None, watcher or TinyWatcher()
+    return Lesson(asked, learner or TinyLearner(), rows or Rows(), held, Facts(asked.name), "tiny", watcher=watcher)
 
 
-def run(folder: Path, asked: TeachRequest, processes: Processes = ALONE, **others: object) -> list[TeachEvent]:
+def events(folder: Path, taught: Lesson, **others: Any) -> Generator[TeachEvent]:
+    """Return what happens in a training, one by one."""
+    return train(taught.request, Run(folder, taught.request.name), opened(taught), **others)
+
+
+def run(
+    folder: Path, asked: TeachRequest, learner: Learner | None = None, rows: Rows | None = None
+) -> list[TeachEvent]:
     """Return all that happened in a training."""
-    habits = Habits(**others.pop("habits", {}))
-    return list(train(lesson(asked, **others), folder, TinyWatcher(), processes=processes, habits=habits))
+    return list(events(folder, lesson(asked, learner, rows)))
 
 
 def main() -> None:
     """Train in a folder; a signal ends it."""
     asked = request(**json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
     habits = Habits(**json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
-    learner = TinyLearner(TinyNet(512))
+    taught = lesson(asked, TinyLearner(TinyNet(512)))
     with Stop().on_signals() as stop:
-        for event in train(lesson(asked, learner), Path(sys.argv[1]), TinyWatcher(), stop=stop, habits=habits):
+        for event in events(Path(sys.argv[1]), taught, stop=stop, habits=habits):
             print(event, flush=True)
 
 

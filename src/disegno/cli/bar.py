@@ -12,11 +12,11 @@ _LINE_EVERY_SECONDS = 10.0
 
 
 class Bar:
-    """A bar on stderr, for a `with` statement; `tell` moves it."""
+    """A bar on stderr, for a `with` statement; `tell` moves it. `quiet`: nothing is shown."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, quiet: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._drawn = sys.stderr.isatty()
+        self._quiet, self._drawn = quiet, sys.stderr.isatty() and not quiet
         self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._drawn, transient=True)
         self._stage, self._task = stage, TaskID(0)
         self._began = self._said = time.monotonic()
@@ -41,7 +41,12 @@ class Bar:
             self._bar.reset(self._task, description=stage, total=of or None)
             self._stage, self._began, self._said = stage, now, now
         self._bar.update(self._task, description=f"{stage} {beside}".strip(), completed=done, total=of or None)
-        if not self._drawn and now - self._said >= _LINE_EVERY_SECONDS:
+        if not (self._drawn or self._quiet) and now - self._said >= _LINE_EVERY_SECONDS:
             self._said = now
             left = f", about {(now - self._began) / done * (of - done):.0f} s left" if done and of else ""
             click.echo(f"{stage}: {done}{f' of {of}' if of else ''}{left}{f', {beside}' if beside else ''}", err=True)
+
+    def say(self, text: str) -> None:
+        """Print words above the bar."""
+        if not self._quiet:
+            self._bar.console.print(text, highlight=False, markup=False)

@@ -29,7 +29,15 @@ def _click_type(schema: dict[str, Any]) -> click.ParamType:
     if number is None:
         return click.STRING
     low, high = schema.get("minimum"), schema.get("maximum")
-    return click.IntRange(low, high) if number is int else click.FloatRange(low, high)
+    if number is int:
+        return click.IntRange(low, high)
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    return click.FloatRange(
+        low if above is None else above,
+        high if below is None else below,
+        min_open=above is not None,
+        max_open=below is not None,
+    )
 
 
 def or_none(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -68,7 +76,8 @@ def nested_options(function: F) -> F:
 
 def _text(schema: dict[str, Any]) -> str:
     default = schema.get("default")
-    return schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {default}]")
+    shown = "on" if default is True else default
+    return schema.get("description", "") + ("" if default in _HIDDEN_DEFAULTS else f"  [default: {shown}]")
 
 
 def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F], F]:

@@ -12,6 +12,7 @@ from disegno.core.errors import DisegnoError
 COMMANDS = {
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
+    "teach": "Teach a new kind of control from pairs.",
     "dataset": "Make pairs to teach from, and examine them.",
     "evaluate": "Measure how well pictures follow a control.",
     "serve": "Answer requests over HTTP: a typed API with a durable queue.",

@@ -65,7 +65,7 @@ class TeachRequest:
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps in which the learning rate rises from 0."""
     optimiser: OptimiserName = "adamw"
-    """AdamW, or AdamW with 8-bit states where bitsandbytes has a kernel for the platform."""
+    """AdamW, or AdamW with its moments in 8 bits: a quarter of their memory, and slower without a GPU."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's weight decay."""
     clip: Annotated[float, Field(ge=0)] = 1.0

@@ -10,7 +10,7 @@ processes or of workers, and another micro-batch give the same numbers, and no g
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -161,4 +161,4 @@ class Events(Protocol):
     def hear(self, event: TeachEvent) -> None: ...
 
 
-Teaching = Iterator[TeachEvent]
+Teaching = Generator[TeachEvent]

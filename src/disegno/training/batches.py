@@ -16,12 +16,16 @@ _AHEAD = 2
 
 @dataclass
 class Reader:
-    """Reads this process's share of each step. `workers`: threads that read ahead; 0 reads when asked."""
+    """Reads this process's share of each step. `workers`: threads that read ahead; 0 reads when asked.
+
+    `owns`: the examples and their order are this process's own, not all processes'.
+    """
 
     examples: Examples
     order: Order
     processes: Processes = ALONE
     workers: int = 2
+    owns: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _pool: ThreadPoolExecutor | None = None
     _asked: dict[int, list[Future[Example]]] = field(default_factory=dict[int, list[Future[Example]]])
@@ -37,7 +41,7 @@ class Reader:
 
     def read(self, step: int, last: int) -> Batch:
         """Return this process's rows of a step, and ask for those of the next ones before `last`."""
-        share = self.order.num_rows // self.processes.count
+        share = self._num_rows
         first = share * self.processes.rank
         seeds = tuple(row_seed(self.order.seed, step, place) for place in range(first, first + share))
         return stack(self._rows(step, last), seeds, self.order.task(step), step, self.device)
@@ -53,8 +57,12 @@ class Reader:
 
     def _share(self, step: int) -> Sequence[int]:
         rows = self.order.rows(step)
-        share = len(rows) // self.processes.count
-        return rows[share * self.processes.rank : share * (self.processes.rank + 1)]
+        first = 0 if self.owns else self._num_rows * self.processes.rank
+        return rows[first : first + self._num_rows]
+
+    @property
+    def _num_rows(self) -> int:
+        return self.order.num_rows if self.owns else self.order.num_rows // self.processes.count
 
 
 def stack(rows: Sequence[Example], seeds: tuple[int, ...], task: str, step: int, device: torch.device) -> Batch:

@@ -60,7 +60,7 @@ class Keeper:
             return Position(size=self.lesson.request.batch)
         position = from_state(state)
         self._saved, self._bests = (position.step, position.seen), _best(position)
-        self.monitors.warnings[:0] = position.warnings
+        self.monitors.warnings[:0] = [said for said in position.warnings if said not in self.monitors.warnings]
         return position
 
     @property

@@ -1,18 +1,18 @@
 """All that one training needs, open: what the loop is given, whatever the recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
 from disegno.core.teach import TeachRequest
-from disegno.training.base import Examples, Facts, Learner
+from disegno.training.base import Examples, Facts, Learner, TeachProgress, Watcher
 
 
 @dataclass(frozen=True)
 class Lesson:
     """A request, opened. `facts`: what a saved file says that is known beforehand.
 
-    `fingerprint`: what else decides the result, by content: the pairs, the model. `suffix`: of what the recipe saves;
-    "" for a folder.
+    `fingerprint`: what else decides the result, by content: the pairs, the model. `owns`: the examples are this
+    process's own, not all processes'. `watcher`: looks at what was learned. `warnings`: in plain words.
     """
 
     request: TeachRequest
@@ -21,7 +21,9 @@ class Lesson:
     held_out: Examples | None
     facts: Facts
     fingerprint: str = ""
-    suffix: str = ".safetensors"
+    owns: bool = False
+    watcher: Watcher | None = None
+    warnings: tuple[str, ...] = ()
 
     def facts_at(self, step: int, metrics: Mapping[str, float]) -> Facts:
         """Return what a file of this step says."""
@@ -39,3 +41,13 @@ class Habits:
     workers: int = 2
     save_minutes: float = 10.0
     pause_seconds: float = 30.0
+
+
+Opening = Generator[TeachProgress, None, Lesson]
+"""Opens a lesson, and says how far it is: pairs are found, caches fill."""
+
+
+def opened(lesson: Lesson) -> Opening:
+    """Return the opening of a lesson that is open."""
+    yield from ()
+    return lesson

@@ -17,6 +17,11 @@ class Monitors:
     warnings: list[str] = field(default_factory=list[str])
     _failed: set[str] = field(default_factory=set[str])
 
+    def warn(self, said: str) -> None:
+        """Say it, and remember it for the result; once only, although a training may be begun many times."""
+        self.warnings += [] if said in self.warnings else [said]
+        log.warning(said)
+
     def attempt(self, what: str, call: Callable[[], T]) -> T | None:
         """Return what the call gives; None, and one warning about `what`, where it fails."""
         try:
@@ -25,8 +30,6 @@ class Monitors:
             if what not in self._failed:
                 self._failed.add(what)
                 reason = str(error).strip() or "no reason given"
-                said = f"{what} failed ({type(error).__name__}: {reason}); the training goes on."
-                self.warnings += [] if said in self.warnings else [said]  # it may have said so before a resume
-                log.warning(said)
+                self.warn(f"{what} failed ({type(error).__name__}: {reason}); the training goes on.")
                 log.debug("%s", what, exc_info=True)
             return None

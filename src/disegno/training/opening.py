@@ -1,7 +1,8 @@
 """A training, opened: its data as tensors on disk, what trains in memory; VAE and text encoder are gone by then."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from disegno.core.errors import BadData
 from disegno.core.teach import TeachRequest
@@ -10,8 +11,9 @@ from disegno.training.base import Learner, TeachProgress
 from disegno.training.cache import ALONE, Cache, CachedExamples, Canvases, Share
 from disegno.training.ground import open_ground, opening_of
 from disegno.training.pairs import Pairs
-from disegno.training.recipe import About, Recipe
+from disegno.training.recipe import About, Opening, Recipe
 from disegno.training.recipes import RECIPES
+from disegno.training.run import digest
 from disegno.training.store import Store
 
 STORE = "teach.sqlite"
@@ -19,13 +21,17 @@ STORE = "teach.sqlite"
 
 @dataclass(frozen=True)
 class Opened:
-    """What the loop needs. `held_out` is None where nothing was held out; `warnings`: in plain words."""
+    """What the loop needs. `held_out` is None where nothing was held out; `warnings`: in plain words.
+
+    `fingerprint`: all of the data and the files that decides the result, by content.
+    """
 
     about: About
     examples: CachedExamples
     held_out: CachedExamples | None
     learner: Learner
     warnings: tuple[str, ...]
+    fingerprint: str
 
 
 def open_training(
@@ -54,4 +60,15 @@ def open_training(
     opening = opening_of(request, ground, about, tuple(train), examples.empty, studio)
     del ground, cache  # they hold the VAE and the text encoder
     warnings = (*examples.dropped, *held.dropped)
-    return Opened(about, examples, held if len(held) else None, recipe.open(opening), warnings)
+    told = _fingerprint(opening, (examples, held))
+    return Opened(about, examples, held if len(held) else None, recipe.open(opening), warnings, told)
+
+
+def _fingerprint(opening: Opening, parts: Sequence[CachedExamples]) -> str:
+    """Return one name for the rows, which are named by content, the model, the base and the file to start from."""
+    total = sha256(opening.model.fingerprint.encode())
+    for row in (row for part in parts for row in part.rows):
+        total.update(repr((row.task, row.shape, sorted(row.tensors.items()))).encode())
+    for path in (opening.base, opening.start):
+        total.update(b"none" if path is None else digest(path).encode())
+    return total.hexdigest()

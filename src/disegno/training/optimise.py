@@ -4,7 +4,6 @@ Turns whose parameters are not float32 get float32 masters: gradients are added 
 parameters are their rounded copies (a step of a learning rate of 1e-5 is lost in bfloat16's 8 bits).
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
-from disegno.core.errors import KeyMismatch, RequestError
+from disegno.core.errors import KeyMismatch
 from disegno.core.teach import OptimiserName, RateSchedule, TeachRequest
+from disegno.training.adamw8bit import AdamW8bit
 from disegno.training.base import Turn
 
 _FUSED = ("cpu", "cuda")  # one kernel for all tensors; for 600 small ones on a CPU the difference is a few milliseconds
@@ -52,7 +52,7 @@ class Pupil:
 
 
 def open_pupil(turn: Turn, request: TeachRequest) -> Pupil:
-    """Return the turn, ready. Raises RequestError where the optimiser has no kernel for this platform."""
+    """Return the turn, ready."""
     masters = {
         name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for name, p in turn.parameters.items()
     }
@@ -67,26 +67,7 @@ def _adamw(parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
 
 
 def _adamw8bit(parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
-    try:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that nobody asked for
-        from bitsandbytes.optim import AdamW8bit
-
-        optimiser = AdamW8bit(parameters, weight_decay=weight_decay)
-        _try_out(AdamW8bit, parameters[0].device)
-    except (ImportError, RuntimeError, NotImplementedError, AttributeError) as error:
-        device = parameters[0].device.type
-        raise RequestError(
-            f"The optimiser adamw8bit has no kernel here ({device}: {str(error).splitlines()[0][:120]}). Choose"
-            " --optimiser adamw, or install bitsandbytes for this platform: pip install 'disegno[train]'."
-        ) from error
-    return optimiser
-
-
-def _try_out(kind: Callable[[list[nn.Parameter]], Optimizer], device: torch.device) -> None:
-    """Take one 8-bit step on a throw-away tensor: a missing kernel shows only when it is called."""
-    parameter = nn.Parameter(torch.zeros(4096, device=device))
-    parameter.grad = torch.ones_like(parameter)
-    kind([parameter]).step()
+    return AdamW8bit(parameters, weight_decay=weight_decay)
 
 
 _OPTIMISERS: dict[OptimiserName, Callable[[list[nn.Parameter], float], Optimizer]] = {
@@ -175,5 +156,5 @@ def restore(pupil: Pupil, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _state(value: Tensor, device: torch.device) -> Tensor | int:
-    """Return an optimiser's state as it keeps it: bitsandbytes counts its steps in a Python number."""
+    """Return an optimiser's state as it keeps it: some count their steps in a Python number."""
     return int(value) if value.dtype == torch.int64 and not value.ndim else value.to(device, copy=True)

@@ -7,7 +7,7 @@ endless stream: one permutation of its rows after the other. In a round every ta
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -30,11 +30,15 @@ def _shuffled(key: str, count: int) -> Rows:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a training's data. `groups`: each task's rows, one array a shape; `num_rows`: of a whole batch."""
+    """The order of a training's data. `groups`: each task's rows, one array a shape; `num_rows`: of a whole batch.
+
+    `of`: whose rows, where each process has its own; the tasks come in one order for all.
+    """
 
     seed: int
     num_rows: int
     groups: Mapping[str, tuple[Rows, ...]]
+    of: str = ""
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -56,7 +60,7 @@ class Order:
 
     def _row(self, task: str, group: int, rows: Rows, place: int) -> int:
         turn, rest = divmod(place, len(rows))
-        return int(rows[_shuffled(f"{self.seed} {task} {group} {turn}", len(rows))[rest]])
+        return int(rows[_shuffled(f"{self.seed} {self.of} {task} {group} {turn}", len(rows))[rest]])
 
     def _chunk(self, task: str, step: int) -> tuple[int, int]:
         """Return the shape of a task's step, and how many of the task's earlier steps had that shape."""
@@ -70,15 +74,15 @@ class Order:
         first = [epoch * count // self.num_rows for count in counts]
         after = [(epoch + 1) * count // self.num_rows for count in counts]
         ends = list(accumulate(b - a for a, b in zip(first, after, strict=True)))  # of each shape's steps in the epoch
-        place = int(_shuffled(f"{self.seed} {task} epoch {epoch}", ends[-1])[step - before(epoch)])
+        place = int(_shuffled(f"{self.seed} {self.of} {task} epoch {epoch}", ends[-1])[step - before(epoch)])
         group = bisect_right(ends, place)
         return group, first[group] + place - (ends[group - 1] if group else 0)
 
 
-def order_of(examples: Examples, seed: int, num_rows: int, indices: Sequence[int] | None = None) -> Order:
+def order_of(examples: Examples, seed: int, num_rows: int, of: str = "") -> Order:
     """Return the order in which these examples are learned from. Raises RequestError where there are none."""
     found: dict[str, dict[tuple[int, ...], list[int]]] = {}
-    for index in range(len(examples)) if indices is None else indices:
+    for index in range(len(examples)):
         found.setdefault(examples.task(index), {}).setdefault(examples.shape(index), []).append(index)
     if not found:
         raise RequestError("There is nothing to learn from: no pair is left. See `disegno dataset check`.")
@@ -86,4 +90,4 @@ def order_of(examples: Examples, seed: int, num_rows: int, indices: Sequence[int
         task: tuple(np.array(shapes[shape], dtype=np.int64) for shape in sorted(shapes))
         for task, shapes in found.items()
     }
-    return Order(seed, num_rows, groups)
+    return Order(seed, num_rows, groups, of)

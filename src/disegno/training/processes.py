@@ -6,6 +6,7 @@ was asked to stop, and all act alike. Inside a backward pass the others would wa
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,11 +32,16 @@ class Said(IntEnum):
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `count`. Only the first one writes files and says what happens."""
+    """This process among `count`. Only the first one writes files and says what happens.
+
+    `local_rank`, `local_count`: the same on this machine.
+    """
 
     rank: int = 0
     count: int = 1
     device: torch.device | None = None
+    local_rank: int = 0
+    local_count: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -49,6 +55,14 @@ class Processes:
         worst = torch.tensor(int(said), device=self.device)
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         return Said(int(worst))
+
+    def total(self, number: int) -> int:
+        """Return the sum of all processes' numbers."""
+        if self.count == 1:
+            return number
+        summed = torch.tensor(number, device=self.device)
+        dist.all_reduce(summed)
+        return int(summed)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over all processes, in place; the same tensors in the same order in each."""
@@ -119,8 +133,10 @@ def join() -> Processes:
     """Return this process among those that `accelerate launch` (or torchrun) started; alone where nothing did."""
     from accelerate import PartialState
 
-    state = PartialState(timeout=_WAIT)
-    return Processes(state.process_index, state.num_processes, state.device)
+    on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    state = PartialState(cpu=on_cpu, timeout=_WAIT)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    return Processes(state.process_index, state.num_processes, state.device, state.local_process_index, local)
 
 
 def leave(processes: Processes) -> None:

@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _RESULT: TypeAdapter[TeachResult] = TypeAdapter(TeachResult)
+_ASKED = "training.json"
+_OTHERWISE = (
+    "Give the same command to go on with it, or another folder (--run) to begin anew; --start FILE begins from what"
+    " was learned."
+)
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -68,33 +73,50 @@ class Run:
         return self.controls / f"best-{step:08}{self.suffix}"
 
 
-def begin(run: Run, request: TeachRequest, fingerprint: str) -> None:
-    """Make the folder for this request, or check that it is this request's.
-
-    `fingerprint`: all else that decides the result. Raises RequestError listing what is different.
-    """
-    file = run.folder / "training.json"
-    asked = {"request": json.loads(teach_to_json(request)), "fingerprint": fingerprint}
+def begin(run: Run, request: TeachRequest) -> None:
+    """Make the folder for this request, or check that it is this request's. Raises RequestError, ResourceError."""
+    file = run.folder / _ASKED
+    asked = cast(dict[str, object], json.loads(teach_to_json(request)))
     try:
         for folder in (run.folder, run.checkpoints, run.controls):
             folder.mkdir(parents=True, exist_ok=True)
         is_new = not file.exists()
         for left in (*run.folder.glob(".*.tmp"), *run.controls.glob(".*.tmp")):  # of a process that was killed
             remove(left)
-        if is_new and any(run.checkpoints.iterdir()):
+        is_begun = any(run.checkpoints.iterdir())
+        if is_new and is_begun:
             raise RequestError(f"{run.folder} holds a training, but not what was asked: training.json is missing.")
     except OSError as error:
         raise ResourceError(f"{run.folder} cannot be used ({error.strerror}). Choose another folder: --run.") from error
-    if not is_new:
-        _compare(file, asked)
+    if is_new or not is_begun:  # nothing was learned: another request may take its place
+        _write(file, {"request": asked})
+        sync(run.folder)
         return
-    write_atomically(file, lambda path: path.write_text(json.dumps(asked, indent=2) + "\n", "utf-8"))
-    sync(run.folder)
+    old = cast(Mapping[str, object], _table(file).get("request") or {})
+    changed = [
+        f"{key} was {old.get(key)!r} and is {asked.get(key)!r}"
+        for key in sorted(old.keys() | asked.keys())
+        if old.get(key) != asked.get(key)
+    ]
+    if changed:
+        raise RequestError(f"{run.folder} holds another training: {'; '.join(changed)}. {_OTHERWISE}")
+
+
+def recognise(run: Run, fingerprint: str) -> None:
+    """Note what else decides the result, or check that it is what it was. Raises RequestError."""
+    table = _table(run.folder / _ASKED)
+    if table.get("fingerprint") is None:
+        _write(run.folder / _ASKED, table | {"fingerprint": fingerprint})
+    elif table["fingerprint"] != fingerprint:
+        raise RequestError(
+            f"{run.folder} holds a training on other pairs, on another model, or by another version of this program:"
+            f" it would not come to the same result. {_OTHERWISE}"
+        )
 
 
 def asked_in(folder: Path) -> TeachRequest | None:
     """Return the request that a run's folder was made for; None where there is none. Raises RequestError."""
-    file = folder / "training.json"
+    file = folder / _ASKED
     if not file.exists():
         return None
     return teach_from_json(json.dumps(_table(file).get("request")))
@@ -108,22 +130,9 @@ def _table(file: Path) -> dict[str, object]:
     return cast(dict[str, object], value) if isinstance(value, dict) else {}
 
 
-def _compare(file: Path, asked: Mapping[str, object]) -> None:
-    """Raise RequestError where another training was asked for in this folder."""
-    before = _table(file)
-    old, new = (cast(Mapping[str, object], t.get("request") or {}) for t in (before, asked))
-    changed = [
-        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if not changed and before.get("fingerprint") != asked["fingerprint"]:
-        changed = ["the pairs or the model are not the same as when it began"]
-    if changed:
-        raise RequestError(
-            f"{file.parent} holds another training: {'; '.join(changed)}. Give the same command to go on with it, or"
-            " another folder (--run) to begin anew; --start FILE begins from what was learned."
-        )
+def _write(file: Path, table: Mapping[str, object]) -> None:
+    text = json.dumps(table, indent=2) + "\n"
+    write_atomically(file, lambda path: path.write_text(text, "utf-8"))
 
 
 @contextmanager
@@ -194,8 +203,7 @@ def digest(path: Path) -> str:
 def write_result(run: Run, result: TeachResult) -> None:
     """Say that the training has ended, and with what."""
     table = _RESULT.dump_python(result, mode="json") | {"path": run.file.name, "sha256": digest(run.file)}
-    text = json.dumps(table, indent=2) + "\n"
-    write_atomically(run.folder / "result.json", lambda path: path.write_text(text, "utf-8"))
+    _write(run.folder / "result.json", table)
 
 
 def ended(run: Run) -> TeachResult | None:

@@ -10,21 +10,21 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
-from disegno.core.errors import Diverged, ResourceError
-from disegno.training.base import Events, Look, TeachEvent, Teaching, TeachProgress, TeachResult, Watcher
+from disegno.core.errors import Diverged, RequestError, ResourceError
+from disegno.core.teach import TeachRequest
+from disegno.training.base import Events, Look, TeachEvent, Teaching, TeachProgress, TeachResult
 from disegno.training.batches import Reader
 from disegno.training.convergence import judge
 from disegno.training.keeping import Keeper, Pausing
-from disegno.training.lesson import Habits, Lesson
+from disegno.training.lesson import Habits, Lesson, Opening
 from disegno.training.looks import look_at
 from disegno.training.monitors import Monitors
 from disegno.training.optimise import open_pupil, rate_at
 from disegno.training.order import order_of
 from disegno.training.position import Position
 from disegno.training.processes import ALONE, Processes, Said
-from disegno.training.run import Run, begin, ended, held, write_result
+from disegno.training.run import Run, begin, ended, held, recognise, write_result
 from disegno.training.step import Course, Outcome, is_out_of_memory, take
 from disegno.training.stopping import Interrupted, Stop
 
@@ -34,49 +34,72 @@ MAX_SKIPPED = 3  # steps in a row that were not finite; after one more it stops
 
 
 def train(
-    lesson: Lesson, folder: Path, watcher: Watcher | None = None, listeners: Sequence[Events] = (),
-    stop: Stop | None = None, processes: Processes = ALONE, habits: Habits | None = None,
+    request: TeachRequest, run: Run, opening: Opening, listeners: Sequence[Events] = (), stop: Stop | None = None,
+    processes: Processes = ALONE, habits: Habits | None = None,
 ) -> Teaching:  # fmt: skip
-    """Yield what happens until the training has ended, in the run folder `folder`; listeners hear it, too.
+    """Yield what happens until the training has ended, in the folder of the run; listeners hear it, too.
 
-    Where the folder holds a part of it, it goes on from there. Closing the generator saves and ends it, as `stop` does.
-    Raises RequestError where the folder is another training's or in use, ResourceError, Diverged.
+    Where the folder holds a part of it, it goes on from there; where it has ended, nothing is opened. Closing the
+    generator saves and ends it, as `stop` does. Raises RequestError where the folder is another training's or in use,
+    ResourceError, Diverged, and what the opening raises.
     """
-    run = Run(folder, lesson.request.name, lesson.suffix)
     monitors = Monitors()
     with ExitStack() as stack:
         if processes.is_first:
-            stack.enter_context(held(folder))
-            begin(run, lesson.request, lesson.fingerprint)
-        loop = _open(lesson, run, watcher, monitors, stop or Stop(), processes, habits or Habits())
-        stack.callback(loop.reader.close)
-        for event in stack.enter_context(closing(loop.events())):
+            stack.enter_context(held(run.folder))
+            begin(run, request)
+        stack.enter_context(closing(opening))
+        events = _events(request, run, opening, monitors, stop or Stop(), processes, habits or Habits())
+        for event in stack.enter_context(closing(events)):
             for listener in listeners if processes.is_first else ():
                 monitors.attempt(type(listener).__name__, partial(listener.hear, event))
             yield event
 
 
+def _events(
+    request: TeachRequest, run: Run, opening: Opening, monitors: Monitors, stop: Stop, processes: Processes,
+    habits: Habits,
+) -> Generator[TeachEvent]:  # fmt: skip
+    """Yield the earlier result, or all that happens until there is one."""
+    found = ended(run) if processes.is_first else None
+    if processes.tell(found is not None):
+        if found is not None:
+            yield found
+        return
+    lesson = yield from opening
+    if not lesson.owns and processes.tell(lesson.fingerprint) != lesson.fingerprint:
+        raise RequestError(
+            "The processes of this training do not see the same pairs and model. Give all of them the same folders."
+        )
+    if processes.is_first:
+        recognise(run, lesson.fingerprint)
+        for warning in lesson.warnings:
+            monitors.warn(warning)
+    loop = _open(lesson, run, monitors, stop, processes, habits)
+    try:
+        yield from loop.events()
+    finally:
+        loop.reader.close()
+
+
 def _open(
-    lesson: Lesson, run: Run, watcher: Watcher | None, monitors: Monitors, stop: Stop,
-    processes: Processes, habits: Habits,
+    lesson: Lesson, run: Run, monitors: Monitors, stop: Stop, processes: Processes, habits: Habits
 ) -> "_Loop":  # fmt: skip
     request = lesson.request
     pupils = tuple(open_pupil(turn, request) for turn in lesson.learner.turns)
     device = next(iter(pupils[0].turn.parameters.values())).device
-    num_rows = request.batch * request.accumulate * processes.count
-    reader = Reader(
-        lesson.examples, order_of(lesson.examples, request.seed, num_rows), processes, habits.workers, device
-    )
+    num_rows = request.batch * request.accumulate * (1 if lesson.owns else processes.count)
+    order = order_of(lesson.examples, request.seed, num_rows, f"{processes.rank}" if lesson.owns else "")
+    reader = Reader(lesson.examples, order, processes, habits.workers, lesson.owns, device)
     course = Course(request, lesson.learner.module, pupils, processes, stop)
     keeper = Keeper(lesson, run, pupils, processes, stop, habits, monitors)
-    return _Loop(lesson, run, watcher, monitors, reader, course, keeper)
+    return _Loop(lesson, run, monitors, reader, course, keeper)
 
 
 @dataclass
 class _Loop:
     lesson: Lesson
     run: Run
-    watcher: Watcher | None
     monitors: Monitors
     reader: Reader
     course: Course
@@ -86,10 +109,7 @@ class _Loop:
     _first: int = 0
 
     def events(self) -> Generator[TeachEvent]:
-        """Yield what happens."""
-        if (result := self._earlier()) is not None:
-            yield result
-            return
+        """Yield what happens; where the generator is closed, it is saved first."""
         self.position = self.keeper.begin()
         try:
             yield from self._until_it_ends()
@@ -186,7 +206,7 @@ class _Loop:
     def _seen(self, step: int) -> Look:
         latest = self.run.latest
         self.monitors.attempt("Writing the control to look at", lambda: self.keeper.save_control(latest, step, {}))
-        return look_at(self.course, self.lesson.held_out, latest, step, self.watcher, self.monitors)
+        return look_at(self.course, self.lesson.held_out, latest, step, self.lesson.watcher, self.monitors)
 
     def _why(self) -> str:
         """Return why the training ends here; "": it goes on. All processes say the same."""
@@ -221,12 +241,6 @@ class _Loop:
             return "stopped"
         write_result(self.run, self._result(why))
         return why
-
-    def _earlier(self) -> TeachResult | None:
-        """Return the result, where the training had ended before."""
-        found = ended(self.run) if self.course.processes.is_first else None
-        has_ended = self.course.processes.tell(found is not None)
-        return (found or self._result("steps")) if has_ended else None
 
     def _result(self, why: str) -> TeachResult:
         position, warnings = self.position, tuple(self.monitors.warnings)

@@ -1,0 +1,46 @@
+"""Where a taught control goes, so that `generate --control NAME=...` finds it; nothing there is lost."""
+
+from pathlib import Path
+
+from disegno.core.errors import RequestError, ResourceError
+from disegno.core.settings import Settings
+from disegno.training.keeping import copy
+from disegno.training.run import Run, digest
+
+_OWN = "controls"
+_OTHERS = ("ControlNet", "controlnet")  # A1111's and ComfyUI's folders for them, in `models`
+
+
+def home_of(run: Run, settings: Settings) -> Path:
+    """Return where a run's result goes: into the first model folder, by that folder's layout. Raises RequestError."""
+    if not settings.model_dirs:
+        raise RequestError("There is no model folder to put a control into: name one in DISEGNO_MODEL_DIRS.")
+    root = settings.model_dirs[0].expanduser()
+    root = root / "models" if (root / "models").is_dir() else root
+    if not run.suffix:
+        return root / run.name
+    folder = next((root / name for name in _OTHERS if (root / name).is_dir()), root / _OWN)
+    return folder / run.file.name
+
+
+def require_free(run: Run, settings: Settings) -> None:
+    """Raise RequestError where something else of this name is there already."""
+    home = home_of(run, settings)
+    if home.exists() and not (run.file.exists() and digest(run.file) == digest(home)):
+        raise RequestError(
+            f"There is a control of this name: {home}. Choose another name, or --replace to write over it when this"
+            " training has ended."
+        )
+
+
+def publish(run: Run, settings: Settings) -> Path:
+    """Return where the result lies now, ready to draw with. Raises RequestError, ResourceError."""
+    home = home_of(run, settings)
+    if home.exists() and digest(run.file) == digest(home):
+        return home
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        copy(run.file, home)
+    except OSError as error:
+        raise ResourceError(f"{home} cannot be written ({error.strerror}). The result is {run.file}.") from error
+    return home

@@ -1,0 +1,160 @@
+"""`teach`: a request becomes a training. Its pairs are found, its caches filled, its model opened; then the one loop.
+
+teach(request, settings, folder) -> Iterator[TeachProgress | Look | TeachResult]
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from disegno.core.errors import RequestError
+from disegno.core.settings import Settings
+from disegno.core.teach import TeachRequest
+from disegno.engine.studio import Studio
+from disegno.training.base import Events, Facts, Teaching, TeachProgress, Watcher
+from disegno.training.cache import Share
+from disegno.training.data.dataset import Dataset
+from disegno.training.data.opening import open_pairs
+from disegno.training.data.shards import Share as Shards
+from disegno.training.data.shards import Told, is_pattern
+from disegno.training.data.split import split
+from disegno.training.lesson import Habits, Lesson, Opening
+from disegno.training.opening import open_training
+from disegno.training.pairs import Pairs
+from disegno.training.processes import ALONE, Processes
+from disegno.training.recipe import About
+from disegno.training.recipes import RECIPES
+from disegno.training.run import Run
+from disegno.training.stopping import Stop
+from disegno.training.trainer import train
+from disegno.training.watcher import open_watcher
+
+_SUFFIX = {"file": ".safetensors", "folder": ""}
+_SHOWN_WARNINGS = 5
+_POLL_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+def teach(
+    request: TeachRequest, settings: Settings, folder: Path, listeners: Sequence[Events] = (),
+    stop: Stop | None = None, processes: Processes = ALONE, habits: Habits | None = None,
+) -> Teaching:  # fmt: skip
+    """Yield what happens until what was asked for has been learned, in the run folder `folder`; see `train`."""
+    run = run_of(request, folder)
+    if processes.device is not None:
+        settings = replace(settings, device=str(processes.device))
+    return train(request, run, open_lesson(request, run, settings, processes), listeners, stop, processes, habits)
+
+
+def run_of(request: TeachRequest, folder: Path) -> Run:
+    """Return the run of a request in its folder. Raises UnknownName where there is no such recipe."""
+    return Run(folder, request.name, _SUFFIX[_about(request).saves])
+
+
+def _about(request: TeachRequest) -> About:
+    return RECIPES.load(request.recipe).ABOUT
+
+
+def open_lesson(request: TeachRequest, run: Run, settings: Settings, processes: Processes) -> Opening:
+    """Yield progress, and return all that the loop needs.
+
+    Raises RequestError, BadData, ModelFileError, ResourceError.
+    """
+    about = _about(request)
+    pairs: dict[str, Dataset] = {}
+    for task, spec in named_data(request, about).items():
+        pairs[task] = yield from _found(request, spec, settings, processes)
+    parts = {task: split(own, request.holdout) for task, own in pairs.items()}
+    taught, held = ({task: both[i] for task, both in parts.items()} for i in (0, 1))
+    owns = processes.count > 1 and any(is_pattern(spec) for spec in named_data(request, about).values())
+    share = Share() if owns else Share(processes.local_rank, processes.local_count)
+    opened = yield from open_training(request, taught, held, Studio(settings), share)
+    first = next(iter(pairs.values()))
+    return Lesson(
+        request=request,
+        learner=opened.learner,
+        examples=opened.examples,
+        held_out=opened.held_out,
+        facts=Facts(
+            name=request.name,
+            annotator=request.annotator or first.annotator,
+            params=request.params or first.params,
+            training_pairs=processes.total(len(opened.examples)) if owns else len(opened.examples),
+            licence=request.licence,
+        ),
+        fingerprint=opened.fingerprint,
+        owns=owns,
+        watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
+        warnings=_few(opened.warnings),
+    )
+
+
+def named_data(request: TeachRequest, about: About) -> dict[str, str]:
+    """Return task -> data: "" where the recipe learns one condition. Raises RequestError."""
+    if not about.several:
+        if len(request.data) != 1:
+            raise RequestError(
+                f"The recipe {request.recipe} learns from one data set; {len(request.data)} were given. Give one, or"
+                " use --recipe base, which learns several conditions."
+            )
+        return {"": request.data[0]}
+    named = {task: spec for task, _, spec in (given.partition("=") for given in request.data)}
+    if len(named) < len(request.data) or not all(task and spec for task, spec in named.items()):
+        raise RequestError(
+            f"The recipe {request.recipe} learns several conditions: give each as TASK=DATA, all of them named"
+            f" differently, as in --data canny=pairs/canny. Given: {', '.join(request.data)}."
+        )
+    return named
+
+
+def _found(
+    request: TeachRequest, spec: str, settings: Settings, processes: Processes
+) -> Generator[TeachProgress, None, Dataset]:
+    """Yield how far fetching and listing are, and return the pairs."""
+    shards = Shards(processes.rank, processes.count)
+
+    def open_(told: Told) -> Dataset:
+        return open_pairs(
+            spec,
+            annotator=request.annotator,
+            params=request.params,
+            share=shards,
+            told=told,
+            cache_dir=settings.cache_dir,
+        )
+
+    return (yield from telling(open_))
+
+
+def telling(call: Callable[[Told], T]) -> Generator[TeachProgress, None, T]:
+    """Yield what a call tells while it runs, and return what it gives."""
+    heard: SimpleQueue[TeachProgress] = SimpleQueue()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(call, lambda stage, count, of: heard.put(TeachProgress(count, of, stage)))
+        while not done.done():
+            try:
+                yield heard.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+    return done.result()
+
+
+def _watcher(
+    request: TeachRequest, about: About, held: Mapping[str, Pairs], folder: Path, settings: Settings
+) -> Watcher | None:
+    """Return what looks at the training; None where the result is not one control, or nothing is held out."""
+    own = next(iter(held.values()))
+    if about.several or about.saves != "file" or not len(own):
+        return None
+    return open_watcher(request, own, folder / "looks", settings)
+
+
+def _few(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return the first of many warnings, and how many more there are."""
+    more = len(warnings) - _SHOWN_WARNINGS
+    shown = tuple(f"Left out: {warning}" for warning in warnings[:_SHOWN_WARNINGS])
+    return (*shown, f"Left out: {more} more. See `disegno dataset check`.") if more > 0 else shown

@@ -1,0 +1,139 @@
+"""`disegno teach` as a person uses it: pairs, a training that is interrupted and goes on, a control that draws."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from disegno.backbones import miniature
+from disegno.cli.main import main
+from disegno.training.miniature import Discs, write_base
+from disegno.weights.load import open_file
+
+pytestmark = pytest.mark.e2e
+
+STEPS = ("--steps", "4", "--rank", "4", "--width", "64", "--height", "64", "--validate-every", "2", "--save-every", "2")
+
+
+def write_pairs(folder: Path, num: int = 24) -> Path:
+    """Return `folder`, now ControlNet's form of a few discs."""
+    discs, lines = Discs(num), list[str]()
+    for part in ("source", "target"):
+        (folder / part).mkdir(parents=True)
+    for index in range(num):
+        sample, name = discs.read(index), f"{discs.key(index)}.png"
+        Image.fromarray(sample.condition).save(folder / "source" / name)
+        Image.fromarray(sample.target).save(folder / "target" / name)
+        said = {"source": f"source/{name}", "target": f"target/{name}", "prompt": sample.caption}
+        lines.append(json.dumps(said))
+    (folder / "prompt.json").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with a model, a Base ControlNet and pairs, in which commands run."""
+    place = tmp_path_factory.mktemp("teach")
+    miniature.write_sd1_checkpoint(place / "models" / "mini.safetensors")
+    write_base(place / "models" / "minibase.safetensors")
+    write_pairs(place / "pairs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("DISEGNO_MODEL_DIRS", str(place / "models"))
+        patch.setenv("DISEGNO_CACHE_DIR", str(place / "cache"))
+        yield place
+
+
+def disegno(*words: str) -> Result:
+    done = CliRunner().invoke(main, words)
+    assert "Traceback" not in done.output
+    return done
+
+
+def taught(name: str, *more: str) -> Result:
+    return disegno("teach", name, "--data", "pairs", "--model", "mini", *STEPS, *more)
+
+
+@pytest.fixture(scope="module")
+def discs(place: Path) -> Result:
+    return taught("discs")
+
+
+def test_a_control_is_taught_and_draws(place: Path, discs: Result) -> None:
+    assert discs.exit_code == 0, discs.output
+    assert "disegno generate" in discs.output and "--control discs=" in discs.output
+    with open_file(place / "models/controls/discs.safetensors") as file:
+        assert file.metadata["disegno.mechanism"] == "ctrlora" and file.metadata["disegno.steps"] == "4"
+        assert int(file.metadata["disegno.training_pairs"]) == 22
+        assert str(place) not in json.dumps(dict(file.metadata))
+    words = ("generate", "a red disc", "--model", "mini", "--size", "64x64", "--steps", "2", "-o", "out.png")
+    drawn = disegno(*words, "--control", f"discs={place / 'pairs/source/0000.png'}")
+    assert drawn.exit_code == 0, drawn.output
+    with Image.open(place / "out.png") as picture:
+        assert picture.size == (64, 64)
+
+
+def test_it_can_be_watched(place: Path, discs: Result) -> None:
+    assert (place / "runs/discs/report.html").is_file()
+    assert list((place / "runs/discs/tensorboard").iterdir())
+    assert {f"step-00000{step}.png" for step in (0, 2, 4)} <= {p.name for p in (place / "runs/discs/looks").iterdir()}
+    assert discs.output.count("(held-out loss") == 3
+
+
+def test_the_same_command_again_teaches_nothing_anew(place: Path, discs: Result) -> None:
+    before = (place / "models/controls/discs.safetensors").read_bytes()
+    again = taught("discs", "--json")
+    assert again.exit_code == 0, again.output
+    said = json.loads(again.output.splitlines()[-1])
+    assert said["why"] == "steps" and said["step"] == 4
+    assert (place / "models/controls/discs.safetensors").read_bytes() == before
+
+
+MISTAKES = {
+    "another request": (["discs", "--data", "pairs", "--rank", "8"], 2, "another training"),
+    "no pairs": (["x"], 2, "disegno teach edges --data pairs"),
+    "no such data": (["x", "--data", "nowhere"], 2, "nowhere"),
+    "no such recipe": (["x", "--data", "pairs", "--recipe", "ctrllora"], 2, "ctrlora"),
+    "no such model": (["x", "--data", "pairs", "--model", "minni"], 2, "mini"),
+    "two data sets": (["x", "--data", "pairs", "--data", "pairs"], 2, "learns from one data set"),
+    "a bad rate": (["x", "--data", "pairs", "--rate", "0"], 2, "rate"),
+    "nothing to resume": (["--resume", "pairs"], 2, "holds no training"),
+    "resume and more": (["--resume", "runs/discs", "--steps", "9"], 2, "give it alone"),
+    "a name that is taken": (["discs", "--data", "pairs", "--run", "elsewhere"], 2, "--replace"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_clear_line(place: Path, discs: Result, name: str) -> None:
+    words, code, said = MISTAKES[name]
+    done = disegno("teach", *words)
+    assert done.exit_code == code, done.output
+    assert said in done.output
+
+
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(place: Path) -> None:
+    """Started by accelerate, on gloo; the rows are the same, their gradients are summed in another order."""
+    one = taught("one", "--batch", "2", "--dtype", "fp32")
+    assert one.exit_code == 0, one.output
+    launched = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    words = ("-m", "disegno.training", "two", "--data", "pairs", "--model", "mini", *STEPS, "--dtype", "fp32", "--json")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, *launched, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["step"] == 4
+    alone, together = (_losses(place / "runs" / name) for name in ("one", "two"))
+    assert [step for step, _ in together] == [1, 2, 3, 4]
+    # float32 sums in another order; measured: 2e-6. Another row or noise changes a loss by a tenth or more.
+    assert [loss for _, loss in together] == pytest.approx([loss for _, loss in alone], rel=1e-4)
+
+
+def _losses(run: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "step" in line]
