@@ -21,6 +21,7 @@ from common import UNET, build, interleaved, make, median, report
 from safetensors.torch import save_file
 from torch import Tensor
 
+from disegno.backbones.base import TextStates
 from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion
 from disegno.controls import controlnet, ctrlora
 from disegno.controls.base import Condition, Control
@@ -30,8 +31,9 @@ from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import plan_sigmas, scaled_linear_table
-from disegno.engine.batch import Batch, Run, Texts
+from disegno.engine.batch import Batch, Run
 from disegno.engine.residuals import ResidualCache, Shared
+from disegno.engine.texts import Texts
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.samplers.base import Plan
 from disegno.samplers.catalogue import find_sampler
@@ -72,7 +74,8 @@ def run_of(
     sigmas = plan_sigmas(spec, "uniform", STEPS, backbone.table)
     noise = ImageNoise((4, size // 8, size // 8), [seed + i for i in range(num)], sigmas=sigmas)
     plan = Plan(sigmas, noise, backbone.prediction.alpha, backbone.table)
-    states = Texts(texts[:1], texts[1:], "positive", "negative")
+    positive, negative = (TextStates(texts[i : i + 1], None, (key,)) for i, key in enumerate(("positive", "negative")))
+    states = Texts.plain(positive, negative, num)
     return Run(spec.sample(noise.start_noise() * sigmas[0], plan), states, Guidance(7.5), sigmas, controls)
 
 

@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionControlNetPip
 from safetensors.torch import save_file
 from torch import Tensor
 
+from disegno.backbones.base import TextStates
 from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion
 from disegno.controls import controlnet
 from disegno.controls.base import Condition
@@ -31,7 +32,8 @@ from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import plan_sigmas, scaled_linear_table
-from disegno.engine.batch import Batch, Run, Texts
+from disegno.engine.batch import Batch, Run
+from disegno.engine.texts import Texts
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.samplers.base import Plan
 from disegno.samplers.catalogue import find_sampler
@@ -60,7 +62,8 @@ def new_run(backbone: LatentDiffusion, controller: ControlNetController, texts: 
     noise = ImageNoise((4, size // 8, size // 8), [1], sigmas=sigmas)
     plan = Plan(sigmas, noise, backbone.prediction.alpha, backbone.table)
     control = Used(controller.prepare(Condition(torch.rand(1, 3, size, size), "condition")), Use())
-    states = Texts(texts[:1], texts[1:], "positive", "negative")
+    positive, negative = (TextStates(texts[i : i + 1], None, (key,)) for i, key in enumerate(("positive", "negative")))
+    states = Texts.plain(positive, negative)
     return Run(spec.sample(noise.start_noise() * sigmas[0], plan), states, Guidance(7.5), sigmas, (control,))
 
 
@@ -88,7 +91,7 @@ def peer(unet: Any, controlnet: Any, vae: AutoencoderKL) -> StableDiffusionContr
         warnings.simplefilter("ignore")
         pipe = StableDiffusionControlNetPipeline(
             vae=vae, text_encoder=cast(Any, None), tokenizer=cast(Any, None), unet=unet, controlnet=controlnet,
-            scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+            scheduler=cast(Any, DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)),
             safety_checker=cast(Any, None), feature_extractor=cast(Any, None), requires_safety_checker=False,
         )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
@@ -108,7 +111,8 @@ def peer_step(pipe: StableDiffusionControlNetPipeline) -> Callable[..., float]:
 
         pipe(
             prompt_embeds=texts[:1], negative_prompt_embeds=texts[1:], image=torch.rand(1, 3, size, size), height=size,
-            width=size, num_inference_steps=STEPS, guidance_scale=7.5, output_type="latent", callback_on_step_end=stamp,
+            width=size, num_inference_steps=STEPS, guidance_scale=7.5, output_type="latent",
+            callback_on_step_end=cast(Any, stamp),
         )  # fmt: skip
         return stamps[-1] - stamps[-2]
 
