@@ -1,15 +1,19 @@
 """A picture remembers how it was made."""
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
-from disegno.core.request import ControlUnit, Request
+from disegno.core.request import ControlUnit, InitImage, Request
 from disegno.core.result import Result
+from disegno.engine.pictures import read_picture
 from disegno.engine.record import png_bytes, read
 from disegno.engine.sheet import result_sheet, sheet
 
@@ -39,13 +43,11 @@ def test_the_request_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_a_replay_carries_its_drawings_with_it(tmp_path: Path) -> None:
-    from disegno.engine.pictures import read_picture
-
     result, path = _result(), tmp_path / "a.png"
     path.write_bytes(png_bytes(result, 0))
     unit = read(path).replay().controls[0]
     assert (unit.annotate, unit.strength) == ("none", 0.7)
-    assert read_picture(unit.image).tobytes() == result.conditions[0].tobytes()
+    assert read_picture(unit.image or "").tobytes() == result.conditions[0].tobytes()
 
 
 def _worded(prompts: tuple[str, ...], tmp_path: Path, **fields: object) -> Path:
@@ -111,3 +113,31 @@ def test_a_sheet_shows_everything() -> None:
 def test_a_sheet_of_many_is_about_square() -> None:
     page = sheet([Image.new("RGB", (32, 32))] * 9, ["x"] * 9, cell_px=64)
     assert 0.6 < page.width / page.height < 1.6
+
+
+def test_a_large_photograph_in_the_request_leaves_a_file_that_anybody_can_open(tmp_path: Path) -> None:
+    """Pillow opens no PNG with more than 1 MiB of text; webuiapi's clients read their answers with Pillow."""
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "photo.png").read_bytes()).decode()
+    init = InitImage(image=str(tmp_path / "photo.png"), mask=uri)
+    result = Result(
+        images=(Image.new("RGB", (64, 64)),), request=Request(prompt="a", init=init, seed=1), seeds=(1,),
+        sources={str(tmp_path / "photo.png"): uri},
+    )  # fmt: skip
+    written = png_bytes(result, 0)
+    assert len(written) < 1.1 * (tmp_path / "photo.png").stat().st_size  # twice the same picture is kept once
+    (tmp_path / "out.png").write_bytes(written)
+    with Image.open(tmp_path / "out.png") as picture:
+        picture.load()
+    record = read(tmp_path / "out.png")
+    assert record.request == result.request and record.sources == result.sources
+    assert read_picture(str(tmp_path / "out.png")).shape == (64, 64, 3)  # and it may be changed again
+
+
+def test_a_record_whose_picture_is_gone_is_damaged(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_itxt("disegno", '{"request": {"init": {"image": "picture:3"}}}', zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "torn.png", pnginfo=info)
+    with pytest.raises(BadImage, match="damaged"):
+        read(tmp_path / "torn.png")

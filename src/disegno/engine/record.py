@@ -1,8 +1,11 @@
 """A picture that remembers how it was made: the full Request in a PNG text chunk, and back.
 
-The chunk `disegno` holds JSON: the request as it was asked, what each control was shown (as data URIs, so that a
-moved or changed file does not matter), which image of the batch this is, and the environment that decides the bits.
-Where a picture was changed, enlarged, or drawn in regions, the files that the request names are kept instead, whole.
+The chunk `disegno` holds JSON: the request as it was asked, what each control was shown (so that a moved or changed
+file does not matter), which image of the batch this is, and the environment that decides the bits. Where a picture was
+changed, enlarged, or drawn in regions, the files that the request names are kept instead, whole.
+
+Pictures lie in private chunks (`dgPc`) after the image, and the JSON names them by number: Pillow refuses to open a
+file with more than 1 MiB of text, so a client that sent a photograph could not have read its answer.
 """
 
 import base64
@@ -10,17 +13,19 @@ import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image, PngImagePlugin
 
 from disegno.core.errors import BadImage
+from disegno.core.files import write_atomically
 from disegno.core.request import Request, from_json, to_json
 from disegno.core.result import Result
 from disegno.engine.album import needs_sources, with_sources
-from disegno.weights.save import write_atomically
 
 CHUNK = "disegno"
+PICTURE_CHUNK = b"dgPc"  # a data URI's beginning, a zero, and the picture's bytes
+_STOWED = "picture:"  # with a number: a data URI that lies in a chunk of its own
 MAX_CHUNK_BYTES = 64 << 20
 
 
@@ -78,13 +83,42 @@ def png_bytes(result: Result, image: int) -> bytes:
         "negatives": result.negatives,
         "environment": result.environment,
     }
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False), zip=True)
+    info, pictures = PngImagePlugin.PngInfo(), list[bytes]()
+    info.add_itxt(CHUNK, json.dumps(_stowed(record, pictures), ensure_ascii=False), zip=True)
+    for picture in pictures:
+        info.add(PICTURE_CHUNK, picture, after_idat=True)
     info.add_itxt("Description", result.request.prompt)
     info.add_itxt("Software", f"Disegno {result.environment.get('disegno', '')}".strip())
     buffer = io.BytesIO()
     result.images[image].save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def _stowed(value: Any, pictures: list[bytes]) -> Any:
+    """Return the value with every data URI in it replaced by its number among `pictures`, where it is put."""
+    if isinstance(value, dict):
+        return {name: _stowed(inner, pictures) for name, inner in cast(dict[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_stowed(inner, pictures) for inner in cast(list[Any], value)]
+    if not (isinstance(value, str) and value.startswith("data:") and ";base64," in value):
+        return value
+    header, _, body = value.partition(",")
+    data = header.encode() + b"\0" + base64.b64decode(body)
+    if data not in pictures:
+        pictures.append(data)
+    return f"{_STOWED}{pictures.index(data)}"
+
+
+def _unstowed(value: Any, pictures: list[bytes]) -> Any:
+    """Return the value with its data URIs in their places. Raises IndexError or ValueError where one is missing."""
+    if isinstance(value, dict):
+        return {name: _unstowed(inner, pictures) for name, inner in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [_unstowed(inner, pictures) for inner in cast(list[Any], value)]
+    if not (isinstance(value, str) and value.startswith(_STOWED) and value.removeprefix(_STOWED).isdigit()):
+        return value
+    header, _, data = pictures[int(value.removeprefix(_STOWED))].partition(b"\0")
+    return f"{header.decode()},{base64.b64encode(data).decode()}"
 
 
 def write_png(path: Path, result: Result, image: int) -> None:
@@ -99,6 +133,7 @@ def _chunk(path: Path) -> dict[str, Any]:
         with Image.open(path) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(CHUNK)
+            chunks = [chunk[:2] for chunk in getattr(picture, "private_chunks", [])]
     except (OSError, ValueError, SyntaxError) as error:
         raise BadImage(
             f"{path} cannot be read as a picture: {error}. Give a PNG file that this program made."
@@ -108,8 +143,8 @@ def _chunk(path: Path) -> dict[str, Any]:
     if len(text) > MAX_CHUNK_BYTES:
         raise BadImage(f"{path} carries {len(text)} bytes of text; at most {MAX_CHUNK_BYTES} are read.")
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return _unstowed(json.loads(text), [data for name, data in chunks if name == PICTURE_CHUNK])
+    except (ValueError, IndexError) as error:
         raise BadImage(f"{path} carries a damaged request: {error}.") from error
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from PIL import Image
 from PIL.ExifTags import IFD
 
+from disegno.engine.record import PICTURE_CHUNK
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PARAMETERS = "parameters"
 _USER_COMMENT = 0x9286
-_TEXT_CHUNKS = (b"tEXt", b"iTXt", b"zTXt")
+_TEXT_CHUNKS = (b"tEXt", b"iTXt", b"zTXt", PICTURE_CHUNK)  # the last: pictures that the record in the text names
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
