@@ -1,0 +1,134 @@
+"""From what A1111's text says of a picture to the fields of a Request, and what of it cannot be done again here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from disegno.core.errors import RequestError
+from disegno.core.infotext import EMPHASIS, Value, read_infotext
+
+
+@dataclass(frozen=True)
+class Told:
+    """The fields of a Request, and doubts in plain words. `models`: what the model may be found by, the surest first."""
+
+    fields: dict[str, Any]
+    models: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def _number(value: str) -> float:
+    number = float(value)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return number
+
+
+def _claim(value: str) -> bool:
+    return value == "True"
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "Prompt": ("prompt", str),
+    "Negative prompt": ("negative", str),
+    "Steps": ("steps", int),
+    "Sampler": ("sampler", str),
+    "Schedule type": ("schedule", str),
+    "CFG scale": ("cfg", _number),
+    "Seed": ("seed", int),
+    "Size-1": ("width", int),
+    "Size-2": ("height", int),
+    "Variation seed": ("subseed", int),
+    "Variation seed strength": ("subseed_strength", _number),
+    "Seed resize from-1": ("seed_width", int),
+    "Seed resize from-2": ("seed_height", int),
+    "Clip skip": ("clip_skip", int),
+    "ENSD": ("seed_delta", int),
+    "Eta": ("eta", _number),
+    "Sigma churn": ("churn", _number),
+    "Sigma tmin": ("churn_min", _number),
+    "Sigma tmax": ("churn_max", _number),
+    "Sigma noise": ("churn_noise", _number),
+    "Pad conds": ("pad_texts", _claim),
+    "Old prompt editing timelines": ("old_timelines", _claim),
+}
+_HIRES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "Denoising strength": ("denoise", _number),
+    "Hires upscale": ("scale", _number),
+    "Hires steps": ("steps", int),
+    "Hires upscaler": ("upscaler", str),
+    "Hires sampler": ("sampler", str),
+    "Hires schedule type": ("schedule", str),
+    "Hires checkpoint": ("model", str),
+    "Hires CFG Scale": ("cfg", _number),
+    "Hires prompt": ("prompt", str),
+    "Hires negative prompt": ("negative", str),
+    "Hires resize-1": ("width", int),
+    "Hires resize-2": ("height", int),
+}
+_SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "", "0")
+_NOISE = {"CPU": "cpu", "NV": "nv", "GPU": "nv"}  # an NVIDIA card draws the numbers that NV emulates
+_UNDERSTOOD = {"Model", "Model hash", "RNG", "Emphasis", "Version", "Lora hashes", "TI hashes", "User", "Sampler"}
+_WITHOUT_EFFECT = {  # what is said of everything, and means nothing here unless it is something else
+    "Mask mode": "Inpaint masked",
+    "Masked content": "original",
+    "Inpaint area": "Whole picture",
+    "Masked area padding": "32",
+    "Schedule max sigma": "0",
+    "Schedule min sigma": "0",
+    "Schedule rho": "0",
+    "VAE Encoder": "Full",
+    "VAE Decoder": "Full",
+    "FP8 weight": "Disable",
+    "Cache FP16 weight for LoRA": "False",
+    "Refiner switch by sampling steps": "False",
+}
+
+
+def told_of(text: str) -> Told:
+    """Return what a picture's text says, as fields of a Request. Raises RequestError where a value cannot be read."""
+    found = read_infotext(text)
+    if "Steps" not in found:
+        raise RequestError("The picture's text is not A1111's: it says nothing of steps. Give a picture that it made.")
+    fields = _read(found, _FIELDS)
+    fields["noise_source"] = _NOISE.get(str(found["RNG"]), "nv")
+    names = {name: mode for mode, name in EMPHASIS.items()}
+    fields["emphasis"] = names.get(str(found.get("Emphasis", "Original")), "original")
+    hires = _is_hires(found)
+    if hires:
+        fields["hires"] = {name: value for name, value in _read(found, _HIRES).items() if value not in _SAME and value}
+    models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
+    return Told(fields, models, tuple(_doubts(found, hires)))
+
+
+def _read(found: Mapping[str, Value], table: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, (field, kind) in table.items():
+        if name in found:
+            try:
+                fields[field] = kind(str(found[name]))
+            except ValueError:
+                raise RequestError(f"The picture's text says {name}: {found[name]!r}, which is no number.") from None
+    return fields
+
+
+def _is_hires(found: Mapping[str, Value]) -> bool:
+    return "Hires upscale" in found or str(found["Hires resize-1"]) != "0" or str(found["Hires resize-2"]) != "0"
+
+
+def _doubts(found: Mapping[str, Value], hires: bool) -> list[str]:
+    """Return what of the text was not taken over, in plain words."""
+    known = _FIELDS.keys() | _UNDERSTOOD | _HIRES.keys()
+    left = [
+        f"{name}: {value}"
+        for name, value in found.items()
+        if name not in known and _WITHOUT_EFFECT.get(name) != str(value) and not name.startswith("ControlNet")
+    ]
+    doubts = [f"Not taken over from the picture's text: {', '.join(left)}."] if left else []
+    if any(name.startswith("ControlNet") for name in found):
+        doubts.append("The picture was drawn under a ControlNet, whose image is not in it: give it with --control.")
+    if "Denoising strength" in found and not hires:
+        doubts.append("The picture was made from another one, which is not in it: give that one with --from.")
+    if found["RNG"] == "GPU":
+        doubts.append("Its noise came from a graphics card: the NV source draws the numbers that an NVIDIA card would.")
+    return doubts

@@ -1,0 +1,68 @@
+"""The text that a picture carries beside its pixels: A1111's parameters, in PNG, JPEG, WebP and GIF files."""
+
+from pathlib import Path
+
+from PIL import Image
+from PIL.ExifTags import IFD
+
+from disegno.core.errors import BadImage
+from disegno.core.infotext import values_of, write_infotext
+from disegno.core.result import Result
+
+KEY = "parameters"
+MAX_CHARACTERS = 1 << 20
+_USER_COMMENT = 0x9286
+_UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
+
+
+def parameters_of(result: Result, image: int) -> str:
+    """Return A1111's text of one picture of a result: every program of the field reads it."""
+    request = result.request
+    version = f"Disegno {result.environment.get('disegno', '')}".strip()
+    subseed = request.subseed + image  # A1111 parity: the variation's seed always counts up
+    prompt = result.prompts[image] if result.prompts else request.prompt
+    negative = result.negatives[image] if result.negatives else request.negative
+    values = values_of(request, result.seeds[image], subseed, {**result.labels, "Version": version})
+    return write_infotext(prompt, negative, values)
+
+
+def read_parameters(path: Path) -> str | None:
+    """Return the text of parameters that a picture carries, None where there is none. Raises BadImage."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            text = _text(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadImage(f"{path} cannot be read as a picture: {error}. Give a PNG, JPEG or WebP file.") from error
+    if text is not None and len(text) > MAX_CHARACTERS:
+        raise BadImage(f"{path} carries {len(text)} characters of text; at most {MAX_CHARACTERS} are read.")
+    return text
+
+
+def _text(picture: Image.Image) -> str | None:
+    text = picture.info.get(KEY)
+    if isinstance(text, str):
+        return text
+    comment = picture.getexif().get_ifd(IFD.Exif).get(_USER_COMMENT)
+    if isinstance(comment, bytes):
+        return _comment(comment)
+    comment = picture.info.get("comment")
+    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else None
+
+
+def _comment(comment: bytes) -> str | None:
+    """Return EXIF's UserComment: after its 8 bytes that name the encoding, of which programs write two by one name."""
+    if comment.startswith(_UNICODE):
+        body = comment[len(_UNICODE) :]
+        little = body[1:2] == b"\0"  # the first letter of a prompt lies in Latin
+        return body.decode("utf-16-le" if little else "utf-16-be", "replace")
+    if comment.startswith(_ASCII):
+        return comment[len(_ASCII) :].decode("utf-8", "replace")
+    return None
+
+
+def exif_of(text: str) -> bytes:
+    """Return an EXIF block with this text as its comment, as A1111 writes it into JPEG and WebP files."""
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif)[_USER_COMMENT] = _UNICODE + text.encode("utf-16-be")
+    return exif.tobytes()
