@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_a_picture_is_made_and_made_again_bit_for_bit(models: Path, tmp_path: Pa
     assert "may differ" not in second.stderr
 
 
+def test_other_formats_carry_a1111s_text_and_are_made_again_from_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "a.webp", tmp_path / "b.png"
+    done = _in_process(models, monkeypatch, ["generate", "a cat", *SMALL, "--seed", "3", "-o", str(first)])
+    assert done.exit_code == 0, done.output
+    done = _in_process(models, monkeypatch, ["generate", "--again", str(first), "-o", str(second)])
+    assert done.exit_code == 0 and "differ" not in done.output, done.output
+    with Image.open(first) as other, Image.open(second) as png:
+        text = png.info["parameters"]
+        assert text == other.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+    assert re.fullmatch(
+        r"a cat\nSteps: 2, Sampler: DPM\+\+ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 3, Size: 64x64, "
+        r"Model hash: [0-9a-f]{10}, Model: mini, RNG: CPU, Version: Disegno \S+",
+        text,
+    )
+
+
 MISTAKES = {
     "no prompt": (["generate"], 2, "There is nothing to draw"),
     "no such model": (["generate", "x", "--model", "min"], 2, "mini"),
@@ -57,6 +76,7 @@ MISTAKES = {
     "a control without a picture": (["generate", "x", *SMALL, "--control", "canny"], 2, "NAME=IMAGE"),
     "a bad size": (["generate", "x", "--size", "65x64"], 2, "multiple of 8"),
     "no such annotator": (["annotate", "cany", "x.png"], 2, "canny"),
+    "no such ending": (["generate", "x", *SMALL, "-o", "a.bmp"], 2, ".webp"),
     "no such picture": (["annotate", "canny", "nowhere.png"], 2, "nowhere.png"),
     "no such weights": (["models", "show", "nowhere.safetensors"], 2, "nowhere.safetensors"),
 }

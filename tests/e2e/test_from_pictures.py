@@ -18,7 +18,8 @@ from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
 from disegno.engine.generate import draw
-from disegno.engine.record import read, write_png
+from disegno.engine.record import read
+from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
 
 pytestmark = pytest.mark.e2e
@@ -278,7 +279,7 @@ def test_a_changed_picture_is_made_again_without_the_files(folder: Path, studio:
     control = _unit(tmp_path, region=str(tmp_path / "ramp.png"))
     request = replace(_from(tmp_path, mask="mask.png"), controls=(control,))
     result = _draw(request, studio)
-    write_png(tmp_path / "out.png", result, 0)
+    write_picture(tmp_path / "out.png", result, 0)
     for name in ("square", "mask", "photo", "ramp"):
         (tmp_path / f"{name}.png").unlink()
     again = _draw(read(tmp_path / "out.png").replay(), studio)

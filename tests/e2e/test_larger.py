@@ -15,7 +15,8 @@ from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import Hires, InitImage, Tiles, make_request
 from disegno.core.result import Progress
 from disegno.engine.generate import draw
-from disegno.engine.record import read, write_png
+from disegno.engine.record import read
+from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
 
 pytestmark = pytest.mark.e2e
@@ -131,6 +132,6 @@ def test_an_enlarged_picture_is_made_again_without_the_files(folder: Path, studi
     Image.open(folder / "photo.png").save(tmp_path / "photo.png")
     unit = ControlUnit(name="plain", image=str(tmp_path / "photo.png"), annotate="canny")
     result = _draw(replace(SMALL, controls=(unit,), hires=Hires(scale=1.5, denoise=0.5)), studio)
-    write_png(tmp_path / "out.png", result, 0)
+    write_picture(tmp_path / "out.png", result, 0)
     (tmp_path / "photo.png").unlink()
     assert np.array_equal(_pixels(_draw(read(tmp_path / "out.png").replay(), studio)), _pixels(result))

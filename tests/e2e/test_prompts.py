@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,15 @@ def test_a_second_pass_goes_on_with_the_schedule_or_has_words_of_its_own(studio:
     assert _same(_draw(studio, prompt="a [cat:dog:1.0]", hires=replace(hires, negative="red")), own)
     lora = _draw(studio, hires=replace(hires, prompt="a cat<lora:ink:0.5>"))
     assert not _same(lora, plain)
+
+
+def test_a_pictures_text_names_the_files_that_drew_it(studio: Studio, folder: Path) -> None:
+    control = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny", end=0.5)
+    labels = _draw(studio, prompt="a my-style cat <lora:ink:0.5>", controls=(control,)).labels
+    hashes = [studio.library.find(name, kind).sha256() for name, kind in (("mini", "model"), ("my-style", "embedding"))]
+    assert (labels["Model"], labels["Model hash"]) == ("mini", hashes[0][:10])
+    assert labels["TI hashes"] == f"my-style: {hashes[1][:12]}"
+    ink = (folder / "ink.safetensors").read_bytes()
+    assert labels["Lora hashes"] == f"ink: {sha256(ink[8 + int.from_bytes(ink[:8], 'little') :]).hexdigest()[:12]}"
+    assert labels["ControlNet 0"].startswith("Module: canny, Model: plain, Weight: 1.0, Resize Mode: Crop and Resize, ")
+    assert "Guidance End: 0.5, Pixel Perfect: True, Control Mode: Balanced" in labels["ControlNet 0"]

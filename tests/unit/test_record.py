@@ -90,7 +90,7 @@ def test_what_is_no_picture_is_said(content: bytes, tmp_path: Path) -> None:
 def test_a_picture_without_a_request_is_said(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(path)
-    with pytest.raises(BadImage, match="carries no request"):
+    with pytest.raises(BadImage, match="does not say how it was made"):
         read(path)
 
 

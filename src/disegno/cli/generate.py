@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from disegno.cli.fields import nested_options, or_none, request_options
-from disegno.cli.output import output_paths, with_bar
+from disegno.cli.output import output_paths, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.core.errors import RequestError
@@ -21,20 +21,22 @@ from disegno.core.request import Request
 from disegno.core.result import Result
 from disegno.core.settings import Settings, load_settings
 
+_WITHOUT_PICTURE = "It was made from another picture, which is not in it: give that one with --from."
+
 
 def write_result(result: Result, out: Path | None, only: int | None) -> tuple[list[Path], Path | None]:
     """Write the pictures with their records, and a contact sheet when there are several; returns where they are."""
-    from disegno.engine.record import write_png
     from disegno.engine.sheet import result_sheet
+    from disegno.engine.writing import write_picture, write_plain
 
     keep = list(range(len(result.images))) if only is None else [only]
     paths = output_paths(out, result, keep)
     for path, i in zip(paths, keep, strict=True):
-        write_png(path, result, i)
+        write_picture(path, result, i)
     if len(keep) == 1:
         return paths, None
     page = out if out is not None and out.suffix else paths[0].with_stem(f"{paths[0].stem}-sheet")
-    result_sheet(result).save(page, format="PNG")
+    write_plain(page, result_sheet(result))
     return paths, page
 
 
@@ -54,12 +56,17 @@ def _report(result: Result, paths: list[Path], page: Path | None, seconds: float
     }
 
 
-def _environment_warnings(again: Path | None, result: Result) -> list[str]:
+def _doubts(again: Path | None, result: Result) -> list[str]:
+    """Return why the picture may differ from the one that is made again."""
     if again is None:
         return []
     from disegno.engine.record import read
 
-    then, now = read(again).environment, result.environment
+    record = read(again)
+    if record.told is not None:
+        alone = record.told.init and result.request.init is None
+        return [*record.told.doubts, *([_WITHOUT_PICTURE] if alone else [])]
+    then, now = record.environment, result.environment
     changed = [
         f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(then | now)
@@ -84,13 +91,14 @@ def _environment_warnings(again: Path | None, result: Result) -> list[str]:
 @click.option(
     "--again",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Make the picture in this PNG file again, bit for bit; other flags change it.",
+    help="Make the picture in this file again; other flags change it. From a PNG file of this program bit for bit; else"
+    " from A1111's parameters.",
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="A file (with several images: the sheet's), or a folder. Unset: a new name in out/.",
+    help="A file (.png, .jpg, .webp; with several images: the sheet's), or a folder. Unset: a new name in out/.",
 )
 @click.option(
     "--dtype",
@@ -123,6 +131,7 @@ def command(
             " or --again PICTURE."
         )
     began = time.perf_counter()
+    require_out(out)
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)
@@ -131,7 +140,7 @@ def command(
     if axes or matrix:
         return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet))
     result = with_bar(_generate(request, settings), quiet or as_json)
-    result = replace(result, warnings=(*result.warnings, *_environment_warnings(again, result)))
+    result = replace(result, warnings=(*result.warnings, *_doubts(again, result)))
     paths, page = write_result(result, out, only)
     seconds = time.perf_counter() - began
     if as_json:

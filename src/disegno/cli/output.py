@@ -35,6 +35,14 @@ def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path
     return [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(keep))]
 
 
+def require_out(out: Path | None) -> None:
+    """Raise RequestError where --out names a file of a kind that cannot be written: before anything is drawn."""
+    if out is not None and out.suffix and not out.is_dir():
+        from disegno.engine.writing import require_format
+
+        require_format(out)
+
+
 def free_path(path: Path) -> Path:
     """Return the path, or with a number the first that does not exist."""
     n, found = 2, path

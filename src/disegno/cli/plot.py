@@ -32,7 +32,7 @@ def draw_sheet(
 ) -> None:
     """Draw the plot or the matrix, write its sheet and its pictures, and say where they are. Raises DisegnoError."""
     from disegno.engine.plot import draw_plot, parse_axis, plan_matrix, plan_plot
-    from disegno.engine.record import write_png
+    from disegno.engine.writing import write_picture, write_plain
 
     if axes and matrix:
         raise RequestError("A sheet shows axes or a matrix: leave out --matrix, or --x, --y and --z.")
@@ -46,8 +46,8 @@ def draw_sheet(
         for i in range(len(result.images)):
             number = f"-{i + 1}" if len(result.images) > 1 else ""
             paths.append(page.with_stem(f"{page.stem}-{place}{number}"))
-            write_png(paths[-1], result, i)
-    drawn.page().save(page, format="PNG")
+            write_picture(paths[-1], result, i)
+    write_plain(page, drawn.page())
     _say(page, paths, [w for result in drawn.results for w in result.warnings], time.perf_counter() - began, saying)
 
 

@@ -3,14 +3,17 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from disegno.cli.fields import NESTED
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import ControlUnit, Request, describe, make_request
+from disegno.core.settings import load_settings
+from disegno.core.told import Told
 from disegno.prompts.networks import Tag, lora_of
 
 CONTROL_HELP = """NAME[=IMAGE][,key=value...]: a condition and the picture that shows it; without one, the picture of
@@ -99,6 +102,8 @@ def build_request(
     from disegno.engine.record import read
 
     record = read(again)
+    if record.told is not None:
+        fields = _as_told(record.told, fields)
     then: dict[str, Any] = _REQUEST.dump_python(record.replay())
     if fields.keys() & _WORDS:  # other words: not those that were filled in then
         asked: dict[str, Any] = _REQUEST.dump_python(record.request)
@@ -106,6 +111,33 @@ def build_request(
         then |= {"prompts": ()} if "prompt" in fields else {}
         then |= {"negatives": ()} if "negative" in fields else {}
     return make_request(_nested(then, fields)), record.image if not given.get("batch") else None
+
+
+def _as_told(told: Told, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with what A1111's text says beside its Request: the model, and how a picture was changed."""
+    own = {} if "model" in fields or not told.models else {"model": _model_of(told.models)}
+    if f"init{NESTED}image" in fields:
+        masked = told.masked if f"init{NESTED}mask" in fields else {}
+        own |= {f"init{NESTED}{name}": value for name, value in (told.init | masked).items()}
+    return own | dict(fields)
+
+
+def _model_of(names: tuple[str, ...]) -> str:
+    """Return the first of a model's names that is known here. Raises UnknownName."""
+    from disegno.engine.studio import BUILT_IN
+    from disegno.weights.library import Library
+
+    if BUILT_IN in names:
+        return BUILT_IN
+    library = Library(load_settings())
+    for name in names:
+        with suppress(UnknownName):
+            return str(library.find(name, "model").path)
+    called = " or ".join(repr(name) for name in names)
+    raise UnknownName(
+        f"The picture was drawn by the model {called}, which is not in your model folders. Put it there, or choose"
+        " another one with --model."
+    )
 
 
 def _nested(base: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How a picture was made, as A1111 writes it into the picture: prompt, negative prompt, and one line of parameters.
 
-    a (red:1.2) car
-    Negative prompt: blurry
-    Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 1, Size: 512x512, Version: 0.1.0
+a (red:1.2) car
+Negative prompt: blurry
+Steps: 20, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 1, Size: 512x512, Version: 0.1.0
 """
 
 import json
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from disegno.core.request import Emphasis, Request
+from disegno.core.request import ControlMode, ControlUnit, Emphasis, InpaintFill, LoraUse, Request, ResizeMode
 from disegno.prompts.emphasis import uses_emphasis
 
 Value = str | int | float | bool | None
@@ -54,6 +54,23 @@ _DEFAULTS: Mapping[str, Value] = {
     "Refiner switch by sampling steps": False,
 }
 EMPHASIS: Mapping[Emphasis, str] = {"original": "Original", "no-norm": "No norm", "ignore": "Ignore", "none": "None"}
+FILLS: Mapping[InpaintFill, str] = {
+    "original": "original",
+    "fill": "fill",
+    "noise": "latent noise",
+    "nothing": "latent nothing",
+}
+_RESIZES: Mapping[ResizeMode, str] = {
+    "stretch": "Just Resize",
+    "crop": "Crop and Resize",
+    "fill": "Resize and Fill",
+}
+_MODES: Mapping[ControlMode, str] = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
+_PROCESSOR_RES = 512  # A1111 parity: what stands there where pixels meet one to one
 
 
 # ---- writing
@@ -85,8 +102,36 @@ def write_infotext(prompt: str, negative: str, values: Mapping[str, Value]) -> s
     return f"{prompt}{below}\n{line}".strip()
 
 
+def with_loras(prompt: str, loras: Sequence[LoraUse]) -> str:
+    """Return the prompt with tags for LoRAs that it does not name: <lora:name:text weight:net weight:rank>."""
+    return " ".join([prompt, *map(_tag, loras)]).strip()
+
+
+def _tag(use: LoraUse) -> str:
+    text = use.strength if use.text_strength is None else use.text_strength
+    net = f":unet={use.strength:g}" if use.strength != text else ""
+    rank = f":dyn={use.rank}" if use.rank else ""
+    return f"<lora:{use.name}:{text:g}{net}{rank}>"
+
+
+def unit_text(unit: ControlUnit, annotator: str | None) -> str:
+    """Return a control as A1111's ControlNet extension writes it. `annotator`: what drew its condition, if any did."""
+    entries = {
+        "Module": annotator or "none",
+        "Model": unit.name,
+        "Weight": unit.strength,
+        "Resize Mode": _RESIZES[unit.resize],
+        "Processor Res": unit.resolution or _PROCESSOR_RES,
+        "Guidance Start": unit.start,
+        "Guidance End": unit.end,
+        "Pixel Perfect": unit.resolution is None,
+        "Control Mode": _MODES[unit.mode],
+    }
+    return ", ".join(f"{name}: {value}" for name, value in entries.items())
+
+
 def values_of(request: Request, seed: int, subseed: int, labels: Mapping[str, str]) -> dict[str, Value]:
-    """Return what is written of one picture of a concrete request. `labels`: names and hashes of its files."""
+    """Return what is written of one picture of a concrete request. `labels`: what its files and controls are called."""
     varied, resized = request.subseed_strength > 0, request.seed_width and request.seed_height
     return {
         "Steps": request.steps,
@@ -121,6 +166,10 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
         yield "Mask blur", init.mask_blur or None
         yield "Inpaint area", "Only masked" if init.only_masked else None
         yield "Masked area padding", init.padding if init.only_masked else None
+        yield "Masked content", FILLS[init.fill] if init.fill not in (None, "original") else None
+    if init is not None:
+        yield "Noise multiplier", init.noise if init.noise != 1 else None
+        yield "Extra noise", init.extra_noise or None
     if hires is not None:
         if hires.width or hires.height:
             yield "Hires resize", f"{hires.width or 0}x{hires.height or 0}"
@@ -128,9 +177,13 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
             yield "Hires upscale", hires.scale
         yield "Hires steps", hires.steps
         yield "Hires upscaler", hires.upscaler
+        yield "Hires checkpoint", hires.model
+        yield "Hires CFG Scale", hires.cfg if hires.cfg != request.cfg else None
+        yield "Hires sampler", hires.sampler if hires.sampler != request.sampler else None
+        yield "Hires schedule type", hires.schedule if hires.schedule != request.schedule else None
         yield "Hires prompt", hires.prompt
         yield "Hires negative prompt", hires.negative
-    yield "Eta", request.eta
+    yield "Eta DDIM" if str(request.sampler).startswith("DDIM") else "Eta", request.eta
     yield "Sigma churn", request.churn or None
     yield "Sigma tmin", request.churn_min or None
     yield "Sigma tmax", request.churn_max or None
@@ -143,24 +196,33 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
 # ---- reading
 
 
-def read_infotext(text: str) -> dict[str, Value]:
-    """Return what a picture's text says, by A1111's names, with what it leaves out; "NxM" as two values, -1 and -2.
+def said_by(text: str) -> dict[str, str]:
+    """Return what a picture's text says, by A1111's names, "NxM" as two values, -1 and -2; the prompts in any case.
 
-    Values are text, but for what is filled in. In linear time.
+    In linear time.
     """
     *lines, last = text.strip().split("\n")
     pairs = list(_pairs(last))
     if len(pairs) < _MIN_PAIRS:
         lines, pairs = [*lines, last], []
     prompt, negative = _prompts(lines)
-    found: dict[str, Value] = {}
+    found: dict[str, str] = {}
     for name, value in pairs:
         plain = unquoted(value)
         if size := _SIZE.fullmatch(plain):
             found |= {f"{name}-1": size[1], f"{name}-2": size[2]}
         elif value:
             found[name] = plain
-    found |= {"Prompt": prompt, "Negative prompt": negative}
+    return found | {"Prompt": prompt, "Negative prompt": negative}
+
+
+def read_infotext(text: str) -> dict[str, Value]:
+    """Return what a picture's text says and means, by A1111's names: with what it leaves out, and its version implies.
+
+    Values are text, but for what is filled in.
+    """
+    found: dict[str, Value] = dict(said_by(text))
+    prompt, negative = str(found["Prompt"]), str(found["Negative prompt"])
     if "Hypernet" in found:
         found["Prompt"] = f"{prompt}<hypernet:{found['Hypernet']}:{found.get('Hypernet strength', '1.0')}>"
     found = {**_DEFAULTS, **found}
@@ -202,7 +264,7 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _name_before(line: str, start: int, colon: int) -> str | None:
-    """Return the name that ends at a colon: word characters, spaces, - and /, the first a word character, 2 at least."""
+    """Return the name that ends at a colon: two or more word characters, spaces, - and /, the first no space."""
     begin = colon
     while begin > start and (line[begin - 1].isalnum() or line[begin - 1] in "_ -/"):
         begin -= 1

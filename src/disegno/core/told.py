@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from disegno.core.errors import RequestError
-from disegno.core.infotext import EMPHASIS, Value, read_infotext
+from disegno.core.infotext import EMPHASIS, FILLS, Value, read_infotext
 
 
 @dataclass(frozen=True)
 class Told:
-    """The fields of a Request, and doubts in plain words. `models`: what the model may be found by, the surest first."""
+    """The fields of a Request, and doubts in plain words. `models`: what the model may be found by, the surest first.
+
+    `init`, `masked`: of its InitImage, where it had one, and where that had a mask; the pictures are not in the text.
+    """
 
     fields: dict[str, Any]
+    init: dict[str, Any]
+    masked: dict[str, Any]
     models: tuple[str, ...]
     doubts: tuple[str, ...]
 
@@ -45,6 +50,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Clip skip": ("clip_skip", int),
     "ENSD": ("seed_delta", int),
     "Eta": ("eta", _number),
+    "Eta DDIM": ("eta", _number),
     "Sigma churn": ("churn", _number),
     "Sigma tmin": ("churn_min", _number),
     "Sigma tmax": ("churn_max", _number),
@@ -66,14 +72,37 @@ _HIRES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Hires resize-1": ("width", int),
     "Hires resize-2": ("height", int),
 }
-_SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "", "0")
+_INIT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "Denoising strength": ("denoise", _number),
+    "Noise multiplier": ("noise", _number),
+    "Extra noise": ("extra_noise", _number),
+}
+_MASKED: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "Mask mode": ("invert", lambda text: text == "Inpaint not masked"),
+    "Mask blur": ("mask_blur", int),
+    "Inpaint area": ("only_masked", lambda text: text == "Only masked"),
+    "Masked area padding": ("padding", int),
+    "Masked content": ("fill", lambda text: _FILLS.get(text, "original")),
+}
+_FILLS = {name: fill for fill, name in FILLS.items()}
+_SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "", 0)
 _NOISE = {"CPU": "cpu", "NV": "nv", "GPU": "nv"}  # an NVIDIA card draws the numbers that NV emulates
+_UNIT = "ControlNet"
+_UNIT_DEFAULTS: Mapping[str, str | float | bool] = {  # A1111 parity: of ControlNetUnit.parse
+    "module": "none",
+    "model": "None",
+    "weight": 1.0,
+    "resize_mode": "Crop and Resize",
+    "processor_res": 512,
+    "threshold_a": 0.5,
+    "threshold_b": 0.5,
+    "guidance_start": 0.0,
+    "guidance_end": 1.0,
+    "pixel_perfect": False,
+    "control_mode": "Balanced",
+}
 _UNDERSTOOD = {"Model", "Model hash", "RNG", "Emphasis", "Version", "Lora hashes", "TI hashes", "User", "Sampler"}
 _WITHOUT_EFFECT = {  # what is said of everything, and means nothing here unless it is something else
-    "Mask mode": "Inpaint masked",
-    "Masked content": "original",
-    "Inpaint area": "Whole picture",
-    "Masked area padding": "32",
     "Schedule max sigma": "0",
     "Schedule min sigma": "0",
     "Schedule rho": "0",
@@ -83,6 +112,28 @@ _WITHOUT_EFFECT = {  # what is said of everything, and means nothing here unless
     "Cache FP16 weight for LoRA": "False",
     "Refiner switch by sampling steps": "False",
 }
+
+
+def read_unit(text: str) -> dict[str, str | float | bool]:
+    """Return a ControlNet unit as A1111's extension wrote it, by its fields' names. Raises ValueError."""
+    unit = dict(_UNIT_DEFAULTS)
+    for pair in text.split(", "):
+        name, value = pair.split(": ")
+        field = name.lower().replace(" ", "_")
+        unit[field] = type(_UNIT_DEFAULTS.get(field, ""))(value) if field != "pixel_perfect" else value == "True"
+    return unit
+
+
+def _how_to(text: str) -> str:
+    """Return the words of a command line that ask for the control again."""
+    try:
+        unit = read_unit(text)
+    except ValueError:
+        return "with --control"
+    ends = {"strength": unit["weight"], "start": unit["guidance_start"], "end": unit["guidance_end"]}
+    kept = {"strength": 1.0, "start": 0.0, "end": 1.0}
+    words = "".join(f",{name}={value:g}" for name, value in ends.items() if value != kept[name])
+    return f"--control {str(unit['model']).split(' [')[0]}=IMAGE,annotate={unit['module']}{words}"
 
 
 def told_of(text: str) -> Told:
@@ -96,9 +147,13 @@ def told_of(text: str) -> Told:
     fields["emphasis"] = names.get(str(found.get("Emphasis", "Original")), "original")
     hires = _is_hires(found)
     if hires:
-        fields["hires"] = {name: value for name, value in _read(found, _HIRES).items() if value not in _SAME and value}
+        said = _read(found, _HIRES)
+        fields["hires"] = {name: value for name, value in said.items() if name == "denoise" or value not in _SAME}
     models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
-    return Told(fields, models, tuple(_doubts(found, hires)))
+    changed = "Denoising strength" in found and not hires
+    init = _read(found, _INIT) if changed else {}
+    masked = {"mask_blur": 0} | _read(found, _MASKED) if changed else {}
+    return Told(fields, init, masked, models, tuple(_doubts(found)))
 
 
 def _read(found: Mapping[str, Value], table: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
@@ -116,19 +171,18 @@ def _is_hires(found: Mapping[str, Value]) -> bool:
     return "Hires upscale" in found or str(found["Hires resize-1"]) != "0" or str(found["Hires resize-2"]) != "0"
 
 
-def _doubts(found: Mapping[str, Value], hires: bool) -> list[str]:
+def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
-    known = _FIELDS.keys() | _UNDERSTOOD | _HIRES.keys()
+    known = _FIELDS.keys() | _UNDERSTOOD | _HIRES.keys() | _INIT.keys() | _MASKED.keys()
     left = [
         f"{name}: {value}"
         for name, value in found.items()
-        if name not in known and _WITHOUT_EFFECT.get(name) != str(value) and not name.startswith("ControlNet")
+        if name not in known and _WITHOUT_EFFECT.get(name) != str(value) and not name.startswith(_UNIT)
     ]
     doubts = [f"Not taken over from the picture's text: {', '.join(left)}."] if left else []
-    if any(name.startswith("ControlNet") for name in found):
-        doubts.append("The picture was drawn under a ControlNet, whose image is not in it: give it with --control.")
-    if "Denoising strength" in found and not hires:
-        doubts.append("The picture was made from another one, which is not in it: give that one with --from.")
+    for name, value in found.items():
+        if name.startswith(_UNIT):
+            doubts.append(f"{name} drew with it, and its image is not in the picture: give it, {_how_to(str(value))}.")
     if found["RNG"] == "GPU":
         doubts.append("Its noise came from a graphics card: the NV source draws the numbers that an NVIDIA card would.")
     return doubts

@@ -1,16 +1,15 @@
 """The text that a picture carries beside its pixels: A1111's parameters, in PNG, JPEG, WebP and GIF files."""
 
-from pathlib import Path
-
 from PIL import Image
 from PIL.ExifTags import IFD
 
-from disegno.core.errors import BadImage
-from disegno.core.infotext import values_of, write_infotext
+from disegno.core.errors import RequestError
+from disegno.core.infotext import values_of, with_loras, write_infotext
 from disegno.core.result import Result
 
 KEY = "parameters"
 MAX_CHARACTERS = 1 << 20
+_MAX_JPEG_EXIF = 65_533 - 6  # bytes of a JPEG segment, without its length and "Exif\0\0"
 _USER_COMMENT = 0x9286
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 
@@ -23,23 +22,11 @@ def parameters_of(result: Result, image: int) -> str:
     prompt = result.prompts[image] if result.prompts else request.prompt
     negative = result.negatives[image] if result.negatives else request.negative
     values = values_of(request, result.seeds[image], subseed, {**result.labels, "Version": version})
-    return write_infotext(prompt, negative, values)
+    return write_infotext(with_loras(prompt, request.loras), negative, values)
 
 
-def read_parameters(path: Path) -> str | None:
-    """Return the text of parameters that a picture carries, None where there is none. Raises BadImage."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            text = _text(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadImage(f"{path} cannot be read as a picture: {error}. Give a PNG, JPEG or WebP file.") from error
-    if text is not None and len(text) > MAX_CHARACTERS:
-        raise BadImage(f"{path} carries {len(text)} characters of text; at most {MAX_CHARACTERS} are read.")
-    return text
-
-
-def _text(picture: Image.Image) -> str | None:
+def text_in(picture: Image.Image) -> str | None:
+    """Return the text of parameters that a loaded picture carries: PNG's, else EXIF's comment, else GIF's."""
     text = picture.info.get(KEY)
     if isinstance(text, str):
         return text
@@ -61,8 +48,16 @@ def _comment(comment: bytes) -> str | None:
     return None
 
 
-def exif_of(text: str) -> bytes:
-    """Return an EXIF block with this text as its comment, as A1111 writes it into JPEG and WebP files."""
+def exif_of(text: str) -> Image.Exif:
+    """Return EXIF with this text as its comment, as A1111 writes it into JPEG and WebP files."""
     exif = Image.Exif()
-    exif.get_ifd(IFD.Exif)[_USER_COMMENT] = _UNICODE + text.encode("utf-16-be")
-    return exif.tobytes()
+    exif.get_ifd(IFD.Exif)[_USER_COMMENT] = _UNICODE + text.encode("utf-16-be", "replace")
+    return exif
+
+
+def require_room(exif: Image.Exif) -> None:
+    """Raise RequestError where a JPEG file cannot hold this EXIF."""
+    if (size := len(exif.tobytes())) > _MAX_JPEG_EXIF:
+        raise RequestError(
+            f"The picture's text takes {size} bytes; a JPEG file holds {_MAX_JPEG_EXIF}. Choose .png or .webp."
+        )

@@ -20,6 +20,7 @@ from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
 from disegno.engine.concrete import concrete
+from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
 from disegno.engine.preview import Decoder, previews_of
@@ -122,6 +123,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
         sources=album.sources() if needs_sources(job.request) else {},
         prompts=tuple(written.prompt for written in job.worded.written),
         negatives=tuple(written.negative for written in job.worded.written),
+        labels=labels_of(job, phases[0]),
     )
 
 

@@ -23,7 +23,7 @@ from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
 from disegno.engine.units import Prepared, Scene, prepare
-from disegno.engine.wording import Worded, encode
+from disegno.engine.wording import Encoded, Worded, encode
 
 PICTURES_AT_ONCE = 8  # decoded
 VAE_OVERLAP = 4  # a part shares this part of its side with the next one
@@ -47,7 +47,7 @@ class Job:
 class Phase:
     """A part of a generation that samples: its runs are to be stepped until all have ended.
 
-    `part` of `num_parts`: which of the generation's phases this is, from 0.
+    `part` of `num_parts`: which of the generation's phases this is, from 0. `told`: what its prompts said.
     """
 
     runs: tuple[Run, ...]
@@ -58,6 +58,7 @@ class Phase:
     num_parts: int = 1
     prepared: tuple[Prepared, ...] = ()
     warnings: tuple[str, ...] = ()
+    told: Encoded | None = None
 
     def step(self) -> int:
         """Return how many steps every run has done."""
@@ -147,7 +148,8 @@ def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, ph
     material = Material(told.texts, size, views, begin, extra, told.loras)
     runs = runs_of(job.request, job.backbone, material, job.seeds, job.subseeds)
     warnings = (*told.warnings, *(warning for p in prepared for warning in p.warnings))
-    return replace(phase, runs=runs, num_steps=len(runs[0].sigmas) - 1, prepared=prepared, warnings=warnings)
+    num_steps = len(runs[0].sigmas) - 1
+    return replace(phase, runs=runs, num_steps=num_steps, prepared=prepared, warnings=warnings, told=told)
 
 
 def first_phase(job: Job, num_parts: int = 1) -> Phase:

@@ -18,10 +18,12 @@ from typing import Any, cast
 from PIL import Image, PngImagePlugin
 
 from disegno.core.errors import BadImage
-from disegno.core.files import write_atomically
-from disegno.core.request import Request, from_json, to_json
+from disegno.core.request import Request, from_json, make_request, to_json
 from disegno.core.result import Result
+from disegno.core.told import Told, told_of
 from disegno.engine.album import needs_sources, with_sources
+from disegno.engine.embedded import KEY as PARAMETERS
+from disegno.engine.embedded import MAX_CHARACTERS, parameters_of, text_in
 
 CHUNK = "disegno"
 PICTURE_CHUNK = b"dgPc"  # a data URI's beginning, a zero, and the picture's bytes
@@ -34,7 +36,8 @@ class Record:
     """How a picture was made. `image` is its place in the batch; `conditions` are data URIs, one a control.
 
     `sources`: where the conditions are not enough, the files that the request names, by path, as data URIs.
-    `prompts`, `negatives`: each image's own, in full; empty in pictures of version 0.1.0.
+    `prompts`, `negatives`: each image's own, in full; empty in pictures of version 0.1.0. `told`: of a picture of
+    another program, what its text says.
     """
 
     request: Request
@@ -44,6 +47,7 @@ class Record:
     sources: dict[str, str] = field(default_factory=dict[str, str])
     prompts: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
+    told: Told | None = None
 
     def replay(self) -> Request:
         """Return the request that makes the same picture wherever its drawings are now: they are inside it.
@@ -84,6 +88,7 @@ def png_bytes(result: Result, image: int) -> bytes:
         "environment": result.environment,
     }
     info, pictures = PngImagePlugin.PngInfo(), list[bytes]()
+    info.add_text(PARAMETERS, parameters_of(result, image).replace("\0", ""))
     info.add_itxt(CHUNK, json.dumps(_stowed(record, pictures), ensure_ascii=False), zip=True)
     for picture in pictures:
         info.add(PICTURE_CHUNK, picture, after_idat=True)
@@ -121,37 +126,52 @@ def _unstowed(value: Any, pictures: list[bytes]) -> Any:
     return f"{header.decode()},{base64.b64encode(data).decode()}"
 
 
-def write_png(path: Path, result: Result, image: int) -> None:
-    """Write image number `image` of the result, with its record, whole or not at all. Raises ResourceError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = png_bytes(result, image)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+@dataclass(frozen=True)
+class _Texts:
+    """What a file says beside its pixels: our record, the pictures that it names, and A1111's parameters."""
+
+    record: str | None
+    pictures: list[bytes]
+    parameters: str | None
 
 
-def _chunk(path: Path) -> dict[str, Any]:
+def _texts(path: Path) -> _Texts:
     try:
         with Image.open(path) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(CHUNK)
             chunks = [chunk[:2] for chunk in getattr(picture, "private_chunks", [])]
+            told = text_in(picture)
     except (OSError, ValueError, SyntaxError) as error:
         raise BadImage(
-            f"{path} cannot be read as a picture: {error}. Give a PNG file that this program made."
+            f"{path} cannot be read as a picture: {error}. Give a file that this program or A1111 made."
         ) from error
-    if not text:
-        raise BadImage(f"{path} carries no request of this program. Give a PNG file that `disegno generate` wrote.")
-    if len(text) > MAX_CHUNK_BYTES:
-        raise BadImage(f"{path} carries {len(text)} bytes of text; at most {MAX_CHUNK_BYTES} are read.")
-    try:
-        return _unstowed(json.loads(text), [data for name, data in chunks if name == PICTURE_CHUNK])
-    except (ValueError, IndexError) as error:
-        raise BadImage(f"{path} carries a damaged request: {error}.") from error
+    for found, most in ((text, MAX_CHUNK_BYTES), (told, MAX_CHARACTERS)):
+        if found and len(found) > most:
+            raise BadImage(f"{path} carries {len(found)} bytes of text; at most {most} are read.")
+    return _Texts(text, [data for name, data in chunks if name == PICTURE_CHUNK], told)
 
 
 def read(path: Path) -> Record:
-    """Return how the picture at `path` was made. Raises BadImage or RequestError."""
-    found = _chunk(path)
+    """Return how the picture at `path` was made; of one without our record, what A1111's text says.
+
+    Raises BadImage or RequestError.
+    """
+    texts = _texts(path)
+    if texts.record is not None:
+        return _record(path, texts.record, texts.pictures)
+    if texts.parameters is None:
+        raise BadImage(
+            f"{path} does not say how it was made: it has neither a request of this program nor A1111's parameters."
+            " Give a file that one of the two wrote."
+        )
+    told = told_of(texts.parameters)
+    return Record(make_request(told.fields), 0, (), {}, told=told)
+
+
+def _record(path: Path, text: str, pictures: list[bytes]) -> Record:
     try:
+        found: dict[str, Any] = _unstowed(json.loads(text), pictures)
         request = from_json(json.dumps(found["request"]))
         return Record(
             request,
@@ -162,5 +182,5 @@ def read(path: Path) -> Record:
             tuple(found.get("prompts", ())),
             tuple(found.get("negatives", ())),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BadImage(f"{path} carries a damaged request: {error!r}.") from error

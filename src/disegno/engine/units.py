@@ -43,11 +43,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A unit, ready: the control that acts (one for each window, else one), what it was shown, and what is doubtful."""
+    """A unit, ready: the control that acts (one for each window, else one), what it was shown, and what is doubtful.
+
+    `annotator`: what drew the condition.
+    """
 
     controls: tuple[Control, ...]
     condition: Image.Image
     warnings: tuple[str, ...]
+    annotator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
     else:
         controls = (Used(_control(controller, shown, studio), replace(use, region=region)),)
     warnings = tuple(getattr(controller, "warnings", ()))
-    return Prepared(controls, Image.fromarray(shown.picture), warnings)
+    name = annotator_of(unit, controller.annotator)
+    return Prepared(controls, Image.fromarray(shown.picture), warnings, name)
 
 
 def _cut(region: Tensor | None, window: Window) -> Tensor | None:

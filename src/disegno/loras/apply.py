@@ -55,12 +55,16 @@ class Seat:
 
 @dataclass(frozen=True)
 class Loras:
-    """LoRAs on a model, by part of it. `key` names them by content, "" for none; `num_bytes`: of the copies."""
+    """LoRAs on a model, by part of it. `key` names them by content, "" for none; `num_bytes`: of the copies.
+
+    `hashes`: A1111's, by the files' names.
+    """
 
     key: str = ""
     seats: Mapping[Part, tuple[Seat, ...]] = field(default_factory=dict[Part, tuple[Seat, ...]])
     warnings: tuple[str, ...] = ()
     num_bytes: int = 0
+    hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     _lock: RLock = field(default_factory=RLock, repr=False, compare=False)
 
     @contextmanager
@@ -103,7 +107,8 @@ def put_on(nets: Mapping[str, nn.Module], worn: Sequence[Worn]) -> Loras:
     copies = [seat.other for some in seats.values() for seat in some]
     num_bytes = sum(_num_bytes(copy) for copy in copies)
     log.info("%d LoRAs: %d layers, %.0f MiB of copies", len(worn), len(copies), num_bytes / 2**20)
-    return Loras(key, {part: tuple(some) for part, some in seats.items()}, warnings, num_bytes)
+    hashes = {each.file.name: each.file.hash for each in worn}
+    return Loras(key, {part: tuple(some) for part, some in seats.items()}, warnings, num_bytes, hashes)
 
 
 def _placed(worn: Worn, places: Mapping[Address, Place]) -> dict[Address, Place]:

@@ -10,13 +10,12 @@ import zlib
 from collections.abc import Iterator
 
 from PIL import Image
-from PIL.ExifTags import IFD
 
+from disegno.engine.embedded import KEY as PARAMETERS
+from disegno.engine.embedded import exif_of
 from disegno.engine.record import PICTURE_CHUNK
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PARAMETERS = "parameters"
-_USER_COMMENT = 0x9286
 _TEXT_CHUNKS = (b"tEXt", b"iTXt", b"zTXt", PICTURE_CHUNK)  # the last: pictures that the record in the text names
 
 
@@ -77,9 +76,7 @@ def as_format(png: bytes, text: str | None, image_format: str, quality: int = 80
     if image_format == "png":
         return png_with_text(png, text) if text is not None else png_without_texts(png)
     picture = open_png(png).convert("RGB")
-    exif = Image.Exif()
-    if text is not None:
-        exif.get_ifd(IFD.Exif)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    exif = Image.Exif() if text is None else exif_of(text)
     buffer = io.BytesIO()
     if image_format == "webp":
         picture.save(buffer, format="WEBP", quality=quality, lossless=lossless, exif=exif)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from disegno.core.infotext import said_by
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.house import House
-from disegno.serving.a1111.infotext import parameters_of
 
 FIELDS: Mapping[str, str] = {
     "Prompt": "prompt",
@@ -22,6 +22,7 @@ FIELDS: Mapping[str, str] = {
     "Seed resize from-2": "seed_resize_from_h",
     "Denoising strength": "denoising_strength",
     "Eta": "eta",
+    "Eta DDIM": "eta",
     "Sigma churn": "s_churn",
     "Sigma tmin": "s_tmin",
     "Sigma tmax": "s_tmax",
@@ -52,7 +53,7 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
     text = body.get("infotext")
     if not isinstance(text, str) or not text.strip():
         return dict(body), []
-    said = parameters_of(text)
+    said = said_by(text)
     table = {**FIELDS, **(TXT2IMG if form == "txt2img" else {})}
     fields: dict[str, Json] = {table[name]: value for name, value in said.items() if name in table and value != ""}
     if form == "txt2img" and any(name.startswith("Hires ") for name in said):
@@ -61,10 +62,8 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
     doubts = [
         f"The infotext's {name} was not taken over: a unit needs its image." for name in said if name[:11] == UNITS
     ]
-    model, known = (
-        said.get("Model", ""),
-        [named for named in house.models if said.get("Model", "").lower() in named.words],
-    )
+    model = said.get("Model", "")
+    known = [named for named in house.models if model.lower() in named.words]
     if known:
         settings["sd_model_checkpoint"] = known[0].name
     elif model:

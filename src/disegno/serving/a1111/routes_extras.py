@@ -11,13 +11,14 @@ from fastapi import APIRouter, Request
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
+from disegno.core.infotext import read_infotext
+from disegno.engine.embedded import text_in
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.extras import Extras, html_info, translate_extras
 from disegno.serving.a1111.files import png_with_text
 from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, upscaler_names
 from disegno.serving.a1111.images import encode, read_image
-from disegno.serving.a1111.infotext import parameters_of, text_of
 from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
 from disegno.serving.fetch import with_pictures
@@ -86,7 +87,7 @@ def _look(front: Front, uri: str) -> Looked:
         with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])), formats=FORMATS) as picture:
             picture.load()
             texts = {str(name): value for name, value in picture.info.items() if isinstance(value, str)}
-            return Looked(picture.size, text_of(picture), texts)
+            return Looked(picture.size, text_in(picture), texts)
     except PILLOW_TRIPS as error:
         raise WireError("Invalid encoded image: it cannot be read as a picture. Send the whole file.") from error
 
@@ -123,5 +124,5 @@ async def png_info(request: Request) -> Response:
     looked = await asyncio.to_thread(lambda: _look(front, _here(front, image)))
     text = looked.text or ""
     items: dict[str, Json] = {name: value for name, value in looked.texts.items() if name != "parameters"}
-    parameters: dict[str, Json] = dict(parameters_of(text)) if text else {}
+    parameters: dict[str, Json] = dict(read_infotext(text)) if text else {}
     return JSONResponse({"info": text, "items": items, "parameters": parameters})

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
+from disegno.core.infotext import values_of, with_loras, write_infotext
 from disegno.core.request import from_json
 from disegno.serving.a1111 import answer as answers
 from disegno.serving.a1111.answer import Drawn, Model
@@ -17,7 +17,6 @@ from disegno.serving.a1111.coerce import Json, coerced
 from disegno.serving.a1111.errands import Errand
 from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, named_model
 from disegno.serving.a1111.generation import Form, Order, translate
-from disegno.serving.a1111.infotext import infotext
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
 from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
@@ -65,10 +64,10 @@ async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], 
         if errand.interrupted:
             return
         job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
-        drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order, _model(front, order)))
+        drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order))
 
 
-def _read(jobs: Jobs, job: Job, order: Order, model: Model) -> Drawn:
+def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
     """Return what a job drew."""
     assert job.outcome is not None
     facts: dict[str, Any] = job.outcome.facts
@@ -78,14 +77,16 @@ def _read(jobs: Jobs, job: Job, order: Order, model: Model) -> Drawn:
     # each picture's own, with styles and wildcards written out
     prompts = tuple(facts["prompts"]) or (concrete.prompt,) * len(seeds)
     negatives = tuple(facts["negatives"]) or (concrete.negative,) * len(seeds)
-    units = [unit.text for unit in order.units]
+    units = {f"ControlNet {i}": unit.text for i, unit in enumerate(order.units)}
+    labels = {**facts["labels"], **units, "Version": f"Disegno {__version__}"}
     told = [
-        infotext(
-            replace(concrete, prompt=prompts[i], negative=negatives[i]), seed, concrete.subseed + i,
-            model.name, model.hash, units, __version__,
+        write_infotext(
+            with_loras(prompts[i], concrete.loras),
+            negatives[i],
+            values_of(concrete, seed, concrete.subseed + i, labels),
         )
         for i, seed in enumerate(seeds)
-    ]  # fmt: skip
+    ]
     return Drawn(
         request=concrete,
         pictures=content["image"],

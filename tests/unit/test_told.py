@@ -1,0 +1,194 @@
+"""Pictures of A1111 are made again: its text, from each kind of file that it writes, becomes a Request."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from disegno.backbones import miniature
+from disegno.cli.request import build_request
+from disegno.core.errors import BadImage, RequestError, UnknownName
+from disegno.core.infotext import read_infotext
+from disegno.core.request import ControlUnit, Hires, InitImage, LoraUse, Request
+from disegno.core.result import Result
+from disegno.core.told import read_unit, told_of
+from disegno.engine.embedded import exif_of, parameters_of
+from disegno.engine.record import read
+from disegno.engine.writing import write_picture
+
+pytestmark = pytest.mark.unit
+
+PLAIN = (
+    "a (red:1.2) barn, [sunny:stormy:0.5]\nat noon <lora:ink:0.8>\nNegative prompt: blurry, text\n"
+    "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 4007, Size: 512x768, "
+    "Model hash: 6ce0161689, Model: v1-5-pruned, Variation seed: 9, Variation seed strength: 0.1, Clip skip: 2, "
+    'ENSD: 31337, RNG: CPU, Lora hashes: "ink: 0123456789ab", Version: v1.10.1'
+)
+OWN = PLAIN.replace("Model hash: 6ce0161689, Model: v1-5-pruned, ", "Model: diorama, ")
+
+
+VECTORS = Path(__file__).parents[1] / "golden" / "vectors" / "controlnet_infotext.json"
+
+
+@pytest.mark.parametrize("case", json.loads(VECTORS.read_text("utf-8"))["cases"], ids=lambda case: case["input"])
+def test_units_are_read_as_in_the_original(case: dict[str, Any]) -> None:
+    if "raises" in case:
+        with pytest.raises(ValueError, match="too many values"):
+            read_unit(case["input"])
+    else:
+        assert read_unit(case["input"]) == case["expected"]
+
+
+def _with(text: str, *pairs: str) -> str:
+    return text.replace(", Version", f", {', '.join(pairs)}, Version")
+
+
+def _file(path: Path, text: str) -> Path:
+    picture = Image.new("RGB", (16, 16))
+    if path.suffix == ".png":
+        info = PngInfo()
+        info.add_text("parameters", text)
+        picture.save(path, pnginfo=info)
+    elif path.suffix == ".gif":
+        picture.save(path, comment=text.encode())
+    else:
+        picture.save(path, exif=exif_of(text))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif"])
+def test_every_kind_of_file_that_a1111_writes(name: str, tmp_path: Path) -> None:
+    request, only = build_request(None, _file(tmp_path / name, OWN), (), None, {})
+    expected = Request(
+        prompt="a (red:1.2) barn, [sunny:stormy:0.5]\nat noon <lora:ink:0.8>", negative="blurry, text", model="diorama",
+        steps=25, sampler="DPM++ 2M", schedule="Karras", cfg=6.5, seed=4007, width=512, height=768, subseed=9,
+        subseed_strength=0.1, clip_skip=2, seed_delta=31337,
+    )  # fmt: skip
+    assert request == expected and only == 0
+    assert not told_of(OWN).doubts
+
+
+def test_flags_change_what_the_picture_says(tmp_path: Path) -> None:
+    path = _file(tmp_path / "a.png", OWN)
+    request, _ = build_request("a barn", path, ("canny=x.png",), "256x256", {"seed": 1, "batch": 2})
+    assert (request.prompt, request.seed, request.width, request.steps) == ("a barn", 1, 256, 25)
+    assert request.controls[0].name == "canny"
+
+
+def test_the_model_is_looked_for_by_hash_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(tmp_path / "models"))
+    monkeypatch.setenv("DISEGNO_CACHE_DIR", str(tmp_path / "cache"))
+    path = _file(tmp_path / "a.png", PLAIN)
+    with pytest.raises(UnknownName, match=r"'6ce0161689' or 'v1-5-pruned', which is not in your model folders"):
+        build_request(None, path, (), None, {})
+    assert build_request(None, path, (), None, {"model": "other"})[0].model == "other"
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "v1-5-pruned.safetensors"
+    miniature.write_sd1_checkpoint(file)
+    assert build_request(None, path, (), None, {})[0].model == str(file)
+
+
+def test_a_hires_pass_comes_back(tmp_path: Path) -> None:
+    text = _with(OWN, "Denoising strength: 0.0", "Hires upscale: 1.5", "Hires steps: 7", "Hires upscaler: Lanczos")
+    request, _ = build_request(None, _file(tmp_path / "a.png", text), (), None, {})
+    assert request.hires == Hires(scale=1.5, steps=7, upscaler="Lanczos", denoise=0.0)
+    assert request.init is None
+
+
+def test_a_changed_picture_wants_the_picture_that_was_changed(tmp_path: Path) -> None:
+    said = "Denoising strength: 0.4, Mask blur: 9, Inpaint area: Only masked, Masked content: latent noise"
+    text = _with(OWN, said)
+    path = _file(tmp_path / "a.png", text)
+    assert build_request(None, path, (), None, {})[0].init is None
+    plain, _ = build_request(None, path, (), None, {"init__image": "p.png"})
+    assert plain.init == InitImage(image="p.png", denoise=0.4)
+    masked, _ = build_request(None, path, (), None, {"init__image": "p.png", "init__mask": "m.png", "init__padding": 8})
+    assert masked.init == InitImage(
+        image="p.png", mask="m.png", denoise=0.4, mask_blur=9, only_masked=True, fill="noise", padding=8
+    )
+
+
+DOUBTS = {
+    "Token merging ratio: 0.5": "Not taken over from the picture's text: Token merging ratio: 0.5.",
+    'ControlNet 0: "Module: canny, Model: x [d14c016b], Weight: 0.5, Guidance End: 0.8"': (
+        "give it, --control x=IMAGE,annotate=canny,strength=0.5,end=0.8."
+    ),
+    "ControlNet: old": "give it, with --control.",
+    "Tiling: True": "Tiling: True",
+    "VAE: x": "VAE: x",
+}
+
+
+@pytest.mark.parametrize("pair", DOUBTS)
+def test_what_cannot_be_taken_over_is_said(pair: str) -> None:
+    (doubt,) = told_of(_with(PLAIN, pair)).doubts
+    assert DOUBTS[pair] in doubt
+
+
+def test_noise_of_a_graphics_card_is_said() -> None:
+    told = told_of(PLAIN.replace("RNG: CPU, ", ""))
+    assert told.fields["noise_source"] == "nv" and "graphics card" in told.doubts[0]
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "1e999", "7.5"])
+def test_a_value_that_is_no_number_is_an_error(value: str, tmp_path: Path) -> None:
+    text = OWN.replace("Steps: 25", f"Steps: {value}")
+    with pytest.raises(RequestError, match="Steps"):
+        read(_file(tmp_path / "a.png", text))
+
+
+def test_other_programs_texts_are_no_parameters(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("prompt", '{"3": {"class_type": "KSampler"}}')
+    Image.new("RGB", (8, 8)).save(tmp_path / "comfy.png", pnginfo=info)
+    with pytest.raises(BadImage, match="does not say how it was made"):
+        read(tmp_path / "comfy.png")
+    with pytest.raises(RequestError, match="says nothing of steps"):
+        read(_file(tmp_path / "a.png", "a holiday photo"))
+
+
+def _result() -> Result:
+    unit = ControlUnit(name="canny", image="p.png", strength=0.7, resize="fill", mode="prompt", end=0.5)
+    request = Request(
+        prompt="x", seed=1, batch=2, steps=4, sampler="Heun", schedule="Karras", cfg=3.0, width=64, height=64,
+        subseed=5, controls=(unit,), loras=(LoraUse(name="ink", strength=0.5, text_strength=0.25, rank=4),),
+    )  # fmt: skip
+    images = (Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue"))
+    return Result(
+        images=images, request=request, seeds=(1, 2), prompts=("a fox", "an owl"), negatives=("", "no"),
+        labels={"Model": "diorama", "ControlNet 0": "Module: canny, Model: canny"}, environment={"disegno": "0.1.0"},
+    )  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    text = parameters_of(_result(), 1)
+    assert text == (
+        "an owl <lora:ink:0.25:unet=0.5:dyn=4>\nNegative prompt: no\n"
+        "Steps: 4, Sampler: Heun, Schedule type: Karras, CFG scale: 3.0, Seed: 2, Size: 64x64, Model: diorama, "
+        'RNG: CPU, ControlNet 0: "Module: canny, Model: canny", Version: Disegno 0.1.0'
+    )
+    for name in ("a.png", "a.jpg", "a.webp"):
+        write_picture(tmp_path / name, _result(), 1)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (64, 64) and picture.convert("RGB").getpixel((9, 9))[2] > 240  # type: ignore[index]
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.info["parameters"] == text
+    for name in ("a.jpg", "a.webp"):
+        request, _ = build_request(None, tmp_path / name, (), None, {})
+        assert (request.prompt, request.negative, request.seed) == (text.partition("\n")[0], "no", 2)
+    assert read(tmp_path / "a.png").request.controls == _result().request.controls  # our own record is preferred
+
+
+def test_other_endings_and_too_long_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"\.bmp.*\.webp"):
+        write_picture(tmp_path / "a.bmp", _result(), 0)
+    long = replace(_result(), prompts=("word " * 9000, "x"))
+    with pytest.raises(RequestError, match=r"JPEG file holds 65527"):
+        write_picture(tmp_path / "a.jpg", long, 0)
+    write_picture(tmp_path / "a.webp", long, 0)
+    assert read_infotext(parameters_of(long, 0))["Prompt"].count("word") == 9000  # type: ignore[union-attr]
+    assert read(tmp_path / "a.webp").request.prompt.count("word") == 9000
