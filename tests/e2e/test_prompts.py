@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -264,3 +265,33 @@ def test_a_pictures_text_names_the_files_that_drew_it(studio: Studio, folder: Pa
     assert labels["Lora hashes"] == f"ink: {sha256(ink[8 + int.from_bytes(ink[:8], 'little') :]).hexdigest()[:12]}"
     assert labels["ControlNet 0"].startswith("Module: canny, Model: plain, Weight: 1.0, Resize Mode: Crop and Resize, ")
     assert "Guidance End: 0.5, Pixel Perfect: True, Control Mode: Balanced" in labels["ControlNet 0"]
+
+
+# ---- much of everything
+
+
+def test_a_hundred_loras_draw_and_more_than_can_be_are_refused(studio: Studio) -> None:
+    many = "".join(f"<lora:{name}:0.01>" for name in ("ink", "oil") * 50)
+    began = perf_counter()
+    drawn = _draw(studio, prompt=f"a cat {many}", steps=1)
+    assert perf_counter() - began < 20  # measured: 0.1 s
+    assert not _same(drawn, _draw(studio, prompt="a cat", steps=1))
+    with pytest.raises(RequestError, match="names 300 LoRAs; at most 256"):
+        _draw(studio, prompt="a cat" + "<lora:ink>" * 300)
+
+
+def test_texts_that_change_too_often_are_refused(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disegno.engine.wording.MAX_STATES", 77 * 4)
+    assert _draw(studio, prompt="[a|b|c]", steps=4)
+    with pytest.raises(RequestError, match="more than 308 tokens over all steps"):
+        _draw(studio, prompt="[a|b|c|d]", steps=4)
+
+
+@pytest.mark.parametrize("prompt", ["(" * 3000 + "a", "[" * 2000 + "a:b:0.5]" * 2000, "((a:1e9):-9) AND b:-3"])
+def test_absurd_prompts_draw_or_say_why(prompt: str, studio: Studio) -> None:
+    began = perf_counter()
+    try:
+        assert _draw(studio, prompt=prompt, steps=1).images
+    except RequestError as error:
+        assert "no picture" in str(error) or "beyond all numbers" in str(error)
+    assert perf_counter() - began < 20  # measured: 0.1 s

@@ -78,3 +78,10 @@ def test_size_is_restored_and_silence_is_not_divided_by() -> None:
     made = weigh_keeping_size(z, weights)
     assert torch.allclose(made.square().mean((1, 2)), z.square().mean((1, 2)))
     assert torch.equal(weigh_keeping_size(z, torch.zeros(2, 5)), torch.zeros_like(z))
+
+
+def test_a_text_has_a_largest_number_of_chunks() -> None:
+    text = parse_emphasis("x")
+    assert len(chunks_of(text, lambda _: [1] * 75 * 256, Ruler(75, 99))) == 256
+    with pytest.raises(RequestError, match="more than 256 chunks of 75 tokens"):
+        chunks_of(text, lambda _: [1] * (75 * 256 + 1), Ruler(75, 99))

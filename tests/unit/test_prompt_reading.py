@@ -1,12 +1,13 @@
 """From what is written to what is read: styles, wildcards, comments, LoRA tags, parts, schedules; and what is said."""
 
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
 from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import LoraUse, make_request
-from disegno.prompts.files import PromptFiles
+from disegno.prompts.files import MAX_FILE_BYTES, PromptFiles
 from disegno.prompts.networks import Tag, cut_tags, lora_of
 from disegno.prompts.reading import Steps, Written, read, write_out
 from disegno.prompts.schedule import Span, schedule
@@ -178,3 +179,20 @@ def test_one_prompt_for_each_image() -> None:
     make_request({"prompts": ("a", "b"), "batch": 2})
     with pytest.raises(RequestError, match="2 prompts for a batch of 3"):
         make_request({"prompts": ("a", "b"), "batch": 3})
+
+
+def test_large_files_of_wildcards_take_a_moment_and_larger_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "wildcards").mkdir()
+    file = tmp_path / "wildcards" / "big.txt"
+    file.write_text("a word of a large file\n" * 450_000)  # 10 MB
+    began = perf_counter()
+    assert _filled("__big__ " * 1000, tmp_path) == "a word of a large file " * 1000
+    assert perf_counter() - began < 5  # measured: 0.2 s
+    file.write_bytes(b"a\n" * (MAX_FILE_BYTES // 2 + 1))
+    with pytest.raises(RequestError, match=r"big\.txt has \d+ bytes; at most"):
+        _filled("__big__", tmp_path)
+
+
+def test_a_prompt_has_a_largest_length(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="more than 1048576 characters"):
+        _filled("a" * (1 << 20) + "b", tmp_path)

@@ -33,6 +33,7 @@ UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says wha
 MAX_TEXTS = 256
 MAX_LEARNT = 4096
 MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7 GiB in half precision
+MAX_LORAS_AT_ONCE = 256
 MAX_CONTROLLERS = 32
 MAX_BACKBONES = 2
 MAX_BASES = 2
@@ -154,13 +155,17 @@ class Studio:
         """Return these LoRAs on this model, merged once. Raises UnknownName, WrongFamily, KeyMismatch."""
         if not uses:
             return NO_LORAS
-        cards = [self._find(use.name, "lora", "LoRA") for use in uses]
+        if len(uses) > MAX_LORAS_AT_ONCE:
+            raise RequestError(f"The prompt names {len(uses)} LoRAs; at most {MAX_LORAS_AT_ONCE} work at once.")
+        found = {name: self._find(name, "lora", "LoRA") for name in dict.fromkeys(use.name for use in uses)}
+        cards = [found[use.name] for use in uses]
         for card in cards:
             require_family(card, backbone.family)
         key = (backbone.fingerprint, *((_stamp(card), use) for card, use in zip(cards, uses, strict=True)))
 
         def put() -> Loras:
-            worn = [Worn(read_lora(card), use) for card, use in zip(cards, uses, strict=True)]
+            files = {name: read_lora(card) for name, card in found.items()}
+            worn = [Worn(files[use.name], use) for use in uses]
             return put_on(backbone.lora_nets, worn)
 
         return self._loras.get(key, put)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from disegno.backbones.base import Backbone, TextStates
+from disegno.core.errors import RequestError
 from disegno.core.request import LoraUse, Request
 from disegno.engine.studio import Studio
 from disegno.engine.texts import ImageTexts, Texts, Timeline
@@ -14,6 +15,8 @@ from disegno.prompts.reading import Line, Steps, Wording, Written, read, write_o
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.learnt import LearntVectors, TextOptions, squeezed
 from disegno.weights.card import FileCard
+
+MAX_STATES = 1 << 18  # tokens of all texts of a request, over all steps: 0.8 GiB of CLIP's states in float32
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class _Encoder:
         self.loras: Loras = studio.loras(backbone, uses) if uses else NO_LORAS
         self.named: list[LearntVectors] = []
         self.warnings: list[str] = []
+        self._num_states = 0
 
     def image(self, wording: Wording) -> ImageTexts:
         """Return one image's texts."""
@@ -115,6 +119,12 @@ class _Encoder:
         named = tuple(each for each in self._learnt[0] if any(squeezed(name) in where for name in each.names))
         options = TextOptions(request.clip_skip, request.emphasis, request.comma_backtrack, named)
         states = self.studio.prompt_states(self.backbone, text, options, self.loras)
+        self._num_states += states.tokens.shape[1]
+        if self._num_states > MAX_STATES:
+            raise RequestError(
+                f"The prompts come to more than {MAX_STATES} tokens over all steps and pictures. Make them shorter, or"
+                " let them change less often."
+            )
         self.named += named
         self.warnings += (*states.warnings, *self._strangers_in(text))
         return states

@@ -10,7 +10,7 @@ from pathlib import Path
 from disegno.core.errors import RequestError, UnknownName
 from disegno.prompts.styles import Style, read_styles
 
-MAX_FILE_BYTES = 8 << 20
+MAX_FILE_BYTES = 32 << 20
 STYLES_FILE = "styles.csv"
 # Where wildcards lie in a folder of A1111: of the program, and of its two well-known extensions.
 WILDCARD_FOLDERS = (

@@ -46,7 +46,7 @@ class _Filling:
             done.append(self._line(word, depth) if is_name else word)
             self.num_characters += len(done[-1])
             if self.num_characters > MAX_CHARACTERS:
-                raise RequestError(f"The wildcards make a prompt of more than {MAX_CHARACTERS} characters.")
+                raise RequestError(f"The prompt has more than {MAX_CHARACTERS} characters, its wildcards filled in.")
         return "".join(done)
 
     def _line(self, name: str, depth: int) -> str:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from disegno.core.errors import RequestError
 from disegno.prompts.emphasis import Piece
 
+MAX_CHUNKS = 256  # of one text: CLIP takes about 20 ms for each, and everything attends to all of them
+
 
 class Fix(NamedTuple):
     """Learnt vectors that stand in for the tokens of a chunk, from `offset` on (not counting the start)."""
@@ -78,6 +80,10 @@ class _Chunks:
     last_comma: int = -1
 
     def end(self) -> None:
+        if len(self.full) == MAX_CHUNKS:
+            raise RequestError(
+                f"A prompt has more than {MAX_CHUNKS} chunks of {self.ruler.length} tokens. Make it shorter."
+            )
         self.full.append(Chunk(tuple(self.ids), tuple(self.weights), tuple(self.fixes)))
         self.ids, self.weights, self.fixes, self.last_comma = [], [], [], -1
 
@@ -124,7 +130,7 @@ class _Chunks:
 def chunks_of(
     pieces: Sequence[Piece], tokenize: Callable[[str], Sequence[int]], ruler: Ruler, learnt: Learnt | None = None
 ) -> list[Chunk]:
-    """Return the text's chunks, at least one. Raises RequestError where learnt vectors fit into none."""
+    """Return the text's chunks, at least one. Raises RequestError where they, or learnt vectors, are too many."""
     chunks, learnt = _Chunks(ruler), learnt or Learnt()
     for piece in pieces:
         if piece.is_break:
