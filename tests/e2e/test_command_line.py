@@ -65,6 +65,15 @@ def test_other_formats_carry_a1111s_text_and_are_made_again_from_it(
     )
 
 
+def test_a_preview_shows_what_is_being_drawn(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, out = tmp_path / "now.png", tmp_path / "a.png"
+    words = ["generate", "a cat", *SMALL, "--batch", "2", "--preview", str(shown), "-o", str(out)]
+    done = _in_process(models, monkeypatch, words)
+    assert done.exit_code == 0, done.output
+    with Image.open(shown) as picture:
+        assert picture.size == (128, 64)  # both, side by side
+
+
 MISTAKES = {
     "no prompt": (["generate"], 2, "There is nothing to draw"),
     "no such model": (["generate", "x", "--model", "min"], 2, "mini"),

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from disegno.cli.fields import request_options
 from disegno.cli.output import output_paths
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
+from disegno.cli.sections import OTHERS, Sectioned
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, InitImage, Outpaint, Request, Tiles
 
@@ -96,3 +98,15 @@ def test_options_of_lists_repeat_and_claims_are_flags() -> None:
         False,
         None,
     )
+
+
+def test_every_flag_of_generate_has_a_section_and_words() -> None:
+    from disegno.cli.generate import command
+
+    assert isinstance(command, Sectioned)
+    shown = CliRunner().invoke(command, ["--help"], terminal_width=110).output
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and parameter.opts[0] in shown, parameter.name
+            assert command.section_of(parameter.name or "") != OTHERS, parameter.name
+    assert shown.index("How prompts are read:") < shown.index("--clip-skip") < shown.index("Noise, guidance")

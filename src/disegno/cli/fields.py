@@ -47,17 +47,23 @@ def or_none(_context: click.Context, _parameter: click.Parameter, value: tuple[s
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the request whose fields are flags too. `names`: flags that are not `prefix` and the field's name."""
+    """A part of the request whose fields are flags too. `names`: flags that are not `prefix` and the field's name.
+
+    `texts`: help that says more than the field's own.
+    """
 
     field: str
     prefix: str
     names: Mapping[str, str]
+    texts: Mapping[str, str]
 
 
+FROM_HELP = "The picture that is changed: a path, or a data URI (data:image/png;base64,...)."
+HIRES_HELP = "A second pass: the picture is enlarged this much, and drawn over at the new size."
 GROUPS = (
-    Group("init", "--", {"image": "--from", "noise": "--init-noise", "outpaint": ""}),
-    Group("hires", "--hires-", {"scale": "--hires"}),
-    Group("tiles", "--tile-", {}),
+    Group("init", "--", {"image": "--from", "noise": "--init-noise", "outpaint": ""}, {"image": FROM_HELP}),
+    Group("hires", "--hires-", {"scale": "--hires"}, {"scale": HIRES_HELP}),
+    Group("tiles", "--tile-", {}, {}),
 )
 
 
@@ -70,7 +76,8 @@ def nested_options(function: F) -> F:
         for name, schema in reversed(list(properties.items())):
             long = group.names.get(name, f"{group.prefix}{name.replace('_', '-')}")
             if long:
-                function = _option(f"{group.field}{NESTED}{name}", _main_type(schema), _text(schema), long)(function)
+                text = group.texts.get(name) or _text(schema)
+                function = _option(f"{group.field}{NESTED}{name}", _main_type(schema), text, long)(function)
     return function
 
 

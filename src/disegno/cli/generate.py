@@ -16,6 +16,7 @@ from disegno.cli.fields import nested_options, or_none, request_options
 from disegno.cli.output import output_paths, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
+from disegno.cli.sections import Sectioned
 from disegno.core.errors import RequestError
 from disegno.core.request import Request
 from disegno.core.result import Result
@@ -75,7 +76,24 @@ def _doubts(again: Path | None, result: Result) -> list[str]:
     return [f"The picture may differ in its last bits: {'; '.join(changed)}."] if changed else []
 
 
-@click.command(name="generate")
+SECTIONS = {
+    "What to draw": (
+        *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "size", "seed"),
+        *("batch", "steps", "cfg", "sampler", "schedule", "again"),
+    ),
+    "A picture from a picture": ("init__", "outpaint", "image_cfg"),
+    "Larger pictures": ("hires__", "tiles", "tiles__", "vae_tile"),
+    "Many pictures on one sheet": ("x", "y", "z", "matrix"),
+    "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device"),
+    "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
+    "Noise, guidance and samplers, in detail": (
+        *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
+        *("eta", "churn", "churn_min", "churn_max", "churn_noise"),
+    ),
+}
+
+
+@click.command(name="generate", cls=Sectioned, sections=SECTIONS)
 @click.argument("prompt", required=False)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
@@ -106,24 +124,40 @@ def _doubts(again: Path | None, result: Result) -> list[str]:
     help="The numbers to compute in; auto is what this processor does fast.",
 )
 @click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
+@click.option(
+    "--preview",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A picture file that shows what is being drawn, written anew twice a second.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of words.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     prompt: str | None, control: tuple[str, ...], size: str | None, again: Path | None, out: Path | None,
     dtype: str | None, device: str | None, as_json: bool, quiet: bool, outpaint: str | None,
-    x: str | None, y: str | None, z: str | None, matrix: bool, **given: Any,
+    x: str | None, y: str | None, z: str | None, matrix: bool, preview: Path | None, **given: Any,
 ) -> None:  # fmt: skip
     """Make pictures from PROMPT, and from drawings.
 
     \b
-    disegno generate "a red car on a city street" --seed 1
-    disegno generate "a red car on a city street" --control canny=photo.jpg
-    disegno generate "a [sunny:stormy:0.5] harbour, (ships:1.3) <lora:ink:0.8>" --negative blurry
-    disegno generate "a castle" --control canny=edges.png,annotate=none,strength=0.8 --control palette=photo.jpg,end=0.5
-    disegno generate --again out/picture.png
-    disegno generate "a blue car" --from photo.png --mask car.png --denoise 0.9
-    disegno generate "a red car" --hires 2 --hires-upscaler Lanczos --hires-denoise 0.3
-    disegno generate "a red car" --x cfg=2,4,6 --y seed=1-3 -o plot.png
+    A sentence; the edges of a photo; a drawing that is shown as it is; two controls:
+      disegno generate "a red car on a city street" --seed 1
+      disegno generate "a red car on a city street" --control canny=photo.jpg
+      disegno generate "a castle" --control canny=edges.png,annotate=none,strength=0.8
+      disegno generate "a castle" --control canny=a.png,region=left.png --control canny=b.png,curve=1@0,0@0.6
+    \b
+    Words that count more, change on the way, are one of several, name a LoRA:
+      disegno generate "a (red:1.3) car on a [sunny:snowy:0.5] street" --negative blurry
+      disegno generate "a __colour__ car <lora:ink:0.8>" --style Noir --batch 4
+    \b
+    A picture changed, a part of it, what lies around it, larger:
+      disegno generate "a blue car" --from photo.png --denoise 0.6 --control canny
+      disegno generate "a blue car" --from photo.png --mask car.png --only-masked
+      disegno generate "a city street" --from photo.png --outpaint left=64,right=64
+      disegno generate "a red car" --hires 2 --hires-upscaler Lanczos --hires-denoise 0.3
+    \b
+    Many on one sheet; the same again, also from A1111's files:
+      disegno generate "a red car" --x cfg=2,4,6 --y seed=1-3 -o plot.png
+      disegno generate --again out/picture.png
     """
     if prompt is None and again is None and not given.get("prompts"):
         raise RequestError(
@@ -132,14 +166,15 @@ def command(
         )
     began = time.perf_counter()
     require_out(out)
+    require_out(preview)
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)
     settings = load_settings(dtype=_dtype(dtype, again), device=device)
     axes = [text for text in (x, y, z) if text]
     if axes or matrix:
-        return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet))
-    result = with_bar(_generate(request, settings), quiet or as_json)
+        return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet, preview))
+    result = with_bar(_generate(request, settings, preview is not None), quiet or as_json, preview)
     result = replace(result, warnings=(*result.warnings, *_doubts(again, result)))
     paths, page = write_result(result, out, only)
     seconds = time.perf_counter() - began
@@ -150,10 +185,10 @@ def command(
     return None
 
 
-def _generate(request: Request, settings: Settings) -> Any:
+def _generate(request: Request, settings: Settings, with_previews: bool) -> Any:
     from disegno.engine.generate import generate
 
-    return generate(request, settings=settings)
+    return generate(request, settings=settings, preview_every=1 if with_previews else 0)
 
 
 def _dtype(dtype: str | None, again: Path | None) -> str | None:

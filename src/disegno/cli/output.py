@@ -1,6 +1,7 @@
 """What the commands that draw share: a bar while they draw, and where their files go."""
 
 import re
+import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,19 +10,31 @@ from typing import TypeVar
 from disegno.core.result import Progress, Result
 
 Ended = TypeVar("Ended")
+PREVIEW_SECONDS = 0.5  # between two
 
 
-def with_bar(events: Iterable[Progress | Ended], quiet: bool) -> Ended:
-    """Return what comes after all progress, which is shown meanwhile."""
+def with_bar(events: Iterable[Progress | Ended], quiet: bool, preview: Path | None = None) -> Ended:
+    """Return what comes after all progress, which is shown meanwhile; `preview`: a file that shows what is drawn."""
     from disegno.cli.bar import Bar
 
+    shown = 0.0
     with nullcontext() if quiet else Bar("opening") as bar:
         for event in events:
             if not isinstance(event, Progress):
                 return event
+            if preview is not None and event.previews and time.monotonic() - shown >= PREVIEW_SECONDS:
+                _show(event, preview)
+                shown = time.monotonic()
             if bar is not None:
                 bar.tell(event.stage, event.step, event.num_steps)
     raise AssertionError("the engine ended without a result")
+
+
+def _show(event: Progress, path: Path) -> None:
+    from disegno.engine.sheet import strip
+    from disegno.engine.writing import write_plain
+
+    write_plain(path, strip(event.previews))
 
 
 def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path]:

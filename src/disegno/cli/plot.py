@@ -21,10 +21,11 @@ replace=red,blue,green (the first is looked for in the prompts)."""
 
 @dataclass(frozen=True)
 class Saying:
-    """How much is said, and whether for people."""
+    """How much is said, and whether for people. `preview`: a file that shows what is being drawn."""
 
     as_json: bool
     quiet: bool
+    preview: Path | None = None
 
 
 def draw_sheet(
@@ -38,7 +39,8 @@ def draw_sheet(
         raise RequestError("A sheet shows axes or a matrix: leave out --matrix, or --x, --y and --z.")
     began = time.perf_counter()
     plot = plan_matrix(request) if matrix else plan_plot(request, [parse_axis(text) for text in axes])
-    drawn = with_bar(draw_plot(plot, settings=settings), saying.quiet or saying.as_json)
+    events = draw_plot(plot, settings=settings, preview_every=1 if saying.preview else 0)
+    drawn = with_bar(events, saying.quiet or saying.as_json, saying.preview)
     page = _page_path(request, out)
     paths: list[Path] = []
     for cell, result in zip(plot.cells, drawn.results, strict=True):

@@ -263,12 +263,15 @@ def _chosen(parts: Sequence[str], bits: int) -> list[str]:
 
 
 def draw_plot(
-    plot: Plot, *, studio: Studio | None = None, settings: Settings | None = None
+    plot: Plot, *, studio: Studio | None = None, settings: Settings | None = None, preview_every: int = 0
 ) -> Iterator[Progress | Plotted]:
-    """Yield progress over all cells, then the drawn plot. Raises DisegnoError; closing the iterator interrupts."""
+    """Yield progress over all cells, then the drawn plot. Raises DisegnoError; closing the iterator interrupts.
+
+    `preview_every`: as of `generate`.
+    """
     studio, results = studio or Studio(settings), list[Result]()
     for n, cell in enumerate(plot.cells):
-        for event in generate(cell.request, studio=studio):
+        for event in generate(cell.request, studio=studio, preview_every=preview_every):
             if isinstance(event, Result):
                 results.append(event)
             else:
