@@ -3,7 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -130,6 +130,12 @@ class Memory:
     """The policy, carried out. Pass one to everything that opens weights."""
 
     policy: Policy
+
+    def without_fp16(self) -> "Memory":
+        """Return a memory with bfloat16 in place of float16, for nets whose numbers are beyond it."""
+        if self.policy.dtype != torch.float16:
+            return self
+        return Memory(replace(self.policy, dtype=torch.bfloat16))
 
     def place(self, module: Module, dtype: torch.dtype | None = None) -> Module:
         """Return the module where the policy wants it, in eval mode. `dtype`: unset, the policy's."""

@@ -2,4 +2,6 @@
 
 from disegno.core.registry import Registry
 
-BACKBONES = Registry("backbone", "disegno.backbones", "disegno.backbones", frozenset({"__init__", "base", "miniature"}))
+_NOT_MEMBERS = frozenset({"__init__", "base", "miniature", "miniature_sd2", "miniature_sd3"})
+
+BACKBONES = Registry("backbone", "disegno.backbones", "disegno.backbones", _NOT_MEMBERS)

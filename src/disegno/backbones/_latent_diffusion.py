@@ -4,17 +4,16 @@ Rombach et al. 2022. The families differ in their text encoder and their sizes; 
 """
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
+from disegno.backbones._autoencoder import Autoencoder
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
 from disegno.diffusion.call import Call
@@ -22,8 +21,6 @@ from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
 from disegno.memory import Memory
 from disegno.text.learnt import TextOptions
-
-log = logging.getLogger(__name__)
 
 Config = dict[str, Any]  # a configuration of diffusers' or transformers' classes, as its JSON file has it
 Tensors = Mapping[str, Tensor]
@@ -140,7 +137,7 @@ class LatentDiffusion:
 
     @property
     def latent_channels(self) -> int:
-        return int(self.vae.config["latent_channels"])
+        return self._autoencoder.channels
 
     @property
     def in_channels(self) -> int:
@@ -148,12 +145,12 @@ class LatentDiffusion:
 
     @property
     def downscale(self) -> int:
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return self._autoencoder.downscale
 
     @property
     def scaling_factor(self) -> float:
         """Return what latents are multiplied by, so that they have unit variance."""
-        return float(self.vae.config["scaling_factor"])
+        return self._autoencoder.scale
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
@@ -169,38 +166,21 @@ class LatentDiffusion:
     def lora_nets(self) -> Mapping[str, nn.Module]:
         return {"unet": self.net, "te": self.text.net}
 
-    @torch.no_grad()
+    def predicting(self, name: str) -> "LatentDiffusion":
+        """Return this model with another meaning of its output, the same nets. Raises RequestError for flow."""
+        if name == "flow":
+            raise RequestError(f"{self.name} is taught over the levels of epsilon and v. Choose one of these two.")
+        return replace(self, prediction=PREDICTIONS[name], warnings=[])
+
     def encode_image(self, images: Tensor) -> Tensor:
-        """Return the latents' mode times the scaling factor, (b c h/8 w/8), float32. One image at a time.
+        return self._autoencoder.encode(images)
 
-        So an image's latents do not depend on its batch, and memory does not grow with it; it costs no time on a CPU.
-        """
-        posteriors = [self.vae.encode(self._shown_to_vae(image[None]), return_dict=False)[0] for image in images]
-        modes = [cast(DiagonalGaussianDistribution, posterior).mode() for posterior in posteriors]
-        return torch.cat(modes).float() * self.scaling_factor
-
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pictures (b 3 h w), float32 in [0, 1], one at a time as in `encode_image`."""
-        return torch.cat([self._decode_one(latent[None]) for latent in latents / self.scaling_factor])
+        return self._autoencoder.decode(latents)
 
-    def _decode_one(self, latent: Tensor) -> Tensor:
-        shown = cast(torch.FloatTensor, self._shown_to_vae(latent))
-        picture = cast(Tensor, self.vae.decode(shown, return_dict=False)[0]).float()  # 1 3 h w
-        if self.vae.dtype != torch.float32 and not picture.isfinite().all():
-            self._warn(f"The VAE overflowed in {self.vae.dtype}: it works in float32 from now on, which is slower.")
-            self.memory.place(self.vae, torch.float32)
-            return self._decode_one(latent)
-        return (picture / 2 + 0.5).clamp(0, 1)
-
-    def _shown_to_vae(self, x: Tensor) -> Tensor:
-        return x.to(self.memory.policy.device, self.vae.dtype).contiguous(
-            memory_format=self.memory.policy.memory_format
-        )
-
-    def _warn(self, message: str) -> None:
-        log.warning("%s: %s", self.name, message)
-        self.warnings.append(message)
+    @property
+    def _autoencoder(self) -> Autoencoder:
+        return Autoencoder(self.vae, self.memory, self.name, self.warnings)
 
     def evaluate(self, call: Call) -> Tensor:
         """Return the net's raw output, (b c h w), float32. Raises RequestError when the net wants other channels."""
@@ -208,7 +188,8 @@ class LatentDiffusion:
         if shown.shape[1] != self.in_channels:
             raise RequestError(
                 f"{self.name} is shown {shown.shape[1]} channels but wants {self.in_channels}: it was made for "
-                "inpainting (9) or for editing by instruction (8). Give what it needs, or choose another model."
+                "inpainting (9), for editing by instruction (8) or for depth (5). Give what it needs, or choose another"
+                " model."
             )
         policy = self.memory.policy
         x = shown.to(policy.device, policy.dtype).contiguous(memory_format=policy.memory_format)

@@ -130,6 +130,10 @@ class Backbone(Protocol):
         """Return the text states of a prompt of any length with its emphasis, (1 kn d) of its k chunks."""
         ...
 
+    def predicting(self, name: str) -> "Backbone":
+        """Return this model with another meaning of its output, the same nets. Raises RequestError where none fits."""
+        ...
+
     @property
     def lora_nets(self) -> Mapping[str, nn.Module]:
         """What a style LoRA may change: "unet" and "te" (the text encoder), where the family has them."""

@@ -32,7 +32,7 @@ from disegno.weights.save import save_safetensors, write_atomically
 DEFAULTS = Defaults(64, 64, steps=4, cfg=3.0, sampler="DPM++ 2M", schedule="automatic")
 SCALING_FACTOR = 0.18215
 
-_UNET: dict[str, Any] = {
+UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -43,7 +43,7 @@ _UNET: dict[str, Any] = {
     "cross_attention_dim": 32,
     "attention_head_dim": 8,
 }
-_VAE: dict[str, Any] = {
+VAE: dict[str, Any] = {
     "sample_size": 64,
     "block_out_channels": (32, 32, 32, 32),
     "layers_per_block": 1,
@@ -63,7 +63,7 @@ _TEXT: dict[str, Any] = {
     "eos_token_id": END_ID,
     "pad_token_id": END_ID,
 }
-_SCHEDULER: dict[str, Any] = {
+SCHEDULER: dict[str, Any] = {
     "_class_name": "PNDMScheduler",
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -79,7 +79,7 @@ _INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 _REAL_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-_REAL_VAE: dict[str, Any] = _VAE | {
+REAL_VAE: dict[str, Any] = VAE | {
     "sample_size": 512,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
@@ -98,7 +98,7 @@ class Miniature:
     @property
     def unet_config(self) -> dict[str, Any]:
         """Return the UNet's configuration."""
-        return _UNET | {"in_channels": self.in_channels} | dict(self.unet or {})
+        return UNET | {"in_channels": self.in_channels} | dict(self.unet or {})
 
 
 SD1 = Miniature()
@@ -120,8 +120,8 @@ def _drawn(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
 def nets(made: Miniature = SD1) -> Nets:
     """Return the UNet and the VAE, drawn."""
     unet = build_empty(lambda: UNet2DConditionModel(**made.unet_config))
-    vae = build_empty(lambda: AutoencoderKL(**_VAE))
-    return Nets(draw(unet, made.seed), draw(vae, made.seed + 1), made.unet_config, _VAE)
+    vae = build_empty(lambda: AutoencoderKL(**VAE))
+    return Nets(draw(unet, made.seed), draw(vae, made.seed + 1), made.unet_config, VAE)
 
 
 def text_tensors(made: Miniature = SD1) -> dict[str, Tensor]:
@@ -153,23 +153,34 @@ def open_miniature(memory: Memory | None = None, made: Miniature = SD1) -> Laten
 
 def write_sd1_folder(path: Path, made: Miniature = SD1) -> Path:
     """Return `path`, now a diffusers folder of the miniature."""
-    drawn = nets(made)
     text = {f"text_model.{name}": tensor for name, tensor in text_tensors(made).items()}
-    scheduler = _SCHEDULER | {"prediction_type": {"v": "v_prediction"}.get(made.prediction, made.prediction)}
-    parts: dict[str, tuple[dict[str, Any], str, Mapping[str, Tensor]]] = {
-        "unet": (drawn.unet_config, "diffusion_pytorch_model", drawn.unet),
-        "vae": (drawn.vae_config, "diffusion_pytorch_model", drawn.vae),
-        "text_encoder": (CLIPTextConfig(**_TEXT).to_dict(), "model", text),
-    }
-    for part, (config, stem, tensors) in parts.items():
-        _write_json(path / part / "config.json", config)
-        save_safetensors(path / part / f"{stem}.safetensors", tensors, {"format": "pt"})
-    _write_json(path / "scheduler" / "scheduler_config.json", scheduler)
-    _write_json(path / "model_index.json", _INDEX)
+    write_pipeline(path, nets(made), {"text_encoder": (CLIPTextConfig(**_TEXT).to_dict(), text)})
+    told = {"v": "v_prediction"}.get(made.prediction, made.prediction)
+    write_json(path / "scheduler" / "scheduler_config.json", SCHEDULER | {"prediction_type": told})
     return path
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+Part = tuple[Mapping[str, Any], Mapping[str, Tensor]]  # a configuration, and the tensors
+
+
+def write_pipeline(path: Path, drawn: Nets, texts: Mapping[str, Part]) -> None:
+    """Write a UNet, a VAE and text encoders as a diffusers folder, without a scheduler."""
+    stem = "diffusion_pytorch_model"
+    write_part(path / "unet", stem, (drawn.unet_config, drawn.unet))
+    write_part(path / "vae", stem, (drawn.vae_config, drawn.vae))
+    for name, part in texts.items():
+        write_part(path / name, "model", part)
+    write_json(path / "model_index.json", _INDEX)
+
+
+def write_part(folder: Path, stem: str, part: Part) -> None:
+    """Write one network's configuration and tensors."""
+    write_json(folder / "config.json", part[0])
+    save_safetensors(folder / f"{stem}.safetensors", part[1], {"format": "pt"})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a configuration."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, default=str), "utf-8")
 
@@ -191,17 +202,26 @@ WHOLE = Layout()
 
 def original_tensors(made: Miniature = SD1, layout: Layout = WHOLE) -> dict[str, Tensor]:
     """Return a checkpoint's tensors under the original names, the VAE's attention as 1x1 convolutions."""
-    drawn, text = nets(made), text_tensors(made)
-    tensors = {ldm.UNET_PREFIX + ldm.unet_originals(drawn.unet)[name]: t for name, t in drawn.unet.items()}
-    for name, original in ldm.vae_originals(drawn.vae).items():
-        attention = ".attentions." in name and drawn.vae[name].ndim == 2
-        tensors[ldm.VAE_PREFIX + original] = drawn.vae[name][..., None, None] if attention else drawn.vae[name]
-    tensors |= {layout.text_prefix + name: tensor for name, tensor in text.items()}
+    tensors = ldm_nets(nets(made))
+    tensors |= {layout.text_prefix + name: tensor for name, tensor in text_tensors(made).items()}
     if layout.ema:
         tensors |= _ema(tensors)
     tensors = {name: tensor.to(layout.dtype) for name, tensor in tensors.items()}
     tensors |= {name: torch.zeros(1) for name in layout.extra}
     return tensors | {layout.text_prefix + "embeddings.position_ids": torch.arange(77)[None]}
+
+
+def ldm_nets(drawn: Nets) -> dict[str, Tensor]:
+    """Return a UNet's and a VAE's tensors under the original names."""
+    originals = ldm.unet_originals(drawn.unet)
+    return {ldm.UNET_PREFIX + originals[name]: t for name, t in drawn.unet.items()} | ldm_vae(drawn.vae)
+
+
+def ldm_vae(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a VAE's tensors under the original names: the attention's matrices are 1x1 convolutions there."""
+    matrices = {name for name, tensor in vae.items() if ".attentions." in name and tensor.ndim == 2}
+    names = ldm.vae_originals(vae).items()
+    return {ldm.VAE_PREFIX + new: vae[name][..., None, None] if name in matrices else vae[name] for name, new in names}
 
 
 def _ema(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,7 +249,7 @@ def write_sd1_checkpoint(path: Path, made: Miniature = SD1, layout: Layout = WHO
 def sd15_shapes() -> dict[str, tuple[int, ...]]:
     """Return every tensor's name and shape in a real Stable Diffusion 1.5 file; no memory is taken."""
     unet = build_empty(lambda: UNet2DConditionModel(**_REAL_UNET)).state_dict()
-    vae = build_empty(lambda: AutoencoderKL(**_REAL_VAE)).state_dict()
+    vae = build_empty(lambda: AutoencoderKL(**REAL_VAE)).state_dict()
     text = build_empty(lambda: CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072))).state_dict()
     shapes = {
         ldm.UNET_PREFIX + original: tuple(unet[name].shape) for name, original in ldm.unet_originals(unet).items()

@@ -26,7 +26,7 @@ from disegno.weights.tensor_file import TensorFile
 
 log = logging.getLogger(__name__)
 
-families = ("sd1", "diorama")
+families = ("sd1", "sd2", "diorama")
 
 _FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",

@@ -40,7 +40,7 @@ from disegno.weights.keys.control import is_transformer_norm, is_zero_conv, lora
 
 log = logging.getLogger(__name__)
 
-families = ("sd1", "diorama")
+families = ("sd1", "sd2", "diorama")
 
 _NO_HINT = torch.zeros(())
 

@@ -20,6 +20,7 @@ InitResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskMode = Literal["binary", "soft", "differential"]
 InpaintFill = Literal["original", "fill", "noise", "nothing"]
 NoiseSource = Literal["cpu", "nv"]
+PredictionName = Literal["epsilon", "v", "flow"]
 Emphasis = Literal["original", "no-norm", "ignore", "none"]
 Scalar = bool | int | float | str
 
@@ -219,6 +220,8 @@ class Request:
     """Named pieces of prompts, from styles.csv in your prompt folders; in this order."""
     model: str = "diorama"
     """The built-in model, a file or folder, or a name from the library."""
+    prediction: PredictionName | None = None
+    """What the model's output means, where its file does not say it or says it wrong; unset: as the file says."""
     width: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None
     """In pixels, a multiple of 8; unset: the model's own."""
     height: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None

@@ -36,7 +36,7 @@ Drawing = Generator[Phase, None, Result]
 @torch.inference_mode()
 def open_job(request: Request, studio: Studio, album: Album) -> Job:
     """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
-    backbone = studio.backbone(request.model)
+    backbone = studio.backbone(request.model, request.prediction)
     request = concrete(request, backbone, album)
     assert request.width and request.height
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)
@@ -92,7 +92,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     """
     album = album or Album(studio.limits)
     times = [time.perf_counter()]
-    studio.backbone(request.model)
+    studio.backbone(request.model, request.prediction)
     times.append(time.perf_counter())
     job = open_job(request, studio, album)
     second = open_second(job)

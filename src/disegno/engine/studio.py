@@ -79,6 +79,7 @@ class Studio:
         self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
         self.lock = RLock()
         self._backbones: Kept[Backbone] = Kept(MAX_BACKBONES)
+        self._predicting: Kept[tuple[Backbone, Backbone]] = Kept(MAX_BACKBONES)
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
@@ -88,10 +89,16 @@ class Studio:
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[Loras] = Kept(MAX_LORAS)
 
-    def backbone(self, name: str) -> Backbone:
-        """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once."""
+    def backbone(self, name: str, prediction: str | None = None) -> Backbone:
+        """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once.
+
+        `prediction`: what its output means, instead of what its file says. Raises RequestError where it cannot be.
+        """
         card = self.find_model(name)
-        return self._backbones.get(card and card.path, lambda: self.open_model(card, self.memory))
+        own = self._backbones.get(card and card.path, lambda: self.open_model(card, self.memory))
+        if prediction is None:
+            return own
+        return self._predicting.get((id(own), prediction), lambda: (own, own.predicting(prediction)))[1]
 
     def find_model(self, name: str) -> FileCard | None:
         """Return the card of the model of this name; None is the built-in one. Raises UnknownName, ModelFileError."""

@@ -50,7 +50,7 @@ class Bench:
 def generate(request: Request, bench: Bench) -> Running:
     """Draw pictures: N.png are the images with their records, condition-N.png what each control was shown."""
     album = Album(bench.studio.limits)
-    asked = concrete(request, bench.studio.backbone(request.model), album)
+    asked = concrete(request, bench.studio.backbone(request.model, request.prediction), album)
     check_cost(asked, bench.limits)  # with the sizes and steps that were left to the model and to the pictures
     result = yield from draw(asked, bench.studio, album)
     files = [bench.write(f"{i}.png", "image", png_bytes(result, i)) for i in range(len(result.images))]

@@ -1,4 +1,4 @@
-"""CLIP's text encoder, as Stable Diffusion 1.x uses it: the byte pair tokenizer and the transformer's states.
+"""CLIP's text encoder, as Stable Diffusion 1.x and 2.x use it: the byte pair tokenizer and the transformer's states.
 
 Cleaning and splitting are those of the first CLIP tokenizer (ftfy, one space for any white space, lower case), which
 the models were trained and are prompted with; Radford et al. 2021, section 2.4.
@@ -28,6 +28,7 @@ from disegno.text.weighting import WEIGH, weights_of
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 START_ID, END_ID = 49406, 49407
+OPENCLIP_PAD = 0
 COMMA_ID = 267
 LENGTH = 77  # tokens of one chunk, start and end included
 
@@ -76,18 +77,18 @@ def token_ids(text: str) -> list[int]:
     return _encoding(text).ids
 
 
-def chunk(ids: Sequence[int]) -> list[int]:
-    """Return one chunk of 77 ids: start, these (75 at most), and ends as padding."""
+def chunk(ids: Sequence[int], pad: int = END_ID) -> list[int]:
+    """Return one chunk of 77 ids: start, these (75 at most), an end, and padding: more ends, or OpenCLIP's 0."""
     assert len(ids) <= LENGTH - 2, f"{len(ids)} ids for a chunk of {LENGTH}"
-    return [START_ID, *ids] + [END_ID] * (LENGTH - 1 - len(ids))
+    return [START_ID, *ids, END_ID] + [pad] * (LENGTH - 2 - len(ids))
 
 
-def chunk_rows(prompts: Iterable[str]) -> tuple[list[list[int]], list[str]]:
+def chunk_rows(prompts: Iterable[str], pad: int = END_ID) -> tuple[list[list[int]], list[str]]:
     """Return each prompt's first chunk, 77 ids, and a warning for each prompt of which the end was cut off."""
     rows, warnings = list[list[int]](), list[str]()
     for prompt in prompts:
         encoding = _encoding(prompt)
-        rows.append(chunk(encoding.ids[: LENGTH - 2]))
+        rows.append(chunk(encoding.ids[: LENGTH - 2], pad))
         if len(encoding.ids) > LENGTH - 2:
             lost = clean(prompt)[encoding.offsets[LENGTH - 2][0] :]
             warnings.append(
@@ -98,9 +99,10 @@ def chunk_rows(prompts: Iterable[str]) -> tuple[list[list[int]], list[str]]:
 
 @dataclass(frozen=True)
 class ClipText:
-    """An open CLIP text encoder."""
+    """An open CLIP text encoder. `pad`: the id that fills a chunk."""
 
     model: CLIPTextModel
+    pad: int = END_ID
 
     @property
     def net(self) -> nn.Module:
@@ -108,7 +110,7 @@ class ClipText:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         """Return each prompt's token ids, (b 77), and warnings about what was cut off."""
-        rows, warnings = chunk_rows(prompts)
+        rows, warnings = chunk_rows(prompts, self.pad)
         return torch.tensor(rows, dtype=torch.long).reshape(-1, LENGTH), warnings
 
     def states(self, ids: Tensor, skip: int = 1) -> Tensor:
@@ -138,7 +140,7 @@ class ClipText:
         known = Learnt(tuple(Name(tuple(token_ids(name)), name, len(v.vectors)) for name, v in names.items()))
         pieces = parse_pieces(text, options.emphasis)
         chunks = chunks_of(pieces, token_ids, Ruler(LENGTH - 2, COMMA_ID, options.backtrack), known)
-        ids = torch.tensor([chunk(each.ids) for each in chunks], dtype=torch.long)  # k 77
+        ids = torch.tensor([chunk(each.ids, self.pad) for each in chunks], dtype=torch.long)  # k 77
         with self._standing_in(chunks, {name: v.vectors for name, v in names.items()}):
             states = self.states(ids, options.clip_skip)  # k 77 d
         states = WEIGH[options.emphasis](states, weights_of(chunks, LENGTH).to(states))
@@ -178,8 +180,13 @@ class ClipText:
             handle.remove()
 
 
-def config_of(shapes: Mapping[str, Sequence[int]], num_heads: int | None = None) -> CLIPTextConfig:
-    """Return the configuration of the encoder with tensors of these shapes. `num_heads`: unset, of 64 channels each."""
+def config_of(
+    shapes: Mapping[str, Sequence[int]], num_heads: int | None = None, act: str = "quick_gelu"
+) -> CLIPTextConfig:
+    """Return the configuration of the encoder with tensors of these shapes. `num_heads`: unset, of 64 channels each.
+
+    `act`: of the original CLIP; OpenCLIP's is gelu.
+    """
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
     return CLIPTextConfig(
         vocab_size=vocabulary,
@@ -188,16 +195,18 @@ def config_of(shapes: Mapping[str, Sequence[int]], num_heads: int | None = None)
         num_hidden_layers=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")),
         num_attention_heads=num_heads or max(1, width // 64),
         max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
-        hidden_act="quick_gelu",
+        hidden_act=act,
         bos_token_id=START_ID,
         eos_token_id=END_ID,
         pad_token_id=END_ID,
     )
 
 
-def open_clip(tensors: Mapping[str, Tensor], config: CLIPTextConfig, memory: Memory, what: str) -> ClipText:
+def open_clip(
+    tensors: Mapping[str, Tensor], config: CLIPTextConfig, memory: Memory, what: str, pad: int = END_ID
+) -> ClipText:
     """Return the encoder with these weights (CLIPTextModel's names), in float32: it runs once a prompt.
 
     Raises KeyMismatch about `what`.
     """
-    return ClipText(memory.build(lambda: CLIPTextModel(config), tensors, what, dtype=torch.float32))
+    return ClipText(memory.build(lambda: CLIPTextModel(config), tensors, what, dtype=torch.float32), pad)

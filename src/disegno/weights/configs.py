@@ -1,9 +1,9 @@
-"""The configuration files of a diffusers folder of Stable Diffusion 1.x, from the shapes of its tensors.
+"""The configuration files of a diffusers folder of Stable Diffusion 1.x or 2.x, from the shapes of its tensors.
 
 What leaves no trace in a shape (heads, activations, the noise schedule) is Stable Diffusion 1.5's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -85,15 +85,31 @@ def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     }
 
 
-def scheduler_config(prediction: str) -> dict[str, Any]:
-    """Return the noise schedule's configuration."""
-    return {
+def _openclip_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"hidden_act": "gelu", "pad_token_id": 0}
+
+
+def heads_of_64(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Stable Diffusion 2's UNet adds to its sizes: heads of 64 channels."""
+    heads = tuple(max(1, int(width) // 64) for width in config["block_out_channels"])
+    return {"attention_head_dim": heads, "upcast_attention": True}  # diffusers' name for the number of heads
+
+
+OWN: dict[str, dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "sd2": {"unet": heads_of_64, "text_encoder": _openclip_text}
+}
+"""What other families than Stable Diffusion 1.x add to a configuration: family -> folder -> what."""
+
+
+def scheduler_config(prediction: str | None) -> dict[str, Any]:
+    """Return the noise schedule's configuration; without its prediction where nothing tells."""
+    told = {} if prediction is None else {"prediction_type": _PREDICTIONS[prediction]}
+    return told | {
         "_class_name": "PNDMScheduler",
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "beta_end": 0.012,
         "num_train_timesteps": 1000,
-        "prediction_type": _PREDICTIONS[prediction],
         "skip_prk_steps": True,
         "steps_offset": 1,
         "set_alpha_to_one": False,

@@ -16,7 +16,7 @@ from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights import configs
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
-from disegno.weights.keys import ldm
+from disegno.weights.keys import ldm, openclip
 from disegno.weights.load import open_file
 from disegno.weights.modelspec import words_of
 from disegno.weights.save import save_safetensors, write_atomically
@@ -44,6 +44,18 @@ def _text_names(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names if not name.endswith("position_ids")}
 
 
+_HF = "text_model."
+
+
+def _from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_HF + name: tensor for name, tensor in openclip.used(tensors).items()}
+
+
+def _to_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return openclip.to_openclip({name.removeprefix(_HF): tensor for name, tensor in tensors.items()})
+
+
+_FAMILIES = ("sd1", "sd2", "diorama", "")
 _CONTROL = _Part(ldm.CONTROL_PREFIX, "", "", ldm.unet_names, ldm.unet_originals)
 _UNET = _Part(ldm.UNET_PREFIX, "unet", _STEMS[0], ldm.unet_names, ldm.unet_originals)
 _VAE = _Part(ldm.VAE_PREFIX, "vae", _STEMS[0], ldm.vae_names, ldm.vae_originals, configs.vae_config)
@@ -75,7 +87,7 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
         if target == card.layout:
             save_safetensors(out, file.tensors(), words_of(card, target))
             return Converted(identify(out), file.ignored)
-        if card.family not in ("sd1", "diorama", "") or target not in LAYOUTS or card.layout not in LAYOUTS:
+        if card.family not in _FAMILIES or target not in LAYOUTS or card.layout not in LAYOUTS:
             raise UnknownKind(
                 f"{source.name} ({card.family or '?'}, {card.kind}, {card.layout or '?'} names) cannot be "
                 f"renamed to {target}. Leave the layout out to write it as safetensors under its own names."
@@ -104,21 +116,38 @@ def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
     """Write a single-file model as a diffusers folder."""
     taken: set[str] = set()
     index: dict[str, object] = {"_class_name": "StableDiffusionPipeline", **configs.PIPELINE}
+    own = configs.OWN.get(card.family, {})
     for part in (_UNET, _VAE, _TEXT):
-        names = {key.removeprefix(part.prefix): key for key in file.contents.entries if key.startswith(part.prefix)}
-        table = part.to_diffusers(names)
-        if not table:
-            raise KeyMismatch(f"{card.path.name} has no tensors under {part.prefix}... Give a complete checkpoint.")
-        tensors = _fitted({new: file.tensor(names[name]) for name, new in table.items()}, "diffusers")
-        taken |= {names[name] for name in table}
+        tensors, used = _text_of(file) if part is _TEXT and card.family == "sd2" else _part_of(card, file, part)
+        taken |= used
         folder = out / part.folder
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", configs.class_name(part.folder) | part.config(tensors))
+        told = configs.class_name(part.folder) | part.config(tensors)
+        _write_json(folder / "config.json", told | (own[part.folder](told) if part.folder in own else {}))
         save_safetensors(folder / f"{part.stem}.safetensors", tensors, {"format": "pt"})
     (out / "scheduler").mkdir(exist_ok=True)
-    _write_json(out / "scheduler" / "scheduler_config.json", configs.scheduler_config(card.prediction or "epsilon"))
+    _write_json(out / "scheduler" / "scheduler_config.json", configs.scheduler_config(card.prediction))
     _write_json(out / "model_index.json", index)  # last: a folder without it is not listed as a model
     return Converted(identify(out), tuple(key for key in file.contents.entries if key not in taken))
+
+
+def _part_of(card: FileCard, file: TensorFile, part: _Part) -> tuple[dict[str, Tensor], set[str]]:
+    """Return a network's tensors by diffusers' names, and the names that they have in the file."""
+    names = {key.removeprefix(part.prefix): key for key in file.contents.entries if key.startswith(part.prefix)}
+    table = part.to_diffusers(names)
+    if not table:
+        raise KeyMismatch(f"{card.path.name} has no tensors under {part.prefix}... Give a complete checkpoint.")
+    tensors = _fitted({new: file.tensor(names[name]) for name, new in table.items()}, "diffusers")
+    return tensors, {names[name] for name in table}
+
+
+def _text_of(file: TensorFile) -> tuple[dict[str, Tensor], set[str]]:
+    """Return OpenCLIP's text tower likewise."""
+    keys = [key for key in file.contents.entries if key.startswith(openclip.PREFIX)]
+    tensors = {key.removeprefix(openclip.PREFIX): file.tensor(key) for key in keys}
+    if not keys:
+        raise KeyMismatch(f"{file.path.name} has no tensors under {openclip.PREFIX}... Give a complete checkpoint.")
+    return _from_openclip(tensors), {openclip.PREFIX + name for name in openclip.used_names(tensors)}
 
 
 def _join(card: FileCard, out: Path) -> Converted:
@@ -127,6 +156,9 @@ def _join(card: FileCard, out: Path) -> Converted:
     left_out: list[str] = []
     for part in (_UNET, _VAE, _TEXT):
         given = _part_tensors(card.path / part.folder)
+        if part is _TEXT and card.family == "sd2":
+            tensors |= {openclip.PREFIX + name: tensor for name, tensor in _to_openclip(given).items()}
+            continue
         table = part.to_ldm(given)
         tensors |= _fitted({part.prefix + new: given[name] for name, new in table.items()}, "ldm")
         left_out += [f"{part.folder}/{name}" for name in given if name not in table]

@@ -26,6 +26,7 @@ _CLASSES = {
     "CLIPTextModelWithProjection": ("text", ""),
     "T5EncoderModel": ("text", ""),
 }
+_SD2_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionDepth2ImgPipeline")
 _SD3_CLASSES = ("SD3", "StableDiffusion3")
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -89,7 +90,7 @@ def _pipeline(path: Path) -> FileCard:
         raise UnknownKind(f"{path.name} is a {name} folder without a unet or a transformer. Fetch it completely.")
     config = _json(part / "config.json")
     scheduler = path / "scheduler" / "scheduler_config.json"
-    family = _family(name, config)
+    family = "sd2" if _reads_openclip(path) and name in _SD2_PIPELINES else _family(name, config)
     told = _json(scheduler).get("prediction_type") if scheduler.is_file() else None
     return FileCard(
         path=path,
@@ -102,6 +103,12 @@ def _pipeline(path: Path) -> FileCard:
         name=path.name,
         metadata={"pipeline": name},
     )
+
+
+def _reads_openclip(path: Path) -> bool:
+    """Return whether the text encoder is OpenCLIP's, as in Stable Diffusion 2: CLIP's own has quick_gelu."""
+    config = path / "text_encoder" / "config.json"
+    return config.is_file() and _json(config).get("hidden_act") == "gelu"
 
 
 def _family(name: str, config: Mapping[str, object]) -> str:

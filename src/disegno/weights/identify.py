@@ -90,7 +90,7 @@ def _prediction(kind: str, family: str, text: str, words: Mapping[str, str]) -> 
     """Return what a model's output means. The empty tensor `v_pred` marks finetunes that changed it."""
     if kind not in ("model", "unet"):
         return None
-    told = words.get("modelspec.prediction_type", "")
+    told = words.get("modelspec.prediction_type") or words.get("modelspec.predict_key") or ""
     if "\nv_pred\n" in text or told in ("v", "v_prediction") or words.get("modelspec.architecture", "").endswith("-v"):
         return "v"
     return "epsilon" if told == "epsilon" else _PREDICTIONS.get(family)

@@ -1,0 +1,75 @@
+"""Pictures to latents and back: diffusers' AutoencoderKL, one picture at a time.
+
+So a picture does not depend on its batch, and memory does not grow with it; it costs no time on a CPU.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from disegno.memory import Memory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An open VAE. `warnings`: where it says what happened."""
+
+    vae: AutoencoderKL
+    memory: Memory
+    name: str
+    warnings: list[str]
+
+    @property
+    def channels(self) -> int:
+        return int(self.vae.config["latent_channels"])
+
+    @property
+    def downscale(self) -> int:
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by, so that they have unit variance."""
+        return float(self.vae.config["scaling_factor"])
+
+    @property
+    def shift(self) -> float:
+        """What is taken from latents before, so that their mean is 0; 0 in Stable Diffusion 1 and 2."""
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the latents' mode, shifted and scaled, (b c h/8 w/8), float32."""
+        posteriors = [self.vae.encode(self._shown(image[None]), return_dict=False)[0] for image in images]
+        modes = [cast(DiagonalGaussianDistribution, posterior).mode() for posterior in posteriors]
+        return (torch.cat(modes).float() - self.shift) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pictures (b 3 h w), float32 in [0, 1]."""
+        return torch.cat([self._decode_one(latent[None]) for latent in latents / self.scale + self.shift])
+
+    def _decode_one(self, latent: Tensor) -> Tensor:
+        shown = cast(torch.FloatTensor, self._shown(latent))
+        picture = cast(Tensor, self.vae.decode(shown, return_dict=False)[0]).float()  # 1 3 h w
+        if self.vae.dtype != torch.float32 and not picture.isfinite().all():
+            self._warn(f"The VAE overflowed in {self.vae.dtype}: it works in float32 from now on, which is slower.")
+            self.memory.place(self.vae, torch.float32)
+            return self._decode_one(latent)
+        return (picture / 2 + 0.5).clamp(0, 1)
+
+    def _shown(self, x: Tensor) -> Tensor:
+        return x.to(self.memory.policy.device, self.vae.dtype).contiguous(
+            memory_format=self.memory.policy.memory_format
+        )
+
+    def _warn(self, message: str) -> None:
+        log.warning("%s: %s", self.name, message)
+        self.warnings.append(message)
