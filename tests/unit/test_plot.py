@@ -1,5 +1,7 @@
 """A plot's plan: any field as an axis, ranges as A1111 writes them, and every choice of a prompt's parts."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -7,6 +9,7 @@ from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import ControlUnit, Hires, Request
 from disegno.core.result import Result
 from disegno.engine.plot import Axis, Plotted, parse_axis, plan_matrix, plan_plot, spread
+from disegno.engine.sheet import table, wrapped
 
 pytestmark = pytest.mark.unit
 
@@ -132,3 +135,14 @@ def test_the_sheet_has_every_picture_in_its_place() -> None:
     assert set(colours) <= found
     one = Plotted(plan_plot(REQUEST, [parse_axis("cfg=1,2")]), results[:2]).page()
     assert one.width < page.width and one.height < page.height
+
+
+def test_labels_are_short_and_no_letter_of_them_is_lost() -> None:
+    request = replace(REQUEST, controls=(ControlUnit(name="canny", image="a.png"),))
+    plot = plan_plot(request, [parse_axis("controls.canny.strength=0.5"), parse_axis("subseed_strength=0.1")])
+    assert plot.labels[:2] == (("canny strength 0.5",), ("subseed strength 0.1",))
+    lines = wrapped("a controls.canny.strength 0.5", 60)
+    assert len(lines) > 2 and "".join(lines).replace(" ", "") == "acontrols.canny.strength0.5"
+    cell = Image.new("RGB", (400, 40), "black")
+    page = table([[cell]], [""], ["1"])
+    assert page.width < 440  # no room is kept that the label does not need

@@ -222,7 +222,11 @@ def plan_plot(request: Request, axes: Sequence[Axis]) -> Plot:
 
 
 def _labels(field: str, values: tuple[str, ...]) -> tuple[str, ...]:
-    return values if field in (SIZE, REPLACE) else tuple(f"{field} {value}" for value in values)
+    """Return what a sheet calls an axis's values: by the field's name, and its control's."""
+    if field in (SIZE, REPLACE):
+        return values
+    name = field.removeprefix("controls.").removeprefix("init.").replace(".", " ").replace("_", " ")
+    return tuple(f"{name} {value}" for value in values)
 
 
 def _fields(request: Request) -> Fields:

@@ -10,6 +10,8 @@ MARGIN_PX = 8
 CAPTION_PX = 22
 FONT_PX = 14
 LINE_PX = 18
+MAX_LINES = 8  # of a label
+MAX_LABEL_PX = 320  # of a row's
 
 
 def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
@@ -74,18 +76,24 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(FONT_PX)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Return a label's lines, none wider than `width` pixels; a word that is wider is cut."""
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a label's lines, none wider than `width` pixels; a word that is wider goes over several."""
     font, lines = _font(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
             continue
-        while len(word) > 1 and font.getlength(word) > width:
-            word = word[:-1]
-        lines.append(word)
-    return [line for line in lines if line][:8] or [""]
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line][:MAX_LINES] or [""]
+
+
+def _widest(labels: Sequence[Sequence[str]]) -> int:
+    return round(max(_font().getlength(line) for lines in labels for line in lines))
 
 
 def table(
@@ -98,10 +106,10 @@ def table(
     """Return rows of pictures with a label above each column and one left of each row, dark on white."""
     width = max(picture.width for row in cells for picture in row)
     height = max(picture.height for row in cells for picture in row)
-    tops = [_wrapped(label, width) for label in columns]
-    lefts = [_wrapped(label, max(width // 2, 96)) for label in rows]
+    tops = [wrapped(label, width) for label in columns]
+    lefts = [wrapped(label, min(max(width // 2, 96), MAX_LABEL_PX)) for label in rows]
     top = max(len(lines) for lines in tops) * LINE_PX + 8 if legend and any(columns) else 0
-    left = max(width // 2, 96) + 8 if legend and any(rows) else 0
+    left = _widest(lefts) + 2 * MARGIN_PX if legend and any(rows) else 0
     step_x, step_y = width + margin, height + margin
     page = Image.new("RGB", (left + step_x * len(columns) - margin, top + step_y * len(rows) - margin), "white")
     draw = ImageDraw.Draw(page)
@@ -113,7 +121,7 @@ def table(
             _write(draw, lines, left + j * step_x + width / 2, top / 2)
     if left:
         for i, lines in enumerate(lefts):
-            _write(draw, lines, (left - 8) / 2, top + i * step_y + height / 2)
+            _write(draw, lines, left / 2, top + i * step_y + height / 2)
     return page
 
 
