@@ -108,5 +108,7 @@ def test_every_flag_of_generate_has_a_section_and_words() -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help and parameter.opts[0] in shown, parameter.name
-            assert command.section_of(parameter.name or "") != OTHERS, parameter.name
+            assert command.section_of(parameter.name or "") != OTHERS, (
+                f"add {parameter.name} to SECTIONS in cli/generate.py"
+            )
     assert shown.index("How prompts are read:") < shown.index("--clip-skip") < shown.index("Noise, guidance")

@@ -86,9 +86,9 @@ SECTIONS = {
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
     "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device"),
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
-    "Noise, guidance and samplers, in detail": (
+    "Noise, guidance and sampling, in detail": (
         *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
-        *("eta", "churn", "churn_min", "churn_max", "churn_noise"),
+        *("eta", "churn", "churn_min", "churn_max", "churn_noise", "prediction"),
     ),
 }
 
