@@ -10,13 +10,24 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from disegno.controls import CONTROLS, controlnet, ctrlora
+from disegno.backbones._lockstep import evaluate as lockstep
+from disegno.backbones.base import TextStates
+from disegno.backbones.miniature import draw
+from disegno.controls import CONTROLS, controlnet, controlnet_xs, ctrlora, uni_controlnet, unicontrol
+from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
+from disegno.controls._xs_new import new_xs
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used, apply
+from disegno.core.curve import parse_curve
+from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.lora import Lora, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, save_condition
+from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals_of
+from disegno.weights.unicontrol_files import originals_of as unicontrol_originals
+from disegno.weights.unicontrol_files import own_shapes
+from disegno.weights.xs_files import originals_of as xs_originals
 
 pytestmark = pytest.mark.contract
 
@@ -43,8 +54,14 @@ class TinyHost:
         small = nn.functional.avg_pool2d(images, 8)
         return torch.cat([small, small.mean(1, keepdim=True)], dim=1)
 
+    def encode_text(self, prompts: list[str]) -> TextStates:
+        tokens = torch.ones(len(prompts), 7, 32)
+        return TextStates(tokens, None, tuple(prompts))
+
     def evaluate(self, call: Call) -> Tensor:
         r = call.residuals
+        if call.streams:
+            return lockstep(self.net, call.x, call.t, call.tokens, r, call.streams)
         added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
         return self.net(call.x, call.t, call.tokens, **added).sample
 
@@ -93,7 +110,60 @@ def _ctrlora(folder: Path, host: TinyHost) -> Opened:
     return Opened(host, (opened[0], opened[1]), base.net.state_dict)
 
 
-MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {"controlnet": _controlnet, "ctrlora": _ctrlora}
+def _uni(folder: Path, host: TinyHost) -> Opened:
+    drawn = _randomised(ControlNetModel(**SIZES), seed=4)
+    replaced = {f"down_blocks.{i}.resnets.0.{norm}": (i, norm) for i in range(2) for norm in ("norm1", "norm2")}
+    encoder = {
+        name: tensor
+        for name, tensor in drawn.items()
+        if "cond_embedding" not in name and name.rpartition(".")[0] not in replaced
+    }
+    widths = {(0, "norm1"): 32, (0, "norm2"): 32, (1, "norm1"): 32, (1, "norm2"): 64}
+    norms = {name: draw(Modulation(16, widths[place]), 5) for name, place in replaced.items()}
+    tensors = originals_of(Local(encoder, draw(FeatureExtractor(21, (16, 16)), 6), norms))
+    tensors |= {GLOBAL_PREFIX + name: tensor for name, tensor in draw(GlobalAdapter(12, 24, 128), 7).items()}
+    save_file(tensors, folder / "uni.safetensors")
+    controller = uni_controlnet.open(folder / "uni.safetensors", host, MEMORY)
+    a, b = (
+        controller.prepare(replace(condition, task=task))
+        for condition, task in zip(_conditions(), ("canny", "seg"), strict=True)
+    )
+    local = controller.local
+    assert local is not None
+    return Opened(host, (a, b), lambda: dict(local.net.state_dict()) | local.extractor.state_dict(prefix="features."))
+
+
+def _unicontrol(folder: Path, host: TinyHost) -> Opened:
+    drawn = _randomised(ControlNetModel(**SIZES), seed=8)
+    encoder = {name: tensor for name, tensor in drawn.items() if "cond_embedding" not in name}
+    generator = torch.Generator().manual_seed(9)
+    shapes = own_shapes((32, 32, 32, 64), 32, feature=32, hidden=16)
+    own = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(unicontrol_originals(encoder, own), folder / "unicontrol.safetensors")
+    controller = unicontrol.open(folder / "unicontrol.safetensors", host, MEMORY)
+    a, b = (
+        controller.prepare(replace(condition, task=task))
+        for condition, task in zip(_conditions(), ("canny", "inpainting"), strict=True)
+    )
+    return Opened(host, (a, b), controller.net.state_dict)
+
+
+def _xs(folder: Path, host: TinyHost) -> Opened:
+    net = new_xs(host.net, widths=(8, 16), generator=torch.Generator().manual_seed(10))
+    drawn = {name: tensor + 0.05 for name, tensor in net.state_dict().items()}
+    save_file(xs_originals(drawn), folder / "xs.safetensors")
+    controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict)
+
+
+MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
+    "controlnet": _controlnet,
+    "ctrlora": _ctrlora,
+    "uni-controlnet": _uni,
+    "unicontrol": _unicontrol,
+    "controlnet-xs": _xs,
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +184,13 @@ def _call(host: TinyHost, num: int = 3, progress: float = 0.5, seed: int = 5) ->
     return Call(x, torch.linspace(900, 20, num), tokens, rows, net=host.evaluate)
 
 
-def _residuals(control: Control, call: Call) -> Residuals:
-    found = control(call).residuals
-    assert found is not None
-    return found
-
-
 def _tensors(residuals: Residuals) -> tuple[Tensor, ...]:
     return (*residuals.down, residuals.mid)
+
+
+def _effect(call: Call) -> tuple[Tensor, ...]:
+    """Return what a control made of a call: its residuals, or where it acts by a net beside it, what comes out."""
+    return (call.run(),) if call.residuals is None else _tensors(call.residuals)
 
 
 def test_every_mechanism_has_a_miniature() -> None:
@@ -157,29 +226,32 @@ def test_a_control_changes_the_picture_and_no_weight(opened: Opened) -> None:
 
 def test_what_does_not_see_x_gives_the_same_for_any_x(opened: Opened) -> None:
     control, call = opened.controls[0], _call(opened.host)
-    there = _residuals(control, call)
-    other = _residuals(control, replace(call, x=torch.full_like(call.x, torch.nan)))
-    same = all(torch.equal(a, b) for a, b in zip(_tensors(there), _tensors(other), strict=True))
-    assert same is not control.sees_x
+    other = replace(call, x=torch.full_like(call.x, torch.nan))
+    pairs = zip(_effect(control(call)), _effect(control(other)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs) is not control.sees_x
 
 
 def test_several_at_once_are_summed(opened: Opened) -> None:
-    call = _call(opened.host)
-    a, b = (_residuals(control, call) for control in opened.controls)
-    both = apply([Used(opened.controls[0], Use(0.5)), Used(opened.controls[1], Use(1.5))], call).residuals
-    assert both is not None
-    for found, x, y in zip(_tensors(both), _tensors(a), _tensors(b), strict=True):
+    """Residuals are. Nets beside the model see each other's work: there, the order of the units changes nothing."""
+    call, (first, second) = _call(opened.host), opened.controls
+    a, b = Used(first, Use(0.5)), Used(second, Use(1.5))
+    both = apply([a, b], call)
+    if both.residuals is None:
+        torch.testing.assert_close(both.run(), apply([b, a], call).run(), atol=1e-5, rtol=1e-4)
+        assert all(not torch.allclose(both.run(), one(call).run(), atol=1e-3) for one in (a, b))
+        return
+    for found, x, y in zip(_effect(both), _effect(first(call)), _effect(second(call)), strict=True):
         torch.testing.assert_close(found, 0.5 * x + 1.5 * y)
 
 
 def test_a_row_does_not_depend_on_its_batch(opened: Opened) -> None:
     """Alone or among others: the same within float32's rounding, which depends on how sums are blocked."""
     call = _call(opened.host)
-    together = _residuals(opened.controls[0], call)
+    together = _effect(opened.controls[0](call))
     for i in range(3):
         one = slice(i, i + 1)
         own = Call(call.x[one], call.t[one], call.tokens[one], call.rows[one], call.net)
-        for a, b in zip(_tensors(_residuals(opened.controls[0], own)), _tensors(together), strict=True):
+        for a, b in zip(_effect(opened.controls[0](own)), together, strict=True):
             torch.testing.assert_close(a, b[one], atol=1e-5, rtol=1e-4)
 
 
@@ -187,13 +259,41 @@ def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -
     call = _call(opened.host)
     rows = tuple(replace(row, progress=progress) for row, progress in zip(call.rows, (0.1, 0.9, 0.1), strict=True))
     mixed = Used(opened.controls[0], Use(start=0.5))(replace(call, rows=rows))
-    full = _residuals(opened.controls[0], call)
-    assert mixed.residuals is not None
-    for a, b in zip(_tensors(mixed.residuals), _tensors(full), strict=True):
+    full = opened.controls[0](call)
+    for a, b in zip(_effect(mixed), _effect(full), strict=True):
         torch.testing.assert_close(a[1], b[1], atol=1e-5, rtol=1e-4)
-        assert not a[[0, 2]].any()
+        assert mixed.residuals is None or not a[[0, 2]].any()
     kept = mixed.run()[[0, 2]]
     torch.testing.assert_close(kept, call.run()[[0, 2]], atol=0.0, rtol=0.0)
+
+
+def test_rows_with_different_controls_share_a_batch(opened: Opened) -> None:
+    """The first control on the rows of the prompt, the second on all: each row as if it were drawn alone."""
+    call = _call(opened.host)
+    uses = [Used(opened.controls[0], Use(mode="control", layers=(1.0,) * 5)), Used(opened.controls[1], Use(0.5))]
+    together = apply(uses, call).run()
+    for i in range(3):
+        one = call.take(torch.tensor([i]))
+        torch.testing.assert_close(apply(uses, one).run(), together[i : i + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_regions_curves_and_layers(opened: Opened) -> None:
+    call, control = _call(opened.host), opened.controls[0]
+    plain, full = call.run(), control(call).run()
+
+    def drawn(use: Use) -> Tensor:
+        return Used(control, use)(call).run()
+
+    white, black = torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    torch.testing.assert_close(drawn(Use(region=white)), full, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(drawn(Use(region=black)), plain, atol=1e-5, rtol=1e-4)
+    half = torch.cat([white[..., :32], black[..., 32:]], dim=-1)
+    assert all(not torch.allclose(drawn(Use(region=half)), other, atol=1e-3) for other in (plain, full))
+    torch.testing.assert_close(drawn(Use(curve=parse_curve("0.5@0,0.5@1"))), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(drawn(Use(layers=(0.5,) * 5)), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(drawn(Use(mode="prompt")), full, atol=1e-3)
+    with pytest.raises(RequestError, match="3 layer weights, but adds 5"):
+        drawn(Use(layers=(1.0,) * 3))
 
 
 def test_a_key_names_the_condition(opened: Opened) -> None:

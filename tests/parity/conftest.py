@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.weights.keys.ldm import UNET_PREFIX, VAE_PREFIX, fitted, unet_names, vae_names
@@ -52,6 +53,8 @@ class GoldenHost:
 
     def evaluate(self, call: Call) -> Tensor:
         r = call.residuals
+        if call.streams:
+            return lockstep(self.net, call.x, call.t, call.tokens, r, call.streams)
         added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
         return self.net(call.x, call.t, call.tokens, **added).sample
 
@@ -94,3 +97,18 @@ def controlnet_host() -> GoldenHost:
 @pytest.fixture(scope="session")
 def ctrlora_host() -> GoldenHost:
     return golden_host("ctrlora", read_golden("ctrlora__sd"))
+
+
+@pytest.fixture(scope="session")
+def uni_host() -> GoldenHost:
+    return golden_host("uni_controlnet", read_golden("uni_controlnet__unet"))
+
+
+@pytest.fixture(scope="session")
+def unicontrol_host() -> GoldenHost:
+    return golden_host("unicontrol", read_golden("unicontrol__unet"))
+
+
+@pytest.fixture(scope="session")
+def xs_host() -> GoldenHost:
+    return golden_host("controlnet_xs", read_golden("controlnet_xs__unet"))

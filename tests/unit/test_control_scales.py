@@ -144,5 +144,5 @@ def test_several_controls_are_summed(uses: list[tuple[float, float]]) -> None:
 
 
 def test_a_control_without_residuals_cannot_be_scaled() -> None:
-    with pytest.raises(AssertionError, match="only those have a strength"):
+    with pytest.raises(AssertionError, match="added nothing"):
         Used(Nothing(), Use())(_call((True, 0.0)))

@@ -14,9 +14,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from disegno.backbones._autoencoder import Autoencoder
+from disegno.backbones._lockstep import evaluate
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
-from disegno.diffusion.call import Call
+from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
 from disegno.memory import Memory
@@ -193,13 +194,18 @@ class LatentDiffusion:
             )
         policy = self.memory.policy
         x = shown.to(policy.device, policy.dtype).contiguous(memory_format=policy.memory_format)
-        residuals = call.residuals
+        t, tokens, residuals = call.t.to(policy.device), call.tokens.to(policy.device, policy.dtype), call.residuals
+        if residuals is not None:
+            down = tuple(r.to(x.device, x.dtype) for r in residuals.down)
+            residuals = Residuals(down, residuals.mid.to(x.device, x.dtype))
+        if call.streams:
+            return evaluate(self.net, x, t, tokens, residuals, call.streams).float()
         out = self.net(
             x,
-            call.t.to(policy.device),
-            encoder_hidden_states=call.tokens.to(policy.device, policy.dtype),
-            down_block_additional_residuals=residuals and tuple(r.to(x.device, x.dtype) for r in residuals.down),
-            mid_block_additional_residual=residuals and residuals.mid.to(x.device, x.dtype),
+            t,
+            encoder_hidden_states=tokens,
+            down_block_additional_residuals=residuals and residuals.down,
+            mid_block_additional_residual=residuals and residuals.mid,
             return_dict=False,
         )[0]
         return out.float()

@@ -1,6 +1,6 @@
 """The network that ControlNet and CtrLoRA share, diffusers' ControlNetModel: built from tensors of any size; run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -53,11 +53,17 @@ def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
 
 
 def open_net(
-    name: str, tensors: Mapping[str, Tensor], backbone: Body, memory: Memory, told: Config | None = None
+    name: str,
+    tensors: Mapping[str, Tensor],
+    backbone: Body,
+    memory: Memory,
+    told: Config | None = None,
+    alter: Callable[[ControlNetModel], None] | None = None,
 ) -> ControlNetModel:
     """Return the control net with these weights (diffusers' names), frozen and placed.
 
-    `told`: a config that came with the file. `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
+    `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
+    `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
     """
     try:
         sizes = sizes_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
@@ -72,6 +78,8 @@ def open_net(
         net = ControlNetModel(**config)
         if not any(key.startswith(HINT_PREFIX) for key in tensors):
             net.add_module("controlnet_cond_embedding", nn.Identity())
+        if alter is not None:
+            alter(net)
         return net
 
     return memory.build(make, tensors, name)

@@ -10,13 +10,14 @@ A mechanism is one module in this folder (or of another package, by the entry po
 strength, for every row that it is given: strength, span and mode are put around it by `strength.py`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.call import Call, Residuals, Suffix
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Condition:
     image: Tensor  # 1 3 h w, float32, RGB in [0, 1]
     key: str  # sha256 of the pixels
     mask: Tensor | None = None  # 1 1 h w, 1 where a control that inpaints is to fill; None: nowhere
+    task: str = ""  # which of a control's conditions it is, where the control knows several
 
 
 class Body(Protocol):
@@ -45,6 +47,19 @@ class Host(Body, Protocol):
     """What a control asks of the backbone that it serves; every Backbone is one."""
 
     def encode_image(self, images: Tensor) -> Tensor: ...
+
+
+class States(Protocol):
+    """Text states, by a backbone's text encoder: (b n d)."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+
+class ReadingHost(Host, Protocol):
+    """A backbone whose text encoder a control asks too; every Backbone is one."""
+
+    def encode_text(self, prompts: Sequence[str]) -> States: ...
 
 
 class Control(Protocol):
@@ -70,6 +85,26 @@ class Control(Protocol):
         ...
 
 
+@runtime_checkable
+class Joining(Protocol):
+    """A control that is evaluated once with others of its file, as it was trained to be."""
+
+    def join(self, other: Control) -> Control | None:
+        """Return both as one control, or None where they are not of one file, or show the same condition twice."""
+        ...
+
+
+@runtime_checkable
+class ManyTasks(Protocol):
+    """A controller that knows several conditions: which one a picture is, is said by `Condition.task`.
+
+    `tasks`: their names, each with the annotator of this program that makes it, where there is one.
+    """
+
+    @property
+    def tasks(self) -> Mapping[str, str | None]: ...
+
+
 class Controller(Protocol):
     """A control's weights, open in memory, for one backbone."""
 
@@ -88,6 +123,12 @@ class Controller(Protocol):
 def add(call: Call, residuals: Residuals) -> Call:
     """Return the call with these residuals beside those that it has."""
     return replace(call, residuals=residuals if call.residuals is None else call.residuals + residuals)
+
+
+def add_suffixes(call: Call, own: Sequence[Suffix]) -> Call:
+    """Return the call with a suffix behind each row's text, beside those that it has."""
+    before = call.suffixes or ((),) * len(call.rows)
+    return replace(call, suffixes=tuple((*some, one) for some, one in zip(before, own, strict=True)))
 
 
 def key_of(*parts: str) -> str:

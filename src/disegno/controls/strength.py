@@ -1,4 +1,8 @@
-"""How strongly, when, and on which prompt a control acts: the wrapper that the engine puts around any Control."""
+"""How strongly, when, and on which prompt a control acts: the wrapper that the engine puts around any Control.
+
+A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, or what its
+net beside the model's adds to each block.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Control
+from disegno.controls.base import Control, Joining
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
-from disegno.diffusion.call import Call, Residuals, Row
+from disegno.diffusion.call import Call, Residuals, Row, Stream, Suffix
 
 SOFT_DECAY = 0.825  # per layer, counted back from the middle (ControlNet's guess mode; A1111's control modes)
 _SOFT: dict[ControlMode, bool] = {"balanced": False, "prompt": True, "control": True}
@@ -61,6 +65,12 @@ class Use:
         """Return the curve's value at this row's share of the steps."""
         return value_at(self.curve, row.progress)
 
+    def is_like(self, other: "Use") -> bool:
+        """Return whether both are the same use."""
+        a, b = self.region, other.region
+        same = a is b or (a is not None and b is not None and torch.equal(a, b))
+        return same and replace(self, region=None) == replace(other, region=None)
+
     def scales(self, num_residuals: int) -> tuple[float, ...]:
         """Return what each residual is multiplied by, before the curve. Raises RequestError."""
         if not self.layers:
@@ -98,25 +108,68 @@ class Used:
         if not reached:
             return call
         index = torch.tensor(reached, device=call.x.device)
-        own = self.control(take_rows(call, index)).residuals
-        assert own is not None, f"{self.control} added no residuals: only those have a strength"
-        scaled = _scaled(own, self.use, [self.use.value(call.rows[i]) for i in reached])
-        if self.use.region is not None:
-            scaled = within(scaled, self.use.region)
-        return replace(call, residuals=add_rows(call, scaled, index))
+        few = take_rows(call, index)
+        own = self.control(few)
+        assert own.residuals is not None or own.streams or own.suffixes != few.suffixes, f"{self.control} added nothing"
+        weights = Weights(self.use, tuple(self.use.value(call.rows[i]) for i in reached))
+        return replace(
+            call,
+            residuals=call.residuals if own.residuals is None else add_rows(call, weights.of(own.residuals), index),
+            suffixes=_with_suffixes(call, few, own, reached, weights),
+            streams=(*call.streams, *(weights.on(stream, index) for stream in own.streams)),
+        )
 
     def _reaches(self, row: Row) -> bool:
         return self.use.reaches(row) and (row.positive or not self.control.positive_only)
 
 
-def _scaled(own: Residuals, use: Use, values: list[float]) -> Residuals:
-    """Return the residuals times the use's scales and each row's value of its curve; untouched where all are 1."""
-    scales = use.scales(len(own.down) + 1)
-    if len(set(values)) == 1:
-        scales = tuple(scale * values[0] for scale in scales)
-        return own if set(scales) == {1.0} else own.scaled(scales)
-    weighed = [_by_row(d, [scale * value for value in values]) for d, scale in zip(own.down, scales, strict=False)]
-    return Residuals(tuple(weighed), _by_row(own.mid, [scales[-1] * value for value in values]))
+@dataclass(frozen=True)
+class Weights:
+    """What a use makes of what a control adds. `values`: of its curve, for each row that it reaches."""
+
+    use: Use
+    values: tuple[float, ...]
+
+    def of(self, own: Residuals) -> Residuals:
+        """Return the residuals times the use's scales and each row's value of its curve; untouched where all are 1."""
+        scaled = self._scaled(own, self.use.scales(len(own.down) + 1))
+        return scaled if self.use.region is None else within(scaled, self.use.region)
+
+    def _scaled(self, own: Residuals, scales: tuple[float, ...]) -> Residuals:
+        if len(set(self.values)) == 1:
+            scales = tuple(scale * self.values[0] for scale in scales)
+            return own if set(scales) == {1.0} else own.scaled(scales)
+        pairs = zip(own.down, scales, strict=False)
+        weighed = [_by_row(d, [scale * value for value in self.values]) for d, scale in pairs]
+        return Residuals(tuple(weighed), _by_row(own.mid, [scales[-1] * value for value in self.values]))
+
+    def of_suffix(self, suffix: Suffix, place: int) -> Suffix:
+        """Return a row's suffix times the strength and its value of the curve. `place`: among the reached rows."""
+        return suffix.scaled(self.use.strength * self.values[place])
+
+    def on(self, stream: Stream, index: Tensor) -> Stream:
+        """Return a control's stream at these rows of the whole call, each of its additions weighed as a residual is."""
+        scales = self.use.scales(stream.num_residuals)
+        region = self.use.region
+
+        def weigh(i: int, x: Tensor) -> Tensor:
+            weighed = _by_row(x, [scales[i] * value for value in self.values])
+            return weighed if region is None else _kept(weighed, region)
+
+        return replace(stream, rows=index, weigh=weigh)
+
+
+def _with_suffixes(
+    call: Call, few: Call, own: Call, reached: list[int], weights: Weights
+) -> tuple[tuple[Suffix, ...], ...]:
+    """Return the suffixes of all of the call's rows: what the control put behind the reached ones is weighed."""
+    if own.suffixes == few.suffixes:
+        return call.suffixes
+    rows = list(call.suffixes or ((),) * len(call.rows))
+    for place, row in enumerate(reached):
+        added = own.suffixes[place][len(rows[row]) :]
+        rows[row] = (*rows[row], *(weights.of_suffix(suffix, place) for suffix in added))
+    return tuple(rows)
 
 
 def _by_row(x: Tensor, factors: list[float]) -> Tensor:
@@ -129,15 +182,41 @@ def within(residuals: Residuals, region: Tensor) -> Residuals:
 
     A cell's share is the region's mean over it. (A1111 takes samples, and so misses what lies between them.)
     """
-    shares: dict[tuple[int, int], Tensor] = {}
+    return Residuals(tuple(_kept(d, region) for d in residuals.down), _kept(residuals.mid, region))
 
-    def kept(x: Tensor) -> Tensor:
-        size = (x.shape[-2], x.shape[-1])
-        if size not in shares:
-            shares[size] = F.adaptive_avg_pool2d(region, size)
-        return (x.float() * shares[size].to(x.device)).to(x.dtype)
 
-    return Residuals(tuple(kept(d) for d in residuals.down), kept(residuals.mid))
+def _kept(x: Tensor, region: Tensor) -> Tensor:
+    share = F.adaptive_avg_pool2d(region, (x.shape[-2], x.shape[-1]))
+    return (x.float() * share.to(x.device)).to(x.dtype)
+
+
+def joined(controls: Iterable[Control]) -> tuple[Control, ...]:
+    """Return the controls in the order in which they act: those that add tokens first, for others may read these.
+
+    Those of one file that are used alike become one, evaluated once, where their mechanism was trained with several
+    conditions together.
+    """
+    out = list[Control]()
+    for control in sorted(controls, key=lambda control: not adds_tokens(control)):
+        for i, other in enumerate(out):
+            if (both := _both(other, control)) is not None:
+                out[i] = both
+                break
+        else:
+            out.append(control)
+    return tuple(out)
+
+
+def adds_tokens(control: Control) -> bool:
+    """Return whether a control acts by tokens behind the text: it has no place, and no layers."""
+    return bool(getattr(control.control if isinstance(control, Used) else control, "adds_tokens", False))
+
+
+def _both(a: Control, b: Control) -> Control | None:
+    if not (isinstance(a, Used) and isinstance(b, Used) and isinstance(a.control, Joining) and a.use.is_like(b.use)):
+        return None
+    both = a.control.join(b.control)
+    return None if both is None else Used(both, a.use)
 
 
 def apply(controls: Iterable[Control], call: Call) -> Call:
@@ -148,7 +227,7 @@ def apply(controls: Iterable[Control], call: Call) -> Call:
 def take_rows(call: Call, index: Tensor) -> Call:
     """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
     if len(index) == len(call.rows):
-        return replace(call, residuals=None)
+        return replace(call, residuals=None, streams=())
     return call.take(index)
 
 

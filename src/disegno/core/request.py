@@ -77,6 +77,9 @@ class ControlUnit:
     """With a hires pass: whether the control acts in both, the first, or the hires pass only."""
     crop: bool = True
     """Where only the masked part is drawn: cut the image as the picture is cut."""
+    task: str | None = None
+    """Which condition the image is, of a control that knows several (UniControl, Uni-ControlNet): canny, depth, ...
+    Unset: the one that the annotator makes."""
     base: str | None = None
     """The Base ControlNet of a CtrLoRA condition; unset: the one its header names, or the library's only one."""
 

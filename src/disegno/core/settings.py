@@ -34,9 +34,12 @@ class Settings:
     preview_decoder: Path | None = None
     """A tiny decoder (TAESD: a file, or diffusers' folder) for live previews; unset: a linear map, fitted here."""
 
+    clip: Path | None = None
+    """A folder with openai/clip-vit-large-patch14, which looks at pictures: for the content of Uni-ControlNet."""
+
 
 _LISTS = {"model_dirs", "prompt_dirs"}
-_PATHS = {"cache_dir", "preview_decoder"}
+_PATHS = {"cache_dir", "preview_decoder", "clip"}
 _INTS = {"threads", "residual_cache_mib"}
 
 

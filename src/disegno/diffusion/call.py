@@ -1,8 +1,10 @@
 """One evaluation of a backbone, as a frozen value: a control takes a Call and returns a new one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -48,9 +50,52 @@ class Residuals:
         return sum(t.numel() * t.element_size() for t in (*self.down, self.mid))
 
 
+@dataclass(frozen=True, eq=False)
+class Suffix:
+    """Tokens that a control puts behind a row's text, (m d). `source`: whose they are, by content."""
+
+    tokens: Tensor
+    source: str
+
+    def scaled(self, factor: float) -> "Suffix":
+        """Return the tokens times a factor."""
+        return replace(self, tokens=self.tokens * factor)
+
+
+class Steps(Protocol):
+    """A net beside the model's own during one evaluation, block by block. h: what the block gives, (r c h w).
+
+    `encoded` and `middle` return what is added to the model's block, `decoding` what is added before the skip
+    connection is taken up; `corrected` sees what the model's block has become, before the next one.
+    """
+
+    def encoded(self, k: int, h: Tensor) -> Tensor: ...
+    def corrected(self, k: int, h: Tensor) -> None: ...
+    def middle(self, h: Tensor) -> Tensor: ...
+    def decoding(self, k: int) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A net that runs beside the model's, in lock step. `rows`: of the call, (r,), those that it acts on.
+
+    `begin`: (x, the model's embedding of t (r e), t, tokens) of those rows -> its steps. `num_residuals`: the model's.
+    `weigh`: (which residual, what is added to it) -> that, weighed: shallow to deep, the middle last; the decoder's
+    blocks count as their skip connections.
+    """
+
+    begin: Callable[[Tensor, Tensor, Tensor, Tensor], Steps]
+    rows: Tensor
+    num_residuals: int
+    weigh: Callable[[int, Tensor], Tensor] = lambda _, x: x
+
+
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of a backbone. b rows; every row has its own noise level, text and meaning (`rows`)."""
+    """One evaluation of a backbone. b rows; every row has its own noise level, text and meaning (`rows`).
+
+    `suffixes`: of each row, what the net reads behind its text; none: of no row. `streams`: what runs beside the net.
+    """
 
     x: Tensor  # b c h w, already scaled by `Prediction.scale`
     t: Tensor  # b, the timestep that the net expects, float32
@@ -60,20 +105,64 @@ class Call:
     pooled: Tensor | None = None  # b p
     extra: Tensor | None = None  # b e h w: what inpainting and editing models are shown beside x
     residuals: Residuals | None = None
+    suffixes: tuple[tuple[Suffix, ...], ...] = ()
+    streams: tuple[Stream, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
+        assert len(self.suffixes) in (0, len(self.rows))
+
+    @property
+    def num_suffixed(self) -> tuple[int, ...]:
+        """How many tokens each row has behind its text; () where none has any."""
+        return tuple(sum(len(suffix.tokens) for suffix in own) for own in self.suffixes)
 
     def take(self, index: Tensor) -> "Call":
-        """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
+        """Return the rows at `index` (r,) as a call of their own, with no residuals or streams yet."""
 
         def some(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.index_select(0, index.to(x.device))
 
         x, t, tokens = (part.index_select(0, index.to(part.device)) for part in (self.x, self.t, self.tokens))
         rows = tuple(self.rows[i] for i in index.tolist())
-        return Call(x, t, tokens, rows, self.net, some(self.pooled), some(self.extra))
+        suffixes = tuple(self.suffixes[i] for i in index.tolist()) if self.suffixes else ()
+        return Call(x, t, tokens, rows, self.net, some(self.pooled), some(self.extra), suffixes=suffixes)
 
     def run(self) -> Tensor:
-        """Return the net's output, (b c h w)."""
-        return self.net(self)
+        """Return the net's output, (b c h w); rows of one number of tokens are evaluated together."""
+        lengths = self.num_suffixed
+        if not any(lengths):
+            return self.net(self)
+        groups = {length: [i for i, own in enumerate(lengths) if own == length] for length in lengths}
+        outs = [self._read(torch.tensor(group, device=self.x.device)) for group in groups.values()]
+        order = torch.tensor([i for group in groups.values() for i in group], device=outs[0].device)
+        return torch.cat(outs).index_select(0, order.argsort())
+
+    def _read(self, index: Tensor) -> Tensor:
+        """Return the net's output for some rows, with their suffixes behind their texts."""
+        few = self.take(index)
+        told = [
+            torch.cat([own, *(s.tokens.to(own) for s in more)])
+            for own, more in zip(few.tokens, few.suffixes, strict=True)
+        ]
+        streams = tuple(part for stream in self.streams if (part := _among(stream, index)) is not None)
+        residuals = None if self.residuals is None else self.residuals.rows(index)
+        return few.net(replace(few, tokens=torch.stack(told), suffixes=(), residuals=residuals, streams=streams))
+
+
+def _among(stream: Stream, index: Tensor) -> Stream | None:
+    """Return a stream as it is among the rows at `index`; None where it acts on none of them."""
+    places = {row: place for place, row in enumerate(index.tolist())}
+    rows = [places[row] for row in stream.rows.tolist() if row in places]
+    kept = [row in places for row in stream.rows.tolist()]
+    if not rows:
+        return None
+    if all(kept):
+        return replace(stream, rows=torch.tensor(rows, device=index.device))
+    own, num = torch.tensor([i for i, is_kept in enumerate(kept) if is_kept], device=index.device), len(kept)
+
+    def weigh(i: int, x: Tensor) -> Tensor:
+        spread = x.new_zeros((num, *x.shape[1:])).index_copy_(0, own, x)
+        return stream.weigh(i, spread).index_select(0, own)
+
+    return replace(stream, rows=torch.tensor(rows, device=index.device), weigh=weigh)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from disegno.annotators.maps import Picture
 from disegno.backbones.base import Backbone
+from disegno.controls.strength import joined
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlPass, InitImage, Request
 from disegno.diffusion.inpaint import inpainting_channels
@@ -121,9 +122,9 @@ def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...
 def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:
     """Return the parts that the canvas is drawn in, each with the controls that see it."""
     if not scene.windows:
-        return (View(tuple(p.controls[0] for p in prepared)),)
+        return (View(joined(p.controls[0] for p in prepared)),)
     return tuple(
-        View(tuple(p.controls[n] for p in prepared), window.scaled(1 / downscale))
+        View(joined(p.controls[n] for p in prepared), window.scaled(1 / downscale))
         for n, window in enumerate(scene.windows)
     )
 

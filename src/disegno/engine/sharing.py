@@ -21,7 +21,8 @@ Mode = Literal["exact", "auto", "always"]
 def kind_of(call: Call) -> tuple[Hashable, ...]:
     """Return what calls of one evaluation have in common."""
     extra = None if call.extra is None else call.extra.shape[1:]
-    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra)
+    beside = frozenset(call.num_suffixed), call.streams  # a net beside the model's is one call's own
+    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, beside)
 
 
 def _zeros_for(call: Call, like: Residuals) -> Residuals:
@@ -52,6 +53,7 @@ def merged(calls: Sequence[Call]) -> Call:
         pooled=torch.cat(pooled) if pooled else None,
         extra=torch.cat(extra) if extra else None,
         residuals=residuals,
+        suffixes=tuple(own for call in calls for own in call.suffixes),
     )
 
 

@@ -220,7 +220,8 @@ class Studio:
     def _open_controller(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Controller:
         module = self._mechanism(card)
         if not hasattr(module, "open_base"):
-            return module.open(card.path, backbone, self.memory)
+            parts = {name: getattr(self.settings, name) for name in getattr(module, "settings", ())}
+            return module.open(card.path, backbone, self.memory, **parts)
         path = card.path if module.brings_base(card) else self._base(card, base, backbone)
         opened = self._bases.get(
             (backbone.fingerprint, str(path)), lambda: module.open_base(path, backbone, self.memory)

@@ -1,7 +1,6 @@
 """From a ControlUnit to a Control: its picture is read, annotated, fitted to the canvas and shown to the controller."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.backbones.base import Backbone
 from disegno.controls.base import Condition, Control, Controller
-from disegno.controls.strength import Use, Used
+from disegno.controls.strength import Use, Used, adds_tokens
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlUnit
 from disegno.engine.album import Album, with_mask
@@ -21,6 +20,7 @@ from disegno.engine.masks import Box, mask_of
 from disegno.engine.pictures import fit, pixel_perfect_resolution
 from disegno.engine.residuals import Shared
 from disegno.engine.studio import Studio, content_key
+from disegno.engine.tasks import annotator_for, doubts, task_of
 from disegno.engine.tiles import Window
 
 INPAINT = "inpaint"  # as an annotator's name: the picture with its masked part taken out
@@ -66,14 +66,14 @@ class Shown:
         box = Box(window.left, window.top, window.left + window.width, window.top + window.height)
         return Shown(box.cut(self.picture), None if self.mask is None else box.cut(self.mask))
 
-    @cached_property
-    def condition(self) -> Condition:
-        """It as tensors, named by content."""
+    def condition(self, task: str = "") -> Condition:
+        """Return it as tensors, named by content. `task`: which of the control's conditions it is."""
         image = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float() / 255  # 1 3 h w
+        named = task.encode() + self.picture.tobytes()
         if self.mask is None:
-            return Condition(image, content_key(self.picture.tobytes()))
+            return Condition(image, content_key(named), task=task)
         mask = torch.from_numpy(self.mask > 127)[None, None].float()  # 1 1 h w
-        return Condition(image, content_key(self.picture.tobytes() + mask.numpy().tobytes()), mask)
+        return Condition(image, content_key(named + mask.numpy().tobytes()), mask, task)
 
 
 def annotator_of(unit: ControlUnit, suggested: str | None) -> str | None:
@@ -163,24 +163,30 @@ def region_of(unit: ControlUnit, scene: Scene) -> Tensor | None:
 def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> Prepared:
     """Return the unit's control for a scene, at the unit's strength, span and region."""
     controller = studio.controller(unit, backbone)
-    shown, region = shown_to(unit, scene, controller.annotator), region_of(unit, scene)
+    task = task_of(unit, controller)
+    suggested = annotator_for(controller, task)
+    shown, region = shown_to(unit, scene, suggested), region_of(unit, scene)
     use = Use.of(unit)
     if scene.windows:
         controls = tuple(
-            Used(_control(controller, shown.cut(window), studio), replace(use, region=_cut(region, window)))
+            Used(_control(controller, shown.cut(window), task, studio), replace(use, region=_cut(region, window)))
             for window in scene.windows
         )
     else:
-        controls = (Used(_control(controller, shown, studio), replace(use, region=region)),)
-    warnings = tuple(getattr(controller, "warnings", ()))
-    name = annotator_of(unit, controller.annotator)
-    return Prepared(controls, Image.fromarray(shown.picture), warnings, name)
+        controls = (Used(_control(controller, shown, task, studio), replace(use, region=region)),)
+    if adds_tokens(controls[0]) and (unit.region or unit.layers):
+        raise RequestError(
+            f"The control {unit.name!r} with task={task} acts on the whole picture, by the text: leave out its region"
+            " and its layers."
+        )
+    warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller))
+    return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator_of(unit, suggested))
 
 
 def _cut(region: Tensor | None, window: Window) -> Tensor | None:
     return None if region is None else window.cut(region)
 
 
-def _control(controller: Controller, shown: Shown, studio: Studio) -> Control:
-    control = studio.control(controller, shown.condition)
+def _control(controller: Controller, shown: Shown, task: str, studio: Studio) -> Control:
+    control = studio.control(controller, shown.condition(task))
     return control if control.sees_x else Shared(control, studio.residuals)

@@ -15,7 +15,8 @@ class FileCard:
 
     `kind`: model, control, upscaler, unet, vae, text, lora, embedding, or broken (then `problem` says why).
     `mechanism`: of a control (controlnet, ctrlora, ctrlora-base, ...), LoRA (lora, loha, ...) or upscaler. `layout`:
-    whose names the tensors have. `base_sha256`: the Base ControlNet that a CtrLoRA condition was trained on.
+    whose names the tensors have. `base_sha256`: the Base ControlNet that a CtrLoRA condition was trained on. `tasks`:
+    the conditions of a control that knows several, by name.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class FileCard:
     name: str = ""
     annotator: str | None = None
     base_sha256: str | None = None
+    tasks: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     problem: str = ""
 

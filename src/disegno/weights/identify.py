@@ -1,12 +1,13 @@
 """Says what a file of weights is, from its header, names and shapes: never by its file name, reading no tensor."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from disegno.core.errors import UnknownKind
+from disegno.weights import uni_controlnet_files, unicontrol_files
 from disegno.weights.card import FileCard, require_family
 from disegno.weights.folders import identify_folder
 from disegno.weights.kinds import Kind, family_of, in_channels_of, kind_of, layout_of, rank_of, text_of
@@ -33,6 +34,12 @@ _ARCHITECTURES = {
     "sd_v2": "sd2",
     "sdxl": "sdxl",
     "diorama": "diorama",
+}
+
+
+_TASKS: Mapping[str, Callable[[Iterable[str]], tuple[str, ...]]] = {
+    uni_controlnet_files.MECHANISM: uni_controlnet_files.tasks_in,
+    unicontrol_files.MECHANISM: unicontrol_files.tasks_in,
 }
 
 
@@ -68,8 +75,14 @@ def card_of(file: TensorFile) -> FileCard:
         name=words.get("disegno.name") or words.get("modelspec.title") or file.path.stem,
         annotator=words.get("disegno.annotator") or words.get("modelspec.preprocessor") or None,
         base_sha256=words.get("disegno.base_sha256") or None,
+        tasks=tuple(words.get("disegno.tasks", "").split()) or _tasks(found.mechanism, file),
         metadata={key: word for key, word in words.items() if len(word) <= _MAX_WORD},
     )
+
+
+def _tasks(mechanism: str, file: TensorFile) -> tuple[str, ...]:
+    """Return the conditions that a control knows, where it knows several."""
+    return _TASKS[mechanism](file.keys()) if mechanism in _TASKS else ()
 
 
 def _told_kind(words: Mapping[str, str]) -> Kind | None:

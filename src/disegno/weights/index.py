@@ -77,7 +77,10 @@ class Index:
                 return
             for (size, time), values in table["cards"]:
                 if values.keys() == _FIELDS:
-                    self._cards[values["path"]] = (size, time), FileCard(**values | {"path": Path(values["path"])})
+                    self._cards[values["path"]] = (
+                        (size, time),
+                        FileCard(**values | {"path": Path(values["path"]), "tasks": tuple(values["tasks"])}),
+                    )
             self._hashes = {key: ((size, time), digest) for key, ((size, time), digest) in table["hashes"].items()}
         except FileNotFoundError:
             return

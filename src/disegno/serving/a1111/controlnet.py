@@ -47,7 +47,7 @@ UNIT = (
     Field("effective_region_mask", "any", means="`region`"),
     Field("low_vram", "bool", False, unused="the program decides itself what is kept in memory"),
     Field("pulid_mode", "str", "Fidelity", unused=_OTHER),
-    Field("union_control_type", "str", "Unknown", unused=_OTHER),
+    Field("union_control_type", "str", "Unknown", means="`task`, where a control knows several; Unknown: the module's"),
     Field("ipadapter_input", "any", unused=_OTHER),
     Field("input_mode", "any", "simple", unused=_UI_ONLY),
     Field("use_preview_as_input", "any", unused=_UI_ONLY, off=(False,)),
@@ -83,6 +83,16 @@ MODES: Mapping[str, tuple[ControlMode, str]] = {
     "balanced": ("balanced", "Balanced"),
     "my prompt is more important": ("prompt", "My prompt is more important"),
     "controlnet is more important": ("control", "ControlNet is more important"),
+}
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "openpose": ("openpose",),
+    "depth": ("depth",),
+    "hed/pidi/scribble/ted": ("hed", "scribble"),
+    "canny/lineart/mlsd": ("canny", "line_art", "straight_lines"),
+    "normalmap": ("normal",),
+    "segment": ("seg",),
+    "tile": ("blur",),
+    "repaint": ("inpainting",),
 }
 PASSES: Mapping[str, ControlPass] = {"both": "both", "low res only": "first", "high res only": "hires"}
 
@@ -200,6 +210,7 @@ def translate_unit(unit: Json, at: Path, controls: Sequence[Named], has_init: bo
             "mask": mask,
             "passes": PASSES[given.text("hr_option").lower()],
             "crop": given.flag("inpaint_crop_input_image"),
+            "task": _task(given, module),
         },
         shown=given.flag("save_detected_map"),
         text=_infotext(given, control, chosen, resize[1], mode[1]),
@@ -222,6 +233,18 @@ def _choice(given: Given, name: str, choices: Mapping[str, tuple[str, str]], at:
         known = ", ".join(dict.fromkeys(repr(shown) for _, shown in choices.values()))
         raise _fault(at, name, f"permitted: {known} (given: {shortened(given.values[name])})")
     return choices[label]
+
+
+def _task(given: Given, module: Module) -> str | None:
+    """Return which condition the image is: A1111's words for ControlNet Union, or a task's own name.
+
+    "HED/PIDI/Scribble/TED" and "Canny/Lineart/MLSD" say a kind only: the module says which of it, where it is one.
+    """
+    told = given.text("union_control_type").strip()
+    if told.lower() in ("", "unknown"):
+        return None
+    choices = TASKS.get(told.lower(), (told,))
+    return module.annotator if module.annotator in choices else choices[0]
 
 
 def _layers(given: Given, at: Path) -> list[Json]:

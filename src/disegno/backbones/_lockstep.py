@@ -1,0 +1,99 @@
+"""The evaluation of a UNet with other nets beside it, block by block (ControlNet-XS: Zavadski et al. 2023, fig. 3).
+
+Without a net beside it, the same as the UNet's own `forward`, bit for bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from disegno.diffusion.call import Residuals, Steps, Stream
+
+Beside = Sequence[tuple[Stream, Steps]]
+
+
+def evaluate(
+    net: UNet2DConditionModel,
+    x: Tensor,
+    t: Tensor,
+    tokens: Tensor,
+    residuals: Residuals | None = None,
+    streams: Sequence[Stream] = (),
+) -> Tensor:
+    """Return the net's output, (b c h w). x: (b c h w), t: (b,), tokens: (b n d), as `net.forward` wants them."""
+    emb = net.time_embedding(net.time_proj(t.expand(len(x))).to(x.dtype))  # b e
+    beside = [(s, s.begin(x[s.rows], emb[s.rows], t.expand(len(x))[s.rows], tokens[s.rows])) for s in streams]
+    h, skips = _encoder(net, x, emb, tokens, beside)
+    h = net.mid_block(h, emb, encoder_hidden_states=tokens)
+    h = _added(h, [(stream, len(skips), steps.middle(h[stream.rows])) for stream, steps in beside])
+    if residuals is not None:
+        h = h + residuals.mid
+        skips = [skip + own for skip, own in zip(skips, residuals.down, strict=True)]
+    h = _decoder(net, h, skips, emb, tokens, beside)
+    assert net.conv_norm_out is not None and net.conv_act is not None, "Stable Diffusion's nets have both"
+    return net.conv_out(net.conv_act(net.conv_norm_out(h)))
+
+
+def _added(h: Tensor, parts: Sequence[tuple[Stream, int, Tensor]]) -> Tensor:
+    """Return h with what each stream adds to its rows. parts: the stream, which residual, what it adds (r c h w)."""
+    for stream, i, own in parts:
+        weighed = stream.weigh(i, own).to(h.dtype)
+        h = h + weighed if len(weighed) == len(h) else h.index_add(0, stream.rows, weighed)
+    return h
+
+
+def _encoder(
+    net: UNet2DConditionModel, x: Tensor, emb: Tensor, tokens: Tensor, beside: Beside
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the encoder's output and its skip connections, shallow to deep."""
+    h, skips = x, list[Tensor]()
+
+    def keep(h: Tensor) -> Tensor:
+        k = len(skips)
+        h = _added(h, [(stream, k, steps.encoded(k, h[stream.rows])) for stream, steps in beside])
+        for stream, steps in beside:
+            steps.corrected(k, h[stream.rows])
+        skips.append(h)
+        return h
+
+    h = keep(net.conv_in(h))
+    for block in net.down_blocks:
+        for resnet, attention in _layers(block):
+            h = keep(_attended(resnet(h, emb), attention, tokens))
+        for sampler in getattr(block, "downsamplers", None) or ():
+            h = keep(sampler(h))
+    return h, skips
+
+
+def _decoder(
+    net: UNet2DConditionModel, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor, beside: Beside
+) -> Tensor:
+    """Return the decoder's output. `skips` is used up, from the end."""
+    k = 0
+    for i, block in enumerate(net.up_blocks):
+        for resnet, attention in _layers(block):
+            h = _added(h, [(stream, len(skips) - 1, steps.decoding(k)) for stream, steps in beside])
+            h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
+            h = _attended(h, attention, tokens)
+            k += 1
+        size = skips[-1].shape[2:] if i < len(net.up_blocks) - 1 else None
+        for sampler in getattr(block, "upsamplers", None) or ():
+            h = sampler(h, size if size is not None and size != _doubled(h) else None)
+    return h
+
+
+def _doubled(h: Tensor) -> torch.Size:
+    return torch.Size(2 * side for side in h.shape[2:])
+
+
+def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:
+    """Return a level's residual blocks, each with its attention."""
+    attentions: Sequence[nn.Module | None] = getattr(block, "attentions", None) or (None,) * len(block.resnets)
+    return list(zip(block.resnets, attentions, strict=True))
+
+
+def _attended(h: Tensor, attention: nn.Module | None, tokens: Tensor) -> Tensor:
+    return h if attention is None else attention(h, encoder_hidden_states=tokens, return_dict=False)[0]

@@ -1,0 +1,126 @@
+"""ControlNet-XS (Zavadski et al. 2023, arXiv 2312.06573): a small net beside the model's own, in both directions.
+
+It adds to the model's encoder, middle and decoder, and sees what they become: so it runs in lock step with the model,
+as a `Stream` of the call. Its scale is the strength: of the encoder's and the decoder's block at one depth alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from disegno.controls._net import weight_of
+from disegno.controls._xs_net import Heads, XsNet
+from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.core.errors import KeyMismatch, WrongFamily
+from disegno.diffusion.call import Call, Steps, Stream
+from disegno.memory import Memory
+from disegno.weights.card import FileCard
+from disegno.weights.xs_files import MECHANISM, XsFile, read_xs
+
+families = ("sd1", "sd2", "diorama")
+
+
+def recognises(card: FileCard) -> bool:
+    """Return whether the file is a ControlNet-XS."""
+    return card.mechanism == MECHANISM
+
+
+@dataclass(frozen=True, eq=False)
+class ControlNetXs:
+    """A prepared ControlNet-XS. `hint`: the condition's features, (1 c h/8 w/8): they depend on nothing else."""
+
+    net: XsNet
+    hint: Tensor
+    key: str
+    sees_x: bool = True
+    positive_only: bool = False
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's net beside the model's."""
+        rows = torch.arange(len(call.rows), device=call.x.device)
+        return replace(call, streams=(*call.streams, Stream(self._begin, rows, self.net.num_residuals)))
+
+    def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> Steps:
+        like = weight_of(self.net)
+        return self.net.begin(self.hint, x[:, : self.channels].to(like), emb.to(like), t, tokens.to(like))
+
+    @property
+    def channels(self) -> int:
+        """How many of the model's channels it is shown: the latent's."""
+        return self.net.conv_in.in_channels
+
+
+@dataclass(frozen=True)
+class ControlNetXsController:
+    """A ControlNet-XS's weights, open."""
+
+    name: str
+    annotator: str | None
+    net: XsNet
+    fingerprint: str
+
+    def prepare(self, condition: Condition) -> ControlNetXs:
+        """Return the control for one condition."""
+        with torch.no_grad():
+            hint = self.net.features(condition.image.to(weight_of(self.net)))
+        return ControlNetXs(self.net, hint, key_of(MECHANISM, self.fingerprint, condition.key))
+
+
+def open(path: Path, backbone: Host, memory: Memory) -> ControlNetXsController:
+    """Return the ControlNet-XS in this file. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    file = read_xs(path)
+    net = memory.pack(open_xs(path.name, file, backbone, memory))
+    return ControlNetXsController(path.stem, file.words.get("disegno.annotator"), net, file.sha256)
+
+
+def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
+    """Return the net with these weights, frozen and placed. Raises WrongFamily, KeyMismatch."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in file.tensors.items()}
+    config: Mapping[str, object] = getattr(backbone.net, "config", {})
+    try:
+        net = memory.build(lambda: XsNet(shapes, heads_of(backbone)), file.tensors, name)
+    except (KeyError, IndexError) as error:
+        raise KeyMismatch(
+            f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
+        ) from error
+    given = {
+        "the widths of the levels it adds to": tuple(dict.fromkeys(wire.out_channels for wire in wires(net))),
+        "the blocks that it adds to": len(net.to_base),
+        "the width of the text": _width(shapes),
+    }
+    levels = _widths(config)
+    wanted = {
+        "the widths of the levels it adds to": tuple(dict.fromkeys(levels)),
+        "the blocks that it adds to": len(levels) * (int(str(config.get("layers_per_block", 2))) + 1),
+        "the width of the text": config.get("cross_attention_dim"),
+    }
+    for meaning, ours in given.items():
+        if ours != wanted[meaning]:
+            raise WrongFamily(
+                f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning}: {ours}, the"
+                f" model's: {wanted[meaning]}. Choose a control that was made for {backbone.family}."
+            )
+    return net
+
+
+def wires(net: XsNet) -> list[torch.nn.Conv2d]:
+    """Return the wires to the model's encoder, shallow to deep."""
+    return [wire for wire in net.to_base if isinstance(wire, torch.nn.Conv2d)]
+
+
+def _widths(config: Mapping[str, object]) -> tuple[int, ...]:
+    widths = config.get("block_out_channels")
+    return tuple(int(width) for width in widths) if isinstance(widths, list | tuple) else ()
+
+
+def heads_of(backbone: Body) -> Heads:
+    """Return how wide the heads of a control for this backbone are."""
+    config: Mapping[str, object] = getattr(backbone.net, "config", {})
+    return Heads.of(config, _widths(config))
+
+
+def _width(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return next((shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")), 0)

@@ -1,0 +1,121 @@
+"""UniControl (Qin et al. 2023, arXiv 2305.11147): one ControlNet for thirteen tasks, each with a stem of its own.
+
+Both published files (v1.0, v1.1) have one layout and two forwards; both are loaded by the authors' own programs with
+v1.0's, which is the default here. A header word `disegno.forward` of v1.1 chooses the other.
+
+Several tasks at once: each is evaluated by itself and weighed by its strength, as other controls are. (The authors
+propose the mean of the stems' features in an answer, without a program, and say that it works poorly.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, get_args
+
+import torch
+from diffusers import ControlNetModel
+from torch import Tensor
+
+from disegno.controls._modulation import HintBlock, Version, folded_hint, folded_zeros, scales
+from disegno.controls._net import open_net, run, weight_of
+from disegno.controls.base import Condition, ReadingHost, add, key_of
+from disegno.core.errors import UnknownKind, WrongFamily
+from disegno.diffusion.call import Call
+from disegno.memory import Memory
+from disegno.weights.card import FileCard
+from disegno.weights.unicontrol_files import MECHANISM, TASKS, UniControlFile, read_unicontrol, tasks_in
+
+families = ("sd1", "diorama")
+
+DEFAULT: Version = "v1.0"
+
+
+def recognises(card: FileCard) -> bool:
+    """Return whether the file is a UniControl."""
+    return card.mechanism == MECHANISM
+
+
+@dataclass(frozen=True)
+class UniControl:
+    """A prepared condition. `hint`: its features, (1 c h/8 w/8): they depend on nothing else."""
+
+    net: ControlNetModel
+    hint: Tensor
+    key: str
+    sees_x: bool = True
+    positive_only: bool = False
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's residuals added."""
+        return add(call, run(self.net, call.x, self.hint, call.t, call.tokens))
+
+
+@dataclass(frozen=True)
+class UniControlController:
+    """The net, its modulation folded in. `file`: what the stems are made of, when a task is first asked for."""
+
+    name: str
+    annotator: str | None
+    net: ControlNetModel
+    file: UniControlFile
+    factors: Mapping[str, Tensor]
+    version: Version
+    tasks: Mapping[str, str | None]
+    fingerprint: str
+    memory: Memory
+    stems: dict[str, HintBlock] = field(default_factory=dict[str, HintBlock], repr=False)
+
+    def prepare(self, condition: Condition) -> UniControl:
+        """Return the control for one condition, `condition.task`."""
+        stem = self.stem(condition.task)
+        image = condition.image if condition.mask is None else condition.image * (1 - condition.mask)  # a black hole
+        with torch.no_grad():
+            hint = stem(image.to(weight_of(stem)))
+        return UniControl(self.net, hint, key_of(MECHANISM, self.fingerprint, condition.task, condition.key))
+
+    def stem(self, task: str) -> HintBlock:
+        """Return the hint block of a task."""
+        if task not in self.stems:
+            weights = folded_hint(self.file.own, self.factors, list(TASKS).index(task), self.version)
+            block = HintBlock({name: weight.float() for name, weight in weights.items()})
+            self.stems[task] = self.memory.place(block).requires_grad_(False)
+        return self.stems[task]
+
+
+def open(path: Path, backbone: ReadingHost, memory: Memory) -> UniControlController:
+    """Return the UniControl in this file. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    file = read_unicontrol(path)
+    told = file.words.get("disegno.forward", DEFAULT)
+    if told not in get_args(Version):
+        raise UnknownKind(f"{path.name} wants the forward {told!r}; known are {', '.join(get_args(Version))}.")
+    feature = backbone.encode_text([""]).tokens[0, 0].float().cpu()
+    return fold(path.stem, file, feature, cast(Version, told), backbone, memory)
+
+
+def fold(
+    name: str, file: UniControlFile, feature: Tensor, version: Version, backbone: ReadingHost, memory: Memory
+) -> UniControlController:
+    """Return the control net for a task feature, (d)."""
+    own = {key: tensor.float() for key, tensor in file.own.items()}
+    wanted = own["task_id_hypernet.0.weight"].shape[1]
+    if len(feature) != wanted:
+        raise WrongFamily(
+            f"{name} reads text states of width {wanted}, those of {backbone.name} ({backbone.family}) are"
+            f" {len(feature)} wide. Choose a UniControl that was made for {backbone.family}."
+        )
+    factors = scales(own, feature)
+    encoder = {key: tensor.float() for key, tensor in file.encoder.items()}
+    net = open_net(name, {**file.encoder, **folded_zeros(encoder, factors)}, backbone, memory)
+    told = file.words.get("disegno.tasks", "").split()
+    tasks = {task: TASKS[task] for task in tasks_in(own) if not told or task in told}
+    return UniControlController(
+        name,
+        file.words.get("disegno.annotator"),
+        memory.pack(net),
+        UniControlFile({}, own, file.words, file.sha256),
+        factors,
+        version,
+        tasks,
+        key_of(file.sha256, version),
+        memory,
+    )
