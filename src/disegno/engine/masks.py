@@ -29,13 +29,25 @@ def mask_of(image: Picture, binary: bool = True) -> Mask:
 
 
 def blur(mask: Mask, x: int, y: int) -> Mask:
-    """Return the mask with its edges softened by Gaussians of these sigmas, in pixels."""
-    for sigma, shape in ((x, (1, 0)), (y, (0, 1))):
+    """Return the mask with its edges softened by Gaussians of these sigmas, in pixels.
+
+    Only what lies around the white is worked through: in a picture of 64 million pixels, all of it takes 40 seconds.
+    """
+    around = box_around(mask, 2 * max(_reach(x), _reach(y)) + 1)
+    if around is None:
+        return mask
+    soft = around.cut(mask)
+    for sigma, kernel in ((x, (2 * _reach(x) + 1, 1)), (y, (1, 2 * _reach(y) + 1))):
         if sigma > 0:
-            reach = 2 * int(2.5 * sigma + 0.5)
-            kernel = (reach * shape[0] + 1, reach * shape[1] + 1)
-            mask = cv2.GaussianBlur(mask, kernel, sigma).astype(np.uint8)
-    return mask
+            soft = cv2.GaussianBlur(soft, kernel, sigma).astype(np.uint8)
+    whole = np.zeros_like(mask)
+    whole[around.top : around.bottom, around.left : around.right] = soft
+    return whole
+
+
+def _reach(sigma: int) -> int:
+    """Return how many pixels to each side a Gaussian looks. A1111 parity."""
+    return int(2.5 * sigma + 0.5)
 
 
 @dataclass(frozen=True)
