@@ -155,3 +155,13 @@ def test_a_thousand_files_are_listed_in_two_seconds(tmp_path: Path) -> None:
     assert len(_library(tmp_path).cards("lora")) == 1000
     assert cold < 2
     assert time.process_time() - begin < 0.5
+
+
+def test_many_names_are_found_in_one_look_at_the_folders(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, looks = _library(full), list[str]()
+    look = library.cards
+    monkeypatch.setattr(library, "cards", lambda *given: looks.append("") or look(*given))
+    found = library.find_all(["canny", "CANNY.safetensors", "loras/canny"], "lora")
+    assert {card.path.parent.name for card in found.values()} == {"loras"} and len(found) == 3 and len(looks) == 1
+    with pytest.raises(UnknownName, match="nowhere"):
+        library.find_all(["canny", "nowhere"], "lora")

@@ -6,7 +6,7 @@ models/ControlNet, models/Lora, embeddings), ComfyUI's (models/checkpoints, mode
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from disegno.core.errors import CorruptFile, DisegnoError, UnknownKind, UnknownName
@@ -44,11 +44,21 @@ class Library:
 
         Raises UnknownName with near names, or CorruptFile where a broken file has the name.
         """
+        return self.find_all([name], kind)[name]
+
+    def find_all(self, names: Iterable[str], kind: str) -> dict[str, FileCard]:
+        """Return the card that each name means, from one look at the folders. Raises as `find`."""
+        cards, by_name = self.cards(), dict[str, list[FileCard]]()
+        for card in cards:
+            for word in self._names(card):
+                by_name.setdefault(word, []).append(card)
+        return {name: self._found(name, kind, cards, by_name) for name in names}
+
+    def _found(self, name: str, kind: str, cards: list[FileCard], by_name: Mapping[str, list[FileCard]]) -> FileCard:
         given = _TITLE_HASH.sub("", name)
         if (path := Path(given).expanduser()).is_absolute() and path.exists():
             return _of_kind(identify(path), name, kind)
-        cards = self.cards()
-        named = [card for card in cards if given.lower() in self._names(card)]
+        named = by_name.get(given.lower(), [])
         if of_kind := next((card for card in named if card.kind == kind), None):
             return of_kind
         if named:
