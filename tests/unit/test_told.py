@@ -13,7 +13,7 @@ from disegno.backbones import miniature
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage, RequestError, UnknownName
 from disegno.core.infotext import read_infotext
-from disegno.core.request import ControlUnit, Hires, InitImage, LoraUse, Request
+from disegno.core.request import ControlUnit, Hires, InitImage, LoraUse, Request, make_request
 from disegno.core.result import Result
 from disegno.core.told import read_unit, told_of
 from disegno.engine.embedded import exif_of, parameters_of
@@ -129,6 +129,12 @@ def test_what_cannot_be_taken_over_is_said(pair: str) -> None:
     assert DOUBTS[pair] in doubt
 
 
+@pytest.mark.parametrize(("sampler", "eta"), [("Euler a", 0.5), ("DDIM", 0.1), ("DDIM CFG++", 0.1)])
+def test_eta_is_the_samplers_own(sampler: str, eta: float) -> None:
+    text = _with(PLAIN, "Eta: 0.5", "Eta DDIM: 0.1").replace("DPM++ 2M", sampler)
+    assert told_of(text).fields["eta"] == eta
+
+
 def test_noise_of_a_graphics_card_is_said() -> None:
     told = told_of(PLAIN.replace("RNG: CPU, ", ""))
     assert told.fields["noise_source"] == "nv" and "graphics card" in told.doubts[0]
@@ -192,3 +198,16 @@ def test_other_endings_and_too_long_texts_are_refused(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.webp", long, 0)
     assert read_infotext(parameters_of(long, 0))["Prompt"].count("word") == 9000  # type: ignore[union-attr]
     assert read(tmp_path / "a.webp").request.prompt.count("word") == 9000
+
+
+@pytest.mark.parametrize("name, key", [("infotext_create", "expected"), ("infotext_parse", "input")])
+def test_every_text_that_a1111_wrote_is_a_request_or_is_said_to_be_none(name: str, key: str) -> None:
+    for case in json.loads(VECTORS.with_name(f"{name}.json").read_text("utf-8"))["cases"]:
+        if "Steps: " not in case[key]:
+            with pytest.raises(RequestError, match="says nothing of steps"):
+                told_of(case[key])
+            continue
+        told = told_of(case[key])
+        request = make_request(told.fields)
+        assert request.steps and request.seed >= -1
+        assert not any("First pass" in doubt for doubt in told.doubts)

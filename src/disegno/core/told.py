@@ -49,8 +49,6 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Seed resize from-2": ("seed_height", int),
     "Clip skip": ("clip_skip", int),
     "ENSD": ("seed_delta", int),
-    "Eta": ("eta", _number),
-    "Eta DDIM": ("eta", _number),
     "Sigma churn": ("churn", _number),
     "Sigma tmin": ("churn_min", _number),
     "Sigma tmax": ("churn_max", _number),
@@ -101,7 +99,21 @@ _UNIT_DEFAULTS: Mapping[str, str | float | bool] = {  # A1111 parity: of Control
     "pixel_perfect": False,
     "control_mode": "Balanced",
 }
-_UNDERSTOOD = {"Model", "Model hash", "RNG", "Emphasis", "Version", "Lora hashes", "TI hashes", "User", "Sampler"}
+_UNDERSTOOD = {
+    "Eta",
+    "Eta DDIM",
+    "First pass size-1",
+    "First pass size-2",
+    "Model",
+    "Model hash",
+    "RNG",
+    "Emphasis",
+    "Version",
+    "Lora hashes",
+    "TI hashes",
+    "User",
+    "Sampler",
+}
 _WITHOUT_EFFECT = {  # what is said of everything, and means nothing here unless it is something else
     "Schedule max sigma": "0",
     "Schedule min sigma": "0",
@@ -141,7 +153,8 @@ def told_of(text: str) -> Told:
     found = read_infotext(text)
     if "Steps" not in found:
         raise RequestError("The picture's text is not A1111's: it says nothing of steps. Give a picture that it made.")
-    fields = _read(found, _FIELDS)
+    eta = "Eta DDIM" if str(found.get("Sampler")).startswith("DDIM") else "Eta"  # A1111 parity: two settings
+    fields = _read(found, {**_FIELDS, eta: ("eta", _number)})
     fields["noise_source"] = _NOISE.get(str(found["RNG"]), "nv")
     names = {name: mode for mode, name in EMPHASIS.items()}
     fields["emphasis"] = names.get(str(found.get("Emphasis", "Original")), "original")
