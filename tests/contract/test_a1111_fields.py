@@ -344,6 +344,9 @@ def test_an_infotext_fills_what_a_request_leaves_open() -> None:
     assert request.hires is not None
     assert (request.hires.scale, request.hires.upscaler, request.hires.denoise) == (2, "Lanczos", 0.4)
     assert order.warnings == ("The infotext's ControlNet 0 was not taken over: a unit needs its image.",)
+    etas = TEXT.replace(", Version", ", Eta: 0.5, Eta DDIM: 0.1, Version")
+    by_sampler = [translate("txt2img", {"infotext": etas.replace("Heun", name)}, HOUSE) for name in ("Heun", "DDIM")]
+    assert [found.requests[0].eta for found in by_sampler] == [0.5, 0.1]
     other = translate("txt2img", {"infotext": TEXT.replace("v1-5", "v9")}, HOUSE)
     assert other.requests[0].model == "diorama"
     assert any("v9" in warning for warning in other.warnings)

@@ -54,6 +54,7 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
     if not isinstance(text, str) or not text.strip():
         return dict(body), []
     said = said_by(text)
+    said.pop("Eta" if said.get("Sampler", "").startswith("DDIM") else "Eta DDIM", None)  # each is of its samplers
     table = {**FIELDS, **(TXT2IMG if form == "txt2img" else {})}
     fields: dict[str, Json] = {table[name]: value for name, value in said.items() if name in table and value != ""}
     if form == "txt2img" and any(name.startswith("Hires ") for name in said):
