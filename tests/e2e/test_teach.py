@@ -95,6 +95,23 @@ def test_the_same_command_again_teaches_nothing_anew(place: Path, discs: Result)
     assert (place / "models/controls/discs.safetensors").read_bytes() == before
 
 
+def test_it_says_what_it_takes_and_teaches_nothing(place: Path, discs: Result) -> None:
+    assert "It will take about" in discs.output.replace("\n", " ")
+    assert "It will take about" in (place / "runs/discs/report.html").read_text("utf-8")
+    asked = taught("thinking", "--estimate")
+    assert asked.exit_code == 0, asked.output
+    assert "computed, not measured" in asked.output and "| as asked |" in asked.output
+    assert "It will take about" in asked.output and "4 steps" in asked.output
+    assert not (place / "runs/thinking").exists()
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disegno.training.estimating.free_bytes", lambda _: 1 << 20)
+    refused = taught("giant", "--checkpointing", "--optimiser", "adamw8bit")
+    assert refused.exit_code == 4, refused.output
+    assert "--try-anyway" in refused.output and not (place / "runs/giant/giant.safetensors").exists()
+
+
 MISTAKES = {
     "another request": (["discs", "--data", "pairs", "--rank", "8"], 2, "another training"),
     "no pairs": (["x"], 2, "disegno teach edges --data pairs"),

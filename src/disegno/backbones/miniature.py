@@ -246,9 +246,14 @@ def write_sd1_checkpoint(path: Path, made: Miniature = SD1, layout: Layout = WHO
     return path
 
 
+def sd15_unet() -> UNet2DConditionModel:
+    """Return Stable Diffusion 1.5's net, on meta tensors: its shapes, without memory or values."""
+    return build_empty(lambda: UNet2DConditionModel(**_REAL_UNET))
+
+
 def sd15_shapes() -> dict[str, tuple[int, ...]]:
     """Return every tensor's name and shape in a real Stable Diffusion 1.5 file; no memory is taken."""
-    unet = build_empty(lambda: UNet2DConditionModel(**_REAL_UNET)).state_dict()
+    unet = sd15_unet().state_dict()
     vae = build_empty(lambda: AutoencoderKL(**REAL_VAE)).state_dict()
     text = build_empty(lambda: CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072))).state_dict()
     shapes = {

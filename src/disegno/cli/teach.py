@@ -6,26 +6,29 @@ Its flags derive from the fields of `core.teach.TeachRequest`.
 import json
 import os
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from disegno.cli.annotate import parse_setting
 from disegno.cli.bar import Bar
 from disegno.cli.fields import or_none, request_options
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, ResourceError
 from disegno.core.settings import Settings, load_settings
 from disegno.core.teach import TeachRequest, make_teach_request
 
 if TYPE_CHECKING:
     from disegno.training.base import Look, TeachEvent, TeachProgress, TeachResult
+    from disegno.training.lesson import Habits, Lesson
     from disegno.training.processes import Processes
     from disegno.training.report import Report
     from disegno.training.run import Run
 
 RUNS = Path("runs")
+T = TypeVar("T")
+
 _LAUNCHED = "WORLD_SIZE"  # what `accelerate launch` and torchrun set for the processes that they start
 
 
@@ -43,6 +46,8 @@ _LAUNCHED = "WORLD_SIZE"  # what `accelerate launch` and torchrun set for the pr
     help="Go on with the training in this folder, as it was asked for; or just give the same command again.",
 )  # fmt: skip
 @click.option("--find-rate", is_flag=True, help="Measure which learning rate suits, print it, and teach nothing.")
+@click.option("--estimate", is_flag=True, help="Say what it takes, here and on GPUs, and teach nothing.")
+@click.option("--try-anyway", is_flag=True, help="Begin even where it should not fit into memory.")
 @click.option("--replace", "replaces", is_flag=True, help="Write over a control of the same name in the model folder.")
 @click.option("--workers", type=click.IntRange(0, 64), default=2, help="Threads that read ahead.  [default: 2]")
 @click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16"]), help="What frozen weights are kept in.")
@@ -51,7 +56,8 @@ _LAUNCHED = "WORLD_SIZE"  # what `accelerate launch` and torchrun set for the pr
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     name: str | None, settings: tuple[str, ...], run: Path | None, resume: Path | None, find_rate: bool,
-    replaces: bool, workers: int, dtype: str | None, device: str | None, as_json: bool, quiet: bool, **given: Any,
+    estimate: bool, try_anyway: bool, replaces: bool, workers: int, dtype: str | None, device: str | None,
+    as_json: bool, quiet: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Teach a new control, called NAME, from pairs of a picture and the drawing that it should follow.
 
@@ -66,13 +72,18 @@ def command(
     disegno teach edges --data pairs --until-converged      # stop when nothing is gained any more
     accelerate launch -m disegno.training edges --data pairs --batch 4     # on all GPUs
     """
+    from disegno.training.lesson import Habits
+
     request = _request(name, given, settings, resume)
     folder = resume or run or RUNS / request.name
     where = load_settings(dtype=dtype, device=device)
-    if find_rate:
+    if estimate:
+        _estimate(request, folder, where, quiet, as_json)
+    elif find_rate:
         _find_rate(request, folder, where, quiet or as_json)
-        return
-    _teach(request, folder, where, Says(quiet or as_json, as_json), replaces, workers)
+    else:
+        habits = Habits(workers, refuses=not try_anyway)
+        _teach(request, folder, where, Says(quiet or as_json, as_json), replaces, habits)
 
 
 def _request(name: str | None, given: Mapping[str, Any], settings: Iterable[str], resume: Path | None) -> TeachRequest:
@@ -114,8 +125,9 @@ class Says:
             click.echo(text)
 
 
-def _teach(request: TeachRequest, folder: Path, settings: Settings, says: Says, replaces: bool, workers: int) -> None:
-    from disegno.training.lesson import Habits
+def _teach(
+    request: TeachRequest, folder: Path, settings: Settings, says: Says, replaces: bool, habits: "Habits"
+) -> None:
     from disegno.training.processes import leave
     from disegno.training.publish import require_free
     from disegno.training.report import open_report
@@ -132,7 +144,7 @@ def _teach(request: TeachRequest, folder: Path, settings: Settings, says: Says, 
     if not processes.is_first:
         says = Says(quiet=True, as_json=False)
     with Stop().on_signals() as stop:
-        events = teach(request, settings, folder, listeners, stop, processes, Habits(workers))
+        events = teach(request, settings, folder, listeners, stop, processes, habits)
         result = _watch(events, says, report)
     if processes.is_first:
         _end(result, run, settings, says)
@@ -151,15 +163,43 @@ def _find_rate(request: TeachRequest, folder: Path, settings: Settings, quiet: b
         return (yield from find_rate(lesson, stop))
 
     with Stop().on_signals() as stop, Bar("opening", quiet) as bar:
-        measuring = measured(stop)
-        while True:
-            try:
-                event = next(measuring)
-            except StopIteration as end:
-                found: Rates = end.value
-                break
-            bar.tell(event.stage, event.step, event.num_steps)
+        found = _drive(measured(stop), bar)
     click.echo(table(found, request))
+
+
+def _estimate(request: TeachRequest, folder: Path, settings: Settings, quiet: bool, as_json: bool) -> None:
+    """Print what the training takes: memory at once, time when the caches are full."""
+    from disegno.training.estimating import estimate, on_gpus, refusal, timed
+    from disegno.training.expected import COMPUTED, expectation, gpu_table
+
+    found = estimate(request, settings)
+    if not as_json:
+        click.echo(f"On a GPU ({COMPUTED}):\n\n{gpu_table(on_gpus(request, settings), ['the same training'])}\n")
+    if not found.fits:
+        raise ResourceError(refusal(request, settings, found))
+    lesson = _open(request, folder, settings, quiet or as_json)
+    found = replace(found, seconds=timed(lesson))
+    said = json.dumps(asdict(found) | {"total": found.total}) if as_json else expectation(found, request.steps)
+    click.echo(said)
+
+
+def _open(request: TeachRequest, folder: Path, settings: Settings, quiet: bool) -> "Lesson":
+    """Open a training without beginning it."""
+    from disegno.training.processes import ALONE
+    from disegno.training.teach import open_lesson, run_of
+
+    with Bar("opening", quiet) as bar:
+        return _drive(open_lesson(request, run_of(request, folder), settings, ALONE), bar)
+
+
+def _drive(work: "Generator[TeachProgress, None, T]", bar: Bar) -> T:
+    """Show how far something is, and return what comes of it."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        bar.tell(event.stage, event.step, event.num_steps)
 
 
 def _processes() -> "Processes":
@@ -171,6 +211,7 @@ def _processes() -> "Processes":
 def _watch(events: "Iterable[TeachEvent]", says: Says, report: "Report") -> "TeachResult | None":
     """Show what happens, and return what came of it; None in a process that is not the first."""
     from disegno.training.base import Look, TeachResult
+    from disegno.training.expected import expectation
 
     result = None
     with Bar("opening", says.quiet) as bar:
@@ -179,6 +220,8 @@ def _watch(events: "Iterable[TeachEvent]", says: Says, report: "Report") -> "Tea
                 result = event
             elif isinstance(event, Look):
                 bar.say(_seen(event, report))
+            elif event.estimate is not None:
+                bar.say(expectation(event.estimate, event.num_steps))
             else:
                 loss = "" if event.loss is None else f"loss {event.loss:.4f}"
                 bar.tell(event.stage, event.step, event.num_steps, loss)

@@ -108,10 +108,39 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What a training will take, known before it begins: bytes, where it runs. `seconds`: of one step, measured.
+
+    `weights`: all that is there as the first step begins, frozen or not. `optimiser`: its states. `step`: what a step
+    holds at its fullest, activations and gradients. `opening`: while the caches fill, before there are steps.
+    `reserve`: what the device's libraries take beside it. None where it is not known.
+    """
+
+    weights: int
+    optimiser: int
+    step: int
+    opening: int
+    reserve: int
+    available: int | None = None
+    seconds: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Return the most bytes that will be taken at once."""
+        return max(self.weights + self.optimiser + self.step, self.opening) + self.reserve
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it can be done with what is available: where that is not known, it may."""
+        return self.available is None or self.total - self.reserve <= self.available
+
+
+@dataclass(frozen=True)
 class TeachProgress:
     """A step has been done, or something that takes time goes on (`stage`: "caching", "looking", "paused: ...").
 
-    `loss`: None where the step was skipped, being not finite. `gradient`: its norm before it was clipped.
+    `loss`: None where the step was skipped, being not finite. `gradient`: its norm before it was clipped. `estimate`:
+    what it will take, said once before the first step.
     """
 
     step: int
@@ -121,6 +150,7 @@ class TeachProgress:
     rate: float | None = None
     gradient: float | None = None
     seconds_left: float | None = None
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)

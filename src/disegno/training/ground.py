@@ -69,9 +69,12 @@ class Ground:
         )
 
 
-def open_ground(request: TeachRequest, about: About, studio: Studio) -> Ground:
-    """Return the model of the request, opened for a training. Raises UnknownName, ModelFileError, RequestError."""
-    memory = training_memory(studio.settings)
+def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Memory | None = None) -> Ground:
+    """Return the model of the request, opened for a training. `memory`: unset, this machine's.
+
+    Raises UnknownName, ModelFileError, RequestError.
+    """
+    memory = memory or training_memory(studio.settings)
     card = studio.find_model(request.model)
     exact = Memory(replace(memory.policy, dtype=torch.float32, vae_dtype=_vae_dtype(about, memory)))
     backbone = studio.open_model(card, exact if about.exact else memory)

@@ -4,11 +4,11 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from disegno.training.base import Look, TeachEvent, TeachProgress, TeachResult
+from disegno.training.base import Estimate, Look, TeachEvent, TeachProgress, TeachResult
 
 TEACHING = "teaching"  # the stage of a step
 
@@ -25,6 +25,7 @@ class History:
     stage: str = ""
     seconds_left: float | None = None
     result: TeachResult | None = None
+    estimate: Estimate | None = None
 
     @property
     def step(self) -> int:
@@ -43,6 +44,7 @@ class History:
     def _hear_progress(self, event: TeachProgress) -> None:
         self.num_steps, self.stage, self.seconds_left = event.num_steps, event.stage, event.seconds_left
         self.rate = self.rate if event.rate is None else event.rate
+        self.estimate = event.estimate or self.estimate
         if event.stage != TEACHING or event.loss is None:
             return
         while self.losses and self.losses[-1][0] >= event.step:
@@ -63,6 +65,8 @@ def line_of(event: TeachEvent, seconds: float, folder: Path) -> str | None:
         said: dict[str, Any] = {"look": event.step, "loss": event.loss, "metrics": metrics, "sheet": sheet}
     elif isinstance(event, TeachProgress) and event.stage == TEACHING and event.loss is not None:
         said = {"step": event.step, "of": event.num_steps, "loss": event.loss, "rate": event.rate}
+    elif isinstance(event, TeachProgress) and event.estimate is not None:
+        said = {"expected": asdict(event.estimate), "of": event.num_steps}
     else:
         return None
     return json.dumps(said | {"seconds": round(seconds, 1)})
@@ -87,6 +91,8 @@ def _event(line: str, folder: Path) -> Iterator[tuple[TeachEvent, float]]:
         if "look" in said:
             sheet = said["sheet"] and folder / said["sheet"]
             yield Look(int(said["look"]), said["loss"], dict(said["metrics"]), sheet), seconds
+        elif "expected" in said:
+            yield TeachProgress(0, int(said["of"]), estimate=Estimate(**said["expected"])), seconds
         else:
             yield (
                 TeachProgress(int(said["step"]), int(said["of"]), TEACHING, float(said["loss"]), said["rate"]),

@@ -47,7 +47,8 @@ class Attend:
         """Return the mixed states, of the shape of `hidden_states`: (b n d), or (b c h w)."""
         num_queries = hidden_states[0].numel() // hidden_states.shape[1 if hidden_states.ndim == 4 else -1]
         num_keys = num_queries if encoder_hidden_states is None else encoder_hidden_states.shape[1]
-        is_small = num_queries * num_keys <= MAX_PLAIN_SCORES and hidden_states.device.type != "cuda"
+        # meta: no numbers are made, only counted; which kernel the device would take is known there (ledger.py)
+        is_small = num_queries * num_keys <= MAX_PLAIN_SCORES and hidden_states.device.type not in ("cuda", "meta")
         how: Any = self.plain if is_small else self.fused
         return how(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 

@@ -35,12 +35,13 @@ class Habits:
     """How a training goes about its work; nothing here changes its result.
 
     `workers`: threads that read rows ahead. `save_minutes`: at most between two checkpoints. `pause_seconds`: between
-    two tries while the disk is full.
+    two tries while the disk is full. `refuses`: a training that does not fit into memory, instead of trying it.
     """
 
     workers: int = 2
     save_minutes: float = 10.0
     pause_seconds: float = 30.0
+    refuses: bool = True
 
 
 Opening = Generator[TeachProgress, None, Lesson]

@@ -13,6 +13,7 @@ from disegno.training import page
 from disegno.training.base import Look, TeachEvent, TeachResult
 from disegno.training.convergence import CEILING, CONTROLLABILITY, ERROR, FLOOR, Verdict, judge, measure_of
 from disegno.training.curves import Curve, Level, chart, smoothed, thinned
+from disegno.training.expected import expectation
 from disegno.training.history import History, line_of, read_history
 from disegno.training.machine import duration, machine_facts, peak_memory
 from disegno.training.measures import MEASURES
@@ -186,6 +187,8 @@ def _word(value: Any) -> str:
 
 def _cost(history: History) -> dict[str, str]:
     facts = {"time": duration(history.seconds), "looks": str(len(history.looks)), "peak memory": peak_memory()}
+    if history.estimate is not None:
+        facts["what was expected"] = expectation(history.estimate, history.num_steps)
     if history.step:
         facts["a step, looks included"] = f"{history.seconds / history.step:.2f} s"
     return {name: value for name, value in facts.items() if value}

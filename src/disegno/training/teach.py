@@ -21,6 +21,7 @@ from disegno.training.data.opening import open_pairs
 from disegno.training.data.shards import Share as Shards
 from disegno.training.data.shards import Told, is_pattern
 from disegno.training.data.split import split
+from disegno.training.estimating import STAGE, estimating, timed
 from disegno.training.lesson import Habits, Lesson, Opening
 from disegno.training.opening import open_training
 from disegno.training.pairs import Pairs
@@ -47,12 +48,22 @@ def teach(
     run = run_of(request, folder)
     if processes.device is not None:
         settings = replace(settings, device=str(processes.device))
-    return train(request, run, open_lesson(request, run, settings, processes), listeners, stop, processes, habits)
+    opening = _estimated(request, run, settings, processes, habits or Habits())
+    return train(request, run, opening, listeners, stop, processes, habits)
 
 
 def run_of(request: TeachRequest, folder: Path) -> Run:
     """Return the run of a request in its folder. Raises UnknownName where there is no such recipe."""
     return Run(folder, request.name, _SUFFIX[_about(request).saves])
+
+
+def _estimated(request: TeachRequest, run: Run, settings: Settings, processes: Processes, habits: Habits) -> Opening:
+    """Open the lesson, and say beforehand what it will take. Raises ResourceError where it does not fit."""
+    found = yield from estimating(request, settings, processes.local_count, habits.refuses)
+    lesson = yield from open_lesson(request, run, settings, processes)
+    if processes.is_first:
+        yield TeachProgress(0, request.steps, STAGE, estimate=replace(found, seconds=timed(lesson)))
+    return lesson
 
 
 def _about(request: TeachRequest) -> About:

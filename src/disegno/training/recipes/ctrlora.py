@@ -49,9 +49,14 @@ class CtrLoraLearner:
 
 def open(opening: Opening) -> CtrLoraLearner:
     """Return the condition, new or gone on with."""
+    assert opening.base is not None
+    return open_on(opening, open_base(opening.base, opening.model, opening.memory))
+
+
+def open_on(opening: Opening, base: Base) -> CtrLoraLearner:
+    """Return the condition, new or gone on with, on a base that is open."""
     request, memory = opening.request, opening.memory
-    assert opening.base is not None and opening.empty is not None
-    base = open_base(opening.base, opening.model, memory)
+    assert opening.empty is not None
     lora = Lora(request.rank, request.alpha, request.lora_dropout)
     start = None if opening.start is None else read_condition(opening.start).tensors
     trained = open_trainable(base, lora, Generator().manual_seed(request.seed), start)
