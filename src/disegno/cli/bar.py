@@ -20,6 +20,7 @@ class Bar:
         self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._drawn, transient=True)
         self._stage, self._task = stage, TaskID(0)
         self._began = self._said = time.monotonic()
+        self._from = 0  # what was done when the stage began: a training that goes on does not begin at 0
 
     def __enter__(self) -> "Bar":
         self._bar.start()
@@ -38,12 +39,13 @@ class Bar:
         """
         now = time.monotonic()
         if stage != self._stage:
-            self._bar.reset(self._task, description=stage, total=of or None)
-            self._stage, self._began, self._said = stage, now, now
+            self._bar.reset(self._task, description=stage, total=of or None, completed=done)
+            self._stage, self._from, self._began, self._said = stage, done, now, now
         self._bar.update(self._task, description=f"{stage} {beside}".strip(), completed=done, total=of or None)
         if not (self._drawn or self._quiet) and now - self._said >= _LINE_EVERY_SECONDS:
             self._said = now
-            left = f", about {(now - self._began) / done * (of - done):.0f} s left" if done and of else ""
+            new = done - self._from
+            left = f", about {(now - self._began) / new * (of - done):.0f} s left" if new > 0 and of else ""
             click.echo(f"{stage}: {done}{f' of {of}' if of else ''}{left}{f', {beside}' if beside else ''}", err=True)
 
     def say(self, text: str) -> None:
