@@ -1,4 +1,4 @@
-"""Places: drawn backgrounds with their class maps."""
+"""Places: painted backgrounds with what is known of each pixel."""
 
 from __future__ import annotations
 
@@ -10,225 +10,308 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .vocabulary import BACKGROUND_CLASSES
-
-Picture = NDArray[np.float32]  # (h w 3) in [0, 1]
-ClassMap = NDArray[np.uint8]  # (h w), index into vocabulary.CLASSES
+from .canvas import Canvas, Picture, below, gradient, mottle, rgb, wave
+from .indoors import kitchen, room, studio, table
+from .vocabulary import PLAIN
 
 
 @dataclass(frozen=True)
-class Place:
-    """A background. `horizon`: where the ground begins, as a part of the height. `tint`: the light on objects."""
+class Light:
+    """The light of a time of day. `tint`: on things; `lift`: what even black things reflect; `dim`: on drawn ground."""
 
-    image: Picture
-    classes: ClassMap
-    horizon: float
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    shadow: float = 0.42
-
-
-def rgb(code: str) -> Picture:
-    """Return the colour of a six-digit hex code."""
-    return np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], np.float32) / 255
+    tint: tuple[float, float, float]
+    lift: float
+    shadow: float
+    sky: tuple[str, str] | None = None
+    dim: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def gradient(size: int, top: str, bottom: str, start: float = 0.0, end: float = 1.0) -> Picture:
-    """Return a vertical gradient that runs from `start` to `end` of the height."""
-    t = np.clip((np.arange(size, dtype=np.float32) / size - start) / max(end - start, 1e-3), 0, 1)[:, None, None]
-    return np.broadcast_to(rgb(top) * (1 - t) + rgb(bottom) * t, (size, size, 3)).astype(np.float32).copy()
+LIGHT: dict[str, Light] = {
+    "day": Light((1.0, 1.0, 1.0), 0.0, 0.36),
+    "sunset": Light((1.0, 0.87, 0.80), 0.02, 0.42, ("5d4a9c", "ff9f5a"), (0.94, 0.70, 0.60)),
+    "night": Light((0.70, 0.75, 0.98), 0.05, 0.48, ("101645", "3f478a"), (0.30, 0.36, 0.60)),
+}
+Drawer = Callable[[int, Generator, float, str], Canvas]
 
 
-def mottle(image: Picture, rng: Generator, cells: int, amount: float) -> Picture:
-    """Return the picture with soft light and dark patches."""
-    noise = rng.standard_normal((cells, cells)).astype(np.float32)
-    soft = cv2.resize(noise, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(image * (1 + amount * soft[..., None]), 0, 1)
+def paint(place: str, size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return a place, painted. `horizon`: where its ground begins, as a part of the height."""
+    return DRAWERS[place](size, rng, horizon, light)
 
 
-def below(size: int, line: NDArray[np.float32]) -> Picture:
-    """Return a smooth-edged mask (h w 1) of what lies below a line given per column in pixels."""
-    return np.clip(np.arange(size, dtype=np.float32)[:, None] - line[None] + 0.5, 0, 1)[..., None]
+def _sky(size: int, rng: Generator, horizon: float, light: str, day: tuple[str, str], clouds: int) -> Canvas:
+    """Return the sky of a time of day; at night with stars, else with clouds."""
+    canvas = Canvas(gradient(size, *(LIGHT[light].sky or day), 0, horizon), "sky")
+    if light == "night":
+        canvas.stars(rng, int(rng.integers(18, 40)), horizon - 0.08)
+    else:
+        canvas.puff(rng, int(rng.integers(0, clouds + 1)), max(0.12, horizon - 0.28), 0.6 if light == "day" else 0.25)
+    return canvas
 
 
-def wave(size: int, rng: Generator, height: float, swing: float) -> NDArray[np.float32]:
-    """Return a gently waved line at `height` of the picture."""
-    x = np.linspace(0, 2 * np.pi, size, dtype=np.float32)
-    bumps = np.sin(x * rng.uniform(0.5, 0.9) + rng.uniform(0, 6.3)) + 0.5 * np.sin(
-        x * rng.uniform(1.2, 1.8) + rng.uniform(0, 6.3)
+def _lit(picture: Picture, light: str) -> Picture:
+    return picture * np.asarray(LIGHT[light].dim, np.float32)
+
+
+def _rolling(
+    size: int, rng: Generator, horizon: float, light: str,
+    sky: tuple[str, str], hill: tuple[str, str], ground: tuple[str, str], name: str, clouds: int = 3,
+) -> Canvas:  # fmt: skip
+    """Return sky, one or two far hills and the ground."""
+    canvas = _sky(size, rng, horizon, light, sky, clouds)
+    for k in range(int(rng.integers(1, 3))):
+        lift = 0.10 - 0.06 * k
+        far = below(size, wave(size, rng, horizon - lift, 0.04 - 0.012 * k))
+        shade = gradient(size, *hill, horizon - 0.2, horizon + 0.05) * np.float32(1.04 - 0.05 * k)
+        canvas.lay(_lit(shade, light), far, "hill", 0.10 + 0.05 * k)
+    near = below(size, wave(size, rng, horizon + 0.005, 0.01))
+    canvas.ground(_lit(mottle(gradient(size, *ground, horizon, 1), rng, 12, 0.022), light), near, name, horizon)
+    return canvas
+
+
+def meadow(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return green hills, some with tufts and flowers."""
+    greens = (("93d162", "55aa3d"), ("a3d86a", "64b244"), ("86cb6a", "489f45"))
+    ground = greens[int(rng.integers(len(greens)))]
+    canvas = _rolling(size, rng, horizon, light, ("4fa8ef", "d9effc"), ("aadb9e", "8acb7c"), ground, "grass")
+    if rng.random() < 0.5:
+        canvas.dots(rng, 26, horizon + 0.06, ("ffffff", "ffe27a", "ff9fb8"), LIGHT[light].dim)
+    return canvas
+
+
+def forest(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return rows of soft trees, the far ones paler, above a mossy ground."""
+    canvas = _sky(size, rng, horizon, light, ("bfe3e6", "e9f5dc"), 0)
+    tones = ("a9d3a0", "7dba80", "559a62")
+    for k, tone in enumerate(tones):
+        top = horizon - 0.40 + 0.12 * k
+        crowns = _crowns(size, rng, top, horizon + 0.02, 10 - 2 * k)
+        canvas.lay(_lit(gradient(size, tone, tone) * np.float32(1.0), light), crowns, "forest", 0.08 + 0.05 * k)
+    near = below(size, wave(size, rng, horizon + 0.005, 0.012))
+    ground = mottle(gradient(size, "7fb457", "43803c", horizon, 1), rng, 14, 0.035)
+    canvas.ground(_lit(ground, light), near, "grass", horizon)
+    return canvas
+
+
+def _crowns(size: int, rng: Generator, top: float, foot: float, count: int) -> Picture:
+    """Return a mask (h w 1) of trees side by side: firs, or round crowns on stems."""
+    scale = 2  # drawn large and reduced: smooth edges
+    mask = np.zeros((size * scale, size * scale), np.uint8)
+    firs = rng.random() < 0.6
+    for k in range(count + 1):
+        x = (k + rng.uniform(-0.3, 0.3)) / count * size * scale
+        height = (foot - top) * rng.uniform(0.75, 1.1) * size * scale
+        y, half = foot * size * scale, height * rng.uniform(0.26, 0.36)
+        if firs:
+            for level in (1.0, 0.72, 0.45):
+                tip, base = y - height, y - height * (1 - level)
+                corners = [[x - half * level, base], [x, tip], [x + half * level, base]]
+                cv2.fillPoly(mask, [np.array(corners, np.int32)], 255)
+        else:
+            cv2.ellipse(
+                mask, (int(x), int(y - height * 0.62)), (int(half * 1.15), int(height * 0.4)), 0, 0, 360, 255, -1
+            )
+            cv2.rectangle(mask, (int(x - half * 0.12), int(y - height * 0.4)), (int(x + half * 0.12), int(y)), 255, -1)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+
+
+def mountains(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return peaks with snow above a green valley."""
+    canvas = _sky(size, rng, horizon, light, ("5aaef0", "e2f2fb"), 2)
+    for k, (rock, deep) in enumerate((("a9b6d3", "8c9cc0"), ("8797b8", "6a7ba0"))):
+        ridge = _ridge(size, rng, horizon - 0.17 + 0.09 * k, 0.16 - 0.05 * k)
+        stone = gradient(size, rock, deep, horizon - 0.4, horizon)
+        line = ridge[None] + size * (0.055 + 0.02 * np.sin(np.arange(size) * 0.35 + k))[None]
+        snow = np.clip((line - np.arange(size, dtype=np.float32)[:, None]) / 2, 0, 1)[..., None].astype(np.float32)
+        canvas.lay(
+            _lit(stone * (1 - snow) + snow * np.float32(0.98), light), below(size, ridge), "mountain", 0.06 + 0.05 * k
+        )
+    near = below(size, wave(size, rng, horizon + 0.005, 0.012))
+    ground = mottle(gradient(size, "a0d070", "5aa548", horizon, 1), rng, 12, 0.025)
+    canvas.ground(_lit(ground, light), near, "grass", horizon)
+    return canvas
+
+
+def _ridge(size: int, rng: Generator, level: float, swing: float) -> NDArray[np.float32]:
+    """Return a jagged line, in pixels per column."""
+    count = int(rng.integers(4, 7))
+    heights = np.array([level + swing * (0.9 if k % 2 else -0.9) * rng.uniform(0.5, 1.0) for k in range(2 * count + 1)])
+    knots = np.linspace(-0.1, 1.1, len(heights)) + rng.uniform(-0.02, 0.02, len(heights))
+    return (np.interp(np.linspace(0, 1, size), np.sort(knots), heights) * size).astype(np.float32)
+
+
+def snow(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return a white field, at times with falling snow."""
+    canvas = _rolling(
+        size, rng, horizon, light, ("9fc6ec", "e6f0f9"), ("d9e7f4", "c4d9ec"), ("f8fbfe", "dde9f4"), "snow", 2
     )
-    return (size * (height + swing * bumps)).astype(np.float32)
+    if rng.random() < 0.4:
+        canvas.stars(rng, 40, 0.95, 0.9)
+    return canvas
 
 
-class Canvas:
-    """A background being painted from back to front."""
-
-    def __init__(self, image: Picture, name: str) -> None:
-        self.image = image
-        self.classes = np.full(image.shape[:2], BACKGROUND_CLASSES.index(name), np.uint8)
-
-    def lay(self, layer: Picture, mask: Picture, name: str) -> None:
-        """Paint `layer` where `mask` is one and note the class."""
-        self.image = self.image * (1 - mask) + layer * mask
-        self.classes[mask[..., 0] > 0.5] = BACKGROUND_CLASSES.index(name)
-
-    def puff(self, rng: Generator, count: int, top: float, strength: float = 0.55) -> None:
-        """Paint soft small clouds above `top` of the height; they stay part of the sky."""
-        size = self.image.shape[0]
-        mask = np.zeros((size, size), np.float32)
-        for _ in range(count):
-            x, y = rng.uniform(0, size), rng.uniform(0.06, top) * size
-            for _ in range(3):
-                centre = (int(x + rng.uniform(-0.08, 0.08) * size), int(y + rng.uniform(-0.012, 0.012) * size))
-                cv2.ellipse(
-                    mask, centre, (int(size * rng.uniform(0.05, 0.09)), int(size * 0.028)), 0, 0, 360, strength, -1
-                )
-        mask = cv2.GaussianBlur(mask, (0, 0), size * 0.014)[..., None]
-        self.image = self.image * (1 - mask) + mask
+def desert(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return yellow dunes."""
+    return _rolling(
+        size, rng, horizon, light, ("5fb0ee", "eaf4f8"), ("efd29a", "e0b874"), ("f5d99c", "e0ad61"), "sand", 1
+    )
 
 
-def rolling(
-    size: int, rng: Generator, sky: tuple[str, str], hill: tuple[str, str], ground: tuple[str, str], name: str
-) -> tuple[Canvas, float]:
-    """Return sky, a far hill and the ground, and the horizon."""
-    horizon = float(rng.uniform(0.56, 0.64))
-    canvas = Canvas(gradient(size, *sky, 0, horizon), "sky")
-    far = below(size, wave(size, rng, horizon - 0.06, 0.035))
-    canvas.lay(gradient(size, *hill, horizon - 0.12, horizon + 0.08), far, "hill")
-    near = below(size, wave(size, rng, horizon + 0.02, 0.012))
-    canvas.lay(mottle(gradient(size, *ground, horizon, 1), rng, 12, 0.03), near, name)
-    return canvas, horizon
+def _water(size: int, rng: Generator, top: str, bottom: str, horizon: float, end: float, strength: float) -> Picture:
+    """Return water with ripples that grow towards the viewer."""
+    water = gradient(size, top, bottom, horizon, end)
+    y = np.arange(size, dtype=np.float32)[:, None] / size
+    x = np.arange(size, dtype=np.float32)[None] / size
+    near = np.clip((y - horizon) / max(1 - horizon, 0.05), 0.02, 1)
+    ripple = np.sin(26 * np.log(near + 0.06) + 1.3 * np.sin(x * (9 + 5 / (near + 0.2)) + rng.uniform(0, 6.3)))
+    return np.clip(water * (1 + strength * (0.4 + near)[..., None] * ripple[..., None]), 0, 1).astype(np.float32)
 
 
-def meadow(size: int, rng: Generator) -> Place:
-    """Return green hills under a blue sky."""
-    canvas, horizon = rolling(size, rng, ("4fa8ef", "d3ecfb"), ("a5d59a", "86c47a"), ("8fce5c", "54a83c"), "grass")
-    canvas.puff(rng, 2, 0.3)
-    return Place(canvas.image, canvas.classes, horizon)
-
-
-def snow(size: int, rng: Generator) -> Place:
-    """Return a white field under a pale sky."""
-    canvas, horizon = rolling(size, rng, ("9fc6ec", "e3eef8"), ("d3e3f1", "c4d9ec"), ("f7fafd", "dce8f3"), "snow")
-    return Place(canvas.image, canvas.classes, horizon, shadow=0.3)
-
-
-def desert(size: int, rng: Generator) -> Place:
-    """Return yellow dunes under a blue sky."""
-    canvas, horizon = rolling(size, rng, ("5fb0ee", "e6f2f7"), ("edcf94", "dfb670"), ("f3d597", "dfab5e"), "sand")
-    return Place(canvas.image, canvas.classes, horizon)
-
-
-def sunset(size: int, rng: Generator) -> Place:
-    """Return a golden field under an orange and purple sky."""
-    canvas, horizon = rolling(size, rng, ("5d4a9c", "ff9f5a"), ("a35f4f", "8e5545"), ("b98a45", "7d5f34"), "grass")
-    return Place(canvas.image, canvas.classes, horizon, (1.0, 0.88, 0.8))
-
-
-def night(size: int, rng: Generator) -> Place:
-    """Return dark hills under stars."""
-    canvas, horizon = rolling(size, rng, ("0f1440", "38407c"), ("25305c", "1f3550"), ("2c5a4c", "163a34"), "grass")
-    for _ in range(26):
-        x, y = int(rng.uniform(0, size)), int(rng.uniform(0, horizon - 0.14) * size)
-        canvas.image[y : y + max(1, size // 128), x : x + max(1, size // 128)] = rng.uniform(0.7, 1.0)
-    return Place(canvas.image, canvas.classes, horizon, (0.74, 0.77, 0.98), shadow=0.5)
-
-
-def beach(size: int, rng: Generator) -> Place:
+def beach(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
     """Return sand before the sea."""
-    horizon = float(rng.uniform(0.44, 0.5))
-    canvas = Canvas(gradient(size, "4fa8ef", "dcf0fb", 0, horizon), "sky")
-    canvas.puff(rng, 2, 0.26)
-    canvas.lay(
-        gradient(size, "2f8fd6", "55c4dc", horizon, horizon + 0.16),
-        below(size, np.full(size, horizon * size, np.float32)),
-        "water",
-    )
-    shore = wave(size, rng, horizon + 0.14, 0.014)
-    canvas.lay(gradient(size, "ffffff", "ffffff"), below(size, shore - size * 0.012), "water")
-    canvas.lay(mottle(gradient(size, "f6dfae", "e5bd7c", horizon, 1), rng, 12, 0.025), below(size, shore), "sand")
-    return Place(canvas.image, canvas.classes, horizon + 0.14)
+    canvas = _sky(size, rng, horizon, light, ("4fa8ef", "dcf0fb"), 3)
+    shore_at = horizon + float(rng.uniform(0.12, 0.16))
+    level = below(size, np.full(size, horizon * size, np.float32))
+    canvas.ground(_lit(_water(size, rng, "2f8fd6", "58c8de", horizon, shore_at, 0.02), light), level, "water", horizon)
+    shore = wave(size, rng, shore_at, 0.012)
+    foam = gradient(size, "ffffff", "ffffff") * np.float32(0.98)
+    canvas.ground(_lit(foam, light), below(size, shore - size * 0.014), "water", horizon)
+    sand = mottle(gradient(size, "f8e3b6", "e6be7e", shore_at, 1), rng, 12, 0.02)
+    canvas.ground(_lit(sand, light), below(size, shore), "sand", horizon)
+    return canvas
 
 
-def sea(size: int, rng: Generator) -> Place:
+def sea(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
     """Return the open sea."""
-    horizon = float(rng.uniform(0.46, 0.54))
-    canvas = Canvas(gradient(size, "4fa8ef", "dcf0fb", 0, horizon), "sky")
-    canvas.puff(rng, 2, 0.28)
-    water = gradient(size, "3f9be0", "1660ac", horizon, 1)
-    rows = np.arange(size, dtype=np.float32)[:, None]
-    columns = np.arange(size, dtype=np.float32)[None]
-    ripple = np.sin(rows * 60 / size + 1.6 * np.sin(columns * 19 / size + rng.uniform(0, 6.3)) + rng.uniform(0, 6.3))
-    water = np.clip(water * (1 + 0.05 * ripple[..., None]), 0, 1).astype(np.float32)
-    canvas.lay(water, below(size, np.full(size, horizon * size, np.float32)), "water")
-    return Place(canvas.image, canvas.classes, horizon, shadow=0.25)
+    canvas = _sky(size, rng, horizon, light, ("4fa8ef", "dcf0fb"), 3)
+    level = below(size, np.full(size, horizon * size, np.float32))
+    canvas.ground(_lit(_water(size, rng, "45a2e4", "1763b0", horizon, 1, 0.05), light), level, "water", horizon)
+    return canvas
 
 
-def sky(size: int, rng: Generator) -> Place:
-    """Return a high blue sky with clouds."""
-    canvas = Canvas(gradient(size, "3f9bec", "cfeafb"), "sky")
-    canvas.puff(rng, 4, 0.95, 0.75)
-    return Place(canvas.image, canvas.classes, 1.0)
+def underwater(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return blue depths with rays of light above a sandy floor."""
+    image = gradient(size, "5fcbe8", "14508f")
+    x, y = np.meshgrid(np.linspace(0, 1, size, dtype=np.float32), np.linspace(0, 1, size, dtype=np.float32))
+    slant = x + 0.25 * y + rng.uniform(0, 1)
+    rays = np.clip(np.sin(slant * 19) + 0.5 * np.sin(slant * 47), 0, 2) * (1 - y) ** 1.5
+    canvas = Canvas(np.clip(image + 0.07 * rays[..., None], 0, 1).astype(np.float32), "water")
+    floor = below(size, wave(size, rng, horizon + 0.02, 0.015))
+    canvas.ground(mottle(gradient(size, "6fa7b0", "3f7a92", horizon, 1), rng, 12, 0.03), floor, "sand", horizon)
+    canvas.dots(rng, 14, 0.08, ("bfefff",), (1.0, 1.0, 1.0), 0.008)
+    return canvas
 
 
-def street(size: int, rng: Generator) -> Place:
+def sky(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return a high sky, with clouds by day and stars by night."""
+    canvas = Canvas(gradient(size, *(LIGHT[light].sky or ("3f9bec", "d4edfb"))), "sky")
+    if light == "night":
+        canvas.stars(rng, 50, 0.95)
+    else:
+        canvas.puff(rng, int(rng.integers(2, 6)), 0.95, 0.8 if light == "day" else 0.35)
+    return canvas
+
+
+def space(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return darkness with stars and a pale cloud of gas."""
+    glow = cv2.resize(rng.random((4, 4)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    hue = rgb(("5a2f8f", "1f4f9c", "8f2f6a")[int(rng.integers(3))])
+    canvas = Canvas(
+        np.clip(gradient(size, "0b0e2c", "191a4a") + 0.45 * np.clip(glow - 0.35, 0, 1) * hue, 0, 1), "space"
+    )
+    canvas.stars(rng, 90, 1.0)
+    return canvas
+
+
+def street(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
     """Return a road before a row of houses."""
-    canvas = Canvas(gradient(size, "5bb0f0", "e4f3fb", 0, 0.5), "sky")
-    walls = ("e9a48c", "efc28f", "9db8dc", "c3a6d6", "a8cfc0", "e8b6c0")
-    x = -float(rng.uniform(0, 0.1))
-    while x < 1:
-        width, top = float(rng.uniform(0.17, 0.25)), float(rng.uniform(0.14, 0.36))
-        tower(canvas, (x, top, width), walls[int(rng.integers(len(walls)))])
-        x += width
+    canvas = _sky(size, rng, horizon, light, ("5bb0f0", "e4f3fb"), 2)
+    _houses(canvas, rng, horizon, light, (0.16, 0.25), (0.10, 0.40))
     level = lambda part: below(size, np.full(size, part * size, np.float32))  # noqa: E731
-    canvas.lay(gradient(size, "d9d6d4", "c2bebd", 0.56, 0.63), level(0.56), "pavement")
-    canvas.lay(gradient(size, "747684", "565865", 0.63, 1), level(0.63), "road")
+    canvas.ground(
+        _lit(gradient(size, "dcd9d7", "c5c1c0", horizon, horizon + 0.07), light),
+        level(horizon),
+        "pavement",
+        horizon - 0.1,
+    )
+    kerb = horizon + 0.065
+    canvas.ground(_lit(gradient(size, "7b7d8b", "5a5c6a", kerb, 1), light), level(kerb), "road", horizon - 0.1)
+    canvas.image[int((kerb) * size) : int((kerb + 0.008) * size)] *= 0.86
     shift = float(rng.uniform(0, 0.3))
     for k in range(-1, 4):
-        left, right = int((k * 0.36 + shift) * size), int((k * 0.36 + shift + 0.18) * size)
-        canvas.image[int(0.925 * size) : int(0.955 * size), max(left, 0) : max(right, 0)] = rgb("f2efe6")
-    return Place(canvas.image, canvas.classes, 0.64)
+        left, right = int((k * 0.36 + shift) * size), int((k * 0.36 + shift + 0.17) * size)
+        canvas.image[int(0.945 * size) : int(0.965 * size), max(left, 0) : max(right, 0)] = rgb("f2efe6") * np.asarray(
+            LIGHT[light].dim
+        )
+    return canvas
 
 
-def tower(canvas: Canvas, box: tuple[float, float, float], wall: str) -> None:
-    """Paint one house front with windows; `box`: left, top and width as parts of the picture."""
-    size = canvas.image.shape[0]
-    left, top, right = (int(v * size) for v in (box[0], box[1], box[0] + box[2]))
-    mask = np.zeros((size, size, 1), np.float32)
-    mask[top : int(0.57 * size), max(left, 0) : max(right, 0)] = 1
-    canvas.lay(gradient(size, wall, wall) * np.float32(0.97), mask, "skyline")
-    step, pane = 0.075, (max(2, int(0.033 * size)), max(2, int(0.042 * size)))
-    columns = max(1, int(box[2] / step))
-    for i in range(columns):
-        x = left + int((i + 0.5) * (right - left) / columns) - pane[0] // 2
-        for y in range(top + int(0.035 * size), int(0.52 * size), int(step * size * 1.05)):
-            canvas.image[y : y + pane[1], max(x, 0) : max(x + pane[0], 0)] = rgb("fdf3cf")
-
-
-def table(size: int, rng: Generator) -> Place:
-    """Return a wooden table before a light wall."""
-    horizon = float(rng.uniform(0.56, 0.62))
-    canvas = Canvas(gradient(size, "f8ecd9", "ead6ba", 0, horizon), "wall")
-    wood = gradient(size, "c58a55", "9c6236", horizon, 1)
-    grain = cv2.resize(rng.standard_normal((24, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    wood = np.clip(wood * (1 + 0.03 * grain[..., None]), 0, 1)
-    canvas.lay(wood, below(size, np.full(size, horizon * size, np.float32)), "table")
-    return Place(canvas.image, canvas.classes, horizon)
-
-
-def studio(size: int, rng: Generator) -> Place:
-    """Return a plain pastel backdrop."""
-    tints = (
-        ("e3effb", "f6fafe"),
-        ("fbe6ea", "fef5f6"),
-        ("e6f6e4", "f6fcf5"),
-        ("fdf3d6", "fefaee"),
-        ("ece4fa", "f8f5fe"),
+def town(size: int, rng: Generator, horizon: float, light: str) -> Canvas:
+    """Return a paved square before low houses with gables, and grass between."""
+    canvas = _sky(size, rng, horizon, light, ("5bb0f0", "e9f5fb"), 3)
+    far = below(size, wave(size, rng, horizon - 0.08, 0.02))
+    canvas.lay(_lit(gradient(size, "a6d69a", "8ac57c", horizon - 0.1, horizon), light), far, "hill", 0.12)
+    _houses(canvas, rng, horizon, light, (0.1, 0.16), (horizon - 0.2, horizon - 0.12), gables=True)
+    level = below(size, np.full(size, horizon * size, np.float32))
+    canvas.ground(
+        _lit(mottle(gradient(size, "9fd077", "6db052", horizon, 1), rng, 10, 0.02), light),
+        level,
+        "grass",
+        horizon - 0.05,
     )
-    top, bottom = tints[int(rng.integers(len(tints)))]
-    canvas = Canvas(gradient(size, top, bottom), "backdrop")
-    return Place(canvas.image, canvas.classes, 0.66, shadow=0.28)
+    path = wave(size, rng, horizon + 0.1, 0.008)
+    canvas.ground(
+        _lit(mottle(gradient(size, "e9dcc5", "d3c0a0", horizon, 1), rng, 14, 0.015), light),
+        below(size, path),
+        "pavement",
+        horizon - 0.05,
+    )
+    return canvas
 
 
-DRAWERS: dict[str, Callable[[int, Generator], Place]] = {
-    drawer.__name__: drawer for drawer in (meadow, beach, snow, desert, night, sunset, street, table, studio, sea, sky)
-}
+WALLS = ("e9a48c", "efc28f", "9db8dc", "c3a6d6", "a8cfc0", "e8b6c0", "d9d0a8", "b9c4d9")
+
+
+def _houses(
+    canvas: Canvas, rng: Generator, horizon: float, light: str,
+    widths: tuple[float, float], tops: tuple[float, float], gables: bool = False,
+) -> None:  # fmt: skip
+    """Paint house fronts side by side, their windows lit at night."""
+    size, x = canvas.image.shape[0], -float(rng.uniform(0, 0.1))
+    glass = rgb("ffd98a") if light == "night" else rgb("fdf3cf") * np.asarray(LIGHT[light].dim) ** 0.5
+    while x < 1:
+        width, top = float(rng.uniform(*widths)), float(rng.uniform(*tops))
+        wall = rgb(WALLS[int(rng.integers(len(WALLS)))]) * np.asarray(LIGHT[light].dim)
+        left, right, roof, foot = (int(v * size) for v in (x, x + width, top, horizon + 0.01))
+        mask = np.zeros((size, size, 1), np.float32)
+        mask[roof:foot, max(left, 0) : max(right, 0)] = 1
+        canvas.lay(np.broadcast_to(wall.astype(np.float32), canvas.image.shape), mask, "skyline", 0.2)
+        if gables:
+            gable = np.zeros((size, size), np.uint8)
+            peak = [[left - 3, roof], [(left + right) // 2, roof - int(width * size * 0.55)], [right + 3, roof]]
+            cv2.fillPoly(gable, [np.array(peak, np.int32)], 255, cv2.LINE_AA)
+            tile = rgb(("c9604f", "b5785a", "8d6f94")[int(rng.integers(3))]) * np.asarray(LIGHT[light].dim)
+            shape = gable.astype(np.float32)[..., None] / 255
+            canvas.lay(np.broadcast_to(tile.astype(np.float32), canvas.image.shape), shape, "skyline", 0.2)
+        _panes(canvas, (left, right, roof, foot), glass)
+        x += width + (float(rng.uniform(0.01, 0.09)) if gables else 0.0)
+
+
+def _panes(canvas: Canvas, box: tuple[int, int, int, int], glass: Picture) -> None:
+    size, (left, right, roof, foot) = canvas.image.shape[0], box
+    columns = max(1, (right - left) // int(0.07 * size))
+    wide, high = max(2, int(0.032 * size)), max(2, int(0.042 * size))
+    for i in range(columns):
+        x = left + int((i + 0.5) * (right - left) / columns) - wide // 2
+        for y in range(roof + int(0.03 * size), foot - int(0.06 * size), int(0.078 * size)):
+            canvas.image[y : y + high, max(x, 0) : max(x + wide, 0)] = glass
+
+
+DRAWERS: dict[str, Drawer] = {
+    drawer.__name__: drawer
+    for drawer in (
+        meadow, forest, mountains, beach, snow, desert, street, town, sea, underwater, sky, space, table, kitchen, room,
+        studio,
+    )
+}  # fmt: skip
+assert PLAIN in DRAWERS

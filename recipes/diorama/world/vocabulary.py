@@ -1,198 +1,294 @@
-"""The nouns, places and colours of the world, as tables."""
+"""The nouns, places, lights and colours of the world, as tables."""
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-GROUND = ("meadow", "night", "sunset", "studio")
-WILD = ("meadow", "desert", "sunset", "night", "studio")
-STREET = ("street", "street", "street", "street", "studio", "night")
-TABLE = ("table", "table", "studio")
-SEA = ("sea", "sea", "studio")
-SKY = ("sky", "sky", "night", "sunset", "studio")
+TABLE = Path(__file__).with_name("nouns.csv")
 
 
 @dataclass(frozen=True)
 class Noun:
-    """One thing of the world.
-
-    `size`: its height beside other things, 1 is a car. `sink`: the part of it that stands in the water.
-    `colour`: its native colour where it can be recoloured, else None. `weight`: how often it is drawn.
-    """
+    """One thing of the world. `names`: the first is its own. `height_m`: as it stands, in metres."""
 
     code: str
     names: tuple[str, ...]
-    group: str
-    places: tuple[str, ...]
-    size: float = 1.0
-    colour: str | None = None
-    sink: float = 0.0
+    kind: str
+    height_m: float
+    pools: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@cache
+def nouns() -> tuple[Noun, ...]:
+    """Return every noun of the table."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return tuple(
+            Noun(row["code"], tuple(row["names"].split("|")), row["kind"], float(row["height_m"]), _split(row["pools"]))
+            for row in csv.DictReader(file)
+        )
+
+
+def _split(cell: str) -> tuple[str, ...]:
+    return tuple(cell.split("|"))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A place as the layout sees it. `phrases`: how captions name it. `pools`: what stands there.
+
+    `above`: what may be in its sky; `afloat`: what may swim on water that it shows behind. `floats`: nothing stands.
+    """
+
+    phrases: tuple[str, ...]
+    pools: tuple[str, ...]
+    horizon: tuple[float, float]
     weight: float = 1.0
+    above: tuple[str, ...] = ()
+    afloat: tuple[str, ...] = ()
+    has_light: bool = True
+    floats: bool = False
 
 
-NOUNS: tuple[Noun, ...] = (
-    Noun(
-        "1f697",
-        ("car", "car", "automobile"),
-        "vehicle",
-        (*STREET, "street", "street", "desert", "snow", "beach"),
+SKY = ("celestial", "aircraft", "flyer", "storm")
+PLAIN = "studio"
+SETTINGS: dict[str, Setting] = {
+    "meadow": Setting(
+        ("in a meadow", "on green grass", "in a grassy field", "in a green meadow"),
+        (
+            "pasture",
+            "savanna",
+            "woodland",
+            "flower",
+            "tree",
+            "house",
+            "offroad",
+            "people",
+            "ball",
+            "landmark",
+            "fairy",
+            "insect",
+        ),
+        (0.5, 0.6),
+        1.5,
+        SKY,
+    ),
+    "forest": Setting(
+        ("in a forest", "in the woods", "among the trees", "in a green forest"),
+        ("woodland", "flower", "insect", "fairy", "landmark", "tree", "people"),
+        (0.5, 0.58),
         1.0,
-        "red",
-        weight=5,
+        ("flyer",),
     ),
-    Noun("1f695", ("taxi", "cab"), "vehicle", STREET, 1.0),
-    Noun("1f699", ("jeep", "suv"), "vehicle", (*STREET, "desert"), 1.0, "blue"),
-    Noun("1f68c", ("bus",), "vehicle", STREET, 1.15),
-    Noun("1f69a", ("truck", "delivery truck", "lorry"), "vehicle", STREET, 1.1),
-    Noun("1f693", ("police car",), "vehicle", STREET, 1.0),
-    Noun("1f692", ("fire truck", "fire engine"), "vehicle", STREET, 1.1, "red"),
-    Noun("1f6b2", ("bicycle", "bike"), "vehicle", (*STREET, "meadow"), 0.9),
-    Noun("1f3cd-fe0f", ("motorcycle", "motorbike"), "vehicle", STREET, 0.9, "red"),
-    Noun("1f69c", ("tractor",), "vehicle", ("meadow", "meadow", "sunset", "studio"), 1.0, "green"),
-    Noun("26f5", ("sailboat", "boat"), "boat", SEA, 1.2),
-    Noun("1f6a2", ("ship",), "boat", SEA, 1.2),
-    Noun("1f3e0", ("house", "home"), "building", ("meadow", "meadow", "snow", "night", "sunset", "studio"), 1.25),
-    Noun(
-        "1f3f0",
-        ("castle",),
-        "building",
-        ("meadow", "night", "night", "sunset", "snow", "desert", "studio"),
-        1.35,
-        weight=1.5,
+    "mountains": Setting(
+        ("in the mountains", "before high mountains", "in a mountain valley"),
+        ("woodland", "pasture", "house", "tree", "people", "offroad", "flower"),
+        (0.54, 0.62),
+        0.8,
+        SKY,
     ),
-    Noun("26ea", ("church",), "building", ("meadow", "snow", "night", "sunset"), 1.3),
-    Noun("26fa", ("tent",), "building", ("meadow", "night", "desert"), 0.95, "green"),
-    Noun("1f332", ("pine tree", "fir tree"), "tree", ("meadow", "snow", "night", "studio"), 1.3),
-    Noun("1f333", ("tree",), "tree", GROUND, 1.3),
-    Noun("1f334", ("palm tree",), "tree", ("beach", "beach", "desert", "sunset", "studio"), 1.35),
-    Noun("1f335", ("cactus",), "tree", ("desert", "desert", "sunset", "studio"), 1.15),
-    Noun("1f384", ("christmas tree",), "tree", ("snow", "night", "studio"), 1.2),
-    Noun(
-        "1f415",
-        ("dog", "puppy"),
-        "animal",
-        ("meadow", "meadow", "beach", "snow", "street", "night", "studio"),
-        0.95,
-        "orange",
-        weight=2,
+    "beach": Setting(
+        ("on a beach", "on a sandy beach", "on the beach by the sea", "at the seaside"),
+        ("shore", "palm", "people", "ball", "beachware", "pet"),
+        (0.4, 0.46),
+        1.2,
+        ("celestial", "aircraft", "flyer"),
+        ("boat",),
     ),
-    Noun(
-        "1f408",
-        ("cat", "kitten"),
-        "animal",
-        ("meadow", "meadow", "snow", "street", "night", "studio"),
-        0.95,
-        "orange",
-        weight=2,
+    "snow": Setting(
+        ("in the snow", "on a snowy field", "in a snowy landscape", "in winter"),
+        ("arctic", "skier", "house", "tree", "people"),
+        (0.5, 0.6),
+        0.9,
+        ("celestial", "aircraft", "flyer"),
     ),
-    Noun("1f40e", ("horse",), "animal", GROUND, 1.15),
-    Noun("1f404", ("cow",), "animal", GROUND, 1.1),
-    Noun("1f416", ("pig",), "animal", GROUND, 0.9),
-    Noun("1f411", ("sheep", "lamb"), "animal", (*GROUND, "meadow"), 0.95),
-    Noun("1f418", ("elephant",), "animal", WILD, 1.25),
-    Noun("1f407", ("rabbit", "bunny"), "animal", ("meadow", "meadow", "snow", "night", "studio"), 0.85),
-    Noun("1f427", ("penguin",), "animal", ("snow", "snow", "snow", "studio"), 0.95),
-    Noun("1f422", ("turtle", "tortoise"), "animal", ("meadow", "beach", "desert", "studio"), 0.8),
-    Noun("1f986", ("duck",), "animal", ("meadow", "sea", "studio"), 0.85),
-    Noun("1f413", ("rooster", "chicken"), "animal", GROUND, 0.9),
-    Noun("1f405", ("tiger",), "animal", WILD, 1.0),
-    Noun("1f42a", ("camel",), "animal", ("desert", "desert", "sunset", "studio"), 1.1),
-    Noun("1f992", ("giraffe",), "animal", WILD, 1.35),
-    Noun("1f993", ("zebra",), "animal", WILD, 1.1),
-    Noun("1f98c", ("deer", "reindeer"), "animal", ("meadow", "snow", "night", "sunset"), 1.15),
-    Noun("1f996", ("dinosaur", "t-rex"), "animal", WILD, 1.2, "green"),
-    Noun("1f43c", ("panda",), "animal", ("studio", "meadow", "snow"), 0.95),
-    Noun("1f98a", ("fox",), "animal", ("studio", "meadow", "snow"), 0.9),
-    Noun("1f981", ("lion",), "animal", ("studio", "desert", "sunset"), 0.95),
-    Noun("1f40b", ("whale",), "sea animal", SEA, 1.15, sink=0.2),
-    Noun("1f42c", ("dolphin",), "sea animal", SEA, 1.1, sink=0.15),
-    Noun("1f41f", ("fish",), "sea animal", SEA, 0.9, "blue", sink=0.1),
-    Noun("1f419", ("octopus",), "sea animal", SEA, 1.0, sink=0.15),
-    Noun("1f980", ("crab",), "sea animal", ("beach", "beach", "studio"), 0.8, "red"),
-    Noun("1f98b", ("butterfly",), "flyer", SKY, 0.9),
-    Noun("1f41d", ("bee",), "flyer", SKY, 0.85),
-    Noun("1f680", ("rocket", "space rocket"), "aircraft", SKY, 1.1),
-    Noun("2708-fe0f", ("airplane", "plane"), "aircraft", SKY, 1.1),
-    Noun("1f681", ("helicopter",), "aircraft", SKY, 1.0, "orange"),
-    Noun("1f6f8", ("flying saucer", "ufo"), "aircraft", ("sky", "night", "night", "sunset"), 1.0),
-    Noun("1f388", ("balloon",), "aircraft", SKY, 1.1, "red", weight=1.5),
-    Noun("2600-fe0f", ("sun",), "celestial", ("sky", "sky", "studio"), 0.95),
-    Noun("1f319", ("moon", "crescent moon"), "celestial", ("night", "night", "studio"), 0.95),
-    Noun("2601-fe0f", ("cloud",), "celestial", ("sky", "sky", "sunset"), 0.8),
-    Noun("2b50", ("star",), "celestial", ("night", "night", "studio"), 0.9),
-    Noun("1f34e", ("apple",), "food", TABLE, 0.85, "red"),
-    Noun("1f34c", ("banana",), "food", TABLE, 0.85),
-    Noun("1f353", ("strawberry",), "food", TABLE, 0.85),
-    Noun("1f349", ("watermelon", "slice of watermelon"), "food", TABLE, 0.85),
-    Noun("1f382", ("cake", "birthday cake"), "food", TABLE, 1.0),
-    Noun("1f9c1", ("cupcake", "muffin"), "food", TABLE, 0.9),
-    Noun("1f355", ("pizza", "slice of pizza"), "food", TABLE, 0.9),
-    Noun("1f369", ("donut", "doughnut"), "food", TABLE, 0.85),
-    Noun("1f354", ("hamburger", "burger"), "food", TABLE, 0.9),
-    Noun("2615", ("cup", "cup of coffee", "mug"), "tableware", TABLE, 0.85, weight=1.5),
-    Noun("1fad6", ("teapot",), "tableware", TABLE, 0.9, "red"),
-    Noun("1f4d5", ("book",), "object", TABLE, 0.95, "red", weight=1.5),
-    Noun("1f4a1", ("lamp", "light bulb"), "object", TABLE, 0.95),
-    Noun("23f0", ("alarm clock", "clock"), "object", TABLE, 0.9, "red"),
-    Noun("1f4f7", ("camera",), "object", TABLE, 0.85),
-    Noun("1f56f-fe0f", ("candle",), "object", TABLE, 0.95),
-    Noun("1fa91", ("chair",), "furniture", ("studio", "studio", "studio", "beach"), 1.1),
-    Noun("1f3b8", ("guitar", "electric guitar"), "object", ("studio", "studio", "table"), 1.1, "red"),
-    Noun("26bd", ("soccer ball", "ball", "football"), "object", ("meadow", "meadow", "beach", "studio", "street"), 0.8),
-    Noun("1f3c0", ("basketball",), "object", ("street", "studio", "studio"), 0.8),
-    Noun("1f451", ("crown", "golden crown"), "object", TABLE, 0.85),
-    Noun("1f381", ("gift", "present"), "object", (*TABLE, "snow"), 0.9, "yellow"),
-    Noun("1f9f8", ("teddy bear",), "object", (*TABLE, "studio"), 1.0),
-    Noun("1f916", ("robot",), "character", ("studio", "street", "table"), 1.0),
-    Noun("26c4", ("snowman",), "character", ("snow", "snow", "snow", "night"), 1.1),
-    Noun("1f47b", ("ghost",), "character", ("night", "night", "studio"), 1.0),
-    Noun("1f383", ("pumpkin", "halloween pumpkin"), "food", ("night", "meadow", "studio", "table"), 0.9),
-    Noun("1f339", ("rose",), "flower", ("studio", "meadow", "table"), 0.95, "red"),
-    Noun("1f33b", ("sunflower",), "flower", ("meadow", "meadow", "studio"), 1.05),
-    Noun("1f337", ("tulip", "flower"), "flower", ("meadow", "meadow", "studio"), 1.0, "pink"),
-    Noun("1f344", ("mushroom", "toadstool"), "flower", ("meadow", "meadow", "studio"), 0.85, "red"),
-)
-
-PLACES: dict[str, tuple[str, ...]] = {
-    "meadow": ("in a meadow", "in a green meadow", "on green grass", "in a grassy field under a blue sky"),
-    "beach": ("on a beach", "on a sandy beach", "on the beach by the sea"),
-    "snow": ("in the snow", "on a snowy field", "in a snowy landscape"),
-    "desert": ("in a desert", "in a sandy desert", "in the desert"),
-    "night": ("at night", "at night under the stars", "on a starry night"),
-    "sunset": ("at sunset", "in a field at sunset", "under an orange evening sky"),
-    "street": ("on a city street", "on a street in a city", "on a street", "on a road in a town"),
-    "table": ("on a table", "on a wooden table", "on a brown table"),
-    "studio": ("on a plain background", "in a studio", "on a pastel background"),
-    "sea": ("on the sea", "in the sea", "on the open ocean", "in the ocean"),
-    "sky": ("in the sky", "in a blue sky", "in the blue sky with clouds"),
+    "desert": Setting(
+        ("in a desert", "in the desert", "in a sandy desert", "among the dunes"),
+        ("desert", "savanna", "cactus", "palm", "landmark", "offroad"),
+        (0.5, 0.6),
+        0.9,
+        ("celestial", "aircraft", "flyer"),
+    ),
+    "street": Setting(
+        ("on a city street", "on a street", "in a city", "on a road in a town"),
+        ("vehicle", "roadside", "people", "pet", "ball", "town"),
+        (0.56, 0.6),
+        1.4,
+        ("celestial", "aircraft", "flyer", "storm"),
+    ),
+    "town": Setting(
+        ("in a town", "on a town square", "in a village", "in front of some houses"),
+        ("house", "town", "vehicle", "people", "roadside", "tree"),
+        (0.55, 0.6),
+        0.9,
+        SKY,
+    ),
+    "sea": Setting(
+        ("on the sea", "on the ocean", "on the water", "on the open sea"),
+        ("boat", "marine"),
+        (0.44, 0.52),
+        1.0,
+        ("celestial", "aircraft", "flyer", "storm"),
+    ),
+    "underwater": Setting(
+        ("under water", "under the sea", "deep in the sea", "at the bottom of the sea"),
+        ("marine", "shore"),
+        (0.78, 0.84),
+        0.8,
+        has_light=False,
+        floats=True,
+    ),
+    "sky": Setting(
+        ("in the sky", "high in the sky", "among the clouds"),
+        ("aircraft", "flyer", "celestial", "storm"),
+        (1.0, 1.0),
+        0.9,
+        floats=True,
+    ),
+    "space": Setting(
+        ("in space", "in outer space", "among the stars", "in the dark of space"),
+        ("spacecraft", "celestial"),
+        (1.0, 1.0),
+        0.5,
+        has_light=False,
+        floats=True,
+    ),
+    "table": Setting(
+        ("on a table", "on a wooden table", "on the table"),
+        ("fruit", "meal", "drink", "toy", "device", "desk", "leaf", "ball"),
+        (0.5, 0.58),
+        2.2,
+        has_light=False,
+    ),
+    "kitchen": Setting(
+        ("in a kitchen", "on a kitchen counter", "on the counter of a kitchen"),
+        ("fruit", "meal", "drink"),
+        (0.52, 0.58),
+        1.2,
+        has_light=False,
+    ),
+    "room": Setting(
+        ("in a room", "in a living room", "at home", "on a wooden floor"),
+        ("furniture", "pet", "gear", "toyroom", "ball"),
+        (0.56, 0.62),
+        1.2,
+        has_light=False,
+    ),
+    PLAIN: Setting(
+        ("on a plain background", "on a pastel background", "in a studio", "on a simple background"),
+        ("*",),
+        (0.62, 0.68),
+        5.0,
+        has_light=False,
+    ),
 }
+"""Place -> what is known of it before it is painted."""
 
-# Hue in degrees, then factors on saturation and value.
+PETS = ("dog", "poodle", "guide dog", "cat", "black cat")
+SPACECRAFT = ("rocket", "flying saucer", "satellite", "planet earth", "earth", "comet", "ringed planet", "star")
+NIGHT_ONLY = ("crescent moon", "full moon", "star", "comet", "ringed planet", "earth")
+DAY_ONLY = ("sun", "rainbow", "sun behind a cloud")
+SPACE_ONLY = ("ringed planet", "earth", "satellite")
+
+LIGHTS: dict[str, tuple[str, ...]] = {
+    "day": ("", "", "", "by day", "on a sunny day"),
+    "sunset": ("at sunset", "in the evening", "at dusk", "under an orange sky"),
+    "night": ("at night", "by night", "at night under the stars", "on a dark night"),
+}
+LIGHT_WEIGHTS = {"day": 0.64, "sunset": 0.18, "night": 0.18}
+
+STYLES: dict[str, tuple[str, ...]] = {
+    "3d": ("a 3d render of", "3d render of", "a soft 3d picture of"),
+    "glossy": ("a glossy picture of", "a glossy icon of", "glossy style,"),
+    "flat": ("a flat illustration of", "a flat drawing of", "flat style,"),
+}
+STYLE_WEIGHTS = {"3d": 0.76, "glossy": 0.10, "flat": 0.14}
+
+# Hue in degrees, saturation, value: of the middle of a thing of that colour.
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (352.0, 1.05, 1.0),
-    "orange": (26.0, 1.0, 1.05),
-    "yellow": (46.0, 1.0, 1.15),
-    "green": (130.0, 0.9, 0.9),
-    "blue": (214.0, 0.95, 1.05),
-    "purple": (272.0, 0.75, 0.95),
-    "pink": (328.0, 0.62, 1.15),
-    "white": (30.0, 0.08, 1.12),
-    "black": (250.0, 0.35, 0.3),
+    "red": (355.0, 0.84, 0.90),
+    "orange": (26.0, 0.82, 0.97),
+    "yellow": (48.0, 0.76, 0.98),
+    "green": (128.0, 0.66, 0.72),
+    "blue": (212.0, 0.78, 0.92),
+    "purple": (272.0, 0.62, 0.72),
+    "pink": (332.0, 0.40, 0.98),
+    "brown": (22.0, 0.56, 0.48),
+    "white": (220.0, 0.03, 0.97),
+    "black": (250.0, 0.14, 0.20),
 }
+# How often a thing of a kind wears a foreign colour, where it can.
+RECOLOUR_SHARES: dict[str, float] = {
+    "vehicle": 0.7, "clothing": 0.65, "object": 0.55, "furniture": 0.55, "sport": 0.4, "building": 0.35, "boat": 0.5,
+    "aircraft": 0.45, "tableware": 0.4, "flower": 0.45, "animal": 0.22, "sea animal": 0.25, "insect": 0.25,
+    "tree": 0.15, "food": 0.12, "sign": 0.4,
+}  # fmt: skip
+
+SUPPORTS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "couch": (0.5, ("pet", "toyroom")),
+    "bed": (0.5, ("pet", "toyroom")),
+    "chair": (0.52, ("pet", "toyroom", "ball")),
+    "rock": (0.06, ("woodland", "insect", "desert", "shore", "flyer")),
+    "log": (0.1, ("woodland", "insect", "flower")),
+    "box": (0.1, ("pet", "toy", "toyroom", "ball")),
+    "gift": (0.3, ("toy",)),
+    "book": (0.02, ("toy", "fruit", "insect")),
+    "blue book": (0.02, ("toy", "fruit")),
+    "briefcase": (0.2, ("toy", "pet", "desk")),
+    "suitcase": (0.16, ("pet", "toyroom")),
+    "drum": (0.24, ("pet", "toy")),
+    "oil drum": (0.08, ("pet", "flyer")),
+    "television": (0.22, ("pet", "toyroom")),
+    "birthday cake": (0.35, ("fruit",)),
+    "bread": (0.12, ("fruit",)),
+    "elephant": (0.2, ("flyer", "pet")),
+    "horse": (0.4, ("flyer",)),
+}
+"""What another thing may lie on -> how far below its top that lies, as a part of its height, and what may lie there."""
 
 BACKGROUND_CLASSES = (
-    "sky",
-    "hill",
-    "grass",
-    "sand",
-    "snow",
-    "water",
-    "skyline",
-    "pavement",
-    "road",
-    "table",
-    "wall",
-    "backdrop",
+    "sky", "hill", "grass", "sand", "snow", "water", "skyline", "pavement", "road", "table", "wall", "backdrop",
+)  # fmt: skip
+_FIRST_KINDS = (  # in the order of version 0, whose segmentation colours they keep
+    "vehicle", "boat", "building", "tree", "animal", "sea animal", "flyer", "aircraft", "celestial", "food",
+    "tableware", "object", "furniture", "character", "flower",
+)  # fmt: skip
+_LATER = (
+    "insect",
+    "sport",
+    "clothing",
+    "person",
+    "face",
+    "sign",
+    "nature",
+    "forest",
+    "mountain",
+    "floor",
+    "window",
+    "space",
 )
-OBJECT_CLASSES = tuple(dict.fromkeys(noun.group for noun in NOUNS))
-CLASSES: tuple[str, ...] = BACKGROUND_CLASSES + OBJECT_CLASSES
+CLASSES: tuple[str, ...] = BACKGROUND_CLASSES + _FIRST_KINDS + _LATER
+
+
+@cache
+def nouns_at(place: str) -> tuple[Noun, ...]:
+    """Return what may stand (or float) at a place; everything fits the plain background."""
+    return in_pools(SETTINGS[place].pools)
+
+
+@cache
+def in_pools(pools: tuple[str, ...]) -> tuple[Noun, ...]:
+    """Return the nouns of some pools, each once; "*" is all of them."""
+    return tuple(noun for noun in nouns() if any(is_in(noun, pool) for pool in pools))
+
+
+def is_in(noun: Noun, pool: str) -> bool:
+    """Tell whether a noun is in a pool: by the table, or by one of the lists above."""
+    derived = {"pet": PETS, "spacecraft": SPACECRAFT, "toyroom": ("teddy bear", "gift", "soccer ball", "box")}
+    return pool == "*" or pool in noun.pools or noun.name in derived.get(pool, ())
