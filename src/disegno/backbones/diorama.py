@@ -13,7 +13,6 @@ A folder of it holds
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +33,7 @@ from disegno.core.errors import CorruptFile, ResourceError, WrongFamily
 from disegno.memory import Memory
 from disegno.text import minilm
 from disegno.text.learnt import TextOptions
+from disegno.weights.built_in import built_in_folder, conditions_of
 from disegno.weights.load import open_file
 from disegno.weights.quantised import dequantise_rows
 
@@ -72,7 +72,7 @@ class MiniText:
 
 def open(path: Path | None, memory: Memory) -> LatentDiffusion:
     """Return the built-in model, or the one in a folder. Raises ModelFileError, ResourceError where it is not there."""
-    folder = path or Path(str(files("disegno").joinpath("data/diorama")))
+    folder = path or built_in_folder()
     about = _read_about(folder)
     unet, vae = (_tensors(folder / f"{part}.safetensors") for part in ("unet", "vae"))
     nets = Nets(unet, vae, about["unet"], about["vae"])
@@ -90,7 +90,7 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         text=MiniText(encoder),
         memory=memory,
         fingerprint=fingerprint(unet, vae, encoder.network.state_dict()),
-        conditions={name: folder / file for name, file in about.get("conditions", {}).items()},
+        conditions=conditions_of(folder, about),
         base_control=base if (base := folder / "basecn.safetensors").is_file() else None,
     )
 

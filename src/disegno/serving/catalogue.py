@@ -18,6 +18,7 @@ from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
 from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, StyleCard, WeightsCard
 from disegno.text.learnt import read_learnt
+from disegno.weights.built_in import built_in_folder, conditions_of
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 
@@ -61,9 +62,9 @@ def _tag(path: Path) -> str | None:
         return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
 
 
-def _conditions(studio: Studio) -> Iterator[WeightsCard]:
-    """Yield the conditions that the built-in model ships; it is opened for it, and so the first request need not."""
-    for name, path in studio.backbone(BUILT_IN).conditions.items():
+def _conditions() -> Iterator[WeightsCard]:
+    """Yield the conditions that the built-in model ships."""
+    for name, path in conditions_of(built_in_folder()).items():
         card = identify(path)
         yield WeightsCard(name, "control", BUILT_IN, card.mechanism or None, card.annotator, tag=_tag(path))
 
@@ -97,7 +98,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     policy = studio.memory.policy
     return Catalogue(
         models=(WeightsCard(BUILT_IN, "model", BUILT_IN), *(card for card in cards if card.kind == "model")),
-        controls=(*_conditions(studio), *(card for card in cards if card.kind == "control")),
+        controls=(*_conditions(), *(card for card in cards if card.kind == "control")),
         files=tuple(card for card in cards if card.kind not in ("model", "control")),
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),

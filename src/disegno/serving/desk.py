@@ -23,13 +23,13 @@ from disegno.engine.batch import Batch, Run
 from disegno.engine.phases import Phase
 from disegno.engine.preview import previews_of
 from disegno.engine.sharing import Sharing
-from disegno.engine.studio import Studio
+from disegno.engine.studio import BUILT_IN, Studio
 from disegno.serving.catalogue import catalogue_of
 from disegno.serving.faults import refusal_of
 from disegno.serving.kinds import kind_of
 from disegno.serving.runners import Bench, Running
 from disegno.serving.settings import Limits
-from disegno.serving.wire import Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
+from disegno.serving.wire import OPENING, Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
 from disegno.serving.words import Failure, Outcome
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,10 @@ class Desk:
         """Say what this process can do."""
         self.say(Ready(catalogue_of(self.studio)))
 
+    def warm(self) -> None:
+        """Open the built-in model, so that the first request need not."""
+        self.studio.backbone(BUILT_IN)
+
     def hear(self, message: Open | Start | Cancel | Finish | Look) -> None:
         """Do what the server wants."""
         if isinstance(message, Start):
@@ -108,6 +112,7 @@ class Desk:
         except (OSError, ValueError) as error:
             return self.say(Ended(start.job, failure=failure_of(error)))
         run = getattr(import_module(module), name)
+        self.say(Moved(start.job, 0, 0, OPENING))
         self.tasks.append(Task(start, lambda: run(request, bench), run(request, bench)))
         return None
 

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from disegno.serving.words import Catalogue, Failure, Outcome
 
+OPENING = "opening"  # the stage of a job whose model is being opened
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 

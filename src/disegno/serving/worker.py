@@ -89,6 +89,8 @@ def main() -> None:
     assert isinstance(opening, Open), "the first frame opens the studio"
     desk = _open(opening, say)
     desk.look()
+    if inbox.empty():
+        desk.warm()
     while True:
         while desk.idle or not inbox.empty():
             desk.hear(inbox.get())

@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 
 from disegno.serving import wire
 from disegno.serving.store import Job
-from disegno.serving.wire import FROM_WORKER, TO_WORKER, Cancel, Finish, Logged, Look, Moved, Open, Ready, Start
+from disegno.serving.wire import (
+    FROM_WORKER,
+    OPENING,
+    TO_WORKER,
+    Cancel,
+    Finish,
+    Logged,
+    Look,
+    Moved,
+    Open,
+    Ready,
+    Start,
+)
 
 log = logging.getLogger(__name__)
+
+OPENING_SECONDS = 300.0  # the least patience with a model that is being opened, from a slow disk perhaps
 
 Said = Callable[["WorkerProcess", wire.Ready | wire.Moved | wire.Ended], None]
 Gone = Callable[["WorkerProcess"], None]
@@ -31,6 +45,7 @@ class WorkerProcess:
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     share: str | None = None
     last_word: float = 0.0
+    is_opening: bool = True  # the last that was heard is that a model is being opened, which may take its time
     ending: bool = False
     _listener: asyncio.Task[None] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -42,7 +57,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-        self.ready, self.last_word = False, time.monotonic()
+        self.ready, self.is_opening, self.last_word = False, True, time.monotonic()
         self._listener = asyncio.create_task(self._listen())
         await self.send(opening)
 
@@ -89,12 +104,15 @@ class WorkerProcess:
             return
         if isinstance(message, Ready):
             self.ready = True
+        if isinstance(message, Moved):
+            self.is_opening = message.stage == OPENING
         self.said(self, message)
 
     def is_stalled(self, seconds: float) -> bool:
         """Return whether it has work, or is starting, and has said nothing for so long."""
         busy = bool(self.jobs) or not self.ready
-        return busy and self.process is not None and time.monotonic() - self.last_word > seconds
+        patience = max(seconds, OPENING_SECONDS) if self.is_opening else seconds
+        return busy and self.process is not None and time.monotonic() - self.last_word > patience
 
     def kill(self) -> None:
         """End the process at once."""

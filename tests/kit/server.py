@@ -1,0 +1,83 @@
+"""A real `disegno serve` in a process of its own, on the loopback address, and a client that asks it."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+START_SECONDS = 120.0  # a few on an idle machine; the tests' machine may do much else
+ENDED = ("done", "failed", "cancelled")
+
+
+@dataclass
+class Server:
+    """A running server, and who asks it."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> requests.Response:
+        """Return the answer, whatever it is."""
+        return self.session.request(method, self.url + path, json=body, headers=headers, timeout=60)
+
+    def get(self, path: str) -> Any:
+        """Return an answer's JSON; it must be one of success."""
+        answer = self.ask("GET", path)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def submit(self, kind: str, request: dict[str, Any], **headers: str) -> Any:
+        """Return the acknowledged job."""
+        answer = self.ask("POST", "/v1/jobs", {"kind": kind, "request": request}, **headers)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    def wait(self, job_id: str, seconds: float = 120.0) -> Any:
+        """Return the job when it has ended."""
+        until = time.monotonic() + seconds
+        while (job := self.get(f"/v1/jobs/{job_id}"))["state"] not in ENDED:
+            assert time.monotonic() < until, job
+            time.sleep(0.05)
+        return job
+
+    def wait_ready(self) -> "Server":
+        """Return the server when its worker takes jobs."""
+        until = time.monotonic() + START_SECONDS
+        while self.ask("GET", "/ready").status_code != 200:
+            assert time.monotonic() < until, "the server did not get ready"
+            time.sleep(0.05)
+        return self
+
+    def stop(self) -> int:
+        """Return the exit status after SIGTERM."""
+        self.process.terminate()
+        return self._closed(60)
+
+    def kill(self) -> int:
+        """Return the exit status after SIGKILL."""
+        self.process.kill()
+        return self._closed(10)
+
+    def _closed(self, seconds: float) -> int:
+        status = self.process.wait(seconds)
+        self.session.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+
+def start(folder: Path, *options: str, **environment: str) -> Server:
+    """Return a server that listens."""
+    words = [sys.executable, "-m", "disegno.cli.main", "serve", "--port", "0", "--folder", str(folder), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"} | environment
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "http://" in line, line
+    return Server(process, line.split()[3])
