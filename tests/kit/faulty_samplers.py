@@ -6,6 +6,7 @@
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -57,12 +58,12 @@ def _exhaust() -> None:
     raise MemoryError
 
 
-def _spec(name: str, act: object) -> SamplerSpec:
+def _spec(name: str, act: Callable[[], object]) -> SamplerSpec:
     def sample(x: Tensor, plan: Plan) -> Sampling:
         inner = euler(x, plan)
         question = next(inner)
         answer = yield question
-        act()  # type: ignore[operator]
+        act()
         try:
             while True:
                 answer = yield inner.send(answer)

@@ -1,9 +1,11 @@
 """A real `disegno serve` in a process of its own, on the loopback address, and a client that asks it."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ class Server:
     url: str
     session: requests.Session = field(default_factory=requests.Session)
 
-    def ask(self, method: str, path: str, body: object = None, **headers: str) -> requests.Response:
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         """Return the answer, whatever it is."""
         return self.session.request(method, self.url + path, json=body, headers=headers, timeout=60)
 
@@ -45,6 +47,27 @@ class Server:
             assert time.monotonic() < until, job
             time.sleep(0.05)
         return job
+
+    def wait_step(self, job_id: str, step: int, seconds: float = 120.0) -> int:
+        """Return how far a running training is, once that is further than `step`."""
+        until = time.monotonic() + seconds
+        while True:
+            job = self.get(f"/v1/jobs/{job_id}")
+            progress = job["progress"] or {"stage": ""}
+            if progress["stage"] == "teaching" and progress["step"] > step:
+                return int(progress["step"])
+            assert job["state"] not in ENDED and time.monotonic() < until, job
+            time.sleep(0.05)
+
+    def events(self, job_id: str) -> Iterator[tuple[str, Any]]:
+        """Yield what is told about a job until it has ended: the event's name, and its data."""
+        with self.session.get(f"{self.url}/v1/jobs/{job_id}/events", stream=True, timeout=60) as answer:
+            name = ""
+            for line in answer.iter_lines(decode_unicode=True):
+                field_, _, value = str(line).partition(": ")
+                if field_ == "data":
+                    yield name, json.loads(value)
+                name = value if field_ == "event" else name
 
     def wait_ready(self) -> "Server":
         """Return the server when its worker takes jobs."""
@@ -75,8 +98,7 @@ class Server:
 def start(folder: Path, *options: str, **environment: str) -> Server:
     """Return a server that listens."""
     words = [sys.executable, "-m", "disegno.cli.main", "serve", "--port", "0", "--folder", str(folder), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"} | environment
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "http://" in line, line

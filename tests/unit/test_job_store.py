@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job, New, Store
 from disegno.serving.words import Failure, Outcome, StoredFile
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.unit
 
 OUTCOME = Outcome((StoredFile("0.png", "image", "image/png", 7, "ab"),), ("a warning",), {"seeds": ["1"]})
 FAILURE = Failure("bad_image", "no picture")
+KINDS = kinds_of("draw")
 
 
 @pytest.fixture
@@ -82,13 +84,13 @@ def test_only_the_attempt_that_runs_publishes_and_only_once(store: Store) -> Non
 def test_a_cancelled_job_is_not_begun(store: Store) -> None:
     job = _add(store)
     assert store.cancel(job.id) is not None
-    assert store.claim(job.id) is None and store.heads() == []
+    assert store.claim(job.id) is None and store.heads(KINDS) == []
 
 
 def test_the_heads_are_each_owners_first(store: Store) -> None:
     anna = [_add(store, "anna") for _ in range(3)]
     ben = [_add(store, "ben") for _ in range(2)]
-    heads = lambda: {job.id for job in store.heads()}  # noqa: E731
+    heads = lambda: {job.id for job in store.heads(KINDS)}  # noqa: E731
     assert heads() == {anna[0].id, ben[0].id}
     store.pause(anna[0].id)
     assert heads() == {anna[1].id, ben[0].id}
@@ -99,11 +101,30 @@ def test_the_heads_are_each_owners_first(store: Store) -> None:
     assert store.ahead(anna[0]) == 1
 
 
+def test_each_lane_has_heads_of_its_own(store: Store) -> None:
+    long, picture = New("anna", "teach", b"{}", "digest", None), _add(store)
+    job, _ = store.add(long)
+    assert [head.id for head in store.heads(kinds_of("school"))] == [job.id]
+    assert [head.id for head in store.heads(KINDS)] == [picture.id]
+
+
+def test_what_ended_early_can_have_its_attempts_again(store: Store) -> None:
+    job = _add(store)
+    assert store.revive(job.id) is None
+    store.claim(job.id)
+    store.fail(job.id, FAILURE)
+    again = store.revive(job.id)
+    assert again is not None and (again.state, again.attempts, again.failure) == ("queued", 0, None)
+    store.claim(job.id)
+    store.publish(job.id, 1, OUTCOME)
+    assert store.revive(job.id) is None
+
+
 def test_load_counts_what_waits(store: Store) -> None:
     for _ in range(3):
         _add(store, "anna")
     _add(store, "ben")
-    store.claim(store.heads()[0].id)
+    store.claim(store.heads(KINDS)[0].id)
     load = store.load("ben")
     assert (load.of_user, load.queued, load.num_bytes) in ((1, 3, 54), (0, 3, 54))
 

@@ -43,6 +43,10 @@ def _listed(variable: str) -> tuple[str, ...]:
     "--together", default=4, show_default=True, type=click.IntRange(1, 64), help="Jobs a worker steps in turn."
 )
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and results are kept.")
+@click.option(
+    "--data-root", "data_roots", type=click.Path(file_okay=False, path_type=Path), multiple=True,
+    help="Folders in DIR may be taught from, by name; new data sets are made in the first.", metavar="DIR",
+)  # fmt: skip
 @click.option("--db", metavar="URL", default="", help="An SQLAlchemy URL for the jobs. Unset: SQLite in the folder.")
 @click.option("--allow-origin", metavar="ORIGIN", multiple=True, help="Pages of it may call, as https://example.org.")
 @click.option("--allow-host", metavar="NAME", multiple=True, help="A name of this server, as example.org.")
@@ -52,8 +56,8 @@ def _listed(variable: str) -> tuple[str, ...]:
 @click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
 def command(
     host: str, port: int, auth: tuple[str, ...], api_key: tuple[str, ...], workers: int, together: int,
-    folder: Path | None, db: str, allow_origin: tuple[str, ...], allow_host: tuple[str, ...],
-    allow_url: tuple[str, ...], stall: float, device: str | None, dtype: str | None,
+    folder: Path | None, data_roots: tuple[Path, ...], db: str, allow_origin: tuple[str, ...],
+    allow_host: tuple[str, ...], allow_url: tuple[str, ...], stall: float, device: str | None, dtype: str | None,
 ) -> None:  # fmt: skip
     """Serve the models over HTTP.
 
@@ -67,7 +71,7 @@ def command(
     from disegno.serving.settings import ServerSettings
 
     settings = ServerSettings(
-        host=host, port=port, workers=workers, together=together, db=db, stall_seconds=stall,
+        host=host, port=port, workers=workers, together=together, data_roots=data_roots, db=db, stall_seconds=stall,
         accounts=parse_accounts((*auth, *_listed(AUTH_VARIABLE)), (*api_key, *_listed(KEY_VARIABLE))),
         allow_origins=allow_origin, allow_hosts=allow_host, allow_urls=allow_url,
         machine=load_settings(device=device, dtype=dtype),

@@ -4,8 +4,6 @@ A job is a generator (`runners.py`). It yields a phase, whose runs are stepped h
 progress, after which it goes on at the next turn. A message of the server is heard between two steps.
 """
 
-import base64
-import io
 import logging
 import secrets
 import time
@@ -27,9 +25,10 @@ from disegno.engine.studio import BUILT_IN, Studio
 from disegno.serving.catalogue import catalogue_of
 from disegno.serving.faults import refusal_of
 from disegno.serving.kinds import kind_of
+from disegno.serving.pictures import jpeg_uri
 from disegno.serving.runners import Bench, Running
 from disegno.serving.settings import Limits
-from disegno.serving.wire import OPENING, Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
+from disegno.serving.wire import OPENING, Cancel, Ended, Finish, Logged, Look, Looked, Moved, Open, Ready, Start
 from disegno.serving.words import Failure, Outcome
 
 log = logging.getLogger(__name__)
@@ -73,8 +72,9 @@ class Desk:
 
     studio: Studio
     limits: Limits
-    say: Callable[[Ready | Moved | Ended | Logged], None]
+    say: Callable[[Ready | Moved | Looked | Ended | Logged], None]
     sharing: Sharing = field(default_factory=Sharing)
+    data_roots: tuple[Path, ...] = ()
     tasks: list[Task] = field(default_factory=list[Task])
 
     @property
@@ -108,7 +108,8 @@ class Desk:
         try:
             folder = Path(start.folder)
             folder.mkdir(parents=True, exist_ok=True)
-            request, bench = kind.load(start.request), Bench(self.studio, self.limits, folder, Path(start.keep))
+            request, keep = kind.load(start.request), Path(start.keep)
+            bench = Bench(self.studio, self.limits, folder, keep, self.data_roots, start.job)
         except (OSError, ValueError) as error:
             return self.say(Ended(start.job, failure=failure_of(error)))
         run = getattr(import_module(module), name)
@@ -203,17 +204,11 @@ class Desk:
         task.shown_at = time.monotonic()
         return shown
 
-    def _tell(self, task: Task, news: Progress) -> None:
-        preview = _data_uri(news.previews[0]) if news.previews else None
-        self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left, preview))
-
-
-def _data_uri(picture: Image.Image) -> str:
-    """Return a small JPEG of a picture as a data URI."""
-    small, buffer = picture.copy(), io.BytesIO()
-    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    small.save(buffer, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def _tell(self, task: Task, news: Progress | Moved | Looked) -> None:
+        if not isinstance(news, Progress):
+            return self.say(news)
+        preview = jpeg_uri(news.previews[0], PREVIEW_PX) if news.previews else None
+        return self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left, preview))
 
 
 def failure_of(error: Exception) -> Failure:

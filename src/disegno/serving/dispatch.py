@@ -3,6 +3,9 @@
 Order: the owner with the fewest jobs on the way comes first, of those the one who was served longest ago; an owner's
 jobs go in their order. The first of this order is never overtaken: when no worker can take it yet, the others wait too,
 so nobody starves. A worker takes several jobs at once only when all of them can be stepped together.
+
+This holds in each lane by itself: pictures on one side; trainings, evaluations and data sets on the other. The worker
+of these is started for a job and rests when there is none, so that its memory is given back.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,10 +24,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from disegno.core.settings import Settings
 from disegno.serving.board import Board
 from disegno.serving.files import Files
+from disegno.serving.kinds import Lane, kind_of, kinds_of
 from disegno.serving.metrics import Metrics
 from disegno.serving.settings import ServerSettings
 from disegno.serving.store import Job, Store
-from disegno.serving.wire import Cancel, Ended, Finish, Look, Moved, Open, Ready, Start
+from disegno.serving.wire import Cancel, Ended, Finish, Look, Looked, Moved, Open, Ready, Start
 from disegno.serving.words import Catalogue, Failure, Outcome
 from disegno.serving.worker_process import WorkerProcess
 
@@ -38,6 +42,8 @@ RETRY_SECONDS = 2.0  # before a transition that the disk refused is tried again
 TICK_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
+REST_SECONDS = 20.0  # without a job; starting a process again takes several
+SCHOOL_PATIENCE = 6.0  # times the time without progress: a look at a training draws several pictures in one go
 
 CRASHED = Failure(code="crashed", message="The model's process ended while it drew this, twice. The job was given up.")
 STALLED = Failure(code="stalled", message="The model's process made no progress with this, twice. It was given up.")
@@ -88,13 +94,19 @@ class Dispatcher:
         for number in range(self.settings.workers):
             worker = WorkerProcess(number, self._said, self._gone)
             self.workers.append(worker)
-            await worker.start(self._opening())
+            await worker.start(self._opening(worker))
+        self.workers.append(WorkerProcess(self.settings.workers, self._said, self._gone, "school"))
         self.spawn(self._dispatch(), lasting=True)
         self.spawn(self._watch(), lasting=True)
 
-    def _opening(self) -> Open:
+    def _opening(self, worker: WorkerProcess) -> Open:
         machine = TypeAdapter(Settings).dump_python(self.settings.machine, mode="json")
-        return Open(machine, asdict(self.settings.limits), self.settings.sharing)
+        roots = tuple(str(root) for root in self.settings.data_roots)
+        return Open(machine, asdict(self.settings.limits), self.settings.sharing, roots, worker.lane == "draw")
+
+    def lane(self, lane: Lane) -> list[WorkerProcess]:
+        """Return the workers of a lane."""
+        return [worker for worker in self.workers if worker.lane == lane]
 
     def _recover(self) -> None:
         self.files.prepare()
@@ -121,8 +133,12 @@ class Dispatcher:
         self._thread.shutdown(wait=True)
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing more, and give what runs so much time to end."""
+        """Begin nothing more, and give what runs so much time to end; what can be resumed is saved at once."""
         self.draining = True
+        for worker in self.workers:
+            for job in worker.jobs.values():
+                if kind_of(job.kind).resumes:
+                    await worker.send(Cancel(job.id))
         until = time.monotonic() + seconds
         while any(worker.jobs for worker in self.workers) and time.monotonic() < until:
             await asyncio.sleep(0.05)
@@ -144,15 +160,16 @@ class Dispatcher:
             await self._wake.wait()
             self._wake.clear()
             try:
-                while not self.draining and await self._begin_one():
-                    pass
+                for lane in get_args(Lane):
+                    while not self.draining and await self._begin_one(lane):
+                        pass
             except SQLAlchemyError:
                 log.exception("the store did not answer; trying again")
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
 
-    def _in_turn(self, heads: list[Job]) -> list[Job]:
+    def _in_turn(self, heads: list[Job], lane: Lane) -> list[Job]:
         running: dict[str, int] = {}
-        for worker in self.workers:
+        for worker in self.lane(lane):
             for job in worker.jobs.values():
                 running[job.owner] = running.get(job.owner, 0) + 1
         return sorted(
@@ -167,20 +184,36 @@ class Dispatcher:
         sharing = job.share is not None and job.share == worker.share and not job.alone
         return sharing and not any(j.alone for j in worker.jobs.values()) and len(worker.jobs) < self.settings.together
 
-    async def _begin_one(self) -> bool:
+    async def _begin_one(self, lane: Lane) -> bool:
         """Begin the job whose turn it is. Returns whether one was begun."""
-        if not any(worker.ready for worker in self.workers):
+        workers = self.lane(lane)
+        if lane == "draw" and not any(worker.ready for worker in workers):
             return False
-        heads = self._in_turn(await self.do(self.store.heads))
-        if not heads:
-            return False
-        able = [worker for worker in self.workers if self._can_take(worker, heads[0])]
+        heads = self._in_turn(await self.do(self.store.heads, kinds_of(lane)), lane)
+        if lane == "school":
+            await self._rouse_or_rest(workers, bool(heads))
+        able = [worker for worker in workers if heads and self._can_take(worker, heads[0])]
         if not able:
             return False
         worker = min(able, key=lambda w: (len(w.jobs), w.share != heads[0].share, w.number))
         job = await self.do(self.store.claim, heads[0].id)
-        if job is None:
-            return True  # it was cancelled or paused in between
+        if job is not None:  # else it was cancelled or paused in between
+            await self._begin(job, worker)
+        return True
+
+    async def _rouse_or_rest(self, workers: list[WorkerProcess], is_wanted: bool) -> None:
+        """Start workers that rest while there are jobs, and stop them when there are none."""
+        for worker in workers:
+            if is_wanted and worker.process is None:
+                await worker.start(self._opening(worker))
+            elif not is_wanted and self._has_rest(worker) and time.monotonic() - worker.last_word > REST_SECONDS:
+                await worker.stop()
+
+    @staticmethod
+    def _has_rest(worker: WorkerProcess) -> bool:
+        return worker.lane == "school" and worker.ready and not worker.jobs
+
+    async def _begin(self, job: Job, worker: WorkerProcess) -> None:
         self._served[job.owner] = time.monotonic()
         body = await self.do(self.store.request, job.id)
         worker.share, worker.jobs[job.id] = job.share, job
@@ -188,11 +221,10 @@ class Dispatcher:
         self.told(job)
         request = (body or b"").decode()
         await worker.send(Start(job.id, job.kind, request, str(self.files.work(job)), str(self.files.keep(job))))
-        return True
 
     # ---- what workers say
 
-    def _said(self, worker: WorkerProcess, message: Ready | Moved | Ended) -> None:
+    def _said(self, worker: WorkerProcess, message: Ready | Moved | Looked | Ended) -> None:
         if isinstance(message, Ready):
             self.catalogue = message.catalogue
             self._restart_seconds.pop(worker.number, None)
@@ -201,6 +233,8 @@ class Dispatcher:
             log.debug("worker %d speaks of a job that is not its own", worker.number)
         elif isinstance(message, Moved):
             self.board.move(message)
+        elif isinstance(message, Looked):
+            self.board.look(message)
         else:
             job = worker.jobs.pop(message.job)
             self.spawn(self._end(job, message.outcome, message.failure))
@@ -218,6 +252,8 @@ class Dispatcher:
                 await asyncio.sleep(RETRY_SECONDS)
         if ended is not None:
             self.told(ended)
+            if ended.state == "done" and kind_of(ended.kind).adds_files:
+                await self.look()
         return None
 
     def _record_end(self, job: Job, outcome: Outcome | None, failure: Failure | None) -> Job | None:
@@ -228,7 +264,7 @@ class Dispatcher:
         else:
             ended = self.store.cancel(job.id) if failure is None else self.store.fail(job.id, failure)
             self.files.discard(job)
-        if ended is not None and ended.state != "failed":
+        if ended is not None and (ended.state == "done" or not kind_of(job.kind).resumes):
             self.files.drop_kept(job)
         return ended
 
@@ -283,14 +319,17 @@ class Dispatcher:
         self._restart_seconds[worker.number] = min(max(2 * wait, 1.0), MAX_RESTART_SECONDS)
         await asyncio.sleep(wait)
         if not self.draining:
-            await worker.start(self._opening())
+            await worker.start(self._opening(worker))
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             for worker in self.workers:
-                if worker.is_stalled(self.settings.stall_seconds):
-                    log.error("worker %d has said nothing for %g s", worker.number, self.settings.stall_seconds)
+                if self._has_rest(worker):
+                    self.wake()  # its rest may have come
+                patience = self.settings.stall_seconds * (SCHOOL_PATIENCE if worker.lane == "school" else 1)
+                if worker.is_stalled(patience):
+                    log.error("worker %d has said nothing for %g s", worker.number, patience)
                     self._stalled.add(worker.number)
                     worker.last_word = time.monotonic()
                     worker.kill()

@@ -7,7 +7,7 @@ A door turns its wire form into a request of one of the kinds (`kinds.py`) and t
     job.outcome.files, job.outcome.facts, job.outcome.warnings           # what came back
     jobs.path(job, "0.png")                                              # the PNG with its record, a finished file
 
-    async for news in jobs.watch(job.id, owner=user): ...                # Job at every change, Moved at every step
+    async for news in jobs.watch(job.id, owner=user): ...                # Job at every change, Moved, Looked
     await jobs.cancel(job.id, owner=user)                                # within a step; nothing is kept
     await jobs.finish(owner=user)                                        # A1111's interrupt: ends with what there is
     jobs.running(owner=user)                                             # [(Job, Moved | None)]: the global progress
@@ -39,7 +39,7 @@ from disegno.serving.kinds import kind_of
 from disegno.serving.metrics import Metrics
 from disegno.serving.settings import ServerSettings
 from disegno.serving.store import Job, New, Store
-from disegno.serving.wire import Moved
+from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Catalogue, StoredFile
 
 SWEEP_SECONDS = 60.0
@@ -91,14 +91,14 @@ class Jobs:
     @property
     def ready(self) -> bool:
         """Whether jobs are taken and carried out now."""
-        able = any(worker.ready for worker in self.dispatcher.workers)
+        able = any(worker.ready for worker in self.dispatcher.lane("draw"))
         return able and not self.dispatcher.draining and self.files.has_room()
 
     async def figures(self) -> bytes:
         """Return the server's figures in Prometheus' text format."""
         states = await self.dispatcher.do(self.store.count)
         pids = {f"worker-{worker.number}": worker.pid for worker in self.dispatcher.workers}
-        ready = sum(worker.ready for worker in self.dispatcher.workers)
+        ready = sum(worker.ready for worker in self.dispatcher.lane("draw"))
         return self.metrics.text(states, ready, self.files.free_bytes(), {"server": os.getpid(), **pids})
 
     # ---- submitting
@@ -185,22 +185,20 @@ class Jobs:
         jobs = [job for worker in self.dispatcher.workers for job in worker.jobs.values() if job.owner == owner]
         return [(job, self.board.progress(job.id)) for job in sorted(jobs, key=lambda job: job.started or 0)]
 
-    async def watch(self, job_id: str, *, owner: str) -> AsyncIterator[Job | Moved]:
+    async def watch(self, job_id: str, *, owner: str) -> AsyncIterator[Job | Moved | Looked]:
         """Yield the job as it stands, then every change and every progress, until it has ended or the server stops."""
         with self.board.watching(job_id) as watcher:
-            job: Job | None = await self.get(job_id, owner=owner)
-            moved = watcher.take()[1]
+            job = await self.get(job_id, owner=owner)
+            news = (job, *(told for told in watcher.take() if not isinstance(told, Job)))
             while True:
-                if job is not None:
-                    yield job
-                    if job.terminal:
+                for told in news:
+                    yield told
+                    if isinstance(told, Job) and told.terminal:
                         return
-                if moved is not None:
-                    yield moved
                 if self.board.closed:
                     return
                 await watcher.changed.wait()
-                job, moved = watcher.take()
+                news = watcher.take()
 
     async def wait(self, job_id: str, *, owner: str) -> Job:
         """Return the job when it has ended, or as it stands when the server stops."""
@@ -256,7 +254,13 @@ class Jobs:
         return await self._change(job_id, owner, self.store.pause, "only a queued job can be paused")
 
     async def resume(self, job_id: str, *, owner: str) -> Job:
-        """Let a paused job take its turn again. Raises Refused (409) when it is not paused."""
+        """Let a paused job take its turn again, or a training that was cancelled or failed go on where it was saved.
+
+        Raises Refused (409) when it is neither.
+        """
+        job = await self.get(job_id, owner=owner)
+        if kind_of(job.kind).resumes and job.state != "paused":
+            return await self._change(job_id, owner, self.store.revive, "only one that has ended early can be resumed")
         return await self._change(job_id, owner, self.store.resume, "only a paused job can be resumed")
 
     async def reorder(self, job_id: str, first: bool, *, owner: str) -> Job:

@@ -6,18 +6,24 @@ A new kind is one row here, one function of a worker (`runners.py`) and one clas
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from disegno.core.errors import UnknownName
+from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Request, ResizeMode, Scalar
+from disegno.core.teach import TeachRequest
 from disegno.serving.bounds import check_generate, check_names, check_texts, require_within
 from disegno.serving.faults import refusal_of_fields
+from disegno.serving.lessons import DatasetRequest, check_dataset, check_evaluate, check_teach
 from disegno.serving.settings import Limits
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+Lane = Literal["draw", "school"]
+"""Pictures come within seconds, trainings take hours: neither waits for the other."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -67,14 +73,18 @@ class UpscaleRequest:
 @dataclass(frozen=True)
 class JobKind:
     """One kind. `runner`: "module:function", imported in the worker; `share`: what jobs that are stepped together have
-    in common, None for a kind that runs alone."""
+    in common, None for a kind that runs alone; `lane`: which workers take it; `resumes`: what it keeps outlives its
+    end, unless it is done; `adds_files`: the library has more afterwards.
+    """
 
     name: str
     request: type[Any]
     runner: str
     check: Callable[[Any, Limits], None]
     share: Callable[[Any], str | None] = lambda request: None
+    lane: Lane = "draw"
     resumes: bool = False
+    adds_files: bool = False
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
@@ -123,8 +133,24 @@ KINDS: dict[str, JobKind] = {
         JobKind("generate", Request, "disegno.serving.runners:generate", check_generate, lambda asked: asked.model),
         JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate),
         JobKind("upscale", UpscaleRequest, "disegno.serving.runners:upscale", _check_upscale),
+        JobKind(
+            "teach",
+            TeachRequest,
+            "disegno.serving.schooling:teach",
+            check_teach,
+            lane="school",
+            resumes=True,
+            adds_files=True,
+        ),
+        JobKind("evaluate", EvaluateRequest, "disegno.serving.schooling:evaluate", check_evaluate, lane="school"),
+        JobKind("dataset", DatasetRequest, "disegno.serving.schooling:dataset", check_dataset, lane="school"),
     )
 }
+
+
+def kinds_of(lane: Lane) -> tuple[str, ...]:
+    """Return the names of the kinds that a lane's workers take."""
+    return tuple(kind.name for kind in KINDS.values() if kind.lane == lane)
 
 
 def kind_of(name: str) -> JobKind:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -9,15 +10,20 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Request as GenerateRequest
+from disegno.core.teach import TeachRequest
+from disegno.serving import data_sets
 from disegno.serving.app import Door, jobs_of, render_plainly
+from disegno.serving.board import Board
 from disegno.serving.faults import Refused
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
-from disegno.serving.kinds import AnnotateRequest
+from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
+from disegno.serving.lessons import DatasetRequest
 from disegno.serving.store import Job, State
-from disegno.serving.wire import Moved
-from disegno.serving.words import AnnotatorCard, Failure, SamplerCard, ScheduleCard, StoredFile, WeightsCard
+from disegno.serving.wire import Looked, Moved
+from disegno.serving.words import AnnotatorCard, Failure, LookView, SamplerCard, ScheduleCard, StoredFile, WeightsCard
 
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="ignore")
 _STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -61,6 +67,8 @@ class ProgressView:
     seconds_left: float | None = None
     preview: str | None = None
     """A small picture as a data URI."""
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a training: loss, rate, gradient."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -77,6 +85,8 @@ class JobView:
     started: float | None
     ended: float | None
     progress: ProgressView | None = None
+    look: LookView | None = None
+    """Of a running training: what it had learned when it last looked."""
     failure: Failure | None = None
     result: ResultView | None = None
 
@@ -106,7 +116,40 @@ class AnnotateJob:
     request: AnnotateRequest
 
 
-Submission = Annotated[GenerateJob | AnnotateJob, Field(discriminator="kind")]
+@dataclass(frozen=True, config=_STRICT)
+class UpscaleJob:
+    """A picture made larger."""
+
+    kind: Literal["upscale"]
+    request: UpscaleRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TeachJob:
+    """A control learned from pairs. Cancelled, it is saved; resumed, it goes on from there."""
+
+    kind: Literal["teach"]
+    request: TeachRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EvaluateJob:
+    """How well pictures follow a control, in figures."""
+
+    kind: Literal["evaluate"]
+    request: EvaluateRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DatasetJob:
+    """Pairs made from a data set's pictures."""
+
+    kind: Literal["dataset"]
+    request: DatasetRequest
+
+
+AnyJob = GenerateJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
+Submission = Annotated[AnyJob, Field(discriminator="kind")]
 Action = Literal["cancel", "finish", "pause", "resume", "first", "last"]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The job's id.")]
 Key = Annotated[
@@ -114,16 +157,22 @@ Key = Annotated[
 ]
 
 
-def view(job: Job, moved: Moved | None = None) -> JobView:
+def view(job: Job, board: Board | None = None) -> JobView:
     """Return the job as clients see it."""
-    progress = result = None
-    if moved is not None and job.state == "running":
-        progress = ProgressView(moved.step, moved.num_steps, moved.stage, moved.seconds_left, moved.preview)
+    progress = look = result = None
+    if board is not None and job.state == "running":
+        moved, looked = board.progress(job.id), board.looked(job.id)
+        progress, look = _progress(moved) if moved else None, looked.look if looked else None
     if job.outcome is not None:
         files = [_file(job, file) for file in job.outcome.files]
         result = ResultView(files, list(job.outcome.warnings), dict(job.outcome.facts))
     times = job.created, job.started, job.ended
-    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, job.failure, result)
+    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, look, job.failure, result)
+
+
+def _progress(moved: Moved) -> ProgressView:
+    told = moved.step, moved.num_steps, moved.stage, moved.seconds_left, moved.preview
+    return ProgressView(*told, moved.figures)
 
 
 def _file(job: Job, file: StoredFile) -> FileView:
@@ -137,7 +186,7 @@ async def submit(body: Submission, request: Request, response: Response, key: Ke
     jobs = jobs_of(request)
     job = await jobs.submit(body.kind, body.request, owner=owner_of(request), key=f"v1:{key}" if key else None)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return view(job, jobs.board.progress(job.id))
+    return view(job, jobs.board)
 
 
 @router.get("/jobs", tags=["jobs"])
@@ -151,7 +200,7 @@ async def jobs_list(
     jobs = jobs_of(request)
     found = await jobs.recent(owner=owner_of(request), states=state or (), limit=limit, before=before)
     last = found[-1].created if len(found) == limit else None
-    return JobList([view(job, jobs.board.progress(job.id)) for job in found], last)
+    return JobList([view(job, jobs.board) for job in found], last)
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"])
@@ -159,7 +208,7 @@ async def job_get(job_id: JobId, request: Request) -> JobView:
     """Look at a job."""
     jobs = jobs_of(request)
     job = await jobs.get(job_id, owner=owner_of(request))
-    return view(job, jobs.board.progress(job.id))
+    return view(job, jobs.board)
 
 
 @router.get("/jobs/{job_id}/request", tags=["jobs"])
@@ -172,7 +221,10 @@ async def job_request(job_id: JobId, request: Request) -> Submission:
 
 @router.post("/jobs/{job_id}/{action}", tags=["jobs"])
 async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
-    """Cancel a job; let it finish now with what there is; pause or resume it; make it the first or last of yours."""
+    """Cancel a job; let it finish now with what there is; pause or resume it; make it the first or last of yours.
+
+    A training that was cancelled, or that failed, can be resumed too: it goes on from where it was saved.
+    """
     jobs, owner = jobs_of(request), owner_of(request)
     if action == "cancel":
         job = await jobs.cancel(job_id, owner=owner)
@@ -183,7 +235,7 @@ async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
         job = await jobs.reorder(job_id, action == "first", owner=owner)
     else:
         job = await (jobs.pause if action == "pause" else jobs.resume)(job_id, owner=owner)
-    return view(job, jobs.board.progress(job.id))
+    return view(job, jobs.board)
 
 
 @router.delete("/jobs/{job_id}", status_code=204, tags=["jobs"])
@@ -206,8 +258,8 @@ async def job_file(job_id: JobId, name: str, request: Request) -> Response:
 
 @router.get("/jobs/{job_id}/events", tags=["jobs"], response_class=StreamingResponse)
 async def job_events(job_id: JobId, request: Request) -> Response:
-    """Watch a job until it ends: server-sent events `job` (a JobView, at every change) and `progress` (a ProgressView,
-    at every step)."""
+    """Watch a job until it ends: server-sent events `job` (a JobView, at every change), `progress` (a ProgressView, at
+    every step) and, of a training, `look` (a LookView)."""
     jobs, owner = jobs_of(request), owner_of(request)
     await jobs.get(job_id, owner=owner)
     lines = _events(jobs, job_id, owner)
@@ -233,11 +285,12 @@ async def _events(jobs: Jobs, job_id: str, owner: str) -> AsyncIterator[str]:
             following.cancel()
 
 
-def _event(news: Job | Moved) -> str:
+def _event(news: Job | Moved | Looked) -> str:
     if isinstance(news, Job):
         return f"event: job\ndata: {_JOB.dump_json(view(news)).decode()}\n\n"
-    progress = ProgressView(news.step, news.num_steps, news.stage, news.seconds_left, news.preview)
-    return f"event: progress\ndata: {_PROGRESS.dump_json(progress).decode()}\n\n"
+    if isinstance(news, Looked):
+        return f"event: look\ndata: {_LOOK.dump_json(news.look).decode()}\n\n"
+    return f"event: progress\ndata: {_PROGRESS.dump_json(_progress(news)).decode()}\n\n"
 
 
 # ---- what there is
@@ -314,7 +367,21 @@ async def look(request: Request) -> None:
     await jobs_of(request).dispatcher.look()
 
 
-SUBMISSIONS: dict[str, type[Any]] = {"generate": GenerateJob, "annotate": AnnotateJob}
+@router.get("/datasets", tags=["models"])
+async def datasets(request: Request) -> list[str]:
+    """List the data sets that trainings, evaluations and new data sets may name."""
+    return await asyncio.to_thread(data_sets.names, jobs_of(request).settings.data_roots)
+
+
+SUBMISSIONS: dict[str, type[Any]] = {
+    "generate": GenerateJob,
+    "annotate": AnnotateJob,
+    "upscale": UpscaleJob,
+    "teach": TeachJob,
+    "evaluate": EvaluateJob,
+    "dataset": DatasetJob,
+}
+_LOOK: TypeAdapter[LookView] = TypeAdapter(LookView)
 _JOB: TypeAdapter[JobView] = TypeAdapter(JobView)
 _PROGRESS: TypeAdapter[ProgressView] = TypeAdapter(ProgressView)
 

@@ -6,6 +6,7 @@ They run in the worker's process. Their files are written into the attempt's own
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,20 +24,27 @@ from disegno.engine.record import png_bytes
 from disegno.engine.studio import Studio
 from disegno.serving.bounds import check_cost
 from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
+from disegno.serving.pictures import png
 from disegno.serving.settings import Limits
+from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Outcome, StoredFile
 
-Running = Generator[Phase | Progress, None, Outcome]
+Running = Generator[Phase | Progress | Moved | Looked, None, Outcome]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt."""
+    """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt.
+
+    `data_roots`: folders below which data sets lie; `job`: its id.
+    """
 
     studio: Studio
     limits: Limits
     folder: Path
     keep: Path
+    data_roots: tuple[Path, ...] = ()
+    job: str = ""
 
     def write(self, name: str, role: str, content: bytes, media_type: str = "image/png") -> StoredFile:
         """Return the file, which is on the disk now."""
@@ -46,6 +54,15 @@ class Bench:
             os.fsync(file.fileno())
         return StoredFile(name, role, media_type, len(content), hashlib.sha256(content).hexdigest())
 
+    def copy(self, file: Path, role: str, media_type: str) -> StoredFile:
+        """Return a copy of a file, which is on the disk now; it may be gigabytes long."""
+        target = self.folder / file.name
+        shutil.copyfile(file, target)
+        with target.open("rb+") as copied:
+            os.fsync(copied.fileno())
+            digest = hashlib.file_digest(copied, "sha256").hexdigest()
+        return StoredFile(file.name, role, media_type, target.stat().st_size, digest)
+
 
 def generate(request: Request, bench: Bench) -> Running:
     """Draw pictures: N.png are the images with their records, condition-N.png what each control was shown."""
@@ -54,7 +71,7 @@ def generate(request: Request, bench: Bench) -> Running:
     check_cost(asked, bench.limits)  # with the sizes and steps that were left to the model and to the pictures
     result = yield from draw(asked, bench.studio, album)
     files = [bench.write(f"{i}.png", "image", png_bytes(result, i)) for i in range(len(result.images))]
-    shown = [_png(condition) for condition in result.conditions]
+    shown = [png(condition) for condition in result.conditions]
     files += [bench.write(f"condition-{i}.png", "condition", content) for i, content in enumerate(shown)]
     return Outcome(tuple(files), result.warnings, _facts(result))
 
@@ -85,14 +102,6 @@ def _pictures_of(value: Any) -> list[tuple[Any, Any]]:
     return found + [pair for _, item in items for pair in _pictures_of(item)]
 
 
-def _png(picture: Image.Image) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     """Draw what an annotator sees: drawing.png."""
     from disegno.annotators import ANNOTATORS
@@ -106,7 +115,7 @@ def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     drawing = annotate_at(module, picture, params, request.resolution, request.back)
     if request.width and request.height:
         drawing = fit(drawing, request.width, request.height, request.resize)
-    file = bench.write("drawing.png", "image", _png(Image.fromarray(drawing)))
+    file = bench.write("drawing.png", "image", png(Image.fromarray(drawing)))
     facts = {"annotator": request.name, "params": TypeAdapter(type(params)).dump_python(params, mode="json")}
     return Outcome((file,), (), facts)
 
@@ -126,7 +135,7 @@ def upscale(request: UpscaleRequest, bench: Bench) -> Running:
     out = Image.blend(larger[0], larger[1], request.weight) if len(larger) == 2 else larger[0]
     if request.cut_width and request.cut_height:
         out = _middle(out, request.cut_width, request.cut_height)
-    return Outcome((bench.write("upscaled.png", "image", _png(out)),))
+    return Outcome((bench.write("upscaled.png", "image", png(out)),))
 
 
 def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:

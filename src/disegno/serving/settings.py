@@ -53,6 +53,12 @@ class Limits:
     """Of the requests that wait, with their pictures."""
     streams_per_user: int = 32
     """Event streams that one user holds open."""
+    teach_steps: int = 1_000_000
+    """Optimiser steps of one training."""
+    teach_rows: int = 4096
+    """Examples in one optimiser step, and pairs that a training holds out."""
+    evaluate_pairs: int = 10_000
+    """Pairs of one evaluation."""
     tries_per_minute: int = 10
     """Wrong passwords or keys from one address."""
 
@@ -89,8 +95,10 @@ class ServerSettings:
     """Names by which this server is called beside its address, as example.org, for use behind a proxy."""
     allow_urls: tuple[str, ...] = ()
     """Hosts from which pictures may be fetched; empty: pictures come inside the request only."""
+    data_roots: tuple[Path, ...] = ()
+    """Folders in which data sets lie, each a folder; new ones are made in the first. Empty: nothing is taught here."""
     workers: int = 1
-    """Processes that hold the model."""
+    """Processes that hold the model. Trainings, evaluations and new data sets have one of their own beside them."""
     together: int = 4
     """Jobs that one worker steps in turn, or in one batch."""
     sharing: Literal["exact", "auto", "always"] = "auto"

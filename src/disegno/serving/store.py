@@ -205,17 +205,16 @@ class Store:
             mine = at.execute(sa.select(sa.func.count()).where(waiting, _JOBS.c.owner == owner)).scalar() or 0
         return Load(mine, queued, int(num_bytes))
 
-    def heads(self) -> list[Job]:
-        """Return, for every owner with jobs in the queue, the next one."""
+    def heads(self, kinds: Sequence[str]) -> list[Job]:
+        """Return, for every owner with jobs of these kinds in the queue, the next one."""
+        queued = sa.and_(_JOBS.c.state == "queued", _JOBS.c.kind.in_(kinds))
         firsts = (
             sa.select(_JOBS.c.owner, sa.func.min(_JOBS.c.position).label("position"))
-            .where(_JOBS.c.state == "queued")
+            .where(queued)
             .group_by(_JOBS.c.owner)
             .subquery()
         )
-        match = sa.and_(
-            _JOBS.c.owner == firsts.c.owner, _JOBS.c.position == firsts.c.position, _JOBS.c.state == "queued"
-        )
+        match = sa.and_(_JOBS.c.owner == firsts.c.owner, _JOBS.c.position == firsts.c.position, queued)
         with self.engine.connect() as at:
             return [_job(row) for row in at.execute(sa.select(_JOBS).join(firsts, match))]
 
@@ -279,6 +278,11 @@ class Store:
         """Let a paused job take its turn again."""
         return self._move(job_id, ("paused",), state="queued")
 
+    def revive(self, job_id: str) -> Job | None:
+        """Put a job that was cancelled or failed back into the queue, with all its attempts before it."""
+        fresh: dict[str, Any] = {"attempts": 0, "failure": None, "started": None, "ended": None}
+        return self._move(job_id, ("cancelled", "failed"), state="queued", **fresh)
+
     def reorder(self, job_id: str, first: bool) -> Job | None:
         """Make a waiting job the first or the last of its owner's."""
         owner = sa.select(_JOBS.c.owner).where(_JOBS.c.id == job_id).scalar_subquery()
@@ -311,8 +315,8 @@ class Store:
             return set(at.execute(sa.select(_JOBS.c.id).where(_JOBS.c.state == "done")).scalars())
 
     def unfinished(self) -> set[str]:
-        """Return the id of every job that may still be carried out, or that failed: what it kept may be wanted."""
-        states = (*WAITING, "running", "failed")
+        """Return the id of every job that may still be carried out, or resumed: what it kept may be wanted."""
+        states = (*WAITING, "running", "failed", "cancelled")
         with self.engine.connect() as at:
             return set(at.execute(sa.select(_JOBS.c.id).where(_JOBS.c.state.in_(states))).scalars())
 

@@ -4,12 +4,13 @@ JSON and not pickle: a worker opens strangers' files, so nothing that it says is
 """
 
 import struct
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from disegno.serving.words import Catalogue, Failure, Outcome
+from disegno.serving.words import Catalogue, Failure, LookView, Outcome
 
 OPENING = "opening"  # the stage of a job whose model is being opened
 MAX_FRAME_BYTES = 256 * 2**20
@@ -26,6 +27,10 @@ class Open:
     machine: dict[str, Any]
     limits: dict[str, Any]
     sharing: Literal["exact", "auto", "always"] = "auto"
+    data_roots: tuple[str, ...] = ()
+    """Folders below which data sets lie."""
+    warm: bool = True
+    """Open the built-in model before the first job."""
     tag: Literal["open"] = "open"
 
 
@@ -86,7 +91,18 @@ class Moved:
     seconds_left: float | None = None
     preview: str | None = None
     """A small picture as a data URI."""
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a training: loss, rate, gradient."""
     tag: Literal["moved"] = "moved"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A training has looked at what was learned."""
+
+    job: str
+    look: LookView
+    tag: Literal["looked"] = "looked"
 
 
 @dataclass(frozen=True)
@@ -110,10 +126,10 @@ class Logged:
 
 
 ToWorker = Annotated[Open | Start | Cancel | Finish | Look, Field(discriminator="tag")]
-FromWorker = Annotated[Ready | Moved | Ended | Logged, Field(discriminator="tag")]
+FromWorker = Annotated[Ready | Moved | Looked | Ended | Logged, Field(discriminator="tag")]
 
 TO_WORKER: TypeAdapter[Open | Start | Cancel | Finish | Look] = TypeAdapter(ToWorker)
-FROM_WORKER: TypeAdapter[Ready | Moved | Ended | Logged] = TypeAdapter(FromWorker)
+FROM_WORKER: TypeAdapter[Ready | Moved | Looked | Ended | Logged] = TypeAdapter(FromWorker)
 
 
 def frame(body: bytes) -> bytes:

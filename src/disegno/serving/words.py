@@ -49,6 +49,25 @@ class Outcome:
     """What else this kind of job tells: a generation its concrete request, its seeds, its environment, its timing."""
 
 
+@dataclass(frozen=True, config=_CONFIG)
+class LookView:
+    """What a training had learned by a step."""
+
+    step: int
+    loss: float | None
+    """Of the pairs that are held out."""
+    metrics: dict[str, float]
+    """Figures by name: the condition's own measure, its floor and ceiling, controllability."""
+    verdict: str
+    """early, learning, converged, not-learning."""
+    words: str
+    """The verdict in a sentence."""
+    reasons: tuple[str, ...] = ()
+    """Why it does not learn, each with what to do."""
+    sheet: str | None = None
+    """Pictures as a data URI: a line each for condition, pictures drawn, one without the control, the real one."""
+
+
 # ---- what there is
 
 

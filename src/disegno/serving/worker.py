@@ -12,13 +12,27 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from disegno.serving import wire
-from disegno.serving.wire import FROM_WORKER, TO_WORKER, Cancel, Ended, Finish, Logged, Look, Moved, Open, Ready, Start
+from disegno.serving.wire import (
+    FROM_WORKER,
+    TO_WORKER,
+    Cancel,
+    Ended,
+    Finish,
+    Logged,
+    Look,
+    Looked,
+    Moved,
+    Open,
+    Ready,
+    Start,
+)
 
 Message = Open | Start | Cancel | Finish | Look
-Say = Callable[[Ready | Moved | Ended | Logged], None]
+Say = Callable[[Ready | Moved | Looked | Ended | Logged], None]
 
 
 class _ToServer(logging.Handler):
@@ -52,7 +66,7 @@ def _streams() -> tuple[BinaryIO, BinaryIO]:
 def _sayer(stream: BinaryIO) -> Say:
     lock = threading.Lock()
 
-    def say(message: Ready | Moved | Ended | Logged) -> None:
+    def say(message: Ready | Moved | Looked | Ended | Logged) -> None:
         body = wire.frame(FROM_WORKER.dump_json(message))
         with lock:
             stream.write(body)
@@ -75,7 +89,8 @@ def _open(opening: Open, say: Say) -> Any:
     machine = TypeAdapter(Settings).validate_python(opening.machine)
     limits = TypeAdapter(Limits).validate_python(opening.limits)
     own = pictures.Limits(limits.picture_bytes, limits.picture_pixels, paths=False)
-    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing))
+    roots = tuple(Path(root) for root in opening.data_roots)
+    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots)
 
 
 def main() -> None:
@@ -89,7 +104,7 @@ def main() -> None:
     assert isinstance(opening, Open), "the first frame opens the studio"
     desk = _open(opening, say)
     desk.look()
-    if inbox.empty():
+    if opening.warm and inbox.empty():
         desk.warm()
     while True:
         while desk.idle or not inbox.empty():

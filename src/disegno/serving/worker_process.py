@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from disegno.serving import wire
+from disegno.serving.kinds import Lane
 from disegno.serving.store import Job
 from disegno.serving.wire import (
     FROM_WORKER,
@@ -29,17 +30,21 @@ log = logging.getLogger(__name__)
 
 OPENING_SECONDS = 300.0  # the least patience with a model that is being opened, from a slow disk perhaps
 
-Said = Callable[["WorkerProcess", wire.Ready | wire.Moved | wire.Ended], None]
+Said = Callable[["WorkerProcess", wire.Ready | wire.Moved | wire.Looked | wire.Ended], None]
 Gone = Callable[["WorkerProcess"], None]
 
 
 @dataclass
 class WorkerProcess:
-    """A process that holds the model. `jobs`: what it is carrying out; `share`: what those jobs have in common."""
+    """A process that holds the model. `jobs`: what it is carrying out; `share`: what those jobs have in common.
+
+    `lane`: whose jobs it takes; the workers of "school" are started for a job, and rest when there is none.
+    """
 
     number: int
     said: Said
     gone: Gone
+    lane: Lane = "draw"
     process: asyncio.subprocess.Process | None = None
     ready: bool = False
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
@@ -57,7 +62,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-        self.ready, self.is_opening, self.last_word = False, True, time.monotonic()
+        self.ready, self.ending, self.is_opening, self.last_word = False, False, True, time.monotonic()
         self._listener = asyncio.create_task(self._listen())
         await self.send(opening)
 
@@ -97,7 +102,7 @@ class WorkerProcess:
         self.ready = False
         self.gone(self)
 
-    def _hear(self, message: Ready | Moved | wire.Ended | Logged) -> None:
+    def _hear(self, message: Ready | Moved | wire.Looked | wire.Ended | Logged) -> None:
         self.last_word = time.monotonic()
         if isinstance(message, Logged):
             logging.getLogger(message.logger).log(message.level, "worker %d: %s", self.number, message.message)
@@ -133,3 +138,4 @@ class WorkerProcess:
             self.kill()
         if self._listener is not None:
             await self._listener
+        self.process = None
