@@ -16,6 +16,7 @@ from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
 from disegno.core.errors import KeyMismatch, RequestError, UnknownName, WrongFamily
 from disegno.core.request import Hires, LoraUse
+from disegno.engine import batch
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
 from disegno.weights.save import save_safetensors
@@ -285,6 +286,17 @@ def test_texts_that_change_too_often_are_refused(studio: Studio, monkeypatch: py
     assert _draw(studio, prompt="[a|b|c]", steps=4)
     with pytest.raises(RequestError, match="more than 308 tokens over all steps"):
         _draw(studio, prompt="[a|b|c|d]", steps=4)
+
+
+def test_many_parts_and_pictures_are_evaluated_in_portions(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"prompt": "a cat AND snow AND a dog :-0.5", "batch": 3, "steps": 2}
+    whole, sizes, call = _draw(studio, **fields), list[int](), batch._call
+    monkeypatch.setattr(batch, "MAX_CELLS", 5 * 8 * 8)
+    monkeypatch.setattr(batch, "_call", lambda rows, *others: sizes.append(len(rows)) or call(rows, *others))
+    assert _same(whole, _draw(studio, **fields), by=1)
+    assert sizes == [5, 5, 2] * 2  # 9 rows of parts and 3 of the negative prompt, at each step
+    with pytest.raises(RequestError, match="has 200 parts between AND; at most 128"):
+        _draw(studio, prompt=" AND ".join("a" * 200))
 
 
 @pytest.mark.parametrize("prompt", ["(" * 3000 + "a", "[" * 2000 + "a:b:0.5]" * 2000, "((a:1e9):-9) AND b:-3"])

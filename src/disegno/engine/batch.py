@@ -26,7 +26,7 @@ from disegno.engine.tiles import Window, averaged
 from disegno.loras.apply import NO_LORAS, Loras
 from disegno.samplers.base import Answer, Eval, Sampling
 
-MAX_CELLS = 32 * 64 * 64  # latent cells of one evaluation, where it is of several calls: 16 guided pictures of 512 px
+MAX_CELLS = 32 * 64 * 64  # latent cells of one evaluation, unless one row has more: 16 guided pictures of 512 px
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _extra(extra: Tensor | None, rows: Sequence[TextRow]) -> Tensor | None:
 def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Call]:
     """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
 
-    One call for each length of text among its rows. `view`: unset, all of the canvas.
+    One call for each length of text among its rows, and for each MAX_CELLS. `view`: unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
@@ -142,7 +142,9 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Cal
     if view.window is not None:
         x, extra = view.window.cut(x), None if extra is None else view.window.cut(extra)
     t = timestep(backbone, question.sigma).to(x.device)
-    calls = (_call(rows, x, t, extra, backbone) for rows in by_length(_rows(run, question)))
+    most = max(1, MAX_CELLS // x[0, 0].numel())
+    portions = (rows[i : i + most] for rows in by_length(_rows(run, question)) for i in range(0, len(rows), most))
+    calls = (_call(rows, x, t, extra, backbone) for rows in portions)
     return [reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls]
 
 

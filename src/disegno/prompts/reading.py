@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from disegno.core.errors import RequestError
 from disegno.core.request import LoraUse
 from disegno.prompts.comments import without_comments
 from disegno.prompts.composition import split_parts
@@ -11,6 +12,8 @@ from disegno.prompts.networks import LORA_KINDS, Tag, cut_tags, lora_of
 from disegno.prompts.schedule import Span, schedule
 from disegno.prompts.styles import Style, merge_styles
 from disegno.prompts.wildcards import fill_wildcards
+
+MAX_PARTS = 128  # each is evaluated by itself at every step
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ class Steps:
 
 
 def read(written: Written, steps: Steps) -> Wording:
-    """Return the texts, read. Raises RequestError where a LoRA's tag cannot be read."""
+    """Return the texts, read. Raises RequestError where a LoRA's tag cannot be read, or there are too many parts."""
     prompt, tags = cut_tags(written.prompt)
     parts = split_parts(prompt)
+    if len(parts) > MAX_PARTS:
+        raise RequestError(f"The prompt has {len(parts)} parts between AND; at most {MAX_PARTS} are drawn together.")
     return Wording(
         parts=tuple(Line(steps.spans(part.text), part.weight) for part in parts),
         negative=Line(steps.spans(written.negative)),
