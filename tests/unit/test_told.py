@@ -211,3 +211,19 @@ def test_every_text_that_a1111_wrote_is_a_request_or_is_said_to_be_none(name: st
         request = make_request(told.fields)
         assert request.steps and request.seed >= -1
         assert not any("First pass" in doubt for doubt in told.doubts)
+
+
+def test_pictures_of_novelai_are_told_in_a1111s_words(tmp_path: Path) -> None:
+    comment = {"steps": 28, "sampler": "k_dpmpp_2m", "seed": 77, "scale": 11.0, "uc": "lowres, bad"}
+    for content, expected in ((json.dumps(comment), 28), ('{"steps": 28}', None), ("[" * 100_000, None)):
+        info = PngInfo()
+        for name, value in (("Software", "NovelAI"), ("Description", "a {fox}"), ("Comment", content)):
+            info.add_text(name, value)
+        Image.new("RGB", (64, 128)).save(tmp_path / "a.png", pnginfo=info)
+        if expected is None:
+            with pytest.raises(BadImage, match="does not say how it was made"):
+                read(tmp_path / "a.png")
+            continue
+        request = read(tmp_path / "a.png").request
+        assert (request.prompt, request.negative, request.steps, request.cfg) == ("a {fox}", "lowres, bad", 28, 11.0)
+        assert (request.seed, request.height, request.clip_skip, request.seed_delta) == (77, 128, 2, 31337)

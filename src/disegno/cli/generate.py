@@ -159,10 +159,10 @@ def command(
       disegno generate "a red car" --x cfg=2,4,6 --y seed=1-3 -o plot.png
       disegno generate --again out/picture.png
     """
-    if prompt is None and again is None and not given.get("prompts"):
+    if prompt is None and again is None and not (given.get("prompts") or given.get("init__image")):
         raise RequestError(
             'There is nothing to draw: give a sentence, as in disegno generate "a red car on a city street",'
-            " or --again PICTURE."
+            " or --from PICTURE, or --again PICTURE."
         )
     began = time.perf_counter()
     require_out(out)

@@ -1,4 +1,11 @@
-"""The text that a picture carries beside its pixels: A1111's parameters, in PNG, JPEG, WebP and GIF files."""
+"""The text that a picture carries beside its pixels: A1111's parameters, in PNG, JPEG, WebP and GIF files.
+
+What NovelAI writes is told in A1111's words, as A1111 does.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 from PIL.ExifTags import IFD
@@ -11,6 +18,21 @@ KEY = "parameters"
 MAX_CHARACTERS = 1 << 20
 _MAX_JPEG_EXIF = 65_533 - 6  # bytes of a JPEG segment, without its length and "Exif\0\0"
 _USER_COMMENT = 0x9286
+_NOVELAI = "NovelAI"
+_NOVELAI_SAMPLERS = {
+    "k_euler": "Euler",
+    "k_euler_ancestral": "Euler a",
+    "k_dpmpp_2m": "DPM++ 2M",
+    "k_dpmpp_2s_ancestral": "DPM++ 2S a",
+    "k_dpmpp_sde": "DPM++ SDE",
+    "k_dpm_fast": "DPM fast",
+    "k_dpm_2": "DPM2",
+    "k_dpm_2_ancestral": "DPM2 a",
+    "k_heun": "Heun",
+    "k_lms": "LMS",
+    "ddim": "DDIM",
+    "plms": "PLMS",
+}
 _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 
 
@@ -30,11 +52,26 @@ def text_in(picture: Image.Image) -> str | None:
     text = picture.info.get(KEY)
     if isinstance(text, str):
         return text
+    if picture.info.get("Software") == _NOVELAI:
+        return _of_novelai(picture.info, picture.size)
     comment = picture.getexif().get_ifd(IFD.Exif).get(_USER_COMMENT)
     if isinstance(comment, bytes):
         return _comment(comment)
     comment = picture.info.get("comment")
     return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else None
+
+
+def _of_novelai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
+    """Return the text of a picture of NovelAI; None where its JSON cannot be read."""
+    try:
+        told: Any = json.loads(str(info.get("Comment")))
+        sampler = _NOVELAI_SAMPLERS.get(str(told["sampler"]), "Euler a")  # A1111 parity: what it does not know
+        line = f"Steps: {told['steps']}, Sampler: {sampler}, CFG scale: {told['scale']}, Seed: {told['seed']}"
+        negative = told["uc"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    said = f"{line}, Size: {size[0]}x{size[1]}, Clip skip: 2, ENSD: 31337"
+    return f"{info.get('Description', '')}\nNegative prompt: {negative}\n{said}"
 
 
 def _comment(comment: bytes) -> str | None:
