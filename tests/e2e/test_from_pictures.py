@@ -168,6 +168,16 @@ def test_a_mask_that_masks_nothing_is_said(folder: Path, studio: Studio) -> None
         _draw(_from(folder, outpaint=Outpaint(left=64)), studio)
 
 
+def test_what_decides_nothing_is_said(folder: Path, studio: Studio) -> None:
+    plain = _draw(_from(folder), studio)
+    said = _draw(replace(_from(folder, fill="noise", mask_blur=9), image_cfg=3.0), studio)
+    assert np.array_equal(_pixels(plain), _pixels(said)) and not plain.warnings
+    assert said.warnings == (
+        "There is no mask, of which fill, mask_blur is said: it was passed over.",
+        "image_cfg was passed over: it is for models that edit by instruction.",
+    )
+
+
 def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, mask="mask.png", denoise=1.0, fill="nothing"), model="inpainter")
     found = _pixels(_draw(request, studio))

@@ -75,3 +75,12 @@ def test_pictures_from_pictures_round_trip() -> None:
 def test_what_cannot_be_together_is_said(fields: dict[str, object], what: str) -> None:
     with pytest.raises(RequestError, match=what):
         make_request(fields)
+
+
+def test_fields_that_do_not_go_together_are_said_in_one_sentence() -> None:
+    with pytest.raises(RequestError) as caught:
+        make_request({"init": {"image": "a.png", "mask": "m.png"}, "hires": {}})
+    assert str(caught.value) == (
+        "The request is not valid. request: a hires pass draws the whole picture: leave it out, or the mask and the"
+        " outpainting"
+    )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from disegno.core.curve import check_points, parse_curve, write_curve
 from disegno.core.errors import RequestError
@@ -305,8 +306,13 @@ _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 
 def describe(error: ValidationError) -> str:
     """Return a validation error as one readable line: each field, what is wrong with it, and what was given."""
-    faults = [(".".join(str(part) for part in fault["loc"]), fault) for fault in error.errors()]
-    return "; ".join(f"{where or 'request'}: {fault['msg']} (given: {fault['input']!r})" for where, fault in faults)
+    return "; ".join(_fault(".".join(str(part) for part in fault["loc"]), fault) for fault in error.errors())
+
+
+def _fault(where: str, fault: ErrorDetails) -> str:
+    """Return what is wrong with one field; of a group of fields, that they do not go together."""
+    text, given = fault["msg"].removeprefix("Value error, "), fault["input"]
+    return f"{where or 'request'}: {text}" + ("" if isinstance(given, dict) else f" (given: {given!r})")
 
 
 def make_request(fields: dict[str, Any]) -> Request:

@@ -16,6 +16,7 @@ NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
 MAX_SIDE = 4096  # of Request.width and height
 VAE_WHOLE_PIXELS = 1024 * 1024  # larger pictures go through the VAE in parts, unless the request says otherwise:
 VAE_TILE = 512  # at 1024 px Stable Diffusion's decoder takes 3 GiB in float32, at 512 px 0.8
+_OF_A_MASK = ("fill", "mask_mode", "mask_blur", "padding", "mask_weight")
 
 
 def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
@@ -63,6 +64,18 @@ def _init(init: InitImage) -> InitImage:
         fill=init.fill or ("fill" if init.outpaint else "original"),
         mask_blur_y=init.mask_blur if init.mask_blur_y is None else init.mask_blur_y,
     )
+
+
+def passed_over(request: Request, edits: bool) -> list[str]:
+    """Return what a concrete request says that decides nothing, in plain words. `edits`: whether its model does."""
+    init, doubts = request.init, list[str]()
+    if init is not None and init.mask is None and init.outpaint is None:
+        own = _init(InitImage(image=init.image))
+        said = ", ".join(name for name in _OF_A_MASK if getattr(init, name) != getattr(own, name))
+        doubts += [f"There is no mask, of which {said} is said: it was passed over."] if said else []
+    if request.image_cfg != Request().image_cfg and not edits:
+        doubts.append("image_cfg was passed over: it is for models that edit by instruction.")
+    return doubts
 
 
 def _hires(hires: Hires, request: Request) -> Hires:

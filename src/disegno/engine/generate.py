@@ -19,11 +19,12 @@ from disegno.diffusion.noise import batch_seeds
 from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
-from disegno.engine.concrete import concrete
+from disegno.engine.concrete import concrete, passed_over
 from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
 from disegno.engine.preview import Decoder, previews_of
+from disegno.engine.runs import edits
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
 from disegno.engine.wording import word
@@ -111,7 +112,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     times.append(time.perf_counter())
     images = _finished(drawn, last, second)
     times.append(time.perf_counter())
-    warnings = (*(text for phase in phases for text in phase.warnings), *job.backbone.warnings)
+    said = (text for phase in phases for text in phase.warnings)
+    warnings = (*said, *job.backbone.warnings, *passed_over(job.request, edits(job.backbone)))
     return Result(
         images=images,
         request=job.request,
