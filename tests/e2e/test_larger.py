@@ -16,6 +16,7 @@ from disegno.core.request import Hires, InitImage, Tiles, make_request
 from disegno.core.result import Progress
 from disegno.engine.generate import draw
 from disegno.engine.record import read
+from disegno.engine.sheet import result_sheet
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
 
@@ -100,6 +101,15 @@ def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Stud
         for which in ("both", "first", "hires")
     }
     assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
+    with pytest.raises(UnknownName):
+        next(draw(replace(SMALL, controls=(replace(unit, name="nobody", passes="hires"),)), studio))
+    two = replace(SMALL, batch=2, controls=(replace(unit, passes="hires"), replace(unit, annotate="invert")))
+    result = _draw(two, studio)
+    assert [condition.size for condition in result.conditions] == [(96, 96), (64, 64)]  # in the request's order
+    assert [result.labels[f"ControlNet {i}"].split(",")[0] for i in (0, 1)] == ["Module: canny", "Module: invert"]
+    assert result_sheet(result).width > 4 * 256
+    alone = [replace(SMALL, hires=None, controls=(replace(unit, passes=which),)) for which in ("both", "hires")]
+    assert np.array_equal(*(_pixels(_draw(request, studio)) for request in alone))  # of a single pass
     region = replace(unit, region=str(folder / "ramp.png"), curve="1@0,0.5@1")
     assert _draw(replace(SMALL, controls=(region,)), studio).images[0].size == (96, 96)
 

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -27,6 +27,7 @@ from disegno.engine.preview import Decoder, previews_of
 from disegno.engine.runs import edits
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
+from disegno.engine.units import Prepared
 from disegno.engine.wording import word
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
@@ -118,15 +119,23 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
         images=images,
         request=job.request,
         seeds=job.seeds,
-        conditions=tuple(prepared.condition for prepared in phases[0].prepared),
+        conditions=tuple(prepared.condition for prepared in _shown(phases)),
         warnings=tuple(dict.fromkeys(warnings)),
         environment=environment(studio, job.backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
         sources=album.sources() if needs_sources(job.request) else {},
         prompts=tuple(written.prompt for written in job.worded.written),
         negatives=tuple(written.negative for written in job.worded.written),
-        labels=labels_of(job, phases[0]),
+        labels=labels_of(job, phases[0].told, _shown(phases)),
     )
+
+
+def _shown(phases: Sequence[Phase]) -> list[Prepared]:
+    """Return every control as it acted first, in the request's order."""
+    first: dict[int, Prepared] = {}
+    for prepared in (prepared for phase in phases for prepared in phase.prepared):
+        first.setdefault(prepared.place, prepared)
+    return [first[place] for place in sorted(first)]
 
 
 def unchanged(job: Job) -> list[Image.Image] | None:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from disegno.core.infotext import unit_text
 from disegno.diffusion.schedules import AUTOMATIC, SCHEDULES
-from disegno.engine.phases import Job, Phase
+from disegno.engine.phases import Job
 from disegno.engine.studio import BUILT_IN
+from disegno.engine.units import Prepared
+from disegno.engine.wording import Encoded
 from disegno.loras.apply import Loras
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.learnt import LearntVectors
@@ -13,10 +15,10 @@ from disegno.text.learnt import LearntVectors
 _MODEL_DIGITS, _FILE_DIGITS = 10, 12  # A1111 parity
 
 
-def labels_of(job: Job, phase: Phase) -> dict[str, str]:
-    """Return what is known of a generation's files by A1111's names. `phase`: the first one, prepared."""
-    request, told = job.request, phase.told
-    units = zip(request.controls, phase.prepared, strict=False)  # none is prepared where nothing was drawn
+def labels_of(job: Job, told: Encoded | None, controls: Sequence[Prepared]) -> dict[str, str]:
+    """Return what is known of a generation's files by A1111's names. `controls`: those that acted."""
+    request = job.request
+    units = [(request.controls[prepared.place], prepared) for prepared in controls]
     return {
         **_schedule(request.sampler or "", request.schedule or ""),
         **_model(job),

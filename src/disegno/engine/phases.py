@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -114,9 +115,14 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
 
 
 def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
-    """Return the controls that act in a pass."""
-    units = [unit for unit in job.request.controls if unit.passes in ("both", which)]
-    return tuple(prepare(unit, scene, job.backbone, job.studio) for unit in units)
+    """Return the controls that act in a pass. A1111 parity: of a single pass, all of them."""
+    hires = job.request.hires
+    acting = ("both", which) if hires is not None and hires.denoise else get_args(ControlPass)
+    return tuple(
+        replace(prepare(unit, scene, job.backbone, job.studio), place=place)
+        for place, unit in enumerate(job.request.controls)
+        if unit.passes in acting
+    )
 
 
 def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:

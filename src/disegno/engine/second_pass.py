@@ -50,6 +50,9 @@ def open_second(job: Job) -> Second | None:
         )
     height, width = target.latent_size(backbone.downscale)
     backbone.check_size(width * backbone.downscale, height * backbone.downscale)
+    for unit in request.controls if hires.denoise else ():
+        if unit.passes != "first":
+            job.studio.controller(unit, backbone)  # what is wrong with it is said now
     worded = word(request, job.seeds, job.studio, part=1)
     second = replace(job, request=_request(request, hires), backbone=backbone, worded=worded)
     return Second(hires, second, target, mode or find_upscaler(hires.upscaler, job.studio))

@@ -45,13 +45,14 @@ class Scene:
 class Prepared:
     """A unit, ready: the control that acts (one for each window, else one), what it was shown, and what is doubtful.
 
-    `annotator`: what drew the condition.
+    `annotator`: what drew the condition. `place`: the unit's among the request's controls.
     """
 
     controls: tuple[Control, ...]
     condition: Image.Image
     warnings: tuple[str, ...]
     annotator: str | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
