@@ -9,7 +9,7 @@ from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import ControlUnit, Hires, Request
 from disegno.core.result import Result
 from disegno.engine.plot import Axis, Plotted, parse_axis, plan_matrix, plan_plot, spread
-from disegno.engine.sheet import table, wrapped
+from disegno.engine.sheet import sheet, table, wrapped
 
 pytestmark = pytest.mark.unit
 
@@ -135,6 +135,17 @@ def test_the_sheet_has_every_picture_in_its_place() -> None:
     assert set(colours) <= found
     one = Plotted(plan_plot(REQUEST, [parse_axis("cfg=1,2")]), results[:2]).page()
     assert one.width < page.width and one.height < page.height
+
+
+def test_a_sheet_of_much_is_no_larger_than_a_file_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("plot", "sheet"):
+        monkeypatch.setattr(f"disegno.engine.{module}.MAX_SIDE_PX", 1200)
+    plot = plan_plot(REQUEST, [parse_axis("cfg=1-8"), parse_axis("steps=1-2"), parse_axis("seed=1-4")])
+    large = Image.new("RGB", (400, 200))
+    result = Result(images=(large, large), request=REQUEST, seeds=(0, 1))
+    page = Plotted(plot, (result,) * len(plot.cells)).page()
+    assert 1200 <= page.width < 1400 and page.height < 1200
+    assert max(sheet([large] * 9, ["x"] * 9).size) < 1400
 
 
 def test_labels_are_short_and_no_letter_of_them_is_lost() -> None:

@@ -18,7 +18,7 @@ from disegno.core.result import Result
 from disegno.core.told import read_unit, told_of
 from disegno.engine.embedded import exif_of, parameters_of
 from disegno.engine.record import read
-from disegno.engine.writing import write_picture
+from disegno.engine.writing import write_picture, write_plain
 
 pytestmark = pytest.mark.unit
 
@@ -192,6 +192,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_other_endings_and_too_long_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"\.bmp.*\.webp"):
         write_picture(tmp_path / "a.bmp", _result(), 0)
+    with pytest.raises(RequestError, match=r"WEBP file cannot hold this picture of 17000 x 1 pixels.*\.png"):
+        write_plain(tmp_path / "a.webp", Image.new("RGB", (17000, 1)))
     long = replace(_result(), prompts=("word " * 9000, "x"))
     with pytest.raises(RequestError, match=r"JPEG file holds 65527"):
         write_picture(tmp_path / "a.jpg", long, 0)

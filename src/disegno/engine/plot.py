@@ -22,7 +22,7 @@ from disegno.core.result import Progress, Result
 from disegno.core.settings import Settings
 from disegno.engine.concrete import NUM_SEEDS
 from disegno.engine.generate import generate
-from disegno.engine.sheet import strip, table
+from disegno.engine.sheet import MAX_SIDE_PX, strip, table
 from disegno.engine.studio import Studio
 
 MAX_CELLS = 256
@@ -67,8 +67,10 @@ class Plotted:
 
     def page(self) -> Image.Image:
         """Return everything on one sheet: x to the right, y downwards, z as tables below each other."""
-        at = {cell.place: strip(result.images) for cell, result in zip(self.plot.cells, self.results, strict=True)}
         xs, ys, zs = self.plot.labels
+        most = MAX_SIDE_PX // len(xs), MAX_SIDE_PX // (len(ys) * len(zs))
+        pairs = zip(self.plot.cells, self.results, strict=True)
+        at = {cell.place: strip(result.images, *most) for cell, result in pairs}
         pages = [
             table([[at[x, y, z] for x in range(len(xs))] for y in range(len(ys))], xs, ys, MARGIN_PX)
             for z in range(len(zs))

@@ -11,6 +11,7 @@ CAPTION_PX = 22
 FONT_PX = 14
 LINE_PX = 18
 MAX_LINES = 8  # of a label
+MAX_SIDE_PX = 12_000  # of a sheet without its labels: WebP ends at 16,383, and 12,000 squared take 0.4 GB
 MAX_LABEL_PX = 320  # of a row's
 
 
@@ -29,8 +30,8 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
     if not pictures:
         raise ValueError("a sheet needs at least one picture")
     columns = columns or (len(pictures) if len(pictures) <= 5 else round(len(pictures) ** 0.5 + 0.4))
-    cell = cell_px or max(256, *(max(p.size) for p in pictures))
     rows = -(-len(pictures) // columns)
+    cell = cell_px or min(max(256, *(max(p.size) for p in pictures)), MAX_SIDE_PX // max(columns, rows))
     page = Image.new(
         "RGB",
         (columns * (cell + MARGIN_PX) + MARGIN_PX, rows * (cell + MARGIN_PX + CAPTION_PX) + MARGIN_PX),
@@ -61,8 +62,11 @@ def result_sheet(result: Result) -> Image.Image:
     return sheet([*result.conditions, *result.images], [*shown, *seeds])
 
 
-def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return the pictures side by side."""
+def strip(pictures: Sequence[Image.Image], width: int = MAX_SIDE_PX, height: int = MAX_SIDE_PX) -> Image.Image:
+    """Return the pictures side by side, smaller where they would be more than `width` or `height` pixels."""
+    scale = min(1.0, width / sum(p.width for p in pictures), height / max(p.height for p in pictures))
+    if scale < 1:
+        pictures = [_fitted(p, max(1, int(p.width * scale)), max(1, int(p.height * scale))) for p in pictures]
     height = max(picture.height for picture in pictures)
     page = Image.new("RGB", (sum(picture.width for picture in pictures), height), "white")
     left = 0

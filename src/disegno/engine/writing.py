@@ -54,7 +54,13 @@ def write_plain(path: Path, picture: Image.Image) -> None:
 
 def _encoded(picture: Image.Image, kind: str, options: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    try:
+        picture.save(buffer, format=kind, **options)
+    except (OSError, ValueError) as error:  # WebP ends at 16,383 pixels, JPEG at 65,535
+        size = f"{picture.width} x {picture.height}"
+        raise RequestError(
+            f"A {kind} file cannot hold this picture of {size} pixels ({error}). Choose .png."
+        ) from error
     return buffer.getvalue()
 
 
