@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
 from disegno.core.errors import BadData
 from disegno.training.data.doctor import examine
 from disegno.training.data.formats.listing import Options
+from disegno.training.data.making import Annotate
 from disegno.training.data.opening import open_rows
 from disegno.training.data.report import Report, as_json, as_text
 
@@ -161,6 +165,57 @@ def test_pictures_of_the_test_split_among_the_pairs_are_found(tmp_path: Path) ->
     assert [(p.kind, p.name, p.detail) for p in report.problems] == [
         ("leak", "2.png", "the same picture as test/0.png")
     ]
+
+
+def drawn(folder: Path, annotator: str, moved: dict[int, int]) -> Report:
+    """Return the report on twelve pictures with crossing bars and their drawings, some of them another's."""
+    pictures = [crossing(i) for i in range(12)]
+    draw = Annotate.of(annotator, {})
+    files = {f"image/{i}.png": png(pictures[i]) for i in range(12)}
+    files |= {f"condition/{i}.png": png(draw(pictures[moved.get(i, i)])) for i in range(12)}
+    return report_on(folders.write(folder, files))
+
+
+def crossing(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    across, down = np.meshgrid(np.arange(160), np.arange(128))  # many colours, as photographs have
+    image = np.stack([across, down, across // 2 + down // 2], axis=2).astype(np.uint8)
+    for _ in range(6):
+        at = [(int(x), int(y)) for x, y in rng.integers(0, (160, 128), (2, 2))]
+        cv2.line(image, *at, [int(c) for c in rng.integers(0, 256, 3)], int(rng.integers(4, 12)))
+    return image
+
+
+@pytest.mark.parametrize("annotator", ["canny", "scribble", "grayscale"])
+def test_drawings_of_other_pictures_are_found(tmp_path: Path, annotator: str) -> None:
+    assert not drawn(tmp_path / "sound", annotator, {}).problems
+    found = drawn(tmp_path / "mixed", annotator, {3: 4, 4: 3}).problems
+    assert [(problem.kind, problem.name) for problem in found] == [
+        ("foreign", "image/3.png"), ("foreign", "image/4.png"),
+    ]  # fmt: skip
+
+
+def test_a_drawing_that_lies_beside_its_picture_is_found(tmp_path: Path) -> None:
+    drawn(tmp_path, "canny", {})
+    path = tmp_path / "condition/5.png"
+    Image.fromarray(np.roll(np.array(Image.open(path)), (12, -20), (0, 1))).save(path)
+    found = report_on(tmp_path).problems
+    assert [(problem.kind, problem.name) for problem in found] == [("shifted", "image/5.png")]
+    right, down = (int(n) for n in re.findall(r"-?\d+", found[0].detail))
+    assert abs(right + 20) <= 2 and abs(down - 12) <= 2
+
+
+def test_drawings_that_all_lie_beside_their_pictures_are_found(tmp_path: Path) -> None:
+    drawn(tmp_path, "canny", {})
+    for path in (tmp_path / "condition").iterdir():
+        Image.fromarray(np.roll(np.array(Image.open(path)), 16, 1)).save(path)
+    assert Counter(problem.kind for problem in report_on(tmp_path).problems) == {"shifted": 12}
+
+
+def test_lines_that_are_all_mixed_up_are_found_and_palettes_are_left_alone(tmp_path: Path) -> None:
+    mixed = {i: (i + 1) % 12 for i in range(12)}
+    assert Counter(problem.kind for problem in drawn(tmp_path / "lines", "canny", mixed).problems) == {"foreign": 12}
+    assert not drawn(tmp_path / "palette", "palette", mixed).problems
 
 
 def test_many_rows_are_looked_at_in_several_processes(tmp_path: Path) -> None:

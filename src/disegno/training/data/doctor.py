@@ -18,6 +18,7 @@ from disegno.training.data.align import cover
 from disegno.training.data.buckets import make_buckets, nearest_bucket
 from disegno.training.data.captions import num_words
 from disegno.training.data.dataset import LIMITS, Dataset, Rows, same_shape
+from disegno.training.data.match import Match, match, strays
 from disegno.training.data.pool import Failed, Task, num_processors, run, run_here
 from disegno.training.data.problems import Fault, Problem
 from disegno.training.data.report import Report
@@ -52,6 +53,7 @@ class Finding:
     caption: str | None
     paired: bool
     notes: tuple[tuple[str, str], ...]
+    match: Match | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ class Examine:
             raise Fault("extreme_shape", f"{width} x {height} pixels fit no canvas.")
         caption = self.rows.caption(index)
         notes = [*_of_size((width, height), canvas), *_of_caption(caption)]
+        meets = None
         if condition is not None:
             notes += _of_condition(target, condition)
+            meets = match(target, condition)
         cut = None if caption is None else caption[:1]  # only whether there is one is asked for
-        return Finding((width, height), canvas, _hash(target), cut, condition is not None, tuple(notes))
+        return Finding((width, height), canvas, _hash(target), cut, condition is not None, tuple(notes), meets)
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,8 @@ def _report(pairs: Dataset, canvas: Size, found: Mapping[int, Finding | Failed],
             problems.append(Problem("duplicate", key, f"the same picture as {before}"))
         if row.shown in seen:
             problems.append(Problem("leak", key, f"the same picture as {seen[row.shown]}"))
+    matches = {index: row.match for index, row in usable.items() if row.match is not None}
+    problems += [Problem(kind, pairs.key(index), detail) for index, (kind, detail) in strays(matches).items()]
     return Report(
         name=pairs.name,
         layout=pairs.layout,

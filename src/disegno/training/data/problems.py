@@ -41,6 +41,8 @@ KINDS: dict[str, Kind] = {
     "duplicate": Kind("nothing", "pictures that occur again", "Keep one of each, or give each its own condition."),
     "leak": Kind("nothing", "pictures that are also in the test split", "Take them out of one of the two."),
     "same": Kind("nothing", "conditions that are the target itself", "Look whether the folders were mixed up."),
+    "shifted": Kind("nothing", "drawings that lie beside their picture", "Make them again from the picture."),
+    "foreign": Kind("nothing", "drawings that seem to be of another picture", "Look whether names were mixed up."),
     "swapped": Kind("nothing", "pairs whose picture and condition seem swapped", "Look at them."),
 }
 """In the order of a report."""
