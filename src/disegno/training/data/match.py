@@ -2,8 +2,8 @@
 
 Measured on 150 pictures of 128 px an annotator, in 20 drawn sets of 60, in each 3 drawings another's and 3 moved. Where
 drawings follow edges closely (canny, scribble, grayscale, tile), at least 58 of 60 of either were named, and nothing
-sound. Where they follow them loosely (line art, threshold, blur, soft edge) or hardly (palettes, straight lines) next to
-nothing is named, right or wrong: 17 times in 6,000 a sound pair, 16 of them soft edges.
+sound. Where they follow them loosely (line art, threshold, blur, soft edge) or hardly (palettes, straight lines) next
+to nothing is named, right or wrong: 17 times in 6,000 a sound pair, 16 of them soft edges.
 """
 
 from collections.abc import Mapping
