@@ -91,7 +91,9 @@ def test_a_training_becomes_a_control_of_the_library(server: Server, folder: Pat
     assert set(files) == {"edges.safetensors", "report.html", "look.png"}
     weights = server.ask("GET", files["edges.safetensors"]["url"]).content
     assert weights == (folder / "server-models" / "controls" / "edges.safetensors").read_bytes()
-    page = server.ask("GET", files["report.html"]["url"]).text
+    answer = server.ask("GET", files["report.html"]["url"])
+    assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+    page = answer.text
     assert "Teaching edges" in page and "pairs" in page
     assert not _told(folder, job, page, weights.decode("latin-1"))
     assert not list((folder / "server" / "keep").iterdir())

@@ -28,6 +28,8 @@ from disegno.serving.words import AnnotatorCard, Failure, LookView, SamplerCard,
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="ignore")
 _STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 HEARTBEAT_SECONDS = 15.0
+# Of a report: its own styles and pictures, no scripts, and nothing of this server's within its reach.
+PAGE_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 router = APIRouter(prefix="/v1")
 
@@ -126,7 +128,7 @@ class UpscaleJob:
 
 @dataclass(frozen=True, config=_STRICT)
 class TeachJob:
-    """A control learned from pairs. Cancelled, it is saved; resumed, it goes on from there."""
+    """A control learned from pairs. `data`: names of data sets. Cancelled, it is saved; resumed, it goes on."""
 
     kind: Literal["teach"]
     request: TeachRequest
@@ -134,7 +136,7 @@ class TeachJob:
 
 @dataclass(frozen=True, config=_STRICT)
 class EvaluateJob:
-    """How well pictures follow a control, in figures."""
+    """How well pictures follow a control, in figures. `data`: a data set's name; `script`, `clip`: not over HTTP."""
 
     kind: Literal["evaluate"]
     request: EvaluateRequest
@@ -250,7 +252,8 @@ async def job_file(job_id: JobId, name: str, request: Request) -> Response:
     jobs = jobs_of(request)
     job = await jobs.get(job_id, owner=owner_of(request))
     file, path = jobs.file(job, name), jobs.path(job, name)
-    return FileResponse(path, media_type=file.media_type, headers={"ETag": f'"{file.sha256}"'})
+    policy = {"Content-Security-Policy": PAGE_POLICY} if file.media_type == "text/html" else {}
+    return FileResponse(path, media_type=file.media_type, headers={"ETag": f'"{file.sha256}"'} | policy)
 
 
 # ---- events

@@ -1,0 +1,95 @@
+"""What is taken and what is not: limits, keys, draining. The jobs of a server without workers, in process."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disegno.core.request import Request
+from disegno.core.settings import Settings
+from disegno.serving.app import open_jobs
+from disegno.serving.faults import Refused
+from disegno.serving.jobs import Jobs
+from disegno.serving.kinds import kind_of
+from disegno.serving.settings import Limits, ServerSettings
+
+pytestmark = pytest.mark.unit
+
+CAT = Request(prompt="a cat")
+BODY_BYTES = len(kind_of("generate").dump(CAT))
+
+
+def _run(folder: Path, work: Callable[[Jobs], Coroutine[Any, Any, None]], **limits: int) -> None:
+    settings = replace(ServerSettings(folder=folder, machine=Settings()), limits=replace(Limits(), **limits))
+
+    async def whole() -> None:
+        jobs = open_jobs(settings)
+        await work(jobs)
+        await jobs.close()
+
+    asyncio.run(whole())
+
+
+async def _refused(jobs: Jobs, owner: str, **fields: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await jobs.submit("generate", replace(CAT, **fields), owner=owner)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "limits, owner",
+    [({"queued_per_user": 2}, "anna"), ({"queued": 2}, "ben"), ({"queued_bytes": BODY_BYTES * 5 // 2}, "ben")],
+    ids=["of a user", "of all", "bytes"],
+)
+def test_one_job_too_many_is_to_be_sent_later(tmp_path: Path, limits: dict[str, int], owner: str) -> None:
+    async def work(jobs: Jobs) -> None:
+        for _ in range(2):
+            await jobs.submit("generate", CAT, owner="anna")
+        refused = await _refused(jobs, owner)
+        assert (refused.status, refused.code) == (429, "too_many_jobs")
+        assert 1 <= int(refused.headers["Retry-After"]) <= 600
+
+    _run(tmp_path, work, **limits)
+
+
+def test_another_user_is_not_held_up_by_ones_limit(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        for owner in ("anna", "anna", "ben"):
+            await jobs.submit("generate", CAT, owner=owner)
+        assert (await _refused(jobs, "anna")).status == 429
+
+    _run(tmp_path, work, queued_per_user=2)
+
+
+def test_a_known_key_is_answered_even_where_no_more_is_taken(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        job = await jobs.submit("generate", CAT, owner="anna", key="mine")
+        assert (await jobs.submit("generate", CAT, owner="anna", key="mine")).id == job.id
+
+    _run(tmp_path, work, queued_per_user=1)
+
+
+def test_streams_are_counted(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        with jobs.streaming("anna"):
+            with pytest.raises(Refused) as caught, jobs.streaming("anna"):
+                pass
+            with jobs.streaming("ben"):
+                pass
+        assert caught.value.status == 429 and caught.value.headers["Retry-After"]
+        with jobs.streaming("anna"):
+            pass
+
+    _run(tmp_path, work, streams_per_user=1)
+
+
+def test_a_stopping_server_takes_nothing(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        await jobs.drain()
+        refused = await _refused(jobs, "anna")
+        assert (refused.status, refused.code) == (503, "draining") and refused.headers["Retry-After"]
+
+    _run(tmp_path, work)
