@@ -66,7 +66,8 @@ def hint(image: Tensor, weights: Weights) -> Tensor:
     strides = (*_STRIDES["stem"], 1, *_STRIDES["share"], 1)
     h = image
     for i, stride in enumerate(strides):
-        h = F.conv2d(h, weights[f"{i}.weight"], weights[f"{i}.bias"], stride=stride, padding=1)
+        weight, bias = (weights[f"{i}.{part}"].to(h.dtype) for part in ("weight", "bias"))
+        h = F.conv2d(h, weight, bias, stride=stride, padding=1)
         h = h if i in _BARE else F.silu(h)
     return h
 

@@ -56,7 +56,7 @@ class LocalAdapter:
 
     def maps(self, stack: Tensor) -> dict[str, Tensor]:
         """Return what stands in the encoder's norms under these conditions, by name. stack: (b 21 h w)."""
-        features = self.extractor(stack.to(weight_of(self.extractor)))
+        features = self.extractor(stack)
         maps: dict[str, Tensor] = {}
         for name, level in self.places.items():
             maps[f"{name}.gamma"], maps[f"{name}.beta"] = self.norms[name.replace(".", "/")](features[level])
@@ -99,7 +99,7 @@ class LocalControl:
     def maps(self) -> dict[str, Tensor]:
         """What stands in the encoder's norms: it depends on the conditions only."""
         with torch.no_grad():
-            return self.adapter.maps(self.stack)
+            return self.adapter.maps(self.stack.to(weight_of(self.adapter.extractor)))
 
     def __call__(self, call: Call) -> Call:
         """Return the call with the adapter's residuals added; it reads the file's own content tokens, where any are."""

@@ -85,11 +85,17 @@ class UniControlController:
 def open(path: Path, backbone: ReadingHost, memory: Memory) -> UniControlController:
     """Return the UniControl in this file. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     file = read_unicontrol(path)
-    told = file.words.get("disegno.forward", DEFAULT)
-    if told not in get_args(Version):
-        raise UnknownKind(f"{path.name} wants the forward {told!r}; known are {', '.join(get_args(Version))}.")
+    version = forward_of(path.name, file.words)
     feature = backbone.encode_text([""]).tokens[0, 0].float().cpu()
-    return fold(path.stem, file, feature, cast(Version, told), backbone, memory)
+    return fold(path.stem, file, feature, version, backbone, memory)
+
+
+def forward_of(name: str, words: Mapping[str, str]) -> Version:
+    """Return the forward that a file's header chooses, v1.0 where it says nothing. Raises UnknownKind."""
+    told = words.get("disegno.forward", DEFAULT)
+    if told not in get_args(Version):
+        raise UnknownKind(f"{name} wants the forward {told!r}; known are {', '.join(get_args(Version))}.")
+    return cast(Version, told)
 
 
 def fold(

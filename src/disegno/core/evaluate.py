@@ -30,6 +30,8 @@ class EvaluateRequest:
     """Only pairs that a training on this data, with the same holdout, kept back; 0: all."""
     model: str = "diorama"
     """The model to draw with: the built-in one, a file or folder, or a name from the library."""
+    task: str | None = None
+    """Which condition it is, of a control that knows several (UniControl, Uni-ControlNet)."""
     base: str | None = None
     """The Base ControlNet of CtrLoRA controls; unset: the one their headers name, or the library's only one."""
     annotator: str | None = None

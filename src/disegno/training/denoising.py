@@ -11,16 +11,20 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from disegno.backbones._lockstep import evaluate
 from disegno.core.errors import WrongFamily
-from disegno.diffusion.call import Residuals
+from disegno.diffusion.call import Residuals, Stream
 from disegno.diffusion.objective import Draws, Objective, losses
 from disegno.memory import Memory, Policy
 from disegno.training.base import Batch
 from disegno.training.layers import install
 from disegno.training.recipe import Opening
 
-Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals]
-"""A control while it learns: (the batch, its rows on the device; x (b c h w), t b, tokens (b n d)) -> residuals."""
+Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream]
+"""A control while it learns: (the batch, its rows on the device; x (b c h w), t b, tokens (b n d)) -> residuals.
+
+Or a net that runs beside the model's, whose own encoder and middle then see gradients (ControlNet-XS).
+"""
 
 
 NO_HINT = torch.zeros(())  # in the place of ControlNet's hint, where a net has none
@@ -74,15 +78,19 @@ class Denoising(nn.Module):
             drops = draws.drops.to(tokens.device).view(-1, 1, 1)
             tokens = torch.where(drops, self.empty.to(tokens), tokens)  # b n d
         x, tokens = placed(noised.x, self.policy), tokens.to(self.policy.dtype)
-        added = self._added(replace(batch, rows=rows), x, noised.t, tokens)
-        out = self.denoiser(x, noised.t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
-        return losses(out, noised)
+        return losses(self._out(replace(batch, rows=rows), x, noised.t, tokens), noised)
 
-    def _added(self, batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> dict[str, tuple[Tensor, ...] | Tensor]:
-        if self.show is None:
-            return {}
-        residuals = self.show(batch, x, t, tokens)
-        return {"down_block_additional_residuals": residuals.down, "mid_block_additional_residual": residuals.mid}
+    def _out(self, batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        """Return the net's output under the control, (b c h w)."""
+        shown = None if self.show is None else self.show(batch, x, t, tokens)
+        if isinstance(shown, Stream):
+            return evaluate(self.denoiser, x, t, tokens, streams=(shown,))
+        added = {} if shown is None else _named(shown)
+        return self.denoiser(x, t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
+
+
+def _named(residuals: Residuals) -> dict[str, tuple[Tensor, ...] | Tensor]:
+    return {"down_block_additional_residuals": residuals.down, "mid_block_additional_residual": residuals.mid}
 
 
 def objective_of(opening: Opening) -> Objective:
@@ -109,11 +117,14 @@ def net_of(opening: Opening) -> UNet2DConditionModel:
     return net
 
 
-def frozen_net(opening: Opening) -> UNet2DConditionModel:
-    """Return the model's net for a control to learn under: placed, frozen, its encoder packed where that is faster."""
+def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel:
+    """Return the model's net for a control to learn under: placed, frozen, its encoder packed where that is faster.
+
+    `packs`: whether no gradient passes through the encoder.
+    """
     net, memory = net_of(opening), opening.memory
     memory.place(net).requires_grad_(False)
-    inference = Memory(replace(memory.policy, packs=True))
+    inference = Memory(replace(memory.policy, packs=packs))
     for part in (net.time_embedding, net.down_blocks, net.mid_block):
         inference.pack(part)
     install(net)

@@ -12,6 +12,7 @@ from disegno.core.request import ControlUnit, Request, Scalar
 from disegno.core.settings import Settings
 from disegno.engine.generate import environment
 from disegno.engine.studio import Studio
+from disegno.engine.tasks import annotator_for, task_of
 from disegno.training.base import Pairs, Picture
 from disegno.training.data.dataset import Maker
 from disegno.training.data.making import Script
@@ -66,7 +67,9 @@ def evaluate(request: EvaluateRequest, settings: Settings) -> Iterator[EvaluateP
     controllers = {way: studio.controller(unit, backbone) for way, unit in units.items() if unit is not None}
     measuring, notes = prepared(request)
     rows = rows_of(pairs, request.num, (template.width, template.height), request.seed)
-    criterion = _criterion(request, pairs, rows, controllers[CONTROL].annotator)
+    shown, own = units[CONTROL], controllers[CONTROL]
+    assert shown is not None
+    criterion = _criterion(request, pairs, rows, annotator_for(own, task_of(shown, own)))
     drawn: dict[str, list[tuple[Picture, ...]]] = {way: [] for way in units}
     total = len(rows) * len(units)
     for done, (row, way) in enumerate([(row, way) for row in rows for way in units]):
@@ -116,7 +119,7 @@ def _template(request: EvaluateRequest, width: int, height: int) -> Request:
 
 def _units(request: EvaluateRequest) -> dict[str, ControlUnit | None]:
     def unit(name: str) -> ControlUnit:
-        return ControlUnit(name=name, image="", base=request.base, strength=request.strength)
+        return ControlUnit(name=name, image="", base=request.base, task=request.task, strength=request.strength)
 
     against = {AGAINST: unit(request.against)} if request.against is not None else {}
     return {CONTROL: unit(request.control), **against, WITHOUT: None}

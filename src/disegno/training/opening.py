@@ -10,6 +10,7 @@ from disegno.engine.studio import Studio
 from disegno.training.base import Learner, TeachProgress
 from disegno.training.cache import ALONE, Cache, CachedExamples, Canvases, Share
 from disegno.training.ground import open_ground, opening_of
+from disegno.training.joining import joined
 from disegno.training.pairs import Pairs
 from disegno.training.recipe import About, Opening, Recipe
 from disegno.training.recipes import RECIPES
@@ -54,6 +55,8 @@ def open_training(
     cache = Cache(store, ground.backbone, about.wants, canvases, share)
     examples = yield from cache.fill(train)
     held = yield from cache.fill(held_out)
+    if about.joins:
+        examples, held = joined(examples), joined(held)
     if not len(examples):
         raise BadData(f"None of the pairs can be learned from. {' '.join(examples.dropped[:3])}")
     yield TeachProgress(0, request.steps, "opening")

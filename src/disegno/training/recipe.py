@@ -42,14 +42,16 @@ class About:
 
     `wants`: the tensors that it learns from. `part`: what of the model stays in memory. `several`: it learns several
     conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
-    `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that part, which is opened in float32.
-    `saves`: one file, or a folder that is a whole model.
+    `joins`: it learns several conditions of one picture together: pairs of one target and caption are one row, whose
+    pictures are called `condition.TASK`. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
+    part, which is opened in float32. `saves`: one file, or a folder that is a whole model.
     """
 
     summary: str
     wants: tuple[Wanted, ...]
     part: Literal["net", "vae"] = "net"
     several: bool = False
+    joins: bool = False
     on_base: bool = False
     exact: bool = False
     saves: Literal["file", "folder"] = "file"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from disegno.weights.finite import require_finite
 from disegno.weights.modelspec import words_of
 from disegno.weights.save import save_safetensors
 
+Layout = Literal["diffusers", "ldm"]
 _OWN = "disegno."
 
 
@@ -37,8 +39,10 @@ def told(facts: Facts, mechanism: str | None, family: str, **more: str) -> dict[
     return {f"{_OWN}{name}": word for name, word in words.items() if word is not None}
 
 
-def save_control(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
-    """Write a control's tensors (diffusers' names) with these words, whole or not at all.
+def save_control(
+    path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, str], layout: Layout = "diffusers"
+) -> None:
+    """Write a control's tensors with these words, whole or not at all. `layout`: whose names these are.
 
     Raises CorruptFile where a number is NaN or infinite: no file is written then, and an old one stays as it was.
     ResourceError where the disk is full.
@@ -49,10 +53,10 @@ def save_control(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, 
         kind="control",
         mechanism=words[f"{_OWN}mechanism"],
         family=words[f"{_OWN}family"],
-        layout="diffusers",
+        layout=layout,
         name=words[f"{_OWN}name"],
         annotator=words.get(f"{_OWN}annotator"),
         metadata=words,
     )
     licence = {"modelspec.license": words[f"{_OWN}licence"]} if f"{_OWN}licence" in words else {}
-    save_safetensors(path, tensors, words_of(card, "diffusers") | licence)
+    save_safetensors(path, tensors, words_of(card, layout) | licence)
