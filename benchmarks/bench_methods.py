@@ -135,7 +135,7 @@ def _base(method: str, work: Work) -> Path | None:
 
 def _parameters(path: Path) -> int:
     with open_file(path) as file:
-        return sum(file.tensor(key).numel() for key in file.keys())
+        return sum(file.tensor(key).numel() for key in file.contents.entries)
 
 
 def pace(work: Work, method: str | None) -> float:

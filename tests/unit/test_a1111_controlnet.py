@@ -107,3 +107,19 @@ def test_every_annotator_is_a_module_with_its_sliders() -> None:
         middle = [(s.min + s.max) / 2 for s in module.threshold_sliders]
         assert set(module.params(*middle)) == set(module.thresholds[: len(middle)])
     assert module_list(labels=True)["module_list"] != module_list()["module_list"]
+
+
+@pytest.mark.parametrize(
+    ("told", "module", "task"),
+    [
+        ("Unknown", "canny", None),
+        ("Depth", "none", "depth"),
+        ("HED/PIDI/Scribble/TED", "none", "hed"),
+        ("Canny/Lineart/MLSD", "lineart_standard", "line-art"),
+        ("hedsketch", "none", "hedsketch"),
+    ],
+)
+def test_the_type_of_a_union_is_the_task(told: str, module: str, task: str | None) -> None:
+    unit = {"model": "uni", "module": module, "image": IMAGE, "union_control_type": told}
+    found = translate_unit(unit, (), [Named("uni")], has_init=False)
+    assert found is not None and found.fields["task"] == task

@@ -39,7 +39,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def asked(recipe: str = "ctrlora", **fields: object) -> TeachRequest:
-    data = ["a=x", "b=x"] if recipe == "base" else ["x"]
+    data = ["canny=x", "seg=x"] if RECIPES.load(recipe).ABOUT.several else ["x"]
     size = {"width": 64, "height": 64, "buckets": False}
     return make_teach_request({"name": "x", "data": data, "model": "mini", "recipe": recipe, **size, **fields})
 

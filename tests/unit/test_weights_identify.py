@@ -28,6 +28,15 @@ def _headers() -> ModuleType:
 headers = _headers()
 bare = {key.removeprefix("control_model."): shape for key, shape in headers.controlnet().items()}
 
+XS_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+
+
+def xs(width: int) -> dict[str, tuple[int, ...]]:
+    """Return some of a published ControlNet-XS's names and shapes, for a text of this width."""
+    to_k = "control_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    return {"enc_zero_convs_out.0.0.weight": (320, 64, 1, 1), to_k: (64, width), "scale_list": (25,)}
+
+
 # name: shapes, then kind, mechanism, family, layout
 FILES = {
     "sd1": (headers.model(), "model", "", "sd1", "ldm"),
@@ -78,6 +87,7 @@ FILES = {
     ),
     "uni-controlnet": (headers.model() | {"local_adapter.x": (1,)}, "control", "uni-controlnet", "sd1", "ldm"),
     "controlnet-xs": ({"enc_zero_convs_out.0.0.weight": (1, 1, 1, 1)}, "control", "controlnet-xs", "", ""),
+    **{f"xs {family}": (xs(width), "control", "controlnet-xs", family, "ldm") for width, family in XS_WIDTHS.items()},
     "t2i-adapter": ({"body.0.block1.weight": (1, 1, 3, 3)}, "control", "t2i-adapter", "", ""),
     "controllora": ({"lora_controlnet": (), "input_hint_block.0.weight": (1,)}, "control", "controllora", "", ""),
     "ip-adapter": ({"image_proj.proj.weight": (3072, 1024)}, "control", "ip-adapter", "", ""),
@@ -157,7 +167,11 @@ def test_what_a_model_predicts(
 
 
 @pytest.mark.parametrize(
-    "control", ["controlnet 1.1", "controlnet sd2", "controlnet sdxl", "ctrlora condition", "lora sdxl"]
+    "control",
+    [
+        *("controlnet 1.1", "controlnet sd2", "controlnet sdxl", "ctrlora condition", "lora sdxl"),
+        *("unicontrol", "uni-controlnet", "xs sd1", "xs sd2", "xs sdxl"),
+    ],
 )
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sd3", "diorama"])
 def test_a_wrong_pair_is_refused_at_once(control: str, family: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ _ALSO = {
     "pose": "openpose",
     "scribble": "sketch",
     "lineart": "sketch",
+    "line_art": "sketch",
     "soft_edge": "hed",
     "straight_lines": "mlsd",
     "style": "content",

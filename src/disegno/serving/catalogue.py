@@ -40,6 +40,7 @@ def _card(card: FileCard, studio: Studio) -> WeightsCard:
         problem=without_paths(card.problem) if card.problem else None,
         sha256=studio.library.known_sha256(card) if card.kind in _HASHED else None,
         tag=_tag(card.path) if card.kind == "control" else None,
+        tasks=card.tasks,
         vectors=_vectors(card.path) if card.kind == "embedding" else None,
     )
 

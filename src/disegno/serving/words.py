@@ -95,6 +95,8 @@ class WeightsCard:
     """Of the file's content, where it is known already: gigabytes are not read for a list."""
     tag: str | None = None
     """Of a control: what A1111's lists show of its content."""
+    tasks: tuple[str, ...] = ()
+    """Of a control that knows several conditions: their names (a unit's `task`)."""
     vectors: tuple[int, int] | None = None
     """Of an embedding: how many vectors it has, and how wide they are."""
 

@@ -23,6 +23,7 @@ from disegno.training.batches import Reader
 from disegno.training.cache import Canvases
 from disegno.training.expected import gib, parts_of
 from disegno.training.ground import Ground, open_ground, opening_of, training_memory
+from disegno.training.joining import CONDITION, name_of
 from disegno.training.layers import MAX_PLAIN_SCORES
 from disegno.training.ledger import META, Ledger, counting
 from disegno.training.lesson import Lesson
@@ -150,9 +151,13 @@ def _batch(request: TeachRequest, wants: Sequence[Wanted], sizes: Sizes, learner
         "target": ((b, 3, h, w), torch.uint8),
         "condition": ((b, 3, h, w), torch.uint8),
     }
-    rows = {name: torch.empty(shapes[name][0], dtype=shapes[name][1], device=META) for name in wants}
-    task = _tasks(request, RECIPES.load(request.recipe).ABOUT)[0]
-    return Batch(rows, tuple(range(b)), task, request.steps - 1)
+    rows: dict[str, Tensor] = {name: torch.empty(shapes[name][0], dtype=shapes[name][1], device=META) for name in wants}
+    about = RECIPES.load(request.recipe).ABOUT
+    tasks = _tasks(request, about)
+    if about.joins:
+        picture = rows.pop(CONDITION)
+        rows |= {name_of(task): picture for task in tasks}
+    return Batch(rows, tuple(range(b)), tasks[0], request.steps - 1)
 
 
 # ---- timed

@@ -88,7 +88,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "openpose": ("openpose",),
     "depth": ("depth",),
     "hed/pidi/scribble/ted": ("hed", "scribble"),
-    "canny/lineart/mlsd": ("canny", "line_art", "straight_lines"),
+    "canny/lineart/mlsd": ("canny", "line-art", "straight-lines"),
     "normalmap": ("normal",),
     "segment": ("seg",),
     "tile": ("blur",),

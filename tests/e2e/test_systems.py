@@ -1,0 +1,178 @@
+"""UniControl, Uni-ControlNet and ControlNet-XS through the engine and the command line, on a miniature."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from diffusers import ControlNetModel
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno.backbones import miniature
+from disegno.cli.main import main
+from disegno.cli.request import parse_control
+from disegno.controls import uni_controlnet
+from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
+from disegno.controls._xs_new import new_xs
+from disegno.core.errors import RequestError, UnknownName
+from disegno.memory import build_empty
+from disegno.text.clip_vision import open_clip_vision
+from disegno.training.miniature import Discs
+from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals_of
+from disegno.weights.unicontrol_files import originals_of as unicontrol_originals
+from disegno.weights.unicontrol_files import own_shapes
+from disegno.weights.xs_files import originals_of as xs_originals
+
+pytestmark = pytest.mark.e2e
+
+SEEN = 12  # numbers that the small CLIP gives of a picture
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder with a miniature and a file of each system, and a studio that knows them."""
+
+    folder: Path
+    studio: Studio
+
+    def unit(self, name: str, **fields: Any) -> ControlUnit:
+        picture = str(self.folder / f"{fields.pop('picture', 'a')}.png")
+        return ControlUnit(**{"name": name, "image": picture, "annotate": "none", **fields})
+
+    def drawn(self, *units: ControlUnit, **fields: Any) -> np.ndarray:
+        request = Request(
+            **{"prompt": "a disc", "model": "mini", "seed": 1, "steps": 2, "width": 64, "height": 64, **fields},
+            controls=units,
+        )
+        result = list(generate(request, studio=self.studio))[-1]
+        assert isinstance(result, Result)
+        return np.stack([np.asarray(image) for image in result.images])
+
+
+def _encoder(net: nn.Module, seed: int) -> dict[str, Tensor]:
+    config = {k: v for k, v in miniature.SD1.unet_config.items() if k not in ("sample_size", "out_channels")}
+    config.pop("up_block_types")
+    drawn = miniature.draw(build_empty(lambda: ControlNetModel(**config)), seed)
+    return {
+        name: tensor * (0.1 if name.startswith("controlnet_") else 1)
+        for name, tensor in drawn.items()
+        if "cond_embedding" not in name
+    }
+
+
+def _write(folder: Path, net: nn.Module) -> None:
+    encoder = _encoder(net, 3)
+    places = [f"down_blocks.{i}.resnets.0" for i in range(2)]
+    replaced = {f"{place}.{norm}": (i, norm) for i, place in enumerate(places) for norm in ("norm1", "norm2")}
+    widths = {(0, "norm1"): 32, (0, "norm2"): 32, (1, "norm1"): 32, (1, "norm2"): 64}
+    norms = {name: miniature.draw(Modulation(16, widths[place]), 5) for name, place in replaced.items()}
+    kept = {name: tensor for name, tensor in encoder.items() if name.rpartition(".")[0] not in replaced}
+    uni = originals_of(Local(kept, miniature.draw(FeatureExtractor(21, (16, 16)), 6), norms))
+    uni |= {GLOBAL_PREFIX + n: t for n, t in miniature.draw(GlobalAdapter(SEEN, 24, 128), 7).items()}
+    told = {"disegno.family": "sd1"}
+    save_file(uni, folder / "uni.safetensors", told)
+    generator = torch.Generator().manual_seed(9)
+    shapes = own_shapes((32, 32, 32, 64), 32, feature=32, hidden=16)
+    own = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(unicontrol_originals(encoder, own), folder / "unicontrol.safetensors", told)
+    small = new_xs(net, (8, 16), generator).state_dict()  # pyright: ignore
+    save_file(xs_originals({n: t + 0.003 for n, t in small.items()}), folder / "xs.safetensors", told)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
+    folder = tmp_path_factory.mktemp("systems")
+    miniature.write_sd1_checkpoint(folder / "mini.safetensors")
+    for name, index in (("a", 0), ("b", 1)):
+        Image.fromarray(Discs(2).read(index).condition).save(folder / f"{name}.png")
+    _write(folder, miniature.open_miniature().net)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
+        projection_dim=SEEN,
+    )  # fmt: skip
+    clip = CLIPVisionModelWithProjection(config)
+    clip.load_state_dict(miniature.draw(clip, 11), strict=False)
+    clip.save_pretrained(folder / "clip")
+    settings = Settings(model_dirs=(folder,), cache_dir=folder / "c", dtype="fp32", device="cpu", clip=folder / "clip")
+    yield World(folder, Studio(settings))
+
+
+UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_system_acts_as_the_others_do(name: str, world: World) -> None:
+    """Strength, span and region reach it; in a batch, and with windows; the same request gives the same bits."""
+    plain, drawn = world.drawn(batch=2), world.drawn(world.unit(name, **UNITS[name]), batch=2)
+    assert not np.array_equal(drawn, plain)
+    assert np.array_equal(world.drawn(world.unit(name, **UNITS[name]), batch=2), drawn)
+    assert np.array_equal(world.drawn(world.unit(name, strength=0.0, **UNITS[name]), batch=2), plain)
+    assert not np.array_equal(world.drawn(world.unit(name, end=0.5, **UNITS[name]), batch=2), drawn)
+    tiled = {"width": 96, "height": 64, "tiles": {"size": 64}}
+    assert not np.array_equal(world.drawn(world.unit(name, **UNITS[name]), **tiled), world.drawn(**tiled))
+
+
+def test_several_systems_at_once(world: World) -> None:
+    units = [world.unit(name, **UNITS[name]) for name in UNITS]
+    both = world.drawn(*units)
+    assert all(not np.array_equal(world.drawn(unit), both) for unit in units)
+
+
+def test_units_of_one_file_are_one_evaluation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[int]()
+    run = uni_controlnet.run
+
+    def counted(*given: Any) -> Any:
+        calls.append(1)
+        return run(*given)
+
+    monkeypatch.setattr(uni_controlnet, "run", counted)
+    canny, seg = world.unit("uni", task="canny"), world.unit("uni", task="seg", picture="b")
+    together = world.drawn(canny, seg)
+    num_together = len(calls)
+    apart = world.drawn(canny, world.unit("uni", task="seg", picture="b", strength=0.9))
+    assert (num_together, len(calls)) == (2, 2 + 4)  # a step each; the prompts are of one length
+    assert not np.array_equal(together, apart)
+    assert np.array_equal(world.drawn(seg, canny), together)
+
+
+def test_content_is_seen_by_clip(world: World) -> None:
+    content = world.unit("uni", task="content")
+    one, other = world.drawn(content), world.drawn(world.unit("uni", task="content", picture="b"))
+    assert not np.array_equal(one, other) and not np.array_equal(one, world.drawn())
+    assert not np.array_equal(world.drawn(content, world.unit("uni", task="canny")), one)
+    with pytest.raises(RequestError, match="acts on the whole picture"):
+        world.drawn(world.unit("uni", task="content", region=str(world.folder / "a.png")))
+
+
+def test_clip_is_shown_the_middle_in_its_own_normalisation(world: World) -> None:
+    vision = open_clip_vision(world.folder / "clip", world.studio.memory)
+    shown = vision.shown(torch.ones(1, 3, 40, 60))
+    assert shown.shape == (1, 3, 32, 32)
+    assert shown[0, :, 0, 0].tolist() == pytest.approx([1.9303, 2.0749, 2.1459], abs=1e-3)
+    torch.testing.assert_close(vision.seen(torch.ones(1, 3, 40, 60)), vision.net(pixel_values=shown).image_embeds)
+
+
+def test_the_task_is_the_annotators_unless_it_is_said(world: World) -> None:
+    said = world.drawn(world.unit("unicontrol", task="canny", annotate="canny"))
+    assert np.array_equal(world.drawn(world.unit("unicontrol", annotate="canny")), said)
+    assert np.array_equal(world.drawn(world.unit("unicontrol", task="control_canny", annotate="canny")), said)
+    with pytest.raises(RequestError, match=r"knows several conditions.*hed \| canny"):
+        world.drawn(world.unit("unicontrol"))
+    with pytest.raises(UnknownName, match=r"no task of unicontrol named .cany.\. Choose one of: canny"):
+        world.drawn(world.unit("unicontrol", task="cany"))
+
+
+def test_the_command_line_reads_a_task_and_shows_them(world: World) -> None:
+    unit = parse_control("uni.safetensors=a.png,task=seg,strength=0.5")
+    assert (unit["task"], unit["strength"]) == ("seg", 0.5)
+    shown = CliRunner().invoke(main, ["models", "show", str(world.folder / "unicontrol.safetensors"), "--json"])
+    assert shown.exit_code == 0 and '"unicontrol"' in shown.output and '"inpainting"' in shown.output
