@@ -131,6 +131,7 @@ def test_a_control_unit_steers_and_shows_its_map(api: WebUIApi) -> None:
     free = api.txt2img(prompt="x", seed=1, **FEW)
     assert len(result.images) == 2 and len(free.images) == 1
     assert 'ControlNet 0: "Module: canny' in result.info["infotexts"][0]
+    assert result.info["extra_generation_params"]["ControlNet 0"].startswith("Module: canny")
     assert set(np.unique(np.asarray(result.images[1].convert("L")))) <= {0, 255}
     assert result.images[0].tobytes() != free.image.tobytes()
 

@@ -22,6 +22,8 @@ from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
 from disegno.serving.store import Job
 
+_NO_EXTRA = ("Schedule type", "Model", "Model hash", "Version")  # of a picture's labels: what the info has by itself
+
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
 
 
@@ -97,6 +99,7 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
         warnings=job.outcome.warnings,
         prompts=prompts,
         negatives=negatives,
+        extra={name: value for name, value in labels.items() if name not in _NO_EXTRA},
     )
 
 
