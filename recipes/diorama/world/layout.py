@@ -66,7 +66,7 @@ class Layout:
 
 def draw_layout(rng: Generator, wardrobe: Wardrobe) -> Layout:
     """Return a layout in which every thing can be seen."""
-    settings = tuple(SETTINGS)
+    settings = tuple(place for place in SETTINGS if any(map(wardrobe.has, nouns_at(place))))
     weights = np.array([SETTINGS[name].weight for name in settings])
     place = settings[int(rng.choice(len(settings), p=weights / weights.sum()))]
     light = pick(rng, LIGHT_WEIGHTS) if SETTINGS[place].has_light else "day"
@@ -78,7 +78,7 @@ def draw_layout(rng: Generator, wardrobe: Wardrobe) -> Layout:
         if items and is_seen(items, wardrobe):
             return Layout(place, light, style, horizon, items)
         most = 4 if attempt < 4 else 2 if attempt < 8 else 1
-    noun = nouns_at(place)[0]
+    noun = next(noun for noun in nouns_at(place) if wardrobe.has(noun))
     return Layout(place, light, style, horizon, (Item(noun, None, 0.5, min(0.86, horizon + 0.3), 0.5, 0),))
 
 
@@ -108,6 +108,8 @@ def _draw_items(
     """Return the things of a scene; none where they could not be placed."""
     setting = SETTINGS[place]
     pool = [noun for noun in nouns_at(place) if wardrobe.has(noun) and fits_light(noun, place, light)]
+    if not pool:
+        return ()
     first = _draw_noun(rng, pool)
     if place == PLAIN and first.kind in ("face", "sign", "nature"):
         most = 1
@@ -257,6 +259,8 @@ def _place_floating(
 def _add_above(rng: Generator, wardrobe: Wardrobe, place: str, light: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
     """Return the items with a thing in the sky, farthest of all; as they were where there is no room."""
     pool = [n for n in in_pools(SETTINGS[place].above) if wardrobe.has(n) and fits_light(n, place, light)]
+    if not pool:
+        return items
     noun = _draw_noun(rng, pool)
     height = float(rng.uniform(0.15, 0.23)) * (0.65 if noun.kind in ("flyer", "insect") else 1.0)
     width = height * _width_over_height(wardrobe, noun)
@@ -278,7 +282,10 @@ def _with_first(items: tuple[Item, ...], item: Item) -> tuple[Item, ...]:
 
 def _add_afloat(rng: Generator, wardrobe: Wardrobe, items: tuple[Item, ...], horizon: float) -> tuple[Item, ...]:
     """Return the items with a boat on the water behind them."""
-    noun = _draw_noun(rng, [n for n in in_pools(("boat",)) if wardrobe.has(n)])
+    pool = [n for n in in_pools(("boat",)) if wardrobe.has(n)]
+    if not pool:
+        return items
+    noun = _draw_noun(rng, pool)
     height = float(rng.uniform(0.11, 0.17))
     width = height * _width_over_height(wardrobe, noun)
     x = float(rng.uniform(width / 2 + 0.02, 0.98 - width / 2))

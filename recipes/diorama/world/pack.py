@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +64,11 @@ class Wardrobe:
 
     def has(self, noun: Noun) -> bool:
         return noun.code in self.looks
+
+    def only(self, names: Collection[str]) -> Wardrobe:
+        """Return a wardrobe of the nouns that have one of these names: a smaller world."""
+        codes = {noun.code for noun in nouns() if set(noun.names) & set(names)}
+        return Wardrobe({code: look for code, look in self.looks.items() if code in codes}, self.pixels)
 
 
 def open_pack(path: Path) -> Wardrobe:

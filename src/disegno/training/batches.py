@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from disegno.training.base import Batch, Example, Examples, row_seed
-from disegno.training.order import Order
+from disegno.training.order import Ordering
 from disegno.training.processes import ALONE, Processes
 
 HELD_OUT = -1  # the step of the held-out rows' seeds: no step of the training has it
@@ -22,7 +22,7 @@ class Reader:
     """
 
     examples: Examples
-    order: Order
+    order: Ordering
     processes: Processes = ALONE
     workers: int = 2
     owns: bool = False

@@ -34,6 +34,8 @@ _STAGES = (
     (6, 3, 1, 320, 1),
 )
 
+_LEVEL_ENDS = (4, 10, 15)  # blocks after which the size halves, from 1/8 on; the last block
+
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
@@ -76,12 +78,19 @@ class EfficientNetLite0(nn.Module):
         self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), _norm(1280)
         self.requires_grad_(False).eval()
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return what the net sees at 1/8, 1/16 and 1/32 of the size: (b 40 ..), (b 112 ..), (b 320 ..)."""
+        x = F.relu6(self._bn0(_same(self._conv_stem, x, 3, 2)))
+        seen: list[Tensor] = []
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if number in _LEVEL_ENDS:
+                seen.append(x)
+        return seen
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the features, (b 1280), of pictures (b 3 224 224): (pixel - 127) / 128."""
-        x = F.relu6(self._bn0(_same(self._conv_stem, x, 3, 2)))
-        for block in self._blocks:
-            x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))  # b 1280 7 7 -> b 1280
+        return F.relu6(self._bn1(self._conv_head(self.maps(x)[-1]))).mean(dim=(2, 3))  # b 1280 7 7 -> b 1280
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Picture]) -> NDArray[np.float64]:

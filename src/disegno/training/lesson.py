@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Examples, Facts, Learner, TeachProgress, Watcher
+from disegno.training.order import Ordering
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Lesson:
 
     `fingerprint`: what else decides the result, by content: the pairs, the model. `owns`: the examples are this
     process's own, not all processes'. `watcher`: looks at what was learned. `warnings`: in plain words.
+    `order`: which rows a step takes, where that is not the usual order of the examples.
     """
 
     request: TeachRequest
@@ -24,6 +26,7 @@ class Lesson:
     owns: bool = False
     watcher: Watcher | None = None
     warnings: tuple[str, ...] = ()
+    order: Ordering | None = None
 
     def facts_at(self, step: int, metrics: Mapping[str, float]) -> Facts:
         """Return what a file of this step says."""

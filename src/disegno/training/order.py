@@ -7,10 +7,11 @@ endless stream: one permutation of its rows after the other. In a round every ta
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,20 @@ from disegno.core.errors import RequestError
 from disegno.training.base import Examples
 
 Rows = NDArray[np.int64]
+
+
+class Ordering(Protocol):
+    """Says which rows a step takes; the one below is for a fixed set of examples, others bring their own."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def task(self, step: int) -> str: ...
+
+    def rows(self, step: int) -> Sequence[int]: ...
 
 
 @lru_cache(maxsize=32)

@@ -89,7 +89,9 @@ def _open(
     pupils = tuple(open_pupil(turn, request) for turn in lesson.learner.turns)
     device = next(iter(pupils[0].turn.parameters.values())).device
     num_rows = request.batch * request.accumulate * (1 if lesson.owns else processes.count)
-    order = order_of(lesson.examples, request.seed, num_rows, f"{processes.rank}" if lesson.owns else "")
+    order = lesson.order or order_of(
+        lesson.examples, request.seed, num_rows, f"{processes.rank}" if lesson.owns else ""
+    )
     reader = Reader(lesson.examples, order, processes, habits.workers, lesson.owns, device)
     course = Course(request, lesson.learner.module, pupils, processes, stop)
     keeper = Keeper(lesson, run, pupils, processes, stop, habits, monitors)

@@ -1,0 +1,91 @@
+"""A model before it has learned anything: the folder that the first stages start from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+
+from disegno.weights.save import save_safetensors
+
+from .scale import Scale
+from .world.maps import BASE_CONDITIONS, class_colours
+from .world.vocabulary import CLASSES, COLOURS, SETTINGS, nouns
+
+SEED = 0
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "rescale_betas_zero_snr": True,
+}
+POSTERIOR_VARIANCE = 1e-3  # at first: at a variance of 1 the latents collapsed, as version 0 found
+
+
+def built_in() -> Path:
+    """Return the folder of the model that the program has: its text encoder is every version's."""
+    return Path(str(files("disegno").joinpath("data/diorama")))
+
+
+def write_newborn(folder: Path, scale: Scale) -> Path:
+    """Return `folder`, now a model of this scale with drawn weights."""
+    if (folder / "model.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        unet, vae = UNet2DConditionModel(**scale.unet), AutoencoderKL(**scale.vae)
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = torch.log(torch.tensor(POSTERIOR_VARIANCE))
+        vae.quant_conv.weight[4:] *= 0.01
+    save_safetensors(folder / "unet.safetensors", unet.state_dict(), {"format": "pt"})
+    save_safetensors(folder / "vae.safetensors", vae.state_dict(), {"format": "pt"})
+    for name in ("text.safetensors", "tokenizer.json"):
+        shutil.copy(built_in() / name, folder / name)
+    (folder / "model.json").write_text(json.dumps(describe(scale), indent=1) + "\n", "utf-8")
+    return folder
+
+
+def describe(scale: Scale) -> dict[str, object]:
+    """Return the content of model.json."""
+    return {
+        "family": "diorama",
+        "version": 1,
+        "unet": dict(scale.unet),
+        "vae": dict(scale.vae),
+        "prediction_type": "v_prediction",
+        "schedule": SCHEDULE,
+        "defaults": {"width": scale.size, "height": scale.size, "steps": 20, "cfg": 4.5, "sampler": "DDIM"},
+        "conditions": {},
+        "base_conditions": list(BASE_CONDITIONS),
+        "segmentation_colours": dict(zip(CLASSES, class_colours().tolist(), strict=True)),
+        "vocabulary": {
+            "nouns": [name for noun in nouns() for name in noun.names],
+            "places": {place: list(setting.phrases) for place, setting in SETTINGS.items()},
+            "colours": list(COLOURS),
+        },
+    }
+
+
+@torch.no_grad()
+def standardised(weights: Mapping[str, Tensor], mean: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+    """Return a VAE's weights whose latents have mean 0 and deviation 1, with the same pictures.
+
+    `mean`, `deviation`: of the channels as they are. The two 1x1 convolutions around the latents take it up.
+    """
+    new = {name: tensor.float().clone() for name, tensor in weights.items()}
+    weight, bias = new["quant_conv.weight"], new["quant_conv.bias"]
+    weight[:4] /= deviation.view(4, 1, 1, 1)
+    bias[:4] = (bias[:4] - mean) / deviation
+    bias[4:] -= 2 * deviation.log()  # the posterior's logarithm of the variance
+    back = new["post_quant_conv.weight"]
+    new["post_quant_conv.bias"] += (back[:, :, 0, 0] * mean).sum(dim=1)
+    new["post_quant_conv.weight"] = back * deviation.view(1, 4, 1, 1)
+    return new

@@ -1,0 +1,109 @@
+"""How large everything is: the real thing, and the same as a toy for a rehearsal on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Config = Mapping[str, object]
+_CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a stage learns, and how fast. `chapter`: scenes composed at a time; `uses`: how often each is seen."""
+
+    steps: int
+    batch: int
+    rate: float
+    warmup: int
+    chapter: int
+    uses: int
+    ema: float = 0.999
+    caption_dropout: float = 0.1
+    rank: int = 32
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of the nets, and each stage's course. `size`: of the pictures, in pixels."""
+
+    name: str
+    size: int
+    unet: Config
+    vae: Config
+    courses: Mapping[str, Course] = field(default_factory=dict)
+
+
+def unet(size: int, widths: tuple[int, ...], heads: int, groups: int) -> Config:
+    """Return a UNet's configuration: attention on every level but the deepest, as in Stable Diffusion 1."""
+    more = len(widths) - 1
+    return {
+        "sample_size": size // 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": [*[_CROSS[0]] * more, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *[_CROSS[1]] * more],
+        "block_out_channels": list(widths),
+        "layers_per_block": 1,
+        "attention_head_dim": heads,
+        "cross_attention_dim": 384,
+        "norm_num_groups": groups,
+        "use_linear_projection": False,
+    }
+
+
+def vae(size: int, widths: tuple[int, int, int, int], groups: int) -> Config:
+    """Return an autoencoder's configuration: 8 times smaller, 4 channels."""
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": list(widths),
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": groups,
+        "sample_size": size,
+        "mid_block_add_attention": True,
+        "scaling_factor": 1.0,
+    }
+
+
+FULL = Scale(
+    "full",
+    256,
+    unet(256, (96, 192, 384), 6, 32),
+    vae(256, (32, 64, 128, 128), 8),
+    {
+        "vae": Course(20_000, 24, 2e-4, 200, chapter=4_800, uses=2, ema=0.999),
+        "net": Course(40_000, 256, 4e-4, 500, chapter=25_600, uses=8, ema=0.9995),
+        "base": Course(16_000, 128, 2e-4, 200, chapter=11_520, uses=4, ema=0.999, caption_dropout=0.3),
+        "few": Course(6_000, 128, 5e-5, 200, chapter=25_600, uses=8, ema=0.999, caption_dropout=0.0),
+        "tiny": Course(6_000, 32, 5e-4, 100, chapter=4_800, uses=2),
+        "detector": Course(8_000, 64, 1e-3, 100, chapter=6_400, uses=2, ema=0.998),
+    },
+)
+TOY = Scale(
+    "toy",
+    64,
+    unet(64, (32, 64), 4, 8),
+    vae(64, (8, 8, 16, 16), 4),
+    {
+        "vae": Course(3, 2, 2e-4, 1, chapter=4, uses=1, ema=0.9),
+        "net": Course(4, 4, 4e-4, 1, chapter=8, uses=1, ema=0.9),
+        "base": Course(9, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, rank=4),
+        "few": Course(2, 2, 1e-4, 1, chapter=4, uses=1, ema=0.9),
+        "tiny": Course(2, 2, 5e-4, 1, chapter=4, uses=1, ema=0.9),
+        "detector": Course(3, 4, 1e-3, 1, chapter=8, uses=1, ema=0.9),
+    },
+)
+# What judges version 0 of the model, on a CPU: a detector of its own nouns, at its size.
+SMALL = Scale(
+    "small",
+    128,
+    FULL.unet,
+    FULL.vae,
+    {"detector": Course(1_200, 32, 1.5e-3, 40, chapter=1_024, uses=4, ema=0.99)},
+)
+SCALES = {scale.name: scale for scale in (FULL, TOY, SMALL)}

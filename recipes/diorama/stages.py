@@ -1,0 +1,244 @@
+"""The stages: what each learns from, what trains, and what it leaves. All of them run in the program's one loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disegno.core.settings import Settings
+from disegno.core.teach import TeachRequest
+from disegno.engine.studio import Studio
+from disegno.training.base import Facts, Learner, Turn
+from disegno.training.ground import Ground, open_ground, opening_of, training_memory
+from disegno.training.lesson import Lesson, Opening
+from disegno.training.recipe import About
+from disegno.training.recipes import RECIPES
+
+from .chapters import ChapterOrder, Composer, Drawn, FromChapters, Numbers, Wish, chunks, to_tensor
+from .detector import open_learner
+from .device_draws import DeviceObjective
+from .few import open_few
+from .newborn import write_newborn
+from .scale import Scale
+from .tiny import open_tiny
+from .world.maps import BASE_CONDITIONS
+from .world.pack import Wardrobe
+
+SEED = 0
+ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `start`: the stage whose result it starts from; "" is a newborn model. `recipe`: the program's.
+
+    `conditions`: what it is shown; `encodes`: what of a scene's tensors the model's own encoders make.
+    """
+
+    start: str
+    recipe: str
+    leaves: str
+    encodes: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("",)
+    labels: bool = False
+
+
+MIXED = ("canny", "segmentation", "depth", "palette", "soft-edge", "normal")
+STAGES: dict[str, Stage] = {
+    "vae": Stage("", "vae", "folder", ("target", "condition"), MIXED),
+    "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens")),
+    "base": Stage("net", "base", "file", ("latent", "condition_latent", "tokens"), BASE_CONDITIONS, BASE_CONDITIONS),
+    "few": Stage("net", "", "folder", ("latent", "tokens")),
+    "tiny": Stage("vae", "", "file", ("latent", "target")),
+    "detector": Stage("", "", "file", ("target",), labels=True),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is, and with what. `wardrobe`: in place of the pack, drawn here without other processes."""
+
+    run: Path
+    scale: Scale
+    settings: Settings
+    pack: Path | None = None
+    workers: int = 0
+    wardrobe: Wardrobe | None = None
+
+    def folder(self, stage: str) -> Path:
+        return self.run / "stages" / stage
+
+    def result(self, stage: str) -> Path:
+        """Return where a stage's result lies."""
+        suffix = ".safetensors" if STAGES[stage].leaves == "file" else ""
+        return self.folder(stage) / f"{stage}{suffix}"
+
+    def model_of(self, stage: str) -> Path:
+        """Return the model that a stage starts from."""
+        start = STAGES[stage].start
+        return write_newborn(self.run / "newborn", self.scale) if not start else self.result(start)
+
+
+def request_of(place: Place, name: str, steps: int | None = None) -> TeachRequest:
+    """Return the request of a stage: all that decides its weights beside the world."""
+    stage, course = STAGES[name], place.scale.courses[name]
+    return TeachRequest(
+        name=name,
+        data=(f"world-{place.scale.size}",),
+        recipe=stage.recipe or "text_to_image",
+        model=str(place.model_of(name)),
+        width=place.scale.size,
+        height=place.scale.size,
+        steps=steps or course.steps,
+        batch=course.batch,
+        rank=course.rank,
+        rate=course.rate,
+        warmup=course.warmup,
+        rate_schedule="cosine",
+        ema=course.ema,
+        caption_dropout=course.caption_dropout,
+        holdout=0,
+        validate_every=0,
+        save_every=10**9,
+        seed=SEED,
+        licence="Apache-2.0",
+    )
+
+
+@dataclass(frozen=True)
+class Worldly:
+    """A recipe's learner whose batches come from chapters (`Learner`)."""
+
+    module: FromChapters
+    turns: Sequence[Turn]
+    learner: Learner
+
+    def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
+        self.learner.save(path, facts, weights)
+
+
+def open_stage(place: Place, name: str, request: TeachRequest) -> Opening:
+    """Yield nothing, and return the lesson of a stage."""
+    yield from ()
+    stage, course = STAGES[name], place.scale.courses[name]
+    wish = Wish(place.scale.size, stage.conditions, stage.labels)
+    composer = Composer(wish, course.chapter, place.pack, place.workers, place.wardrobe)
+    learner, encode, fingerprint = _OPENERS[name](place, name, request)
+    module = FromChapters(learner.module, composer, encode)
+    order = ChapterOrder(request.seed, request.batch, course.chapter, course.uses, stage.tasks)
+    return Lesson(
+        request=request,
+        learner=Worldly(module.train(), learner.turns, learner),
+        examples=Numbers(course.chapter, stage.tasks),
+        held_out=None,
+        facts=Facts(name=name, training_pairs=seen(order, request), licence="Apache-2.0"),
+        fingerprint=hashlib.sha256(f"{fingerprint} {wish} {course}".encode()).hexdigest(),
+        order=order,
+    )
+
+
+def seen(order: ChapterOrder, request: TeachRequest) -> int:
+    """Return how many different scenes a whole stage shows."""
+    chapters = -(-request.steps // order.steps_per_chapter)
+    return min(chapters * order.chapter, request.steps * request.batch)
+
+
+# ---- what trains
+
+
+Encode = Callable[[Drawn], Mapping[str, Tensor]]
+Opened = tuple[Learner, Encode, str]  # what trains, what makes its tensors, what else decides the result
+
+
+def _with_model(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open a recipe of the program, or the few steps, beside the model that it starts from."""
+    stage = STAGES[name]
+    studio = Studio(place.settings)
+    recipe = RECIPES.load(request.recipe)
+    ground = open_ground(request, recipe.ABOUT, studio)
+    wants_text = "tokens" in stage.encodes
+    empty = ground.backbone.encode_text([""]).tokens[0] if wants_text else None
+    opening = opening_of(request, ground, recipe.ABOUT, stage.tasks, empty, studio)
+    learner = open_few(opening, request.rate or 0.0) if name == "few" else recipe.open(opening)
+    device = ground.policy.device
+    objective = getattr(learner.module, "objective", None)
+    if device.type == "cuda" and objective is not None and not isinstance(objective, DeviceObjective):
+        learner.module.objective = DeviceObjective(objective, device)
+    return learner, _encoder(ground, stage.encodes), ground.backbone.fingerprint
+
+
+def _with_latents(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open the tiny decoder beside the model whose latents it learns."""
+    ground = open_ground(request, About("", ("latent",)), Studio(place.settings))
+    learner = open_tiny(ground.memory, request.rate or 0.0, request.seed)
+    return learner, _encoder(ground, STAGES[name].encodes), ground.backbone.fingerprint
+
+
+def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open the detector, which needs no model."""
+    memory = training_memory(place.settings)
+    device = memory.policy.device
+
+    def encode(drawn: Drawn) -> Mapping[str, Tensor]:
+        return {
+            "target": to_tensor(drawn.images, device),
+            "noun": torch.from_numpy(np.stack([labels.noun for labels in drawn.labels])).to(device),
+            "colour": torch.from_numpy(np.stack([labels.colour for labels in drawn.labels])).to(device),
+        }
+
+    return open_learner(memory, request.rate or 0.0, request.seed), encode, "detector"
+
+
+_OPENERS = {
+    "vae": _with_model, "net": _with_model, "base": _with_model, "few": _with_model, "tiny": _with_latents,
+    "detector": _alone,
+}  # fmt: skip
+
+
+def _encoder(ground: Ground, names: Sequence[str]) -> Encode:
+    """Return what makes a chapter's tensors: pixels as they are, latents and text states by the model's encoders."""
+    device = ground.policy.device
+    makers: dict[str, Callable[[Drawn], Tensor]] = {
+        "target": lambda drawn: to_tensor(drawn.images, device),
+        "condition": lambda drawn: to_tensor(drawn.conditions, device),
+        "latent": lambda drawn: _latents(ground, drawn, drawn.images, signed=True),
+        "condition_latent": lambda drawn: _latents(ground, drawn, drawn.conditions, signed=False),
+        "tokens": lambda drawn: _tokens(ground, drawn),
+    }
+    return lambda drawn: {name: makers[name](drawn) for name in names}
+
+
+@torch.no_grad()
+def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool) -> Tensor:
+    """Return latents' modes, (n 4 h/8 w/8); conditions are shown in [0, 1], as CtrLoRA shows them."""
+    vae, policy = ground.backbone.vae, ground.policy
+    parts = []
+    for part in chunks(drawn, ENCODED_AT_ONCE):
+        x = to_tensor(pictures[part], policy.device).float() / 255
+        x = (x * 2 - 1 if signed else x).to(vae.dtype).contiguous(memory_format=policy.memory_format)
+        parts.append(vae.encode(x, return_dict=False)[0].mode().float() * ground.backbone.scaling_factor)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _tokens(ground: Ground, drawn: Drawn) -> Tensor:
+    """Return the captions' states, (n 48 384), in 16 bits."""
+    parts = [ground.backbone.encode_text(drawn.captions[part]).tokens for part in chunks(drawn, 4 * ENCODED_AT_ONCE)]
+    return torch.cat(parts).to(torch.bfloat16)
+
+
+def measured(place: Place, count: int) -> tuple[Tensor, Tensor]:
+    """Return the mean and the deviation of the taught VAE's channels, over held-out scenes."""
+    request = replace(request_of(place, "net"), model=str(place.result("vae")))
+    ground = open_ground(request, RECIPES.load("text_to_image").ABOUT, Studio(place.settings))
+    composer = Composer(Wish(place.scale.size, stream=2), count, place.pack, 0, place.wardrobe)
+    drawn = composer.chapter(0)
+    latents = _latents(ground, drawn, drawn.images, signed=True).cpu()
+    return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))

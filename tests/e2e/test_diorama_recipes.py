@@ -1,0 +1,135 @@
+"""The built-in model's recipes as a toy: every stage learns in the one loop, goes on exactly, and is drawn with."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from disegno.core.request import ControlUnit, Request
+from disegno.core.result import Result
+from disegno.core.settings import Settings
+from disegno.engine.generate import generate
+from disegno.engine.studio import Studio
+from disegno.training.base import TeachProgress
+from disegno.training.run import digest
+from disegno.training.trainer import train
+from disegno.weights.load import load_file
+from kit.world import blobs
+
+from recipes.diorama.chapters import ChapterOrder  # isort: skip
+from recipes.diorama.device_draws import normals, uniforms
+from recipes.diorama.newborn import standardised
+from recipes.diorama.scale import TOY
+from recipes.diorama.shards import join, split
+from recipes.diorama.stages import STAGES, Place, open_stage, request_of
+from recipes.diorama.train import bring, finish, leave, run_of, slice_of
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    run = tmp_path_factory.mktemp("rehearsal")
+    yield Place(run, TOY, Settings(cache_dir=run / "cache", device="cpu", dtype="fp32"), wardrobe=blobs())
+
+
+def _stop_after(place: Place, stage: str, steps: int) -> None:
+    request = request_of(place, stage)
+    events = train(request, run_of(place, stage), open_stage(place, stage, request))
+    with closing(events):
+        for event in events:
+            if isinstance(event, TeachProgress) and event.step == steps:
+                break
+
+
+def test_every_stage_learns_and_its_model_draws(place: Place) -> None:
+    for stage in STAGES:
+        result = slice_of(place, stage, minutes=10)
+        assert result.why == "steps" and place.result(stage).exists(), stage
+    for stage in ("net", "few"):
+        request = Request(prompt="a red car", model=str(place.result(stage)), steps=2, seed=1, width=64, height=64)
+        (result,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
+        assert result.images[0].size == (64, 64)
+    condition = place.result("base").with_name("base_canny.safetensors")
+    edges = place.run / "edges.png"
+    result.images[0].save(edges)
+    unit = ControlUnit(name=str(condition), image=str(edges), base=str(place.result("base")))
+    request = replace(request, model=str(place.result("net")), controls=(unit,))
+    (drawn,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
+    assert drawn.images[0].size == (64, 64)
+
+
+def test_a_slice_goes_on_exactly_also_on_another_machine(place: Place, tmp_path: Path) -> None:
+    whole, first, second = (replace(place, run=tmp_path / name) for name in ("whole", "first", "second"))
+    slice_of(whole, "detector", minutes=10)
+    _stop_after(first, "detector", 1)
+    pieces = leave(first, "detector", tmp_path / "shards")
+    assert all(piece.stat().st_size <= 16 * 2**20 for piece in pieces)
+    assert bring(second, "detector", tmp_path / "shards")
+    slice_of(second, "detector", minutes=10)
+    slice_of(first, "detector", minutes=10)
+    assert digest(second.result("detector")) == digest(first.result("detector")) == digest(whole.result("detector"))
+
+
+def test_what_is_too_large_travels_as_weights_and_says_so(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = (replace(place, run=tmp_path / name) for name in ("here", "there"))
+    for each in (here, there):
+        shutil.copytree(place.model_of("vae"), each.result("vae"))  # a model to start from
+    _stop_after(here, "net", 1)
+    leave(here, "net", tmp_path / "shards", most_mib=0.1)
+    assert not bring(there, "net", tmp_path / "shards")
+    assert "new optimiser" in capsys.readouterr().out
+    assert finish(here, "net").is_dir()
+    old, new = (load_file(p) for p in (here.result("net") / "unet.safetensors", there.run / "newborn/unet.safetensors"))
+    assert all(torch.allclose(old[name].float(), new[name].float(), atol=1e-2) for name in old)
+
+
+def test_a_damaged_piece_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 100)
+    pieces = split({"a": tmp_path / "a"}, tmp_path / "out", {"exact": True})
+    join(tmp_path / "out", tmp_path / "back")
+    assert (tmp_path / "back" / "a").read_bytes() == (tmp_path / "a").read_bytes()
+    pieces[1].write_bytes(b"x")
+    with pytest.raises(ValueError, match="damaged"):
+        join(tmp_path / "out", tmp_path / "back")
+
+
+def test_the_order_shows_every_scene_of_a_chapter_as_often_as_it_says() -> None:
+    order = ChapterOrder(seed=1, num_rows=4, chapter=24, uses=2, tasks=("a", "b", "c"))
+    rows = [row for step in range(order.steps_per_chapter) for row in order.rows(step)]
+    assert sorted(rows) == sorted([*range(24)] * 2)
+    for step in range(2 * order.steps_per_chapter):
+        assert {("a", "b", "c")[row % 3] for row in order.rows(step)} == {order.task(step)}
+        assert {row // 24 for row in order.rows(step)} == {step // order.steps_per_chapter}
+
+
+def test_draws_of_the_device_are_random_and_the_seeds_own() -> None:
+    seeds = torch.tensor([1, 2, 2**62 + 5])
+    both, alone = normals(seeds, (4, 16, 16)), normals(seeds[1:2], (4, 16, 16))
+    assert torch.equal(both[1], alone[0]) and not torch.equal(both[0], both[1])
+    many = normals(torch.arange(64), (4, 16, 16))
+    assert abs(float(many.mean())) < 0.01 and abs(float(many.std()) - 1) < 0.01
+    u = uniforms(torch.arange(64), 256)
+    assert float(u.min()) > 0 and float(u.max()) < 1 and abs(float(u.mean()) - 0.5) < 0.01
+
+
+def test_standardised_latents_decode_to_the_same_picture(place: Place) -> None:
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        old, new = (AutoencoderKL(**TOY.vae).eval() for _ in range(2))
+    mean, deviation = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([0.5, 2.0, 1.0, 0.1])
+    new.load_state_dict(standardised(old.state_dict(), mean, deviation))
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        a, b = old.encode(x).latent_dist, new.encode(x).latent_dist
+        assert torch.allclose((a.mean - mean.view(1, 4, 1, 1)) / deviation.view(1, 4, 1, 1), b.mean, atol=1e-5)
+        assert torch.allclose(a.std / deviation.view(1, 4, 1, 1), b.std, rtol=1e-4)
+        assert torch.allclose(old.decode(a.mean).sample, new.decode(b.mean).sample, atol=1e-5)
