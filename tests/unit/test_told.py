@@ -1,10 +1,13 @@
 """Pictures of A1111 are made again: its text, from each kind of file that it writes, becomes a Request."""
 
 import json
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -229,3 +232,17 @@ def test_pictures_of_novelai_are_told_in_a1111s_words(tmp_path: Path) -> None:
         request = read(tmp_path / "a.png").request
         assert (request.prompt, request.negative, request.steps, request.cfg) == ("a {fox}", "lowres, bad", 28, 11.0)
         assert (request.seed, request.height, request.clip_skip, request.seed_delta) == (77, 128, 2, 31337)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif"])
+def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    path = _file(tmp_path / name, OWN)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.integers(0, min(len(data), 400), 3):
+            data[place] = random.integers(256)
+        path.write_bytes(data)
+        with suppress(BadImage, RequestError), warnings.catch_warnings(action="ignore"):
+            read(path)

@@ -4,6 +4,7 @@ What NovelAI writes is told in A1111's words, as A1111 does.
 """
 
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ from disegno.core.result import Result
 
 KEY = "parameters"
 MAX_CHARACTERS = 1 << 20
+PILLOW_TRIPS = (
+    *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow's parsers raise on damaged files."""
 _MAX_JPEG_EXIF = 65_533 - 6  # bytes of a JPEG segment, without its length and "Exif\0\0"
 _USER_COMMENT = 0x9286
 _NOVELAI = "NovelAI"

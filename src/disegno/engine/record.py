@@ -23,7 +23,7 @@ from disegno.core.result import Result
 from disegno.core.told import Told, told_of
 from disegno.engine.album import needs_sources, with_sources
 from disegno.engine.embedded import KEY as PARAMETERS
-from disegno.engine.embedded import MAX_CHARACTERS, parameters_of, text_in
+from disegno.engine.embedded import MAX_CHARACTERS, PILLOW_TRIPS, parameters_of, text_in
 
 CHUNK = "disegno"
 PICTURE_CHUNK = b"dgPc"  # a data URI's beginning, a zero, and the picture's bytes
@@ -142,7 +142,7 @@ def _texts(path: Path) -> _Texts:
             text = getattr(picture, "text", {}).get(CHUNK)
             chunks = [chunk[:2] for chunk in getattr(picture, "private_chunks", [])]
             told = text_in(picture)
-    except (OSError, ValueError, SyntaxError) as error:
+    except PILLOW_TRIPS as error:
         raise BadImage(
             f"{path} cannot be read as a picture: {error}. Give a file that this program or A1111 made."
         ) from error

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from disegno.core.infotext import read_infotext
-from disegno.engine.embedded import text_in
+from disegno.engine.embedded import PILLOW_TRIPS, text_in
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.extras import Extras, html_info, translate_extras
@@ -27,8 +26,6 @@ from disegno.serving.kinds import UpscaleRequest
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
 POSTPROCESSING = "postprocessing"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-PILLOW_TRIPS = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error)
-"""What Pillow's parsers raise on damaged files."""
 
 
 @dataclass(frozen=True)
