@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from disegno.core.errors import KeyMismatch, RequestError
-from disegno.core.settings import Settings
+from disegno.core.settings import Settings, T5Use
 from disegno.packing import can_pack, pack
 from disegno.weights.finite import require_finite
 
@@ -32,7 +32,8 @@ _TOP_PAD_BYTES = 64 << 20
 class Policy:
     """How tensors are kept: the net in `dtype` and `memory_format`, the VAE in `vae_dtype`, text in float32.
 
-    `packs`: whether frozen nets are laid out for inference; not where gradients pass through them.
+    `packs`: whether frozen nets are laid out for inference; not where gradients pass through them. `t5`: whether Stable
+    Diffusion 3's large text encoder is used, and how.
     """
 
     device: torch.device
@@ -40,6 +41,7 @@ class Policy:
     memory_format: torch.memory_format = torch.contiguous_format
     vae_dtype: torch.dtype = torch.float32
     packs: bool = True
+    t5: T5Use = "on"
 
 
 FULL_PRECISION = Policy(torch.device("cpu"), torch.float32)
@@ -78,7 +80,7 @@ def decide(settings: Settings) -> Policy:
     dtype = _dtype(device) if settings.dtype == "auto" else DTYPES[settings.dtype]
     # oneDNN's and cuDNN's half precision convolutions want channels_last (bf16: a step 1.13-1.18x, the VAE 2.3x faster)
     memory_format = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-    return Policy(device, dtype, memory_format, vae_dtype=dtype)
+    return Policy(device, dtype, memory_format, vae_dtype=dtype, t5=settings.t5)
 
 
 def tune_allocator() -> bool:
@@ -136,6 +138,12 @@ class Memory:
         if self.policy.dtype != torch.float16:
             return self
         return Memory(replace(self.policy, dtype=torch.bfloat16))
+
+    def on_cpu(self) -> "Memory":
+        """Return a memory on the CPU, in bfloat16 where this one is in half precision."""
+        half = self.policy.dtype != torch.float32
+        dtype = torch.bfloat16 if half else torch.float32
+        return Memory(replace(self.policy, device=torch.device("cpu"), dtype=dtype))
 
     def place(self, module: Module, dtype: torch.dtype | None = None) -> Module:
         """Return the module where the policy wants it, in eval mode. `dtype`: unset, the policy's."""

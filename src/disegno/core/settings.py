@@ -4,13 +4,14 @@ import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 from disegno.core.errors import RequestError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
+T5Use = Literal["on", "off", "cpu", "int8"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Settings:
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: DType = "auto"
     """auto is decided from what the processor does fast; see `memory.py`."""
+    t5: T5Use = "on"
+    """The large text encoder of Stable Diffusion 3: on; off (it then says nothing); on the cpu; in 8 bits (int8)."""
     threads: int = 0
     """CPU threads for one evaluation; 0 leaves it to torch."""
     residual_cache_mib: int = 512
@@ -72,6 +75,7 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
         settings = replace(Settings(), **{name: _parse(name, value) for name, value in given.items()})
     except (TypeError, ValueError) as error:
         raise RequestError(f"A setting could not be read: {error}.") from error
-    if settings.dtype not in ("auto", "fp32", "bf16", "fp16"):
-        raise RequestError(f"dtype is {settings.dtype!r}; it can be auto, fp32, bf16 or fp16.")
+    for name, words in (("dtype", get_args(DType)), ("t5", get_args(T5Use))):
+        if (given_word := getattr(settings, name)) not in words:
+            raise RequestError(f"{name} is {given_word!r}; it can be {', '.join(words[:-1])} or {words[-1]}.")
     return settings

@@ -80,7 +80,7 @@ class Objective:
         x = self.prediction.alpha(sigma).view(by_row) * x0 + sigma.view(by_row) * noise
         return Noised(
             x=self.prediction.scale(x, sigma),
-            t=draws.level.to(x0.device, torch.float32),
+            t=self.table.net_t(sigma) if self.table.is_flow else draws.level.to(x0.device, torch.float32),
             target=self.prediction.target(x0, noise, sigma),
             weight=self._weight(sigma),
         )

@@ -18,15 +18,18 @@ from torch import Tensor
 
 from disegno.core.errors import RequestError, UnknownName
 
+FLOW_TIMESTEPS = 1000
+
 
 @dataclass(frozen=True)
 class NoiseTable:
     """A model's noise levels: `sigmas` (T,), float32, ascending; timestep t is index t.
 
-    Between them, log-linear in sigma.
+    Between them, log-linear in sigma. `shift`: of a flow, how far its levels were moved towards noise.
     """
 
     sigmas: Tensor
+    shift: float = 1.0
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "NoiseTable":
@@ -47,6 +50,10 @@ class NoiseTable:
     def is_flow(self) -> bool:
         """Return whether the levels are those of the straight path, x = (1 - sigma) x0 + sigma n, and so end at 1."""
         return float(self.sigmas[-1]) <= 1.0
+
+    def net_t(self, sigma: Tensor) -> Tensor:
+        """Return what the net is told of each noise level, of its shape: the timestep, or 1000 sigma of a flow."""
+        return sigma * FLOW_TIMESTEPS if self.is_flow else self.t_of(sigma)
 
     @property
     def sigma_min(self) -> Tensor:
@@ -76,6 +83,16 @@ def scaled_linear_table(beta_start: float = 0.00085, beta_end: float = 0.012, nu
     """Return Stable Diffusion's table: beta linear in its square root, cumulated in float64 (Rombach et al. 2022)."""
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
     return NoiseTable.from_alphas_cumprod((1 - betas).cumprod(dim=0).float())
+
+
+def shifted(level: Tensor, shift: float) -> Tensor:
+    """Return a flow's noise level moved towards noise, of its shape. Esser et al. 2024, eq. 23."""
+    return shift * level / (1 + (shift - 1) * level)
+
+
+def flow_table(shift: float, num_timesteps: int = FLOW_TIMESTEPS) -> NoiseTable:
+    """Return the table of a flow model with this shift, which was taught at 1/T, 2/T, ... 1."""
+    return NoiseTable(shifted(torch.arange(1, num_timesteps + 1) / num_timesteps, shift), shift)
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,18 @@ def _ends_in_t(table: NoiseTable, spacing: Spacing) -> tuple[float, float]:
     return t_min, t_max
 
 
+def _evenly(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
+    """Return n sigmas at evenly spaced timesteps between the ends.
+
+    ComfyUI and diffusers parity: of a flow, even between the shifted ends, and then shifted.
+    """
+    if table.is_flow:
+        low, high = spacing.ends(table)
+        return shifted(torch.linspace(high, low, n), table.shift)
+    low, high = _ends_in_t(table, spacing)
+    return table.sigma_of(torch.linspace(high, low, n))
+
+
 def uniform(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
     """Return n sigmas at evenly spaced timesteps, both ends of the table included, and 0. k-diffusion's get_sigmas."""
     return _with_zero(table.sigma_of(torch.linspace(len(table.sigmas) - 1, 0, n)))
@@ -141,14 +170,12 @@ def sgm_uniform(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
 
     The spacing of Stability's generative-models.
     """
-    low, high = _ends_in_t(table, spacing)
-    return _with_zero(table.sigma_of(torch.linspace(high, low, n + 1)[:-1]))
+    return _with_zero(_evenly(n + 1, table, spacing)[:-1])
 
 
 def normal(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
     """Return n sigmas at evenly spaced timesteps between the ends, and 0."""
-    low, high = _ends_in_t(table, spacing)
-    return _with_zero(table.sigma_of(torch.linspace(high, low, n)))
+    return _with_zero(_evenly(n, table, spacing))
 
 
 def kl_optimal(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
@@ -176,8 +203,12 @@ def ddim(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
 def beta(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
     """Return n sigmas at the quantiles of a Beta distribution, and 0. Lee et al. 2024.
 
-    A1111 parity: the quantiles scale sigma itself; in the paper they scale the timestep.
+    A1111 parity: the quantiles scale sigma itself; in the paper they scale the timestep, as here of a flow (ComfyUI).
     """
+    if table.is_flow:
+        quantiles = betaincinv(spacing.beta_alpha, spacing.beta_beta, 1 - np.linspace(0, 1, n, endpoint=False))
+        places = np.rint(quantiles * (len(table.sigmas) - 1)).astype(np.int64)
+        return _with_zero(table.sigmas[torch.from_numpy(np.unique(places)[::-1].copy())])
     low, high = spacing.ends(table)
     quantiles = betaincinv(spacing.beta_alpha, spacing.beta_beta, 1 - np.linspace(0, 1, n))
     return _with_zero(torch.from_numpy(low + quantiles * (high - low)))
@@ -299,12 +330,14 @@ def plan_sigmas(
 ) -> Tensor:
     """Return a generation's noise levels, (n + 1,), float32, descending; n is `steps` for nearly all schedules.
 
-    The automatic schedule is the sampler's own: its levels, else its default schedule, else Uniform. Raises
-    RequestError.
+    The automatic schedule is the sampler's own: its levels, else its default schedule, else Uniform; of a flow Normal,
+    which flow models were published with (a sampler's own is made for other noise levels). Raises RequestError.
     """
     if steps < 1:
         raise RequestError(f"The number of steps is {steps}; it must be at least 1.")
     spec, spacing = find_schedule(schedule), spacing or Spacing()
+    if spec is AUTOMATIC and table.is_flow:
+        spec = SCHEDULES["normal"]
     if spec is AUTOMATIC and sampler.levels is not None:
         return sampler.levels(steps, table)
     if spec is AUTOMATIC:

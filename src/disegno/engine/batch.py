@@ -163,7 +163,7 @@ def _call(rows: list[TextRow], x: Tensor, t: Tensor, extra: Tensor | None, backb
 
 def timestep(backbone: Backbone, sigma: Tensor) -> Tensor:
     """Return the net's timestep for a noise level, (1,), float32."""
-    return backbone.table.t_of(sigma.float().cpu()).reshape(1)
+    return backbone.table.net_t(sigma.float().cpu()).reshape(1)
 
 
 @dataclass(frozen=True)

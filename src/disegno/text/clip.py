@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import torch
 from ftfy import fix_text
 from tokenizers import AddedToken, Encoding, Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from disegno.core.errors import RequestError
@@ -97,16 +99,34 @@ def chunk_rows(prompts: Iterable[str], pad: int = END_ID) -> tuple[list[list[int
     return rows, warnings
 
 
+class ClipRead(NamedTuple):
+    """What an encoder says of texts: their states (b n d), and of each as a whole its pooled state (b p)."""
+
+    states: Tensor
+    pooled: Tensor
+    warnings: list[str]
+
+
 @dataclass(frozen=True)
 class ClipText:
-    """An open CLIP text encoder. `pad`: the id that fills a chunk."""
+    """An open CLIP text encoder. `pad`: the id that fills a chunk.
+
+    `bare`: states are those before the last layer, without the final norm (Stable Diffusion 3, SDXL). `projection`: of
+    the pooled state, (p d).
+    """
 
     model: CLIPTextModel
     pad: int = END_ID
+    bare: bool = False
+    projection: Tensor | None = None
 
     @property
     def net(self) -> nn.Module:
         return self.model
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         """Return each prompt's token ids, (b 77), and warnings about what was cut off."""
@@ -115,26 +135,43 @@ class ClipText:
 
     def states(self, ids: Tensor, skip: int = 1) -> Tensor:
         """Return the states of layer -skip after the final layer norm, (b 77 d). A1111 parity: skip counts from 1."""
+        return self.run(ids, skip)[0]
+
+    def run(self, ids: Tensor, skip: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the states of layer -skip, (b 77 d), and the pooled ones of the last layer, (b p)."""
         num_layers = self.model.config.num_hidden_layers
         if not 1 <= skip <= num_layers:
             raise RequestError(
                 f"clip_skip is {skip}; this text encoder has {num_layers} layers: give 1 to {num_layers}."
             )
-        out = self.model(input_ids=ids.to(self.model.device), output_hidden_states=skip > 1)
+        out = self.model(input_ids=ids.to(self.model.device), output_hidden_states=skip > 1 or self.bare)
+        pooled = out.pooler_output if self.projection is None else F.linear(out.pooler_output, self.projection)
+        if self.bare:
+            return out.hidden_states[-1 - skip], pooled
         if skip == 1:
-            return out.last_hidden_state
-        return self.model.final_layer_norm(out.hidden_states[-skip])
+            return out.last_hidden_state, pooled
+        return self.model.final_layer_norm(out.hidden_states[-skip]), pooled
 
     def read(self, prompts: Sequence[str], skip: int = 1) -> tuple[Tensor, list[str]]:
         """Return the prompts' states, (b 77 d), and warnings about what was cut off."""
+        read = self.read_all(prompts, skip)
+        return read.states, read.warnings
+
+    def read_all(self, prompts: Sequence[str], skip: int = 1) -> ClipRead:
+        """Return what `read` does, and the pooled states."""
         ids, warnings = self.tokenize(prompts)
-        return self.states(ids, skip), warnings
+        return ClipRead(*self.run(ids, skip), warnings)
 
     def read_prompt(self, text: str, options: TextOptions) -> tuple[Tensor, list[str]]:
         """Return the states of a prompt of any length, (1 77k d) of its k chunks, and warnings.
 
         Raises RequestError where a weight is no number, or learnt vectors fit into no chunk.
         """
+        read = self.read_all_prompt(text, options)
+        return read.states, read.warnings
+
+    def read_all_prompt(self, text: str, options: TextOptions) -> ClipRead:
+        """Return what `read_prompt` does, and the first chunk's pooled state."""
         learnt, warnings = self._fitting(options.learnt)
         names = {name: vectors for vectors in learnt for name in vectors.names}
         known = Learnt(tuple(Name(tuple(token_ids(name)), name, len(v.vectors)) for name, v in names.items()))
@@ -142,9 +179,9 @@ class ClipText:
         chunks = chunks_of(pieces, token_ids, Ruler(LENGTH - 2, COMMA_ID, options.backtrack), known)
         ids = torch.tensor([chunk(each.ids, self.pad) for each in chunks], dtype=torch.long)  # k 77
         with self._standing_in(chunks, {name: v.vectors for name, v in names.items()}):
-            states = self.states(ids, options.clip_skip)  # k 77 d
+            states, pooled = self.run(ids, options.clip_skip)  # k 77 d, k p
         states = WEIGH[options.emphasis](states, weights_of(chunks, LENGTH).to(states))
-        return states.flatten(0, 1)[None], warnings  # k 77 d -> 1 77k d
+        return ClipRead(states.flatten(0, 1)[None], pooled[:1], warnings)  # k 77 d -> 1 77k d
 
     def _fitting(self, learnt: Sequence[LearntVectors]) -> tuple[list[LearntVectors], list[str]]:
         """Return the vectors that are as wide as this encoder, and what is said of the others."""

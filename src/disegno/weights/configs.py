@@ -19,6 +19,8 @@ PIPELINE: dict[str, list[str]] = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+# By the latents' channels: Esser et al. 2024's autoencoder, as in every SD 3 configuration.
+_LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size": 1024}}
 SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -52,7 +54,7 @@ def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     last = [f"encoder.down_blocks.{i}.resnets.{num - 1}.conv2.weight" for i, num in enumerate(levels)]
     try:
         widths = tuple(tensors[name].shape[0] for name in last)
-        latent_channels = tensors["post_quant_conv.weight"].shape[0]
+        latent_channels = tensors["decoder.conv_in.weight"].shape[1]
     except KeyError as error:
         raise KeyMismatch(f"The VAE has no tensor {error}: the file is incomplete. Fetch it again.") from error
     return {
@@ -61,9 +63,10 @@ def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "latent_channels": latent_channels,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "scaling_factor": SCALING_FACTOR,
+        "use_quant_conv": "quant_conv.weight" in tensors,
+        "use_post_quant_conv": "post_quant_conv.weight" in tensors,
         "sample_size": 512,
-    }
+    } | _LATENTS.get(latent_channels, {"scaling_factor": SCALING_FACTOR})
 
 
 def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
