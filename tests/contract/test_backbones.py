@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from disegno.backbones import BACKBONES, diorama, miniature, sd1
+from disegno.backbones import BACKBONES, diorama, miniature, miniature_sd2, sd1, sd2
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.backbones.base import Backbone, text_key
 from disegno.backbones.miniature import Miniature, draw, nets, open_miniature, write_sd1_folder
@@ -62,10 +62,12 @@ def diorama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_diorama(tmp_path_factory.mktemp("built_in") / "diorama")
 
 
-@pytest.fixture(scope="module", params=["sd1", "diorama"])
-def backbone(request: pytest.FixtureRequest) -> Backbone:
+@pytest.fixture(scope="module", params=["sd1", "sd2", "diorama"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     if request.param == "sd1":
         return open_miniature(MEMORY)
+    if request.param == "sd2":
+        return sd2.open(miniature_sd2.write_folder(tmp_path_factory.mktemp("sd2") / "model"), MEMORY)
     return diorama.open(request.getfixturevalue("diorama_folder"), MEMORY)
 
 
@@ -81,8 +83,8 @@ def _call(backbone: Backbone, x: torch.Tensor, residuals: Residuals | None = Non
 
 
 def test_the_registry_names_every_family() -> None:
-    assert {"sd1", "diorama"} <= set(BACKBONES)
-    assert "miniature" not in BACKBONES
+    assert {"sd1", "sd2", "sd3", "diorama"} <= set(BACKBONES)
+    assert not any(name.startswith("miniature") for name in BACKBONES)
     for name in BACKBONES:
         module = BACKBONES.load(name)
         assert name == module.FAMILY

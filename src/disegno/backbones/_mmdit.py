@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from disegno.backbones._autoencoder import Autoencoder
 from disegno.backbones._three_texts import ThreeTexts
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.patches import map_to_tokens, whole_patches
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
 from disegno.memory import Memory
@@ -118,17 +118,10 @@ class Mmdit:
                 )
 
 
-def whole_patches(x: Tensor, patch: int) -> Tensor:
-    """Return x (b c h w) with sides of whole patches: what is missing goes on at the other side. ComfyUI parity."""
-    height, width = x.shape[-2:]
-    more = -height % patch, -width % patch
-    return F.pad(x, (0, more[1], 0, more[0]), mode="circular") if any(more) else x
-
-
 def _of_blocks(residuals: Residuals, like: Tensor) -> list[Tensor]:
     """Return each block's residual, (b n d): the last block, which takes none, is given the last one's.
 
     A residual of a transformer lies as a map of its tokens, (b d h w), so that regions act on it as on a UNet's.
     """
     maps = (*residuals.down, residuals.mid, residuals.mid)
-    return [part.to(like.device, like.dtype).flatten(2).transpose(1, 2) for part in maps]  # b d h w -> b n d
+    return [map_to_tokens(part.to(like.device, like.dtype)) for part in maps]

@@ -84,7 +84,7 @@ SECTIONS = {
     "A picture from a picture": ("init__", "outpaint", "image_cfg"),
     "Larger pictures": ("hires__", "tiles", "tiles__", "vae_tile"),
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
-    "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device"),
+    "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device", "t5"),
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
     "Noise, guidance and sampling, in detail": (
         *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
@@ -125,6 +125,11 @@ SECTIONS = {
 )
 @click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
 @click.option(
+    "--t5",
+    type=click.Choice(["on", "off", "cpu", "int8"]),
+    help="Stable Diffusion 3's large text encoder: on, off, on the CPU, or in 8 bits.",
+)
+@click.option(
     "--preview",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A picture file that shows what is being drawn, written anew twice a second.",
@@ -133,7 +138,7 @@ SECTIONS = {
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(
     prompt: str | None, control: tuple[str, ...], size: str | None, again: Path | None, out: Path | None,
-    dtype: str | None, device: str | None, as_json: bool, quiet: bool, outpaint: str | None,
+    dtype: str | None, device: str | None, t5: str | None, as_json: bool, quiet: bool, outpaint: str | None,
     x: str | None, y: str | None, z: str | None, matrix: bool, preview: Path | None, **given: Any,
 ) -> None:  # fmt: skip
     """Make pictures from PROMPT, and from drawings.
@@ -170,7 +175,7 @@ def command(
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)
-    settings = load_settings(dtype=_dtype(dtype, again), device=device)
+    settings = load_settings(dtype=_dtype(dtype, again), device=device, t5=t5)
     axes = [text for text in (x, y, z) if text]
     if axes or matrix:
         return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet, preview))

@@ -37,7 +37,7 @@ _FOLDER_FILES = (
 
 def recognises(card: FileCard) -> bool:
     """Return whether the file is a ControlNet."""
-    return card.mechanism == "controlnet"
+    return card.mechanism == "controlnet" and card.family != "sd3"
 
 
 @dataclass(frozen=True)

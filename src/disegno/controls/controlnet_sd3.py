@@ -1,0 +1,212 @@
+"""ControlNet for Stable Diffusion 3 and 3.5: a few of the transformer's blocks, which see the noisy latent and the
+condition's latents, and add to the blocks of the model at even distances.
+
+diffusers' SD3ControlNetModel, as a file or folder: InstantX's and alimama's nets for SD 3 medium (the second inpaints:
+one channel more), Stability AI's for 3.5 large (blocks that see no text, on the model's own patches).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from diffusers import SD3ControlNetModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from disegno.controls.base import Condition, Host, add, key_of
+from disegno.core.errors import CorruptFile, UnknownKind, WrongFamily
+from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.patches import tokens_to_map, whole_patches
+from disegno.memory import Memory
+from disegno.weights.card import FileCard
+from disegno.weights.keys import mmdit
+from disegno.weights.load import open_file
+
+families = ("sd3",)
+
+_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+_PATCHES = "pos_embed_input.proj.weight"
+_POOLED = "time_text_embed.text_embedder.linear_1.weight"
+# What the control must have in common with the model's transformer: where it stands in both configurations.
+_SHARED = {"pooled_projection_dim": "the width of the pooled text", "joint_attention_dim": "the width of the text"}
+_FOLDER_ONLY = ("force_zeros_for_pooled_projection", "pos_embed_type")  # what shapes cannot tell
+
+
+def recognises(card: FileCard) -> bool:
+    """Return whether the file is a ControlNet of this family."""
+    return card.mechanism == "controlnet" and card.family in families
+
+
+class Sd3Host(Host, Protocol):
+    """A backbone whose net is a transformer; its VAE says how its latents were moved."""
+
+    @property
+    def vae(self) -> nn.Module: ...
+
+
+def width_of(net: nn.Module) -> int:
+    """Return a transformer's width."""
+    config = _config(net)
+    return int(config["attention_head_dim"]) * int(config["num_attention_heads"])
+
+
+def _config(net: nn.Module) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], net.config)
+
+
+def spread(samples: tuple[Tensor, ...], num_blocks: int) -> list[Tensor]:
+    """Return what is added after each of the model's blocks but the last, at even distances. diffusers parity."""
+    distance = num_blocks / len(samples)
+    return [samples[int(i / distance)] for i in range(num_blocks - 1)]
+
+
+@dataclass(frozen=True)
+class ControlNetSd3:
+    """A prepared ControlNet. `latents`: the condition's, (1 c h w), with the mask where it inpaints."""
+
+    net: SD3ControlNetModel
+    model: nn.Module
+    latents: Tensor
+    key: str
+    positive_only: bool = False
+    sees_x: bool = True
+
+    def __call__(self, call: Call) -> Call:
+        """Return the call with this control's residuals added: maps of tokens, (b d h w), one a block."""
+        config, like = _config(self.net), self.net.controlnet_blocks[0].weight
+        assert call.pooled is not None, "Stable Diffusion 3 wants the pooled text"
+        x, shown = (whole_patches(part.to(like), int(config["patch_size"])) for part in (call.x, self.latents))
+        pooled = call.pooled.to(like)
+        samples = self.net(
+            hidden_states=x if self.net.pos_embed is not None else self.model.pos_embed(x),
+            controlnet_cond=shown.expand(len(x), -1, -1, -1),
+            encoder_hidden_states=None if self.net.context_embedder is None else call.tokens.to(like),
+            pooled_projections=torch.zeros_like(pooled) if config["force_zeros_for_pooled_projection"] else pooled,
+            timestep=call.t.to(like.device),
+            return_dict=False,
+        )[0]
+        height, width = (side // int(config["patch_size"]) for side in x.shape[-2:])
+        maps = [tokens_to_map(sample, height, width) for sample in samples]
+        *down, mid = spread(tuple(maps), int(_config(self.model)["num_layers"]))
+        return add(call, Residuals(tuple(down), mid))
+
+
+@dataclass(frozen=True)
+class ControlNetSd3Controller:
+    """A ControlNet's weights, open."""
+
+    name: str
+    annotator: str | None
+    net: SD3ControlNetModel
+    backbone: Sd3Host
+    fingerprint: str
+
+    def prepare(self, condition: Condition) -> ControlNetSd3:
+        """Return the control for one condition."""
+        image, holes = condition.image * 2 - 1, condition.mask
+        if holes is not None:
+            image = torch.where(holes > 0.5, -1.0, image)
+        latents = self.backbone.encode_image(image)
+        if self._takes_no_shift():
+            vae = _config(self.backbone.vae)
+            latents = latents + float(vae.get("shift_factor") or 0.0) * float(vae["scaling_factor"])
+        if int(_config(self.net)["extra_conditioning_channels"]):
+            latents = torch.cat([latents, _kept(holes, latents)], dim=1)
+        key = key_of("controlnet-sd3", self.fingerprint, condition.key)
+        return ControlNetSd3(self.net, self.backbone.net, latents, key)
+
+    def _takes_no_shift(self) -> bool:
+        """Return whether latents are taken as the VAE gives them. diffusers parity: InstantX's nets; none inpaints."""
+        config = _config(self.net)
+        return bool(config["force_zeros_for_pooled_projection"]) and not int(config["extra_conditioning_channels"])
+
+
+def _kept(holes: Tensor | None, latents: Tensor) -> Tensor:
+    """Return the mask that an inpainting net is shown, (1 1 h w): 1 where the picture is kept."""
+    if holes is None:
+        return torch.ones_like(latents[:, :1])
+    return 1 - F.interpolate(holes.to(latents), size=latents.shape[-2:])
+
+
+def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controller:
+    """Return the ControlNet in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    with open_file(_weights_in(path)) as file:
+        tensors, words, fingerprint = file.tensors(), file.metadata, file.sha256()
+    told = _told(path / "config.json", words.get("disegno.config", "{}"))
+    config = config_of(path.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    config |= {name: told[name] for name in _FOLDER_ONLY if name in told}
+    check_fits(path.name, config, backbone)
+
+    def make() -> SD3ControlNetModel:
+        return SD3ControlNetModel(**config)
+
+    net = memory.without_fp16().build(make, tensors, path.name)
+    return ControlNetSd3Controller(path.stem, words.get("disegno.annotator"), net, backbone, fingerprint)
+
+
+def _weights_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in _FILES if (path / name).is_file()), None)
+    if found is None:
+        raise UnknownKind(f"{path} holds no weights of a ControlNet. Expected one of: {', '.join(_FILES)}.")
+    return found
+
+
+def _told(file: Path, header: str) -> Mapping[str, Any]:
+    try:
+        return cast(Mapping[str, Any], json.loads(file.read_text("utf-8") if file.is_file() else header))
+    except ValueError as error:
+        raise CorruptFile(f"{file} is not JSON ({error}). Fetch the ControlNet again.") from error
+
+
+def config_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return SD3ControlNetModel's configuration from its tensors' shapes. Raises UnknownKind where one is missing."""
+    try:
+        width, shown, patch, _ = shapes[_PATCHES]
+        pooled = shapes[_POOLED][1]
+    except (KeyError, ValueError) as error:
+        raise UnknownKind(f"{name} has no tensor {error}: it is no ControlNet of Stable Diffusion 3.") from error
+    channels = shapes.get("pos_embed.proj.weight", (0, shown))[1]
+    places = shapes.get("pos_embed.pos_embed")
+    dual = {int(key.split(".")[1]) for key in shapes if key.startswith("transformer_blocks.") and ".attn2." in key}
+    caption, joint = shapes.get("context_embedder.weight", (width, None))
+    return {
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": channels,
+        "num_layers": mmdit.num_blocks(shapes),
+        "attention_head_dim": mmdit.HEAD_WIDTH,
+        "num_attention_heads": width // mmdit.HEAD_WIDTH,
+        "joint_attention_dim": joint,
+        "caption_projection_dim": caption,
+        "pooled_projection_dim": pooled,
+        "pos_embed_max_size": 96 if places is None else round(places[1] ** 0.5),
+        "extra_conditioning_channels": shown - channels,
+        "dual_attention_layers": tuple(sorted(dual)),
+        "qk_norm": "rms_norm" if any(key.endswith(".attn.norm_q.weight") for key in shapes) else None,
+        "pos_embed_type": "sincos",
+        "use_pos_embed": "pos_embed.proj.weight" in shapes,
+        "force_zeros_for_pooled_projection": joint is not None,  # 3.5 large's see no text; their pooled one is given
+    }
+
+
+def check_fits(name: str, config: Mapping[str, Any], backbone: Host) -> None:
+    """Raise WrongFamily where the control was made for a transformer of other sizes."""
+    theirs = _config(backbone.net)
+    sizes = {meaning: (config[field], theirs.get(field)) for field, meaning in _SHARED.items() if config[field]}
+    own = int(config["attention_head_dim"]) * int(config["num_attention_heads"])
+    sizes["the width of the blocks"] = own, width_of(backbone.net)
+    for meaning, (given, wanted) in sizes.items():
+        if given != wanted:
+            raise WrongFamily(
+                f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning} is {given}, the"
+                f" model's is {wanted}. Choose a control that was made for this size of Stable Diffusion 3."
+            )
