@@ -119,10 +119,11 @@ def test_the_same_latents_as_the_pipelines(model: Path, nets: Path, names: tuple
     pipeline.set_progress_bar_config(disable=True)
     states = [backbone.read_prompt(text, TextOptions()) for text in (REQUEST.prompt, REQUEST.negative)]
     images, weights = [_image(n) for n in range(len(names))], [0.8, 0.5][: len(names)]
+    shown = [image * 2 - 1 for image in images]  # the pipeline takes tensors as the VAE is shown them
     expected = pipeline(
         prompt_embeds=states[0].tokens, pooled_prompt_embeds=states[0].pooled,
         negative_prompt_embeds=states[1].tokens, negative_pooled_prompt_embeds=states[1].pooled,
-        control_image=images if len(images) > 1 else images[0],
+        control_image=shown if len(shown) > 1 else shown[0],
         controlnet_conditioning_scale=weights if len(weights) > 1 else weights[0],
         num_inference_steps=STEPS, guidance_scale=REQUEST.cfg, height=64, width=64,
         latents=ImageNoise((16, 8, 8), [SEED]).start_noise(), output_type="latent",

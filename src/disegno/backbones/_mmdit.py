@@ -15,8 +15,8 @@ from disegno.backbones._autoencoder import Autoencoder
 from disegno.backbones._three_texts import ThreeTexts
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError
-from disegno.diffusion.call import Call, Residuals
-from disegno.diffusion.patches import map_to_tokens, whole_patches
+from disegno.diffusion.call import Call
+from disegno.diffusion.patches import block_residuals, whole_patches
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
 from disegno.memory import Memory
@@ -100,7 +100,7 @@ class Mmdit:
             encoder_hidden_states=call.tokens.to(x),
             pooled_projections=call.pooled.to(x),
             timestep=call.t.to(policy.device),
-            block_controlnet_hidden_states=call.residuals and _of_blocks(call.residuals, x),
+            block_controlnet_hidden_states=call.residuals and block_residuals(call.residuals, x),
             return_dict=False,
         )[0]
         return out[..., :height, :width].float()
@@ -116,12 +116,3 @@ class Mmdit:
                     f"The {side} is {pixels}; {self.name} draws multiples of {unit} from {unit * patch} to {most}"
                     f" pixels. Try {near}."
                 )
-
-
-def _of_blocks(residuals: Residuals, like: Tensor) -> list[Tensor]:
-    """Return each block's residual, (b n d): the last block, which takes none, is given the last one's.
-
-    A residual of a transformer lies as a map of its tokens, (b d h w), so that regions act on it as on a UNet's.
-    """
-    maps = (*residuals.down, residuals.mid, residuals.mid)
-    return [map_to_tokens(part.to(like.device, like.dtype)) for part in maps]

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from disegno.controls.base import Condition, Host, add, key_of
 from disegno.core.errors import CorruptFile, UnknownKind, WrongFamily
-from disegno.diffusion.call import Call, Residuals
-from disegno.diffusion.patches import tokens_to_map, whole_patches
+from disegno.diffusion.call import Call
+from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.keys import mmdit
@@ -61,12 +61,6 @@ def _config(net: nn.Module) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], net.config)
 
 
-def spread(samples: tuple[Tensor, ...], num_blocks: int) -> list[Tensor]:
-    """Return what is added after each of the model's blocks but the last, at even distances. diffusers parity."""
-    distance = num_blocks / len(samples)
-    return [samples[int(i / distance)] for i in range(num_blocks - 1)]
-
-
 @dataclass(frozen=True)
 class ControlNetSd3:
     """A prepared ControlNet. `latents`: the condition's, (1 c h w), with the mask where it inpaints."""
@@ -94,8 +88,7 @@ class ControlNetSd3:
         )[0]
         height, width = (side // int(config["patch_size"]) for side in x.shape[-2:])
         maps = [tokens_to_map(sample, height, width) for sample in samples]
-        *down, mid = spread(tuple(maps), int(_config(self.model)["num_layers"]))
-        return add(call, Residuals(tuple(down), mid))
+        return add(call, spread(tuple(maps), int(_config(self.model)["num_layers"])))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ The net is f(VAE latent of the condition, t, text): it has no hint block and nev
 shown the condition in [0, 1], not [-1, 1]: that is what the published weights were trained with. The original draws
 from the posterior anew at every step; here its mode is taken once.
 
+Under Stable Diffusion 3 the net is some of the transformer's blocks, and the zero convolutions are linear: `_joint.py`.
+
 The base is opened once and never changes: a condition's weights stand in for the base's own during a call, and are gone
 after it.
 """
@@ -18,13 +20,15 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
+from disegno.controls._joint import JointControl, open_joint
 from disegno.controls._net import open_net, run
 from disegno.controls.base import Body, Condition, Host, add, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.patches import with_pooled
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.ctrlora_files import (
@@ -40,7 +44,7 @@ from disegno.weights.keys.control import is_transformer_norm, is_zero_conv, lora
 
 log = logging.getLogger(__name__)
 
-families = ("sd1", "sd2", "diorama")
+families = ("sd1", "sd2", "sd3", "diorama")
 
 _NO_HINT = torch.zeros(())
 
@@ -61,7 +65,7 @@ class Base:
 
     name: str
     sha256: str
-    net: ControlNetModel
+    net: ControlNetModel | JointControl
     modules: tuple[str, ...]
     own: Mapping[str, Tensor]
     lock: Lock = field(default_factory=Lock, repr=False, compare=False)
@@ -75,15 +79,23 @@ class Base:
 def open_base(path: Path, backbone: Body, memory: Memory) -> Base:
     """Return the Base ControlNet in this file. Raises UnknownKind, WrongFamily, KeyMismatch."""
     file = read_base(path)
+    if isinstance(backbone.net, SD3Transformer2DModel):
+        return base_of(file.name, file.sha256, open_joint(path.name, file.tensors, backbone.net, memory))
     net = memory.pack(open_net(path.name, file.tensors, backbone, memory, file.config), linears=False)
     return base_of(file.name, file.sha256, net)
 
 
-def base_of(name: str, sha256: str, net: ControlNetModel) -> Base:
+def base_of(name: str, sha256: str, net: ControlNetModel | JointControl) -> Base:
     """Return the Base ControlNet that this net is."""
-    modules = tuple(name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+    linear = (name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+    modules = tuple(name for name in linear if not is_zero_conv(f"{name}.weight") and not _is_idle(net, name))
     own = {name: t for name, t in net.state_dict().items() if is_zero_conv(name) or is_transformer_norm(name)}
+    own = {name: tensor for name, tensor in own.items() if not _is_idle(net, name)}
     return Base(name, sha256, net, modules, own)
+
+
+def _is_idle(net: nn.Module, name: str) -> bool:
+    return isinstance(net, JointControl) and net.is_idle(name)
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,8 @@ class CtrLora:
         """Return the call with this control's residuals added."""
         assert self.latent.shape[-2:] == call.x.shape[-2:], f"condition {self.latent.shape}, canvas {call.x.shape}"
         latent = self.latent.expand(len(call.rows), -1, -1, -1)  # 1 c h w -> b c h w
-        return add(call, self.base.residuals(self.merged.weights, latent, call.t, call.tokens))
+        tokens = with_pooled(call.tokens, call.pooled)
+        return add(call, self.base.residuals(self.merged.weights, latent, call.t, tokens))
 
 
 def merged(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

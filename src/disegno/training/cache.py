@@ -19,6 +19,7 @@ from torch import Tensor
 from disegno.backbones._latent_diffusion import fingerprint
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError, ResourceError
+from disegno.diffusion.patches import with_pooled
 from disegno.training.base import Example, TeachProgress
 from disegno.training.data import align as aligning
 from disegno.training.data.buckets import make_buckets, nearest_bucket
@@ -237,9 +238,10 @@ class Cache:
         return key, lambda: self.backbone.encode_image((pixels.float() / 255 * (1 - low) + low)[None])[0].cpu()
 
     def _states(self, caption: str) -> Tensor:
-        """Return a caption's text states, (n d), in the dtype in which the net is shown them."""
+        """Return a caption's text states, (n d), in the dtype in which the net is shown them; a pooled one last."""
         net_dtype = next(self.backbone.net.parameters()).dtype
-        return self.backbone.encode_text([caption]).tokens[0].to("cpu", net_dtype)
+        states = self.backbone.encode_text([caption])
+        return with_pooled(states.tokens, states.pooled)[0].to("cpu", net_dtype)
 
     def _text_key(self, caption: str) -> str:
         return _name("text", caption, self.backbone.fingerprint, self._dtype)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from disegno.backbones._lockstep import evaluate
@@ -17,6 +17,7 @@ from disegno.diffusion.call import Residuals, Stream
 from disegno.diffusion.objective import Draws, Objective, losses
 from disegno.memory import Memory, Policy
 from disegno.training.base import Batch
+from disegno.training.joint import JointNet
 from disegno.training.layers import install
 from disegno.training.recipe import Opening
 
@@ -46,7 +47,7 @@ class Denoising(nn.Module):
 
     def __init__(
         self,
-        net: UNet2DConditionModel,
+        net: UNet2DConditionModel | JointNet,
         objective: Objective,
         empty: Tensor,
         policy: Policy,
@@ -62,7 +63,7 @@ class Denoising(nn.Module):
             self.net = net
 
     @property
-    def denoiser(self) -> UNet2DConditionModel:
+    def denoiser(self) -> UNet2DConditionModel | JointNet:
         """Return the model's net."""
         return self._net[0] if self._net is not None else self.net
 
@@ -84,6 +85,7 @@ class Denoising(nn.Module):
         """Return the net's output under the control, (b c h w)."""
         shown = None if self.show is None else self.show(batch, x, t, tokens)
         if isinstance(shown, Stream):
+            assert isinstance(self.denoiser, UNet2DConditionModel), "streams go beside a UNet's blocks"
             return evaluate(self.denoiser, x, t, tokens, streams=(shown,))
         added = {} if shown is None else _named(shown)
         return self.denoiser(x, t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
@@ -117,11 +119,13 @@ def net_of(opening: Opening) -> UNet2DConditionModel:
     return net
 
 
-def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel:
+def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel | JointNet:
     """Return the model's net for a control to learn under: placed, frozen, its encoder packed where that is faster.
 
     `packs`: whether no gradient passes through the encoder.
     """
+    if isinstance(opening.model.module, SD3Transformer2DModel):
+        return _frozen_joint(opening, opening.model.module)
     net, memory = net_of(opening), opening.memory
     memory.place(net).requires_grad_(False)
     inference = Memory(replace(memory.policy, packs=packs))
@@ -131,3 +135,10 @@ def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel:
     if opening.request.checkpointing:
         net.enable_gradient_checkpointing()
     return net
+
+
+def _frozen_joint(opening: Opening, net: SD3Transformer2DModel) -> JointNet:
+    joint = JointNet(opening.memory.place(net).requires_grad_(False))
+    if opening.request.checkpointing:
+        joint.enable_gradient_checkpointing()
+    return joint

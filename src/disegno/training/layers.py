@@ -21,13 +21,16 @@ MAX_PLAIN_SCORES = 1024 * 1024  # of one head: above it a matrix of scores costs
 MIN_FAST_NORM = 1024  # places of a feature map: below it PyTorch's own backward is as fast
 
 
+_PLAIN_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # not those of joint tokens
+
+
 def install(net: nn.Module) -> None:
     """Give every layer of the net, trained or frozen, its forward from here."""
     for module in net.modules():
         forward = _FORWARDS.get(type(module))
         if forward is not None:
             module.forward = partial(forward, module)
-        if isinstance(module, Attention):
+        if isinstance(module, Attention) and isinstance(module.processor, _PLAIN_PROCESSORS):
             module.set_processor(cast(Any, Attend()))
 
 

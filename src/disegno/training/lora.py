@@ -14,6 +14,7 @@ from diffusers import ControlNetModel
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from disegno.controls._joint import JointControl
 from disegno.controls.ctrlora import Base
 from disegno.core.errors import KeyMismatch
 from disegno.weights.keys.control import LORA_MARK, lora_names
@@ -98,7 +99,7 @@ def _seed(row: int, number: int) -> int:
 class LoraNet:
     """A Base ControlNet with LoRA matrices. `pairs`: for each task its matrices, float32, by their names in a file."""
 
-    net: ControlNetModel
+    net: ControlNetModel | JointControl
     lora: Lora
     pairs: Mapping[str, Mapping[str, nn.Parameter]]
     turned: Turned = field(default_factory=Turned)
@@ -156,7 +157,7 @@ def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Te
     return LoraNet(net, lora, pairs_of, turned)
 
 
-def _named_pairs(net: ControlNetModel, base: Base, pair: int) -> dict[str, nn.Parameter]:
+def _named_pairs(net: ControlNetModel | JointControl, base: Base, pair: int) -> dict[str, nn.Parameter]:
     named: dict[str, nn.Parameter] = {}
     for module in base.modules:
         for half, name in zip(("down", "up"), lora_names(module), strict=True):
@@ -175,7 +176,7 @@ class Trainable:
     parameters: Mapping[str, nn.Parameter]
 
     @property
-    def net(self) -> ControlNetModel:
+    def net(self) -> ControlNetModel | JointControl:
         return self.lora_net.net
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 
+from diffusers import SD3Transformer2DModel
 from torch import Generator, Tensor
 
 from disegno.annotators import ANNOTATORS
@@ -17,6 +18,7 @@ from disegno.diffusion.call import Residuals
 from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed, residuals
 from disegno.training.encoder import copy_encoder, masters_of
+from disegno.training.joint import copy_blocks
 from disegno.training.layers import install
 from disegno.training.lora import Lora, LoraNet, new_matrices, open_lora_net
 from disegno.training.recipe import About, Opening
@@ -105,5 +107,7 @@ def _base(opening: Opening, generator: Generator) -> Base:
     path = opening.start or opening.base
     if path is not None:
         return open_base(path, opening.model, masters_of(opening.memory))
+    if isinstance(opening.model.module, SD3Transformer2DModel):
+        return base_of(opening.request.name, "", copy_blocks(opening.model.module, opening.memory))
     net = copy_encoder(net_of(opening), opening.memory, generator, with_hint=False)
     return base_of(opening.request.name, "", net)

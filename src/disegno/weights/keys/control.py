@@ -11,9 +11,11 @@ from disegno.weights.keys.ldm import CONTROL_PREFIX, unet_names
 
 LORA_MARK = ".lora_layer."
 HINT_PREFIX = "controlnet_cond_embedding."
-ZERO_PREFIXES = ("controlnet_down_blocks.", "controlnet_mid_block.")
+ZERO_PREFIXES = ("controlnet_down_blocks.", "controlnet_mid_block.", "controlnet_blocks.")  # the last: of transformers
 DIFFERENCE_MARK = "difference"
 _TASKS = re.compile(r"loras_dict\.(?P<task>.+)\.(?P<index>\d+)\.(?P<half>down|up)\.weight")
+
+_JOINT_NORM = re.compile(r"transformer_blocks\.\d+\.attn2?\.norm_\w+\.weight")
 
 # The order in which the original registers its modules: the order of `loras_dict`'s numbers. Note ff before attn2.
 _REGISTERED = (
@@ -50,8 +52,13 @@ def is_zero_conv(name: str) -> bool:
 
 
 def is_transformer_norm(name: str) -> bool:
-    """Return whether the name is of a transformer's norm: 56 in SD 1.x. Those of residual blocks are the base's own."""
-    return ".attentions." in name and ".norm" in name and LORA_MARK not in name
+    """Return whether the name is of a transformer's norm: 56 in SD 1.x. Those of residual blocks are the base's own.
+
+    Of SD 3 those of queries and keys: its other norms come from linear layers.
+    """
+    if LORA_MARK in name:
+        return False
+    return (".attentions." in name and ".norm" in name) or _JOINT_NORM.fullmatch(name) is not None
 
 
 def is_adapted(name: str) -> bool:
