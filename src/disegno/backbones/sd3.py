@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 from diffusers import AutoencoderKL, SD3Transformer2DModel
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPTextConfig
 
@@ -137,7 +136,7 @@ def _t5(parts: TextParts, memory: Memory, name: str) -> tuple[T5Text | None, lis
             " (of the model's folder tokenizer_3) beside the file, or say --t5 off."
         ]
     where = memory.on_cpu() if use == "cpu" else memory
-    return open_t5(parts.t5, cast(Tokenizer, parts.tokenizer), where, f"T5 of {name}"), []
+    return open_t5(parts.t5, parts.tokenizer, where, f"T5 of {name}"), []
 
 
 # ---- one file

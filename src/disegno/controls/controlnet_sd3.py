@@ -16,6 +16,7 @@ from diffusers import SD3ControlNetModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from disegno.controls._net import weight_of
 from disegno.controls.base import Condition, Host, add, key_of
 from disegno.core.errors import CorruptFile, UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
@@ -74,12 +75,12 @@ class ControlNetSd3:
 
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added: maps of tokens, (b d h w), one a block."""
-        config, like = _config(self.net), self.net.controlnet_blocks[0].weight
+        config, like = _config(self.net), weight_of(self.net)
         assert call.pooled is not None, "Stable Diffusion 3 wants the pooled text"
         x, shown = (whole_patches(part.to(like), int(config["patch_size"])) for part in (call.x, self.latents))
         pooled = call.pooled.to(like)
         samples = self.net(
-            hidden_states=x if self.net.pos_embed is not None else self.model.pos_embed(x),
+            hidden_states=x if self.net.pos_embed is not None else self.model.get_submodule("pos_embed")(x),
             controlnet_cond=shown.expand(len(x), -1, -1, -1),
             encoder_hidden_states=None if self.net.context_embedder is None else call.tokens.to(like),
             pooled_projections=torch.zeros_like(pooled) if config["force_zeros_for_pooled_projection"] else pooled,

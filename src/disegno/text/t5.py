@@ -80,6 +80,7 @@ class T5Text:
 
     def _padded(self, ids: Sequence[int], length: int) -> list[int]:
         end = self.tokenizer.token_to_id(END)
+        assert end is not None, "open_tokenizer sees to it"
         return [*ids, end] + [PAD_ID] * (length - 1 - len(ids))
 
     def _cut_off(self, ids: Sequence[int], length: int) -> list[str]:
