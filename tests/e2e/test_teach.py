@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -77,6 +78,37 @@ def test_a_control_is_taught_and_draws(place: Path, discs: Result) -> None:
     assert drawn.exit_code == 0, drawn.output
     with Image.open(place / "out.png") as picture:
         assert picture.size == (64, 64)
+
+
+def drawn_with(place: Path, control: Path, out: str) -> bytes:
+    """Return the pixels that a control draws."""
+    words = ("generate", "a red disc", "--model", "mini", "--size", "64x64", "--steps", "2", "--seed", "1", "-o", out)
+    made = disegno(*words, "--control", f"{control}={place / 'pairs/source/0000.png'}")
+    assert made.exit_code == 0, made.output
+    with Image.open(place / out) as picture:
+        return picture.tobytes()
+
+
+EXPORTED = {"ctrlora": ("zero_convs.0.0.weight", ".lora_layer.up.weight"), "controlnet": ("input_hint_block.0.weight",)}
+
+
+@pytest.mark.parametrize("recipe", EXPORTED)
+def test_what_was_taught_is_exported_for_the_original_programs(place: Path, discs: Result, recipe: str) -> None:
+    if recipe == "controlnet":
+        assert taught("plain", "--recipe", "controlnet", "--rate", "0.01", "--validate-every", "0").exit_code == 0
+    ours = place / "models/controls" / {"ctrlora": "discs.safetensors", "controlnet": "plain.safetensors"}[recipe]
+    pictures = {drawn_with(place, ours, "ours.png")}
+    for suffix in ("ckpt", "safetensors"):
+        out = place / f"{recipe}_exported.{suffix}"
+        assert disegno("models", "convert", str(ours), str(out), "--to", "ldm").exit_code == 0
+        with open_file(out) as file, open_file(ours) as own:
+            keys = file.keys()
+            assert len(keys) == len(own.keys()) and all(key.startswith("control_model.") for key in keys)
+            assert all(any(key.endswith(mark) for key in keys) for mark in EXPORTED[recipe])
+        pictures.add(drawn_with(place, out, f"{suffix}.png"))
+    assert len(pictures) == 1
+    with_torch = torch.load(place / f"{recipe}_exported.ckpt", weights_only=True)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in with_torch.values())
 
 
 def test_it_can_be_watched(place: Path, discs: Result) -> None:

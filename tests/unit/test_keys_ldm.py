@@ -8,6 +8,7 @@ import torch
 
 from disegno.backbones.miniature import sd15_shapes
 from disegno.weights.keys import ldm
+from disegno.weights.keys.control import is_adapted, lora_names
 
 pytestmark = pytest.mark.unit
 
@@ -36,6 +37,18 @@ def test_lora_matrices_are_renamed_without_the_downsamplers_names() -> None:
     assert len(names) == 82
     assert ldm.layout_of(names) == SD15
     assert ldm.unet_names(names) == names
+
+
+def test_a_condition_of_full_size_gets_the_names_of_the_published_files() -> None:
+    """246 tensors: 82 pairs of matrices, 26 of zero convolutions, 56 of norms."""
+    recorded = {str(of["diffusers"]): key for key, of in _keymap("ctrlora_sd15_basecn_keymap").items()}
+    published = {name: key for name, key in recorded.items() if is_adapted(name)}
+    for module in json.loads((KEYMAPS / "ctrlora_sd15_lora_modules.json").read_text("utf-8")):
+        theirs = lora_names(module["original"].removeprefix(ldm.CONTROL_PREFIX))
+        for name, key in zip(lora_names(module["diffusers"]), theirs, strict=True):
+            published[name] = f"{ldm.CONTROL_PREFIX}{key}"
+    assert len(published) == 246
+    assert {name: f"{ldm.CONTROL_PREFIX}{key}" for name, key in ldm.unet_originals(published).items()} == published
 
 
 def _under(prefix: str) -> list[str]:

@@ -69,8 +69,9 @@ def show(file: str, as_json: bool) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", "layout", type=click.Choice(("ldm", "diffusers")), help="Rename the tensors to this layout.")
 def convert(file: str, out: Path, layout: str | None) -> None:
-    """Write FILE to OUT as safetensors, every tensor bit by bit.
+    """Write FILE to OUT, every tensor bit by bit: as safetensors, or as torch's checkpoint where OUT ends in .ckpt.
 
+    --to ldm gives the original programs' names: what was taught here then opens in CtrLoRA, ControlNet and ComfyUI.
     A whole model with --to diffusers becomes a folder; such a folder with --to ldm becomes one file.
     """
     from disegno.weights.convert import convert as write

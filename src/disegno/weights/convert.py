@@ -1,5 +1,7 @@
 """Writes a file of weights in another form: as safetensors, and under the original's (LDM's) or diffusers' names.
 
+A file whose suffix is torch's (.ckpt) becomes torch's checkpoint: other programs choose their reader by it.
+
 Every tensor keeps its bits. The only change of shape is that of the VAE's attention, whose matrices the original
 stores as 1x1 convolutions. What has no name in the other form (schedule buffers, EMA copies) is left out and listed.
 """
@@ -19,7 +21,7 @@ from disegno.weights.identify import identify
 from disegno.weights.keys import ldm, openclip
 from disegno.weights.load import open_file
 from disegno.weights.modelspec import words_of
-from disegno.weights.save import save_safetensors, write_atomically
+from disegno.weights.save import save_safetensors, save_weights, write_atomically
 from disegno.weights.tensor_file import TensorFile
 
 LAYOUTS = ("ldm", "diffusers")
@@ -72,7 +74,7 @@ class Converted:
 
 
 def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
-    """Write `source` to `out` as safetensors, under the names of `layout` (unset: its own), and say what was written.
+    """Write `source` to `out` under the names of `layout` (unset: its own), and say what was written.
 
     A whole model under diffusers' names is a folder. Raises UnknownKind where there is no table between the two forms,
     KeyMismatch where a name is not in it, and as `identify` and `save_safetensors`.
@@ -85,7 +87,7 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
         raise UnknownKind(f"{source.name} is a folder with a {card.kind}; only a whole model becomes one file.")
     with open_file(source) as file:
         if target == card.layout:
-            save_safetensors(out, file.tensors(), words_of(card, target))
+            save_weights(out, file.tensors(), words_of(card, target))
             return Converted(identify(out), file.ignored)
         if card.family not in _FAMILIES or target not in LAYOUTS or card.layout not in LAYOUTS:
             raise UnknownKind(
@@ -108,7 +110,7 @@ def _rename(card: FileCard, file: TensorFile, out: Path, layout: str) -> Convert
     tensors = {prefix + table[name]: file.tensor(key) for key, name in names.items() if name in table}
     if not tensors:
         raise KeyMismatch(f"{card.path.name} has no tensor that {layout} has a name for. Give a file of one network.")
-    save_safetensors(out, _fitted(tensors, layout), words_of(card, layout))
+    save_weights(out, _fitted(tensors, layout), words_of(card, layout))
     return Converted(identify(out), tuple(key for key, name in names.items() if name not in table))
 
 
@@ -162,7 +164,7 @@ def _join(card: FileCard, out: Path) -> Converted:
         table = part.to_ldm(given)
         tensors |= _fitted({part.prefix + new: given[name] for name, new in table.items()}, "ldm")
         left_out += [f"{part.folder}/{name}" for name in given if name not in table]
-    save_safetensors(out, tensors, words_of(replace(card, metadata={}), "ldm"))
+    save_weights(out, tensors, words_of(replace(card, metadata={}), "ldm"))
     return Converted(identify(out), tuple(left_out))
 
 

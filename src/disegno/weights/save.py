@@ -3,10 +3,25 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from disegno.core.files import write_atomically as write_atomically
 from disegno.weights.stream import safetensors_bytes
+
+TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")  # by which other programs choose torch's reader
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write the tensors in the form that the suffix promises to other programs: torch's, or safetensors.
+
+    A checkpoint of torch's has no header: the words are lost. Raises ResourceError as `save_safetensors` does.
+    """
+    if path.suffix.lower() not in TORCH_SUFFIXES:
+        save_safetensors(path, tensors, metadata)
+        return
+    alone = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # not all of the storage of a view
+    write_atomically(path, lambda temporary: torch.save(alone, temporary))
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
