@@ -35,8 +35,10 @@ def test_the_readmes_commands_and_flags_exist() -> None:
     assert _commands(text) and _commands(text) <= set(COMMANDS)
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    disegno ")]
     for line in lines:
-        command = line.split()[1]
+        command, second = line.split()[1:3]
         shown = CliRunner().invoke(main, [command, "--help"]).output
+        if "COMMAND [ARGS]" in shown:
+            shown = CliRunner().invoke(main, [command, second, "--help"]).output
         for flag in re.findall(r" (--?[a-z][a-z-]*)", line.partition("#")[0]):
             assert flag in shown, f"{line.strip()}: there is no {flag}"
 

@@ -247,6 +247,8 @@ def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Say
         said = {"file": home and str(home), "run": str(run.folder), "step": result.step, "why": result.why}
         click.echo(json.dumps(said | {"metrics": dict(result.metrics), "warnings": list(result.warnings)}))
         return
+    for warning in result.warnings:
+        click.secho(warning, fg="yellow", err=True)
     if home is None:
         says.line(f"Stopped; saved at step {result.step}. Go on with: disegno teach --resume {run.folder}")
         return

@@ -36,6 +36,10 @@ Wanted = Literal["latent", "condition_latent", "tokens", "target", "condition"]
 """
 
 
+OF_LORA = ("rank", "alpha", "lora_dropout")
+OF_NOISE = ("timesteps", "min_snr", "offset_noise", "caption_dropout")
+
+
 @dataclass(frozen=True)
 class About:
     """What is known of a recipe before anything is opened. `summary`: one line.
@@ -44,7 +48,8 @@ class About:
     conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
     `joins`: it learns several conditions of one picture together: pairs of one target and caption are one row, whose
     pictures are called `condition.TASK`. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
-    part, which is opened in float32. `saves`: one file, or a folder that is a whole model.
+    part, which is opened in float32. `saves`: one file, or a folder that is a whole model. `unused`: fields of a
+    request that have no effect.
     """
 
     summary: str
@@ -55,6 +60,7 @@ class About:
     on_base: bool = False
     exact: bool = False
     saves: Literal["file", "folder"] = "file"
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

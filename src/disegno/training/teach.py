@@ -59,8 +59,9 @@ def run_of(request: TeachRequest, folder: Path) -> Run:
 
 def _estimated(request: TeachRequest, run: Run, settings: Settings, processes: Processes, habits: Habits) -> Opening:
     """Open the lesson, and say beforehand what it will take. Raises ResourceError where it does not fit."""
+    pairs = yield from _find_pairs(request, settings, processes)
     found = yield from estimating(request, settings, processes.local_count, habits.refuses)
-    lesson = yield from open_lesson(request, run, settings, processes)
+    lesson = yield from _open(request, run, settings, processes, pairs)
     if processes.is_first:
         yield TeachProgress(0, request.steps, STAGE, estimate=replace(found, seconds=timed(lesson)))
     return lesson
@@ -75,10 +76,24 @@ def open_lesson(request: TeachRequest, run: Run, settings: Settings, processes: 
 
     Raises RequestError, BadData, ModelFileError, ResourceError.
     """
-    about = _about(request)
+    pairs = yield from _find_pairs(request, settings, processes)
+    return (yield from _open(request, run, settings, processes, pairs))
+
+
+def _find_pairs(
+    request: TeachRequest, settings: Settings, processes: Processes
+) -> Generator[TeachProgress, None, dict[str, Dataset]]:
+    """Yield how far it is, and return task -> its pairs. Raises RequestError, BadData."""
     pairs: dict[str, Dataset] = {}
-    for task, spec in named_data(request, about).items():
+    for task, spec in named_data(request, _about(request)).items():
         pairs[task] = yield from _found(request, spec, settings, processes)
+    return pairs
+
+
+def _open(
+    request: TeachRequest, run: Run, settings: Settings, processes: Processes, pairs: Mapping[str, Dataset]
+) -> Opening:
+    about = _about(request)
     parts = {task: split(own, request.holdout) for task, own in pairs.items()}
     taught, held = ({task: both[i] for task, both in parts.items()} for i in (0, 1))
     owns = processes.count > 1 and any(is_pattern(spec) for spec in named_data(request, about).values())
@@ -100,7 +115,7 @@ def open_lesson(request: TeachRequest, run: Run, settings: Settings, processes: 
         fingerprint=opened.fingerprint,
         owns=owns,
         watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
-        warnings=_few(opened.warnings),
+        warnings=(*unused(request, about), *_few(opened.warnings)),
     )
 
 
@@ -162,6 +177,13 @@ def _watcher(
     if about.several or about.saves != "file" or not len(own):
         return None
     return open_watcher(request, own, folder / "looks", settings)
+
+
+def unused(request: TeachRequest, about: About) -> tuple[str, ...]:
+    """Return what was asked for that has no effect, in plain words."""
+    defaults = TeachRequest(name=request.name, data=request.data)
+    given = [name for name in about.unused if getattr(request, name) != getattr(defaults, name)]
+    return tuple(f"{name} has no effect with the recipe {request.recipe}." for name in given)
 
 
 def _few(warnings: Sequence[str]) -> tuple[str, ...]:

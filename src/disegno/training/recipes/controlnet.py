@@ -18,13 +18,14 @@ from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed, residuals
 from disegno.training.encoder import copy_encoder, masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Opening
+from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 
 ABOUT = About(
     summary="a plain ControlNet: a copy of the model's encoder that sees the condition's pixels",
     wants=("latent", "condition", "tokens"),
     exact=True,
+    unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5
 MECHANISM = "controlnet"

@@ -15,7 +15,7 @@ from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, objective_of, placed, residuals
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Opening
+from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 from disegno.weights.ctrlora_files import FULL_MECHANISM
 
@@ -23,6 +23,7 @@ ABOUT = About(
     summary="one condition: all weights of a Base ControlNet",
     wants=("latent", "condition_latent", "tokens"),
     on_base=True,
+    unused=OF_LORA,
 )
 RATE = 1e-5
 

@@ -11,7 +11,7 @@ from disegno.training.base import Facts, Turn
 from disegno.training.denoising import Denoising, net_of, objective_of
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Model, Opening
+from disegno.training.recipe import OF_LORA, About, Model, Opening
 from disegno.training.whole_model import write_model
 
 ABOUT = About(
@@ -19,6 +19,7 @@ ABOUT = About(
     wants=("latent", "tokens"),
     exact=True,
     saves="folder",
+    unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5
 

@@ -23,7 +23,7 @@ from disegno.training.denoising import NO_HINT, Denoising, frozen_net, net_of, o
 from disegno.training.encoder import copy_encoder, masters_of
 from disegno.training.joining import name_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Opening
+from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 from disegno.weights.uni_controlnet_files import CONDITIONS, MECHANISM, Local, originals_of, read_uni
 
@@ -33,6 +33,7 @@ ABOUT = About(
     several=True,
     joins=True,
     exact=True,
+    unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5
 KEEP_ALL, DROP_ALL, DROP_EACH = 0.1, 0.1, 0.5

@@ -22,7 +22,7 @@ from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed
 from disegno.training.encoder import copy_encoder, masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Opening
+from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 from disegno.weights.unicontrol_files import (
     MECHANISM,
@@ -38,6 +38,7 @@ ABOUT = About(
     wants=("latent", "condition", "tokens"),
     several=True,
     exact=True,
+    unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5
 NEW: Version = "v1.1"

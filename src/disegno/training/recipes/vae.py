@@ -26,7 +26,7 @@ from disegno.training.denoising import placed
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
 from disegno.training.perceptual import Lpips, open_lpips
-from disegno.training.recipe import About, Model, Opening
+from disegno.training.recipe import OF_LORA, OF_NOISE, About, Model, Opening
 from disegno.training.whole_model import write_model
 
 ABOUT = About(
@@ -35,6 +35,7 @@ ABOUT = About(
     part="vae",
     exact=True,
     saves="folder",
+    unused=(*OF_LORA, *OF_NOISE, "base"),
 )
 RATE = 5e-5
 AUTOENCODER, CRITIC = "autoencoder", "critic"

@@ -23,7 +23,7 @@ from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import About, Opening
+from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 from disegno.weights.xs_files import MECHANISM, originals_of, read_xs
 
@@ -31,6 +31,7 @@ ABOUT = About(
     summary="ControlNet-XS: a small net beside the model's, in both directions",
     wants=("latent", "condition", "tokens"),
     exact=True,
+    unused=(*OF_LORA, "base"),
 )
 RATE = 1e-4
 WIDTH = 0.2  # of the model's
