@@ -83,7 +83,7 @@ class Work:
 
 def _counted(opening: Opening, found: dict[str, Any]) -> Generator[TeachProgress, None, Lesson]:
     lesson = yield from opening
-    found["pairs"] = len(lesson.examples)
+    found |= {"pairs": len(lesson.examples), "steps": lesson.request.steps}
     found["trained"] = sum(p.numel() for turn in lesson.learner.turns for p in turn.parameters.values())
     return lesson
 
@@ -175,6 +175,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "parameters": "parameters",
         "trained": "of them trained",
         "mib": "file, MiB",
+        "steps": "steps",
         "seconds_per_step": "s a training step",
         "training_mib": "memory, MiB",
         CONTROL: "edges: with it",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from disegno.controls import controlnet_xs
 from disegno.controls._xs_net import Heads, XsNet, groups_of
+from disegno.controls._xs_new import Sizes, xs_shapes
 from disegno.controls.base import Condition
 from disegno.controls.strength import Use, Used
 from disegno.core.errors import KeyMismatch, UnknownKind, WrongFamily
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.parity
 MEMORY = Memory(FULL_PRECISION)
 GOLDEN = Path(__file__).parent.parent / "golden"
 Reader = Callable[[str], dict[str, Tensor]]
-# float32 sums in another order: methods.md's figure for diffusers' class with both faults put right is 2.3e-6
+# float32 sums in another order: diffusers' class with both faults put right differs by 2.3e-6
 EPS = {"atol": 1e-5, "rtol": 0.0}
 
 
@@ -109,7 +110,7 @@ def test_groups_are_the_largest_divisors() -> None:
 def test_published_sizes_on_meta_tensors(
     widths: tuple[int, ...], width: int, heads: Any, linear: bool, learns: bool, millions: float
 ) -> None:
-    """The published models' parameters, counted (methods.md 5a), and their shapes taken by our net."""
+    """The published models' parameters, counted in the original, and their shapes taken by our net."""
     base = {"cross_attention_dim": width, "attention_head_dim": heads, "use_linear_projection": linear}
     unet = build_empty(lambda: UNet2DConditionModel(**base))
     adapter = build_empty(
@@ -127,6 +128,8 @@ def test_published_sizes_on_meta_tensors(
     net = build_empty(lambda: XsNet(shapes, Heads.of(unet.config, (320, 640, 1280, 1280))))
     assert {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+    ours = {name: shape for name, shape in shapes.items() if not name.startswith("time_embedding.")}
+    assert xs_shapes(Sizes.of(unet, widths)) == ours  # what a new one is made of
 
 
 def test_what_does_not_fit_is_named(path: Path, tmp_path: Path, golden: Reader, xs_host: Any) -> None:

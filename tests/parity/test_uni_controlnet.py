@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parity
 
 MEMORY = Memory(FULL_PRECISION)
 Reader = Callable[[str], dict[str, Tensor]]
-# float32 sums in another order: methods.md's figures for diffusers' class are 8.6e-6 and 2.3e-6
+# float32 sums in another order: a build of diffusers' classes differs by 8.6e-6 and 2.3e-6
 RESIDUALS = {"atol": 2e-5, "rtol": 1e-5}
 EPS = {"atol": 1e-5, "rtol": 0.0}
 ABSENT = ("mlsd", "openpose")  # their channels are zero in the fixture

@@ -1,5 +1,6 @@
 """UniControl against outputs of the original program (salesforce/UniControl @472c6cd), both forwards, and its files."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,15 +17,15 @@ from disegno.controls import unicontrol
 from disegno.controls._modulation import Version
 from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch, UnknownKind, WrongFamily
-from disegno.memory import FULL_PRECISION, Memory
+from disegno.memory import FULL_PRECISION, Memory, build_empty
 from disegno.weights.identify import identify
-from disegno.weights.unicontrol_files import TASKS, originals_of, read_unicontrol
+from disegno.weights.unicontrol_files import TASKS, originals_of, own_shapes, read_unicontrol
 
 pytestmark = pytest.mark.parity
 
 MEMORY = Memory(FULL_PRECISION)
 Reader = Callable[[str], dict[str, Tensor]]
-# float32 sums in another order; residuals reach 10: methods.md's figures for diffusers' class are 1.3e-5 and 2.9e-6
+# float32 sums in another order; residuals reach 10: a build of diffusers' classes differs by 1.3e-5 and 2.9e-6
 RESIDUALS = {"atol": 2e-5, "rtol": 1e-5}
 EPS = {"atol": 1e-5, "rtol": 0.0}
 
@@ -83,6 +85,16 @@ def test_the_card_says_what_it_is(path: Path) -> None:
     card = identify(path)
     assert (card.kind, card.mechanism) == ("control", "unicontrol")
     assert card.tasks == tuple(TASKS) and len(card.tasks) == 13
+
+
+def test_the_published_size() -> None:
+    """377,414,640 parameters, counted in the original: the encoder's and what UniControl adds."""
+    unet = build_empty(lambda: UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8))
+    net = build_empty(lambda: ControlNetModel.from_unet(unet, load_weights_from_unet=False))
+    encoder = {name: p for name, p in net.named_parameters() if "cond_embedding" not in name}
+    zeros = [len(p) for name, p in encoder.items() if name.startswith("controlnet_down") and name.endswith("weight")]
+    own = own_shapes(zeros, 320, feature=768, hidden=1280)
+    assert sum(p.numel() for p in encoder.values()) + sum(math.prod(shape) for shape in own.values()) == 377_414_640
 
 
 def test_the_file_chooses_the_forward(path: Path, tmp_path: Path, io: dict[str, Tensor], unicontrol_host: Any) -> None:
