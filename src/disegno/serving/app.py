@@ -47,8 +47,10 @@ log = logging.getLogger(__name__)
 
 DOORS = (  # the first whose prefix fits renders an error
     "disegno.serving.openai",
+    "disegno.serving.events",
     "disegno.serving.native",
     "disegno.serving.a1111.door",
+    "disegno.ui.door",
 )
 GONE_SECONDS = 10.0  # a client that went away may come back for so long before its job is cancelled
 

@@ -1,7 +1,8 @@
 """What is happening to the jobs right now: the last progress of each, told to whoever watches. Nothing here is durable.
 
 A watcher has one place for the last state and one for the last progress, not a queue: a slow reader misses steps in
-between and costs no memory.
+between and costs no memory. An onlooker watches all jobs of one owner; it has such places for each of them, up to a
+number, and is let go beyond it.
 """
 
 import asyncio
@@ -31,6 +32,35 @@ class Watcher:
         return news
 
 
+MAX_NEWS = 500  # jobs of which an onlooker has not yet taken the news
+
+
+@dataclass(eq=False)
+class Onlooker:
+    """Someone who wants to know of all jobs of one owner. `lost`: there was more news than is kept for one who is slow."""
+
+    owner: str
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    jobs: dict[str, Job] = field(default_factory=dict[str, Job])
+    moved: dict[str, Moved] = field(default_factory=dict[str, Moved])
+    looked: dict[str, Looked] = field(default_factory=dict[str, Looked])
+    gone: set[str] = field(default_factory=set[str])
+    lost: bool = False
+
+    def take(self) -> tuple[list[Job | Moved | Looked], list[str]]:
+        """Return the news since the last call, states first; and which jobs are gone."""
+        news = [*self.jobs.values(), *self.moved.values(), *self.looked.values()]
+        gone = sorted(self.gone)
+        self.jobs, self.moved, self.looked, self.gone = {}, {}, {}, set()
+        self.changed.clear()
+        return news, gone
+
+    def tell(self) -> None:
+        """Let the onlooker see that there is news."""
+        self.lost = len(self.jobs) + len(self.gone) > MAX_NEWS
+        self.changed.set()
+
+
 @dataclass
 class Board:
     """The last progress of the jobs that run, and who watches which job."""
@@ -38,6 +68,8 @@ class Board:
     _moved: dict[str, Moved] = field(default_factory=dict[str, Moved])
     _looked: dict[str, Looked] = field(default_factory=dict[str, Looked])
     _watchers: dict[str, set[Watcher]] = field(default_factory=dict[str, set[Watcher]])
+    _owners: dict[str, str] = field(default_factory=dict[str, str])  # of the jobs that run
+    _onlookers: set[Onlooker] = field(default_factory=set[Onlooker])
     closed: bool = False
 
     def close(self) -> None:
@@ -46,6 +78,8 @@ class Board:
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.changed.set()
+        for onlooker in self._onlookers:
+            onlooker.changed.set()
 
     def progress(self, job_id: str) -> Moved | None:
         """Return how far a running job is."""
@@ -60,6 +94,9 @@ class Board:
         for watcher in self._watchers.get(moved.job, ()):
             watcher.moved = moved
             watcher.changed.set()
+        for onlooker in self._of(self._owners.get(moved.job)):
+            onlooker.moved[moved.job] = moved
+            onlooker.tell()
 
     def look(self, looked: Looked) -> None:
         """Tell a job's watchers what a training has learned."""
@@ -67,6 +104,9 @@ class Board:
         for watcher in self._watchers.get(looked.job, ()):
             watcher.looked = looked
             watcher.changed.set()
+        for onlooker in self._of(self._owners.get(looked.job)):
+            onlooker.looked[looked.job] = looked
+            onlooker.tell()
 
     def looked(self, job_id: str) -> Looked | None:
         """Return what a running training had learned when it last looked."""
@@ -74,12 +114,39 @@ class Board:
 
     def change(self, job: Job) -> None:
         """Tell a job's watchers its new state."""
-        if job.state != "running":
+        if job.state == "running":
+            self._owners[job.id] = job.owner
+        else:
             self._moved.pop(job.id, None)
             self._looked.pop(job.id, None)
+            self._owners.pop(job.id, None)
+        for onlooker in self._of(job.owner):
+            onlooker.jobs[job.id] = job
+            onlooker.moved.pop(job.id, None)
+            onlooker.tell()
         for watcher in self._watchers.get(job.id, ()):
             watcher.job = job
             watcher.changed.set()
+
+    def forget(self, job_id: str, owner: str) -> None:
+        """Tell the owner's onlookers that a job was removed."""
+        for onlooker in self._of(owner):
+            onlooker.jobs.pop(job_id, None)
+            onlooker.gone.add(job_id)
+            onlooker.tell()
+
+    def _of(self, owner: str | None) -> list[Onlooker]:
+        return [onlooker for onlooker in self._onlookers if onlooker.owner == owner]
+
+    @contextmanager
+    def looking_on(self, owner: str) -> Generator[Onlooker]:
+        """Give an onlooker of this owner's jobs."""
+        onlooker = Onlooker(owner)
+        self._onlookers.add(onlooker)
+        try:
+            yield onlooker
+        finally:
+            self._onlookers.discard(onlooker)
 
     @contextmanager
     def watching(self, job_id: str) -> Generator[Watcher]:

@@ -11,6 +11,8 @@ import torch
 from disegno import __version__
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import describe, read
+from disegno.backbones import BACKBONES
+from disegno.backbones.base import Defaults
 from disegno.core.errors import DisegnoError, RequestError
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
@@ -18,7 +20,7 @@ from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
 from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, StyleCard, WeightsCard
 from disegno.text.learnt import read_learnt
-from disegno.weights.built_in import built_in_folder, conditions_of
+from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 
@@ -42,7 +44,16 @@ def _card(card: FileCard, studio: Studio) -> WeightsCard:
         tag=_tag(card.path) if card.kind == "control" else None,
         tasks=card.tasks,
         vectors=_vectors(card.path) if card.kind == "embedding" else None,
+        defaults=_defaults(card.family) if card.kind == "model" else None,
     )
+
+
+def _defaults(family: str) -> dict[str, int | float | str] | None:
+    """Return what models of a family fill in; None where the family says nothing without a file."""
+    if family not in BACKBONES:
+        return None
+    own: Defaults | None = getattr(BACKBONES.load(family), "DEFAULTS", None)
+    return asdict(own) if own else None
 
 
 def _vectors(path: Path) -> tuple[int, int] | None:
@@ -61,6 +72,11 @@ def _tag(path: Path) -> str | None:
     with path.open("rb") as file:
         file.seek(_TAG_OFFSET)
         return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
+
+
+def _built_in() -> WeightsCard:
+    """Return the built-in model, which need not be open to be described."""
+    return WeightsCard(BUILT_IN, "model", BUILT_IN, defaults=defaults_of(built_in_folder()))
 
 
 def _conditions() -> Iterator[WeightsCard]:
@@ -98,7 +114,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     cards = [_card(card, studio) for card in studio.library.cards()]
     policy = studio.memory.policy
     return Catalogue(
-        models=(WeightsCard(BUILT_IN, "model", BUILT_IN), *(card for card in cards if card.kind == "model")),
+        models=(_built_in(), *(card for card in cards if card.kind == "model")),
         controls=(*_conditions(), *(card for card in cards if card.kind == "control")),
         files=tuple(card for card in cards if card.kind not in ("model", "control")),
         annotators=tuple(_annotators()),

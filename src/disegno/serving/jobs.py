@@ -114,6 +114,8 @@ class Jobs:
         job, is_new = await self.dispatcher.do(self._admit, new)
         if is_new:
             self.metrics.submitted.labels(kind).inc()
+            if self.dispatcher.worker_of(job.id) is None:  # else it was begun meanwhile, and that has been told
+                self.board.change(job)
             self.dispatcher.wake()
         return job
 
@@ -282,6 +284,7 @@ class Jobs:
         if not job.terminal:
             raise Refused(409, "wrong_state", f"The job is {job.state}; cancel it first.")
         await self.dispatcher.do(self._forget, [job_id])
+        self.board.forget(job_id, owner)
 
     def _forget(self, job_ids: list[str]) -> None:
         self.store.forget(job_ids)

@@ -309,6 +309,8 @@ class ModelView:
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "disegno"
+    defaults: dict[str, int | float | str] | None = None
+    """What it fills in where a request leaves it open: width, height, steps, cfg, sampler, schedule."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -322,7 +324,8 @@ class ModelList:
 @router.get("/models", tags=["models"])
 async def models(request: Request) -> ModelList:
     """List the models."""
-    return ModelList([ModelView(card.name, card.family) for card in jobs_of(request).catalogue.models])
+    cards = jobs_of(request).catalogue.models
+    return ModelList([ModelView(card.name, card.family, defaults=card.defaults) for card in cards])
 
 
 @router.get("/models/{name}", tags=["models"])
@@ -331,7 +334,7 @@ async def model(name: str, request: Request) -> ModelView:
     found = next((card for card in jobs_of(request).catalogue.models if card.name == name), None)
     if found is None:
         raise Refused(404, "not_found", "There is no model of this name.", "name", "GET /v1/models lists them.")
-    return ModelView(found.name, found.family)
+    return ModelView(found.name, found.family, defaults=found.defaults)
 
 
 @router.get("/controls", tags=["models"])

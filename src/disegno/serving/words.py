@@ -99,6 +99,8 @@ class WeightsCard:
     """Of a control that knows several conditions: their names (a unit's `task`)."""
     vectors: tuple[int, int] | None = None
     """Of an embedding: how many vectors it has, and how wide they are."""
+    defaults: dict[str, int | float | str] | None = None
+    """Of a model: what it fills in where a request leaves it open: width, height, steps, cfg, sampler, schedule."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

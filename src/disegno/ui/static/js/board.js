@@ -1,0 +1,248 @@
+// The drawing board: pen, eraser, line, box and filling on layers, with undo. The drawing is made at a multiple of the
+// picture's size, so that lines are smooth.
+
+import { button, fill, h } from "./dom.js";
+import { t } from "./i18n.js";
+import { inksOf } from "./inks.js";
+import { drawing, floodFill } from "./layers.js";
+import { chooseFile, loadImage, readPicture } from "./source.js";
+
+const TOOLS = [
+  ["pen", "Pen", "b"], ["eraser", "Eraser", "e"], ["line", "Line", "l"], ["box", "Box", "r"], ["fill", "Fill", "g"],
+];
+
+/**
+ * Return a board. `width`, `height`: the picture's; `image`: a drawing to go on with; `guide`: a picture to trace;
+ * `changed()`: after each stroke. It has `element`, `uri()` (the drawing as a PNG data URI) and `addGuide(image)`.
+ */
+export function board({ width, height, annotator, image = null, guide = null, changed = () => {}, mask = false }) {
+  const scale = Math.max(1, Math.min(4, Math.round(512 / Math.min(width, height))));
+  const inks = mask ? { ground: null, inks: [["", "#ffffff"]], pen: 14 } : inksOf(annotator);
+  const sheet = drawing(width * scale, height * scale, inks.ground);
+  const unit = (scale * Math.min(width, height)) / 128;
+  const state = { tool: "pen", colour: inks.inks[0][1], size: Math.max(1, Math.round(inks.pen * unit)), layer: null };
+
+  if (guide) sheet.add(t("Picture"), { guide: true, image: guide }).shown = mask || !image;
+  state.layer = sheet.add(t("Drawing"), { image });
+  if (image && !mask) state.layer = sheet.add(t("Strokes"));
+
+  const view = h("canvas", { width: sheet.width, height: sheet.height, tabindex: "0", "aria-label": t("Drawing board") });
+  const context = view.getContext("2d");
+  const frame = h("div", { class: "board-frame" }, view);
+  const tools = h("div", { class: "tools", role: "toolbar", "aria-label": t("Tools") });
+  const swatches = h("div", { class: "swatches", role: "group", "aria-label": t("Colours") });
+  const layerList = h("div", { class: "layers" });
+  let overlay = null; // a line or a box that is being drawn
+
+  const render = () => {
+    sheet.paint(context, true);
+    if (mask) tint(context, sheet);
+    if (overlay) overlay(context);
+  };
+  const done = () => {
+    render();
+    showTools();
+    changed();
+  };
+
+  // ---- drawing
+
+  const place = (event) => {
+    const box = view.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * sheet.width, ((event.clientY - box.top) / box.height) * sheet.height];
+  };
+  const inked = (on, pressure = 1) => {
+    on.globalCompositeOperation = state.tool === "eraser" ? "destination-out" : "source-over";
+    on.strokeStyle = on.fillStyle = state.colour;
+    on.lineCap = on.lineJoin = "round";
+    on.lineWidth = Math.max(1, state.size * pressure);
+  };
+  const segment = (on, [x0, y0], [x1, y1], pressure) => {
+    on.save();
+    inked(on, pressure);
+    on.beginPath();
+    on.moveTo(x0, y0);
+    on.lineTo(x1 + 0.01, y1);
+    on.stroke();
+    on.restore();
+  };
+  const shape = (on, from, to) => {
+    if (state.tool === "line") return segment(on, from, to);
+    on.save();
+    inked(on);
+    on.fillRect(Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.abs(to[0] - from[0]), Math.abs(to[1] - from[1]));
+    on.restore();
+    return undefined;
+  };
+  const strokeFrom = (event) => {
+    let last = place(event);
+    const from = last;
+    const target = state.layer.context;
+    const free = state.tool === "pen" || state.tool === "eraser";
+    const pressed = (each) => (each.pointerType === "pen" && each.pressure ? 0.4 + 1.2 * each.pressure : 1);
+    const move = (each) => {
+      for (const point of each.getCoalescedEvents?.() ?? [each]) {
+        if (free) segment(target, last, place(point), pressed(point));
+        last = place(point);
+      }
+      if (!free) overlay = (on) => shape(on, from, last);
+      render();
+    };
+    const up = (each) => {
+      view.removeEventListener("pointermove", move);
+      view.removeEventListener("pointerup", up);
+      view.removeEventListener("pointercancel", up);
+      overlay = null;
+      if (!free && each.type === "pointerup") shape(target, from, place(each));
+      done();
+    };
+    if (free) segment(target, last, last, pressed(event));
+    render();
+    view.addEventListener("pointermove", move);
+    view.addEventListener("pointerup", up);
+    view.addEventListener("pointercancel", up);
+  };
+  view.onpointerdown = (event) => {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    view.focus({ preventScroll: true });
+    sheet.remember(state.layer);
+    state.layer.shown = true;
+    if (state.tool !== "fill") {
+      view.setPointerCapture(event.pointerId);
+      return strokeFrom(event);
+    }
+    const [x, y] = place(event).map(Math.floor);
+    sheet.paint(context, false);
+    floodFill(context.getImageData(0, 0, sheet.width, sheet.height), state.layer, x, y, state.colour);
+    return done();
+  };
+
+  // ---- the tools
+
+  const pick = (tool) => {
+    state.tool = tool;
+    showTools();
+  };
+  const size = h("input", { type: "range", min: 1, max: Math.round(40 * unit), step: 1, value: state.size, "aria-label": t("Brush size"), title: t("Brush size") });
+  const showSize = () => size.style.setProperty("--at", `${((size.value - 1) / (size.max - 1)) * 100}%`);
+  size.oninput = () => {
+    state.size = Number(size.value);
+    showSize();
+  };
+  const undo = () => sheet.undo() && done();
+  const redo = () => sheet.redo() && done();
+  const clear = () => {
+    sheet.remember(state.layer);
+    state.layer.context.clearRect(0, 0, sheet.width, sheet.height);
+    done();
+  };
+  const showTools = () => {
+    fill(tools,
+      TOOLS.map(([name, label, key]) => button("", { class: "bare", label: `${t(label)} (${key.toUpperCase()})`, "aria-pressed": String(state.tool === name), onclick: () => pick(name) }, name)),
+      h("span", { class: "gap" }), h("span", { class: "brush-size" }, size), h("span", { class: "gap" }),
+      button("", { class: "bare", label: t("Undo (Ctrl+Z)"), disabled: !sheet.canUndo(), onclick: undo }, "undo"),
+      button("", { class: "bare", label: t("Redo (Ctrl+Y)"), disabled: !sheet.canRedo(), onclick: redo }, "redo"),
+      button("", { class: "bare", label: t("Clear the layer"), onclick: clear }, "trash"));
+  };
+  const showSwatches = () => {
+    const free = inks.free && h("input", { type: "color", value: state.colour, "aria-label": t("Another colour"), oninput: (event) => { state.colour = event.target.value; showSwatches(); } });
+    if (inks.inks.length < 2) return;
+    fill(swatches, inks.inks.map(([name, colour]) => button(name && t(name), {
+      class: name ? "swatch" : "swatch plain", "aria-label": name ? t(name) : colour, "aria-pressed": String(colour === state.colour),
+      onclick: () => { state.colour = colour; if (state.tool === "eraser") pick("pen"); showSwatches(); },
+    })), free);
+    [...swatches.querySelectorAll(".swatch")].forEach((each, n) => {
+      const dot = h("i", { style: { "--colour": inks.inks[n][1] } });
+      each.prepend(dot);
+    });
+  };
+
+  // ---- layers
+
+  const guideFromFile = () => chooseFile(async (file) => addGuide(await loadImage((await readPicture(file)).uri)));
+  const addGuide = (picture) => {
+    const layer = sheet.add(t("Picture"), { guide: true, image: picture });
+    sheet.move(layer, 1 - sheet.layers.length);
+    showLayers();
+    render();
+  };
+  const layerRow = (layer) => {
+    const mine = layer === state.layer;
+    const again = (work) => () => { work(); showLayers(); done(); };
+    const drop = () => {
+      sheet.drop(layer);
+      if (mine) state.layer = sheet.layers.filter((each) => !each.guide).at(-1);
+    };
+    const others = sheet.layers.filter((each) => !each.guide && each !== layer).length;
+    return h("div", { class: mine ? "layer active" : "layer" },
+      button("", { class: "bare", label: layer.shown ? t("Hide {name}", { name: layer.name }) : t("Show {name}", { name: layer.name }), onclick: again(() => { layer.shown = !layer.shown; }) }, layer.shown ? "eye" : "hidden"),
+      button(layer.name, { class: "name", disabled: layer.guide, "aria-pressed": mine ? "true" : null, onclick: () => { state.layer = layer; showLayers(); } }),
+      layer.guide && h("span", { class: "tag" }, t("to trace")),
+      button("", { class: "bare", label: t("Up"), onclick: again(() => sheet.move(layer, 1)) }, "up"),
+      button("", { class: "bare", label: t("Down"), onclick: again(() => sheet.move(layer, -1)) }, "down"),
+      button("", { class: "bare", label: t("Remove {name}", { name: layer.name }), disabled: !layer.guide && !others, onclick: again(drop) }, "trash"));
+  };
+  const showLayers = () => fill(layerList, [...sheet.layers].reverse().map(layerRow),
+    h("div", { class: "row wrap" },
+      button(t("Layer"), { class: "small", onclick: () => { state.layer = sheet.add(t("Layer {n}", { n: sheet.layers.length })); showLayers(); } }, "plus"),
+      button(t("Picture to trace"), { class: "small", onclick: guideFromFile }, "guide")));
+
+  const keys = Object.fromEntries(TOOLS.map(([name, , key]) => [key, name]));
+  const element = h("div", { class: "board" }, tools, swatches, frame, mask ? null : layerList);
+  element.onkeydown = (event) => {
+    const command = event.ctrlKey || event.metaKey;
+    if (command && event.key.toLowerCase() === "z") (event.shiftKey ? redo : undo)();
+    else if (command && event.key.toLowerCase() === "y") redo();
+    else if (!command && event.target === view && event.key in keys) pick(keys[event.key]);
+    else if (!command && event.target === view && "[]".includes(event.key)) {
+      size.value = state.size = Math.max(1, Math.round(state.size * (event.key === "]" ? 1.25 : 0.8)) + (event.key === "]" ? 1 : 0));
+      showSize();
+    } else return;
+    event.preventDefault();
+  };
+
+  showTools();
+  showSwatches();
+  showLayers();
+  showSize();
+  render();
+  const exported = () => {
+    const canvas = h("canvas", { width: sheet.width, height: sheet.height });
+    sheet.paint(canvas.getContext("2d"), false);
+    return canvas;
+  };
+  return { element, addGuide, uri: () => (mask ? maskUri(exported()) : exported().toDataURL("image/png")), isEmpty: () => isEmpty(exported()) };
+}
+
+/** Show what is masked in the accent's colour over the picture. */
+function tint(context, sheet) {
+  const layer = h("canvas", { width: sheet.width, height: sheet.height });
+  const on = layer.getContext("2d");
+  for (const each of sheet.layers) if (!each.guide) on.drawImage(each.canvas, 0, 0);
+  on.globalCompositeOperation = "source-in";
+  on.fillStyle = "#d9523a";
+  on.fillRect(0, 0, sheet.width, sheet.height);
+  context.clearRect(0, 0, sheet.width, sheet.height);
+  for (const each of sheet.layers) if (each.guide && each.shown) context.drawImage(each.canvas, 0, 0);
+  context.globalAlpha = 0.6;
+  context.drawImage(layer, 0, 0);
+  context.globalAlpha = 1;
+}
+
+/** Return a mask as white on black. */
+function maskUri(canvas) {
+  const out = h("canvas", { width: canvas.width, height: canvas.height });
+  const on = out.getContext("2d");
+  on.fillStyle = "#000";
+  on.fillRect(0, 0, out.width, out.height);
+  on.drawImage(canvas, 0, 0);
+  return out.toDataURL("image/png");
+}
+
+/** Return whether a canvas has one colour only. */
+function isEmpty(canvas) {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const pixels = new Uint32Array(data.buffer);
+  return pixels.every((pixel) => pixel === pixels[0]);
+}

@@ -1,0 +1,174 @@
+// A desk: the form on the left, the stage on the right. Two tabs have one: "Draw", and "From pictures".
+
+import { button, fill, h, toast } from "./dom.js";
+import { board } from "./board.js";
+import { debounced } from "./dom.js";
+import { toggle } from "./fields.js";
+import { modelOf, ownOf } from "./house.js";
+import { t } from "./i18n.js";
+import { all, start } from "./jobs.js";
+import { keep, kept } from "./keep.js";
+import { liveDrawing } from "./live.js";
+import { readRecord } from "./png.js";
+import { promptCard } from "./prompt.js";
+import { deskOf, emptyDesk, emptyUnit, requestOf, sizeOf } from "./request.js";
+import { settingsCard } from "./settings.js";
+import { loadImage, takesPictures } from "./source.js";
+import { stage } from "./stage.js";
+import { misfit, unitCard } from "./unit.js";
+
+/**
+ * Return a desk. `name`: under which it is kept; `hint`: what an empty stage says; `top(tools)`: what comes above the
+ * prompt, or null; `toRequest(desk)`: { kind, request }; `plain(desk)`: whether the form's other cards are of no use.
+ */
+export async function makeDesk({ name, house, hint, top = null, toRequest = (desk) => ({ kind: "generate", request: requestOf(desk) }), plain = () => false, goText = () => t("Draw") }) {
+  const desk = { ...emptyDesk(), ...(await kept(name)) };
+  const element = h("div", { class: "desk" });
+  const form = h("form", { class: "desk-form", autocomplete: "off", onsubmit: (event) => { event.preventDefault(); go(); } });
+  const easels = h("div", { class: "easels" });
+  const boardPlace = h("div", { class: "stack", hidden: true });
+  const units = h("div", { class: "stack" });
+  let cards = [];
+  let settings = null;
+  let prompt = null;
+  let topCard = null;
+
+  const save = debounced(() => keep(name, { ...desk }), 400);
+  const size = () => sizeOf(desk, ownOf(house, desk.model));
+  const changed = () => {
+    save();
+    live.changed();
+  };
+  const theStage = stage({ hint, seed: (value) => { desk.seed = value; settings.refresh(); changed(); toast(t("The seed {seed} is kept.", { seed: value })); } });
+  const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk), seed: () => desk.seed, show: (job) => { desk.job = job.id; theStage.watch(job); save(); } });
+
+  const go = async () => {
+    let asked;
+    try {
+      asked = toRequest(desk);
+    } catch (error) {
+      return toast(error.message, "bad");
+    }
+    try {
+      const job = await start(asked.kind, asked.request);
+      desk.job = job.id;
+      save();
+      theStage.watch(job);
+      if (innerWidth <= 760) theStage.element.scrollIntoView({ behavior: "smooth", block: "center" });
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+    return undefined;
+  };
+
+  // ---- the drawing board
+
+  const closeBoard = () => {
+    boardPlace.hidden = true;
+    easels.classList.remove("both");
+    fill(boardPlace);
+  };
+  const showBoard = (title, theBoard) => {
+    fill(boardPlace, h("div", { class: "row spread" }, h("h3", {}, title), button(t("Done"), { class: "small", onclick: closeBoard }, "check")), theBoard.element);
+    boardPlace.hidden = false;
+    easels.classList.add("both");
+    if (innerWidth <= 760) boardPlace.scrollIntoView({ behavior: "smooth" });
+  };
+  const openBoard = async (card) => {
+    const { unit } = card;
+    const annotator = house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
+    const image = unit.drawing && (await loadImage(unit.drawing));
+    const guide = unit.photo && unit.annotate !== "none" ? await loadImage(unit.photo) : null;
+    const theBoard = board({ ...size(), annotator, image, guide, changed: () => card.drawn(theBoard.uri(), true) });
+    showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard);
+  };
+
+  // ---- the control units
+
+  const addUnit = (unit) => {
+    desk.units.push(unit);
+    const card = showUnit(unit);
+    changed();
+    return card;
+  };
+  const showUnit = (unit) => {
+    const card = unitCard({
+      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card),
+      drop: () => {
+        desk.units.splice(desk.units.indexOf(unit), 1);
+        cards = cards.filter((each) => each !== card);
+        card.element.remove();
+        closeBoard();
+        changed();
+      },
+    });
+    cards.push(card);
+    units.append(card.element);
+    return card;
+  };
+  const fitting = () => house.controls.find((each) => !misfit(each, modelOf(house, desk.model)));
+  const newUnit = (controlName = null) => {
+    const control = controlName ?? fitting()?.name;
+    if (!control) return toast(t("No control fits this model. The library tells which ones there are."), "bad");
+    return addUnit(emptyUnit(control));
+  };
+
+  // ---- the form
+
+  const build = () => {
+    cards = [];
+    fill(units);
+    closeBoard();
+    prompt = promptCard({ desk, changed });
+    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => cards.forEach((card) => card.offer()) });
+    topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
+    desk.units.forEach(showUnit);
+    const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
+    const rest = plain(desk) ? [] : [prompt.element, controls, settings.element];
+    const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
+    if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
+    fill(form, topCard?.element, rest,
+      h("div", { class: "desk-go" }, h("button", { class: "primary", type: "submit", title: "Ctrl+Enter" }, goText(desk), h("kbd", { "aria-hidden": "true" }, "Ctrl+Enter")), liveSwitch));
+  };
+  const restore = async (request, seed) => {
+    const next = deskOf(request, seed);
+    if (next.source) {
+      const { naturalWidth: width, naturalHeight: height } = await loadImage(next.source);
+      next.sourceSize = { width, height };
+    }
+    Object.assign(desk, next, { live: false, job: desk.job });
+    build();
+    save();
+  };
+  const load = async (file) => {
+    const found = await readRecord(await file.arrayBuffer());
+    if (!found) return false;
+    await restore(found.request, found.seed);
+    toast(t("Everything is as it was when this picture was made."), "good");
+    return true;
+  };
+
+  build();
+  append();
+  function append() {
+    easels.append(boardPlace, theStage.element);
+    element.append(form, h("div", { class: "desk-stage" }, easels));
+  }
+  takesPictures(element, async (file) => {
+    if (await load(file)) return;
+    if (topCard?.take) topCard.take(file);
+    else if (cards.length) cards.at(-1).take(file);
+    else newUnit()?.take(file);
+  });
+  element.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      go();
+    }
+  });
+  const resume = () => {
+    const job = all().find((each) => each.id === desk.job);
+    if (job) theStage.watch(job);
+  };
+  return { element, desk, restore, load, newUnit, resume, insert: (text) => prompt.insert(text), useModel: (id) => { desk.model = id; build(); save(); }, top: () => topCard };
+}

@@ -1,0 +1,134 @@
+// The gallery: what is on its way, and every picture that was made, the newest first.
+
+import { get } from "./api.js";
+import { button, fill, h, icon, toast } from "./dom.js";
+import { compare } from "./compare.js";
+import { t } from "./i18n.js";
+import { all, change, ENDED, older, remove, status, subscribe } from "./jobs.js";
+import { on } from "./bus.js";
+import { filesOf, progressBar, progressText } from "./stage.js";
+import { openViewer } from "./viewer.js";
+
+const HIDDEN_KINDS = ["annotate"]; // previews of annotators: seen where they were asked for
+const asked = new Map(); // id -> what a waiting job was asked, as a line
+
+function lineOf(job, redraw) {
+  if (!asked.has(job.id)) {
+    asked.set(job.id, "");
+    get(`/v1/jobs/${job.id}/request`).then(({ request }) => {
+      asked.set(job.id, request.prompt || t("without a prompt"));
+      redraw();
+    }, () => {});
+  }
+  return job.kind === "upscale" ? t("Enlarge a picture") : asked.get(job.id) || "…";
+}
+
+function jobRow(job, redraw) {
+  const act = (action) => () => change(job.id, action).catch((error) => toast(error.message, "bad"));
+  const waits = job.state === "queued" || job.state === "paused";
+  return h("article", { class: "card job", data: { job: job.id, state: job.state } },
+    h("div", { class: "mini" }, job.preview ? h("img", { src: job.preview, alt: t("Preview") }) : icon("photo")),
+    h("div", { class: "what" }, h("span", { class: "ellipsis" }, lineOf(job, redraw)), progressBar(job), h("span", { class: "small-text muted" }, progressText(job))),
+    h("div", { class: "row job-actions" },
+      waits && button("", { class: "bare", label: t("Make it the next one"), onclick: act("first") }, "first"),
+      job.state === "queued" && button(t("Pause"), { class: "small", onclick: act("pause") }),
+      job.state === "paused" && button(t("Resume"), { class: "small", onclick: act("resume") }),
+      job.state === "running" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
+      button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")));
+}
+
+function failedRow(job) {
+  return h("article", { class: "card job", data: { job: job.id, state: job.state } },
+    h("div", { class: "mini" }, icon("close")),
+    h("div", { class: "what" }, h("span", {}, t("This could not be drawn")), h("span", { class: "small-text muted" }, job.failure?.message ?? "")),
+    button(t("Remove"), { class: "small", onclick: () => remove(job.id).catch((error) => toast(error.message, "bad")) }, "trash"));
+}
+
+/** Return every finished picture: { job, file, at }. */
+function picturesOf(jobs) {
+  return jobs.filter((job) => job.state === "done" && !HIDDEN_KINDS.includes(job.kind))
+    .flatMap((job) => filesOf(job).filter((file) => file.role === "image").map((file, at) => ({ job, file, at })));
+}
+
+/** Return the tab. */
+export function galleryTab() {
+  const queue = h("div", { class: "queue" });
+  const grid = h("div", { class: "pictures" });
+  const empty = h("div", { class: "empty", hidden: true }, icon("photo", 40), h("p", {}, t("Nothing has been drawn yet.")), h("a", { class: "button", href: "#draw" }, t("Draw something")));
+  const end = h("div", { "aria-hidden": "true" }, "\u00a0");
+  const cells = new Map(); // url -> its element
+  const marked = [];
+  let visible = false;
+  let choosing = false;
+  let pending = false;
+
+  const chooser = button(t("Compare two"), { "aria-pressed": "false", onclick: () => {
+    choosing = !choosing;
+    unmark();
+    if (choosing) toast(t("Choose two pictures."));
+  } }, "compare");
+  const unmark = () => {
+    marked.length = 0;
+    chooser.setAttribute("aria-pressed", String(choosing));
+    for (const each of grid.children) each.removeAttribute("aria-pressed");
+    grid.querySelectorAll(".mark").forEach((each) => each.remove());
+  };
+  const mark = (each, cell) => {
+    marked.push(each);
+    cell.setAttribute("aria-pressed", "true");
+    cell.append(h("span", { class: "mark" }, String(marked.length)));
+    if (marked.length < 2) return;
+    const [first, second] = marked;
+    choosing = false;
+    unmark();
+    compare(first, second);
+  };
+  const cellOf = (each) => {
+    const { job, file, at } = each;
+    const said = job.result.facts.prompts?.[at] || job.result.facts.request?.prompt || (job.kind === "upscale" ? t("Enlarged") : t("Picture"));
+    const cell = h("button", { type: "button", class: "picture", title: said },
+      h("img", { src: file.url, alt: said, loading: "lazy", decoding: "async", draggable: "false" }), h("span", { class: "caption" }, said));
+    cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url));
+    return cell;
+  };
+  const showGrid = (jobs) => {
+    const some = picturesOf(jobs);
+    const urls = new Set(some.map(({ file }) => file.url));
+    for (const [url, cell] of cells) if (!urls.has(url)) { cell.remove(); cells.delete(url); }
+    let before = null;
+    for (const each of some) {
+      let cell = cells.get(each.file.url);
+      if (!cell) cells.set(each.file.url, (cell = cellOf(each)));
+      const place = before ? before.nextElementSibling : grid.firstElementChild;
+      if (place !== cell) grid.insertBefore(cell, place);
+      before = cell;
+    }
+    chooser.disabled = some.length < 2;
+  };
+  const draw = () => {
+    pending = false;
+    if (!visible) return;
+    const jobs = all().filter((job) => !HIDDEN_KINDS.includes(job.kind));
+    const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse();
+    const focused = document.activeElement?.closest?.(".job") ? document.activeElement.textContent : null;
+    fill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
+    if (focused) [...queue.querySelectorAll("button")].find((each) => each.textContent === focused)?.focus();
+    queue.hidden = !queue.childElementCount;
+    showGrid(jobs);
+    empty.hidden = !status().loaded || Boolean(grid.childElementCount || queue.childElementCount);
+  };
+  const soon = () => {
+    if (pending) return;
+    pending = true;
+    requestAnimationFrame(draw);
+  };
+  subscribe(soon);
+  on("shown", (name) => {
+    visible = name === "gallery";
+    if (visible) draw();
+  });
+  new IntersectionObserver((seen) => {
+    if (visible && seen.some((each) => each.isIntersecting) && status().more) older().catch((error) => toast(error.message, "bad"));
+  }, { rootMargin: "800px" }).observe(end);
+  return h("div", {}, h("div", { class: "toolbar" }, h("h2", {}, t("Gallery")), chooser), queue, grid, empty, end);
+}

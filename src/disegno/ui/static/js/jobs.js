@@ -1,0 +1,145 @@
+// The jobs as this page knows them, kept up to date by one stream of events. Whoever wants to know subscribes.
+
+import { act, forget, get, submit } from "./api.js";
+
+const known = new Map(); // id -> job, with `progress` and the last `preview`
+const listeners = new Set();
+const forJob = new Map(); // id -> Set of listeners
+const state = { online: true, before: null, loaded: false };
+
+export const ENDED = ["done", "failed", "cancelled"];
+const WAIT_MS = [500, 1000, 2000, 4000, 8000];
+
+/** Be told `(job or null)` at every change; null: many things changed, or the connection did. Returns how to stop. */
+export function subscribe(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+/** Be told of one job. Returns how to stop. */
+export function follow(id, listener) {
+  if (!forJob.has(id)) forJob.set(id, new Set());
+  forJob.get(id).add(listener);
+  return () => forJob.get(id)?.delete(listener);
+}
+
+function tell(job) {
+  for (const listener of listeners) listener(job);
+  for (const listener of (job && forJob.get(job.id)) ?? []) listener(job);
+}
+
+function learn(job) {
+  const old = known.get(job.id);
+  if (old && ENDED.includes(old.state) && !ENDED.includes(job.state)) return old; // an answer that was overtaken
+  const preview = job.progress?.preview ?? old?.preview ?? null;
+  const next = { ...job, preview: ENDED.includes(job.state) ? null : preview };
+  known.set(job.id, next);
+  return next;
+}
+
+/** Return all known jobs, the newest first. */
+export function all() {
+  return [...known.values()].sort((a, b) => b.created - a.created);
+}
+
+/** Return whether the server is there, whether the first list has come, and whether there are older jobs. */
+export function status() {
+  return { online: state.online, loaded: state.loaded, more: state.before !== null };
+}
+
+/** Submit a job; everybody who subscribed sees it at once. */
+export async function start(kind, request) {
+  const job = learn(await submit(kind, request));
+  tell(job);
+  return job;
+}
+
+/** Return the job when it has ended. */
+export function ended(id) {
+  return new Promise((resolve) => {
+    const look = (job) => {
+      if (!job || !ENDED.includes(job.state)) return;
+      stop();
+      resolve(job);
+    };
+    const stop = follow(id, look);
+    look(known.get(id));
+  });
+}
+
+/** Carry out a short job, hand its files and facts to `take`, and leave no trace of it. */
+export async function briefly(kind, request, take) {
+  const job = await ended((await start(kind, request)).id);
+  try {
+    if (job.state === "failed") throw new Error(job.failure.message);
+    return job.state === "done" ? await take(job) : null;
+  } finally {
+    remove(job.id).catch(() => {});
+  }
+}
+
+/** Cancel, finish, pause, resume, or move a job. */
+export async function change(id, action) {
+  tell(learn(await act(id, action)));
+}
+
+/** Remove an ended job with its pictures. */
+export async function remove(id) {
+  await forget(id);
+  drop(id);
+}
+
+function drop(id) {
+  if (known.delete(id)) tell(null);
+}
+
+/** Learn of older jobs. */
+export async function older() {
+  if (state.before === null) return;
+  const page = await get(`/v1/jobs?limit=100&before=${state.before}`);
+  state.before = page.before;
+  page.jobs.forEach(learn);
+  tell(null);
+}
+
+async function reload() {
+  const page = await get("/v1/jobs?limit=100");
+  const oldest = page.before ?? 0;
+  const there = new Set(page.jobs.map((job) => job.id));
+  for (const job of known.values()) {
+    if (job.created >= oldest && !there.has(job.id)) known.delete(job.id);
+  }
+  if (!state.loaded) state.before = page.before;
+  state.loaded = true;
+  page.jobs.forEach(learn);
+  tell(null);
+  for (const job of page.jobs) for (const listener of forJob.get(job.id) ?? []) listener(known.get(job.id));
+}
+
+let tries = 0;
+
+/** Watch the server from now on; after a lost connection, again and again. */
+export function connect() {
+  const source = new EventSource("/v1/events");
+  const on = (name, work) => source.addEventListener(name, (event) => work(JSON.parse(event.data)));
+  on("hello", () => {
+    tries = 0;
+    state.online = true;
+    reload().catch(() => {});
+  });
+  on("job", (job) => tell(learn(job)));
+  on("progress", ({ id, progress }) => {
+    const old = known.get(id);
+    if (old && !ENDED.includes(old.state)) tell(learn({ ...old, state: "running", progress }));
+  });
+  on("gone", ({ id }) => drop(id));
+  source.onerror = () => {
+    source.close();
+    setTimeout(connect, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]);
+    tries += 1;
+    if (tries > 1 && state.online) {
+      state.online = false;
+      tell(null);
+    }
+  };
+}

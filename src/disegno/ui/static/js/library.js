@@ -1,0 +1,64 @@
+// The library: models, controls, LoRAs and the other files, with what their headers say, and what fits what.
+
+import { list, lookAgain } from "./api.js";
+import { button, fill, h, toast } from "./dom.js";
+import { say } from "./bus.js";
+import { choice } from "./fields.js";
+import { bytes, t } from "./i18n.js";
+import { misfit } from "./unit.js";
+
+const KINDS = { lora: "LoRAs", embedding: "Embeddings", vae: "VAEs", upscaler: "Upscalers", unknown: "Unknown", broken: "Broken" };
+
+function card(weights, { why = "", actions = [] } = {}) {
+  const tags = [weights.family, weights.mechanism, weights.annotator && t("drawn by {name}", { name: weights.annotator })].filter(Boolean);
+  const details = [weights.file && weights.file !== weights.name && weights.file, weights.num_bytes && bytes(weights.num_bytes), weights.sha256 && `SHA-256 ${weights.sha256.slice(0, 10)}`].filter(Boolean).join(" · ");
+  return h("article", { class: why ? "card weights wrong" : "card weights" },
+    h("div", { class: "row spread" }, h("h3", {}, weights.name ?? weights.id), h("div", { class: "row" }, actions)),
+    h("div", { class: "row wrap" }, tags.map((each) => h("span", { class: "tag" }, each))),
+    details && h("p", { class: "small-text muted" }, details),
+    why && h("p", { class: "note" }, t("Does not fit: {why}.", { why })),
+    weights.problem && h("p", { class: "note bad" }, weights.problem));
+}
+
+function part(title, cards) {
+  return cards.length ? [h("h3", {}, `${title} `, h("span", { class: "muted" }, String(cards.length))), h("div", { class: "cards" }, cards)] : [];
+}
+
+/** Return the tab. */
+export function libraryTab(house) {
+  const element = h("div");
+  const state = { ...house, model: house.models[0]?.id };
+
+  const usable = (weights) => {
+    const model = state.models.find((each) => each.id === state.model);
+    return weights.problem ? "" : misfit(weights, model);
+  };
+  const use = (name, what, why) => !why && button(t("Use"), { class: "small", onclick: () => say(what, name) });
+  const show = () => {
+    const models = state.models.map((each) => card({ ...each, name: each.id === "diorama" ? t("Diorama (built in)") : each.id }, { actions: [button(t("Use"), { class: "small", onclick: () => say("use model", each.id) })] }));
+    const controls = state.controls.map((each) => card(each, { why: usable(each), actions: [!each.problem && use(each.name, "use control", usable(each))] }));
+    const kinds = Object.entries(KINDS).map(([kind, title]) => {
+      const files = state.files.filter((each) => each.kind === kind);
+      return part(t(title), files.map((each) => card(each, kind === "lora" ? { why: usable(each), actions: [use(each.name, "use lora", usable(each))] } : {})));
+    });
+    const others = state.files.filter((each) => !(each.kind in KINDS));
+    const model = choice(t("What fits"), { value: state.model, options: state.models.map((each) => [each.id, each.id]), change: (value) => { state.model = value; show(); } });
+    fill(element,
+      h("div", { class: "toolbar" }, h("h2", {}, t("Library")), state.models.length > 1 && model, button(t("Look again"), { onclick: again }, "refresh")),
+      part(t("Models"), models), part(t("Controls"), controls), kinds, part(t("Other files"), others.map((each) => card(each))),
+      h("p", { class: "help" }, t("Files are found in the folders of DISEGNO_MODEL_DIRS. What a file is, is read from its header; nothing in it is executed.")));
+  };
+  const again = async () => {
+    try {
+      await lookAgain();
+      await new Promise((resolve) => setTimeout(resolve, 1500)); // the worker reads the folders, and tells the server
+      for (const name of ["models", "controls", "files"]) state[name] = await list(name, true);
+      Object.assign(house, { models: state.models, controls: state.controls, files: state.files });
+      show();
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+  show();
+  return element;
+}

@@ -1,0 +1,168 @@
+// "From pictures": change a picture, paint over a part of it, extend it, or enlarge it.
+
+import { button, fill, h, toast } from "./dom.js";
+import { board } from "./board.js";
+import { makeDesk } from "./desk.js";
+import { choice, numberField, segmented, slider, toggle } from "./fields.js";
+import { t } from "./i18n.js";
+import { requestOf } from "./request.js";
+import { loadImage, readPicture, sourceButtons, takesPictures } from "./source.js";
+
+const WAYS = [["change", "Change"], ["paint", "Paint over"], ["extend", "Extend"], ["enlarge", "Enlarge"]];
+const HELP = {
+  change: "The whole picture is drawn anew, from itself.",
+  paint: "What you paint over is drawn anew; the rest stays.",
+  extend: "The picture grows; what lies around it is drawn.",
+  enlarge: "The picture becomes larger. Nothing is invented but what the upscaler invents.",
+};
+const SIDES = [["left", "Left"], ["right", "Right"], ["top", "Top"], ["bottom", "Bottom"]];
+const MAX_SIDE = 2048;
+
+function needSource(desk) {
+  if (!desk.source) throw new Error(t("Give a picture first: upload one, paste one, or send one from the gallery."));
+}
+
+function initOf(desk) {
+  const { source: image, denoise, repaint, blur: mask_blur, fill: start, only: only_masked, mask, extend } = desk;
+  if (desk.way === "change") return { image, denoise };
+  if (desk.way === "paint") {
+    if (!mask) throw new Error(t("Paint over what shall be drawn anew first."));
+    return { image, denoise: repaint, mask, mask_blur, fill: start, only_masked };
+  }
+  if (!Object.values(extend).some(Boolean)) throw new Error(t("Say first to which side the picture shall grow."));
+  return { image, denoise: 1, mask_blur, outpaint: extend };
+}
+
+/** Return what the tab asks the server for. Throws an Error that says what is missing. */
+function toRequest(desk) {
+  needSource(desk);
+  if (desk.way === "enlarge") {
+    const { width, height } = desk.sourceSize;
+    const [w, h2] = [width, height].map((side) => Math.round(side * desk.factor));
+    return { kind: "upscale", request: { image: desk.source, width: w, height: h2, upscaler: desk.upscaler } };
+  }
+  const request = { ...requestOf(desk), init: initOf(desk) };
+  if (desk.way === "extend") Object.assign(request, extendedSize(desk));
+  return { kind: "generate", request };
+}
+
+function roundSize({ width, height }) {
+  const by = Math.min(1, MAX_SIDE / Math.max(width, height));
+  return [width, height].map((side) => Math.max(64, Math.round((side * by) / 8) * 8));
+}
+
+function extendedSize(desk) {
+  const [width, height] = roundSize(desk.sourceSize);
+  const { left, right, top, bottom } = desk.extend;
+  return { width: width + left + right, height: height + top + bottom };
+}
+
+// ---- what each way is asked for
+
+function paintFields({ desk, changed, paint }) {
+  return [
+    button(desk.mask ? t("Go on painting") : t("Paint over a part"), { onclick: paint }, "pen"),
+    slider(t("How much is drawn anew"), { value: desk.repaint, min: 0.05, max: 1, step: 0.05, change: (value) => { desk.repaint = value; changed(); } }),
+    slider(t("Soft edge"), { value: desk.blur, min: 0, max: 64, step: 1, help: t("In pixels"), change: (value) => { desk.blur = value; changed(); } }),
+    choice(t("It starts from"), {
+      value: desk.fill, change: (value) => { desk.fill = value; changed(); },
+      options: [["original", t("what is there")], ["fill", t("the colours around it")], ["noise", t("noise")], ["nothing", t("nothing")]],
+    }),
+    toggle(t("Draw only this part, at the full size"), { value: desk.only, change: (value) => { desk.only = value; changed(); } }),
+  ];
+}
+
+function extendFields({ desk, changed }) {
+  const field = ([side, text]) => numberField(t(text), { value: desk.extend[side], min: 0, max: 1024, step: 8, placeholder: "0", change: (value) => {
+    desk.extend = { ...desk.extend, [side]: value ?? 0 };
+    changed();
+  } });
+  return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8."))];
+}
+
+function enlargeFields({ desk, changed, upscalers }) {
+  return [
+    slider(t("How many times larger"), { value: desk.factor, min: 1, max: 4, step: 0.5, change: (value) => { desk.factor = value; changed(); } }),
+    choice(t("Upscaler"), { value: desk.upscaler, options: upscalers.map((name) => [name, name]), change: (value) => { desk.upscaler = value; changed(); } }),
+  ];
+}
+
+function changeFields({ desk, changed }) {
+  return [slider(t("How much is drawn anew"), { value: desk.denoise, min: 0.05, max: 1, step: 0.05, help: t("0 leaves the picture as it is, 1 keeps nothing."), change: (value) => { desk.denoise = value; changed(); } })];
+}
+
+const FIELDS = { change: changeFields, paint: paintFields, extend: extendFields, enlarge: enlargeFields };
+
+// ---- the card
+
+function sourceCard(upscalers) {
+  return ({ desk, changed, showBoard, closeBoard, rebuild, ownSize }) => {
+    const place = h("div");
+    const element = h("div", { class: "card panel" });
+
+    const give = async (uri, way = desk.way) => {
+      const image = await loadImage(uri);
+      Object.assign(desk, { source: uri, sourceSize: { width: image.naturalWidth, height: image.naturalHeight }, mask: null, way });
+      const [width, height] = roundSize(desk.sourceSize);
+      ownSize(width, height);
+      rebuild();
+      changed();
+    };
+    const take = (file) => readPicture(file).then(({ uri }) => give(uri)).catch((error) => toast(error.message, "bad"));
+    const paint = async () => {
+      const [width, height] = roundSize(desk.sourceSize);
+      const picture = await loadImage(desk.source);
+      const theBoard = board({
+        width, height, mask: true, guide: picture, image: desk.mask && (await seeThrough(desk.mask)),
+        changed: () => { desk.mask = theBoard.isEmpty() ? null : theBoard.uri(); changed(); },
+      });
+      showBoard(t("Paint over what shall be drawn anew"), theBoard);
+    };
+    const showPlace = () => {
+      if (!desk.source) {
+        return fill(place, h("div", { class: "drop" }, h("p", {}, t("Drop a picture here, or")), h("div", { class: "row wrap" }, sourceButtons(take))));
+      }
+      const drop = () => { desk.source = desk.mask = null; changed(); rebuild(); };
+      return fill(place, h("div", { class: "unit-body" },
+        h("div", { class: "thumb" }, h("img", { src: desk.source, alt: t("The picture that is changed") })),
+        h("div", { class: "sources" }, sourceButtons(take), button(t("Remove"), { class: "small", onclick: drop }, "trash"))));
+    };
+    const ways = segmented(t("What to do"), { value: desk.way, options: WAYS.map(([name, text]) => [name, t(text)]), change: (value) => {
+      desk.way = value;
+      closeBoard();
+      changed();
+      rebuild();
+    } });
+    const fields = desk.source ? FIELDS[desk.way]({ desk, changed, paint, upscalers }) : [];
+    append();
+    function append() {
+      fill(element, ways, h("p", { class: "help" }, t(HELP[desk.way])), place, fields);
+      showPlace();
+    }
+    takesPictures(place, take);
+    return { element, take, give };
+  };
+}
+
+/** Return a mask of white on black as white on nothing, to go on painting. */
+async function seeThrough(uri) {
+  const image = await loadImage(uri);
+  const canvas = h("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+  for (let n = 0; n < pixels.data.length; n += 4) pixels.data[n + 3] = pixels.data[n];
+  context.putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+/** Return the tab's desk. */
+export function picturesTab(house) {
+  const upscalers = ["Lanczos", "Nearest", ...house.files.filter((file) => file.kind === "upscaler").map((file) => file.name)];
+  return makeDesk({
+    name: "pictures", house, top: sourceCard(upscalers), toRequest,
+    hint: t("Give a picture, say what to do with it, and describe what shall be seen."),
+    plain: (desk) => desk.way === "enlarge",
+    goText: (desk) => t({ change: "Change it", paint: "Paint over", extend: "Extend", enlarge: "Enlarge" }[desk.way]),
+  });
+}

@@ -1,0 +1,117 @@
+// What a picture of this program carries: the request that made it, in PNG chunks; or A1111's text. Read here, in the
+// browser: the file goes nowhere.
+
+const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
+const MAX_TEXT = 16e6;
+
+function* chunksOf(data) {
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  if (!SIGNATURE.every((byte, n) => data[n] === byte)) return;
+  let at = 8;
+  while (at + 12 <= data.length) {
+    const length = view.getUint32(at);
+    if (at + 12 + length > data.length) return;
+    yield { type: latin(data.subarray(at + 4, at + 8)), body: data.subarray(at + 8, at + 8 + length) };
+    at += 12 + length;
+  }
+}
+
+const latin = (some) => [...some].map((byte) => String.fromCharCode(byte)).join("");
+const utf8 = (some) => new TextDecoder().decode(some);
+
+async function inflated(some) {
+  const reader = new Blob([some]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const parts = [];
+  for (let size = 0; ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    size += value.length;
+    if (size > MAX_TEXT) throw new Error("too long");
+    parts.push(value);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+function cut(body, from) {
+  const end = body.indexOf(0, from);
+  return [body.subarray(from, end), end + 1];
+}
+
+async function textOf({ type, body }) {
+  const [name, after] = cut(body, 0);
+  if (type === "tEXt") return [latin(name), latin(body.subarray(after))];
+  if (type === "zTXt") return [latin(name), latin(await inflated(body.subarray(after + 1)))];
+  const packed = body[after] === 1;
+  const [, translated] = cut(body, after + 2);
+  const [, begin] = cut(body, translated);
+  const text = body.subarray(begin);
+  return [latin(name), utf8(packed ? await inflated(text) : text)];
+}
+
+function uriOf(body) {
+  const [head, after] = cut(body, 0);
+  let text = "";
+  for (let at = after; at < body.length; at += 0x8000) text += String.fromCharCode(...body.subarray(at, at + 0x8000));
+  return `${latin(head)},${btoa(text)}`;
+}
+
+/** Put pictures that lie in chunks of their own back into their places. */
+function unstowed(value, pictures) {
+  if (Array.isArray(value)) return value.map((each) => unstowed(each, pictures));
+  if (value && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, unstowed(each, pictures)]));
+  }
+  const found = typeof value === "string" && /^picture:(\d+)$/.exec(value);
+  return found ? pictures[Number(found[1])] ?? null : value;
+}
+
+/** Return { request, seed, from } of a PNG file's bytes, or null where it carries nothing that is known. */
+export async function readRecord(buffer) {
+  const texts = {};
+  const pictures = [];
+  try {
+    for (const chunk of chunksOf(new Uint8Array(buffer))) {
+      if (["tEXt", "zTXt", "iTXt"].includes(chunk.type)) {
+        const [name, text] = await textOf(chunk);
+        texts[name] ??= text;
+      } else if (chunk.type === "dgPc") pictures.push(uriOf(chunk.body));
+    }
+    if (texts.disegno) return ours(unstowed(JSON.parse(texts.disegno), pictures));
+    if (texts.parameters) return parametersOf(texts.parameters);
+  } catch {
+    return null;
+  }
+  return null;
+}
+
+/** Every control is given what it was really shown; files that were named are inside the record. */
+function ours(record) {
+  const { request, conditions = [], sources = {}, image = 0, prompts = [] } = record;
+  const inside = (path) => (path && !path.startsWith("data:") ? sources[path] ?? null : path);
+  const units = (request.controls ?? []).map((unit, n) =>
+    conditions[n] ? { ...unit, image: conditions[n], annotate: "none", params: {} } : { ...unit, image: inside(unit.image) });
+  const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
+  const prompt = prompts[image] ?? request.prompt;
+  const fixed = { ...request, prompt, prompts: [], negatives: [], styles: [], controls: units, init };
+  return { request: fixed, seed: request.seed >= 0 ? request.seed + image : null, from: "disegno" };
+}
+
+const NAMES = {
+  steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], cfg: ["CFG scale", Number], seed: ["Seed", Number],
+};
+
+/** Return what A1111's text of a picture says of a request: what this form shows of it. */
+export function parametersOf(text) {
+  const lines = text.trim().split("\n");
+  const last = /^Steps: \d/.test(lines.at(-1)) ? lines.pop() : "";
+  const at = lines.findIndex((line) => line.startsWith("Negative prompt:"));
+  const values = Object.fromEntries([...last.matchAll(/\s*([\w ]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g)].map((found) => [found[1].trim(), found[2].trim()]));
+  const request = {
+    prompt: (at < 0 ? lines : lines.slice(0, at)).join("\n").trim(),
+    negative: at < 0 ? "" : lines.slice(at).join("\n").slice("Negative prompt:".length).trim(),
+  };
+  for (const [field, [name, read]] of Object.entries(NAMES)) if (values[name]) request[field] = read(values[name]);
+  const size = /^(\d+)x(\d+)$/.exec(values.Size ?? "");
+  if (size) Object.assign(request, { width: Number(size[1]), height: Number(size[2]) });
+  return { request, seed: request.seed ?? null, from: "A1111" };
+}

@@ -1,0 +1,46 @@
+// The prompt, and how prompts are written.
+
+import { h } from "./dom.js";
+import { t } from "./i18n.js";
+import { more } from "./fields.js";
+
+const SYNTAX = [
+  ["(red:1.3)", "counts 1.3 times; (red) is 1.1 times, [red] is 1/1.1 times"],
+  ["[cat:dog:0.5]", "first cat, and dog from half of the steps on"],
+  ["[cat|dog]", "cat and dog in turn"],
+  ["a car AND a street :0.7", "two prompts at once, each with its weight"],
+  ["BREAK", "what follows begins a new part of the text"],
+  ["<lora:name:0.8>", "a LoRA of your library, this strong"],
+  ["__colours__", "a line of your wildcard file colours.txt"],
+];
+
+function hints() {
+  const rows = SYNTAX.map(([code, text]) => [h("dt", {}, h("code", {}, code)), h("dd", {}, t(text))]);
+  return more(t("How to write prompts"), false, h("dl", { class: "facts" }, rows));
+}
+
+function box(label, { value, rows, placeholder, change }) {
+  const input = h("textarea", { rows, placeholder, "aria-label": label, spellcheck: "true", value });
+  input.oninput = () => change(input.value);
+  return input;
+}
+
+/** Return the card of prompt and negative prompt. */
+export function promptCard({ desk, changed }) {
+  const prompt = box(t("Prompt"), { value: desk.prompt, rows: 2, placeholder: t("What shall be drawn? A red car on a city street"), change: (value) => {
+    desk.prompt = value;
+    changed();
+  } });
+  const negative = box(t("Negative prompt"), { value: desk.negative, rows: 2, placeholder: t("What to keep away from"), change: (value) => {
+    desk.negative = value;
+    changed();
+  } });
+  const insert = (text) => {
+    prompt.value = desk.prompt = prompt.value.trim() ? `${prompt.value.trimEnd()} ${text}` : text;
+    changed();
+  };
+  const element = h("div", { class: "card panel prompt-card" },
+    h("div", { class: "prompt-box" }, prompt),
+    more(t("Negative prompt"), Boolean(desk.negative), negative), hints());
+  return { element, insert, focus: () => prompt.focus() };
+}

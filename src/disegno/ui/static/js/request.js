@@ -1,0 +1,77 @@
+// What a desk holds, and the request that it stands for; and back, from the request that a picture carries.
+
+import { t } from "./i18n.js";
+import { uniqueId } from "./dom.js";
+
+/** Return an empty desk. What is null is left to the model. */
+export function emptyDesk() {
+  return {
+    prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
+    sampler: null, schedule: null, units: [], live: false, job: null,
+    source: null, way: "change", denoise: 0.6, repaint: 0.9, mask: null, blur: 4, fill: "original", only: false,
+    extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", others: {},
+  };
+}
+
+/** Return an empty control unit. */
+export function emptyUnit(name) {
+  return {
+    id: uniqueId(`unit${Date.now()}`), name, on: true, photo: null, annotate: null, params: {}, drawing: null, edited: false,
+    strength: 1, start: 0, end: 1, mode: "balanced", resize: "crop", others: {},
+  };
+}
+
+/** Return the part of a request that its control units stand for. Throws an Error that says what is missing. */
+function controlsOf(desk) {
+  return desk.units.filter((unit) => unit.on).map((unit) => {
+    if (!unit.drawing) {
+      throw new Error(t("The control “{name}” has no drawing yet. Draw one, give a picture, or switch it off.", { name: unit.name }));
+    }
+    const { name, strength, start, end, mode, resize } = unit;
+    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, start, end, mode, resize };
+  });
+}
+
+/** Return the request of a desk. Throws an Error that says what is missing. */
+export function requestOf(desk) {
+  const request = { ...desk.others, prompt: desk.prompt, negative: desk.negative, model: desk.model, batch: desk.batch, controls: controlsOf(desk) };
+  for (const name of ["width", "height", "steps", "cfg", "sampler", "schedule"]) {
+    if (desk[name] !== null) request[name] = desk[name];
+  }
+  if (desk.seed !== null) request.seed = desk.seed;
+  return request;
+}
+
+/** Return the size that a desk draws at. `own`: the model's. */
+export function sizeOf(desk, own) {
+  return { width: desk.width ?? own.width, height: desk.height ?? own.height };
+}
+
+const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule"];
+const UNIT_SHOWN = ["name", "image", "annotate", "params", "strength", "start", "end", "mode", "resize"];
+
+function unitOf(unit) {
+  const { image, annotate, params, ...asked } = unit;
+  const shown = Object.fromEntries(["name", "strength", "start", "end", "mode", "resize"].filter((key) => key in asked).map((key) => [key, asked[key]]));
+  const others = Object.fromEntries(Object.entries(asked).filter(([key]) => !UNIT_SHOWN.includes(key)));
+  return { ...emptyUnit(unit.name), ...shown, drawing: image?.startsWith("data:") ? image : null, edited: true, others };
+}
+
+/** Return a desk that makes the request's picture again: what the form does not show goes on in `others`. */
+export function deskOf(request, seed) {
+  const desk = emptyDesk();
+  for (const name of SHOWN) if (request[name] !== undefined && request[name] !== null) desk[name] = request[name];
+  const { controls = [], init = null, ...rest } = request;
+  desk.units = controls.map(unitOf);
+  desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => !SHOWN.includes(key)));
+  desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
+  desk.batch = 1;
+  if (init) {
+    Object.assign(desk, { source: init.image, denoise: init.denoise, mask: init.mask ?? null, blur: init.mask_blur ?? 4, only: init.only_masked ?? false });
+    desk.fill = init.fill ?? "original";
+    desk.way = init.outpaint ? "extend" : init.mask ? "paint" : "change";
+    if (init.mask) desk.repaint = init.denoise;
+    if (init.outpaint) desk.extend = { ...desk.extend, ...init.outpaint };
+  }
+  return desk;
+}

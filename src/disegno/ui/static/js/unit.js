@@ -1,0 +1,101 @@
+// A control unit: which control, what it is shown, how strong, and when.
+
+import { button, fill, h, icon, toast } from "./dom.js";
+import { annotatorForm } from "./annotate.js";
+import { choice, more, segmented, slider, toggle } from "./fields.js";
+import { t } from "./i18n.js";
+import { readPicture, sourceButtons, takesPictures } from "./source.js";
+
+/** Return why a control does not fit a model, or "" where it does. */
+export function misfit(control, model) {
+  if (control.problem) return control.problem;
+  if (control.mechanism === "ctrlora-base") return t("a base for conditions, not a condition");
+  if (model?.family && control.family && control.family !== model.family) {
+    return t("for {family}, and the model is {other}", { family: control.family, other: model.family });
+  }
+  return "";
+}
+
+function spanFields(unit, changed) {
+  const both = h("div", { class: "two" });
+  const start = slider(t("From"), { value: unit.start, min: 0, max: 1, step: 0.01, help: t("The share of the steps after which the control begins."), change: (value) => {
+    unit.start = Math.min(value, unit.end);
+    start.set(unit.start);
+    changed();
+  } });
+  const end = slider(t("To"), { value: unit.end, min: 0, max: 1, step: 0.01, help: t("The share of the steps after which the control stops."), change: (value) => {
+    unit.end = Math.max(value, unit.start);
+    end.set(unit.end);
+    changed();
+  } });
+  both.append(start, end);
+  return both;
+}
+
+/**
+ * Return the card of a unit. `house`: the lists of the server and the model; `size()`: of the picture; `changed()`;
+ * `drop()`; `openBoard()`: draw on this unit's drawing.
+ */
+export function unitCard({ unit, house, size, changed, drop, openBoard, live }) {
+  const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: openBoard });
+  const photoForm = h("div");
+  const element = h("section", { class: "unit", "aria-label": t("Control") });
+
+  const showThumb = () => fill(thumb, unit.drawing ? h("img", { src: unit.drawing, alt: t("What the control is shown") }) : icon("pen", 26));
+  const drawn = (uri, edited = false) => {
+    unit.drawing = uri;
+    unit.edited = edited;
+    showThumb();
+    changed();
+  };
+  const ownAnnotator = () => {
+    const own = house.controls.find((each) => each.name === unit.name)?.annotator;
+    return house.annotators.some((each) => each.name === own) ? own : "none";
+  };
+  const showPhoto = () => {
+    if (!unit.photo) return fill(photoForm);
+    const form = annotatorForm({ unit, annotators: house.annotators, size, drawn, changed, busy: (is) => thumb.classList.toggle("busy", is) });
+    fill(photoForm, form.element);
+    return form;
+  };
+  const take = async (file) => {
+    try {
+      const { uri } = await readPicture(file);
+      unit.photo = uri;
+      unit.annotate ??= ownAnnotator();
+      showPhoto().draw();
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+
+  const options = () => house.controls.map((each) => [each.name, each.name, misfit(each, house.model())]);
+  const select = choice(t("Control"), { value: unit.name, options: options(), bare: true, change: (value) => {
+    unit.name = value;
+    unit.annotate = unit.photo ? ownAnnotator() : null;
+    unit.params = {};
+    showPhoto()?.draw();
+    changed();
+  } });
+  const onOff = toggle(t("On"), { value: unit.on, hide: true, change: (value) => {
+    unit.on = value;
+    element.classList.toggle("off", !value);
+    changed();
+  } });
+  const modes = segmented(t("What counts more"), {
+    value: unit.mode, options: [["balanced", t("Balanced")], ["prompt", t("Prompt")], ["control", t("Control")]],
+    change: (value) => { unit.mode = value; changed(); },
+  });
+  element.append(
+    h("div", { class: "unit-head" }, onOff, select, button("", { class: "bare", label: t("Remove the control"), onclick: drop }, "close")),
+    h("div", { class: "unit-body" }, thumb,
+      h("div", { class: "sources" }, button(t("Draw"), { class: "small", onclick: openBoard }, "pen"), sourceButtons((file) => { unit.annotate = null; take(file); }))),
+    photoForm,
+    slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
+    more(t("When, and against the prompt"), false, spanFields(unit, changed), modes));
+  element.classList.toggle("off", !unit.on);
+  takesPictures(element, (file) => { unit.annotate = null; take(file); });
+  showThumb();
+  showPhoto();
+  return { element, unit, drawn, take, offer: () => select.offer(options(), unit.name), live };
+}

@@ -1,0 +1,76 @@
+// One picture, large: what it was made of, and what can be done with it.
+
+import { button, fill, h, icon, toast } from "./dom.js";
+import { menu, openDialog } from "./fields.js";
+import { get } from "./api.js";
+import { bytes, moment, seconds, t } from "./i18n.js";
+import { remove } from "./jobs.js";
+import { say } from "./bus.js";
+import { sendItems } from "./send.js";
+import { readRecord } from "./png.js";
+
+function factsOf({ job, file, at }) {
+  const { request = {}, seeds = [], timing } = job.result.facts;
+  const rows = [
+    [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model],
+    [t("Size"), request.width && `${request.width} × ${request.height}`], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
+    [t("Guidance"), request.cfg], [t("Sampler"), request.sampler && `${request.sampler}, ${request.schedule}`],
+    [t("Controls"), request.controls?.map((unit) => `${unit.name} × ${unit.strength}`).join(", ")],
+    [t("Made"), moment(job.created)], [t("Took"), timing && seconds(Object.values(timing).reduce((sum, each) => sum + each, 0))],
+    [t("File"), bytes(file.num_bytes)],
+  ];
+  return h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+}
+
+async function restore({ job, file }) {
+  const answer = await fetch(file.url);
+  const found = answer.ok && (await readRecord(await answer.arrayBuffer()));
+  if (found) return say("restore", found.request, found.seed);
+  const { request } = await get(`/v1/jobs/${job.id}/request`);
+  return say("restore", request, null);
+}
+
+/** Show the picture at `url`, one of `pictures`; the arrow keys go on to the others. */
+export function openViewer(pictures, url) {
+  let at = Math.max(0, pictures.findIndex(({ file }) => file.url === url));
+  const place = h("div", { class: "viewer-picture" });
+  const side = h("div", { class: "viewer-side" });
+  const body = h("div", { style: { display: "contents" } }, place, side);
+  const dialog = openDialog(t("Picture"), body, { className: "viewer" });
+
+  const go = (by) => {
+    if (at + by < 0 || at + by >= pictures.length) return;
+    at += by;
+    show();
+  };
+  const drop = async () => {
+    try {
+      await remove(pictures[at].job.id);
+      dialog.close();
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+  const show = () => {
+    const each = pictures[at];
+    const { file, job } = each;
+    const images = job.result.files.filter((one) => one.role === "image").length;
+    const leave = (items) => items.map(([text, picture, work]) => [text, picture, () => { dialog.close(); work(); }]);
+    fill(place, h("img", { src: file.url, alt: job.result.facts.request?.prompt || t("Picture") }),
+      at > 0 && button("", { class: "viewer-nav before", label: t("Newer"), onclick: () => go(-1) }, "left"),
+      at < pictures.length - 1 && button("", { class: "viewer-nav after", label: t("Older"), onclick: () => go(1) }, "right"));
+    fill(side,
+      h("div", { class: "row spread" }, h("h3", {}, t("{n} of {all}", { n: at + 1, all: pictures.length })), button("", { class: "bare", label: t("Close"), onclick: () => dialog.close() }, "close")),
+      h("div", { class: "row wrap" },
+        h("a", { class: "button small", href: file.url, download: `disegno-${job.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
+        menu(t("Send to"), "send", () => leave(sendItems(file.url)), { class: "small" }),
+        job.kind === "generate" && button(t("Draw this again"), { class: "small", onclick: () => { dialog.close(); restore(each).catch((error) => toast(error.message, "bad")); } }, "refresh"),
+        button(images > 1 ? t("Remove these {n}", { n: images }) : t("Remove"), { class: "small", onclick: drop }, "trash")),
+      factsOf(each), job.result.warnings.map((one) => h("p", { class: "note" }, one)));
+  };
+  dialog.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by && !event.target.closest(".menu")) go(by);
+  });
+  show();
+}
