@@ -10,6 +10,7 @@ from disegno import __version__
 from disegno.core.errors import DisegnoError
 
 COMMANDS = {
+    "ui": "Draw in the browser.",
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
     "teach": "Teach a new kind of control from pairs.",

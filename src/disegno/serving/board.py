@@ -37,7 +37,7 @@ MAX_NEWS = 500  # jobs of which an onlooker has not yet taken the news
 
 @dataclass(eq=False)
 class Onlooker:
-    """Someone who wants to know of all jobs of one owner. `lost`: there was more news than is kept for one who is slow."""
+    """Someone who wants to know of all jobs of one owner. `lost`: more news came than is kept for one who is slow."""
 
     owner: str
     changed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -56,9 +56,12 @@ _GONE: TypeAdapter[GoneView] = TypeAdapter(GoneView)
 
 @router.get("/events", tags=["jobs"], response_class=StreamingResponse)
 async def events(request: Request) -> Response:
-    """Watch all of your jobs: server-sent events `hello` (from here on nothing is missed), `job` (a JobView, at every
-    change), `progress` (a MovedView, at every step), `look` (a LookedView, of trainings) and `gone` (a GoneView). Who reads too slowly is let go, and reads
-    `GET /v1/jobs` again."""
+    """Watch all of your jobs, in server-sent events.
+
+    `hello`: from here on nothing is missed; `job`: a JobView, at every change; `progress`: a MovedView, at every step;
+    `look`: a LookedView, of trainings; `gone`: a GoneView. Who reads too slowly is let go, and reads `GET /v1/jobs`
+    again.
+    """
     lines = _lines(jobs_of(request), owner_of(request))
     return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 

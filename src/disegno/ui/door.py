@@ -55,7 +55,10 @@ def _answer(name: str, request: Request) -> Response:
     asset = assets().get(name)
     if asset is None:
         raise Refused(404, "not_found", "The page has no such file.")
-    headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}  # asked for again, and answered 304 while it is the same
+    headers = {
+        "ETag": asset.etag,
+        "Cache-Control": "no-cache",
+    }  # asked for again, and answered 304 while it is the same
     if request.headers.get("if-none-match") == asset.etag:
         return Response(status_code=304, headers=headers)
     return Response(asset.content, media_type=asset.media_type, headers=headers)

@@ -74,6 +74,7 @@ export function stage({ hint, seed }) {
   };
   const showRunning = () => {
     const preview = current.preview ?? last;
+    below.style.visibility = "hidden"; // what is said there is of the picture before
     const act = (action) => () => change(current.id, action).catch((error) => toast(error.message, "bad"));
     fill(frame,
       preview ? h("img", { src: preview, alt: t("Preview"), class: "preview" }) : emptyText(current.state === "running" ? t("The first steps show nothing yet.") : ""),
@@ -88,6 +89,7 @@ export function stage({ hint, seed }) {
     const fresh = current?.id !== job.id;
     if (fresh) at = 0;
     current = job;
+    below.style.visibility = "";
     if (job.state === "done") showPicture();
     else if (job.state === "failed") {
       fill(frame, h("div", { class: "stage-empty" }, h("p", { class: "note bad", role: "alert" }, job.failure.message)));

@@ -1,0 +1,43 @@
+"""`disegno ui`: the page, in the browser of this machine."""
+
+import asyncio
+import contextlib
+import webbrowser
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from disegno.core.settings import load_settings
+
+
+@click.command(name="ui")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and results are kept.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
+@click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
+@click.option("--no-browser", is_flag=True, help="Say the address only.")
+def command(port: int, folder: Path | None, device: str | None, dtype: str | None, no_browser: bool) -> None:
+    """Draw in the browser: starts a server that only this machine can reach, and opens its page.
+
+    \b
+    disegno ui
+    disegno ui --port 0 --no-browser
+
+    Ctrl+C ends it; what has not been drawn by then is drawn at the next start. For other machines, and for accounts,
+    see `disegno serve`, which has the same page.
+    """
+    from disegno.serving.serve import log_to_stderr, serve
+    from disegno.serving.settings import ServerSettings
+
+    settings = ServerSettings(port=port, machine=load_settings(device=device, dtype=dtype))
+    log_to_stderr()
+
+    def started(used: int) -> None:
+        address = f"http://127.0.0.1:{used}"
+        click.echo(f"Disegno draws at {address}  (Ctrl+C ends it)")
+        if not no_browser:
+            with contextlib.suppress(webbrowser.Error):  # the address has been said
+                webbrowser.open(address)
+
+    asyncio.run(serve(replace(settings, folder=folder) if folder else settings, started))

@@ -1,0 +1,198 @@
+"""The page in a real Chromium, before a real `disegno serve`: what the tests of the page start from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+START_SECONDS = 120  # a few on an idle machine; the tests' machine may do much else
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+ROOT = Path(__file__).parent.parent.parent
+CAR = ROOT / "src/disegno/data/diorama/examples/car_512.png"
+SHOTS = ROOT / "docs/page" if os.environ.get("DISEGNO_SCREENSHOTS") else None
+
+
+@dataclass
+class Served:
+    """A running server, and who asks it."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    folder: Path
+    environment: dict[str, str]
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """Return the answer's JSON, or its bytes where it is no JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        with urlopen(Request(self.url + path, data, headers, method=method), timeout=60) as answer:
+            content = answer.read()
+            return json.loads(content) if "json" in answer.headers.get("content-type", "") else content
+
+    def jobs(self, kind: str = "generate") -> list[Any]:
+        """Return the jobs of a kind, the newest first."""
+        return [job for job in self.ask("GET", "/v1/jobs?limit=200")["jobs"] if job["kind"] == kind]
+
+    def wait(self, job_id: str, seconds: float = 60) -> Any:
+        """Return the job when it has ended."""
+        until = time.monotonic() + seconds
+        while (job := self.ask("GET", f"/v1/jobs/{job_id}"))["state"] in ("queued", "running", "paused"):
+            assert time.monotonic() < until, job
+            time.sleep(0.05)
+        return job
+
+    def request(self, job_id: str) -> Any:
+        """Return what a job was asked."""
+        return self.ask("GET", f"/v1/jobs/{job_id}/request")["request"]
+
+    def end(self, kill: bool = False) -> None:
+        """End the server, in peace or not."""
+        (self.process.kill if kill else self.process.terminate)()
+        self.process.wait(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def again(self) -> None:
+        """Start the server again, at the same address."""
+        self.process = serve(self.folder, int(self.url.rpartition(":")[2]), **self.environment).process
+
+
+def serve(folder: Path, port: int = 0, **environment: str) -> Served:
+    """Return a server that takes jobs."""
+    words = [sys.executable, "-m", "disegno.cli.main", "serve", "--port", str(port), "--folder", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "http://" in line, line
+    served, until = Served(process, line.split()[3], folder, environment), time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        try:
+            served.ask("GET", "/ready")
+            return served
+        except HTTPError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not get ready")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Give a browser. Skips where the machine has none."""
+    if not CHROMIUM:
+        pytest.skip("there is no chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A person's visit to the page. `said`: errors of the console; `strangers`: addresses of other hosts."""
+
+    page: Page
+    url: str
+    said: list[str] = field(default_factory=list[str])
+    strangers: list[str] = field(default_factory=list[str])
+
+    def tab(self, name: str) -> Any:
+        """Go to a tab; return what is in it."""
+        self.page.locator(f'#tabs a[data-tab="{name}"]').click()
+        return self.page.locator(f"#tab-{name}")
+
+    def upload(self, opener: Any, path: Path) -> None:
+        """Choose a file after a click on `opener`."""
+        with self.page.expect_file_chooser() as chooser:
+            opener.click()
+        chooser.value.set_files(str(path))
+
+    def drop(self, selector: str, name: str, content: bytes, media_type: str = "image/png") -> None:
+        """Drop a file on an element."""
+        self.page.evaluate(
+            """([selector, name, type, body]) => {
+                const data = new DataTransfer();
+                const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type }));
+                const target = document.querySelector(selector);
+                for (const kind of ["dragover", "drop"]) {
+                    target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
+                }
+            }""",
+            [selector, name, media_type, b64encode(content).decode()],
+        )
+
+    def stroke(self, canvas: Any, *points: tuple[float, float]) -> None:
+        """Draw with the mouse: points as shares of the canvas."""
+        box = canvas.bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=4)
+        self.page.mouse.up()
+
+    def shot(self, name: str) -> None:
+        """Keep a picture of the page in docs/page, where the environment's DISEGNO_SCREENSHOTS says so."""
+        if SHOTS is not None:
+            SHOTS.mkdir(exist_ok=True)
+            self.page.screenshot(path=SHOTS / f"{name}.png")
+
+
+@contextmanager
+def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
+    """Open the page; afterwards there must be no error in its console, and no address of another host."""
+    context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    there = Visit(page, url)
+    page.on("console", lambda said: there.said.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: there.said.append(str(error)))
+    page.on("request", lambda asked: there.strangers.append(asked.url) if _is_strange(asked.url, url) else None)
+    page.goto(url)
+    page.locator("#tab-draw").wait_for()
+    yield there
+    assert not there.said, there.said
+    assert not there.strangers, there.strangers
+    context.close()
+
+
+def _is_strange(address: str, url: str) -> bool:
+    return not address.startswith((url, "data:", "blob:"))
+
+
+def fill_gallery(folder: Path) -> None:
+    """Write a thousand pictures of ended jobs into the folder of a server, which may run."""
+    from disegno.serving.files import Files
+    from disegno.serving.store import New, Store
+    from disegno.serving.words import Outcome, StoredFile
+
+    files = Files(folder)
+    files.prepare()
+    store = Store(f"sqlite:///{folder / 'jobs.sqlite'}")
+    content = CAR.read_bytes()
+    (source := folder / "picture.png").write_bytes(content)
+    for n in range(250):
+        job, _ = store.add(New("local", "generate", b"{}", str(n), "diorama"))
+        store.claim(job.id)
+        kept = tuple(StoredFile(f"{i}.png", "image", "image/png", len(content), "0" * 64) for i in range(4))
+        store.publish(
+            job.id, 1, Outcome(kept, (), {"request": {"prompt": f"picture {n}"}, "seeds": ["1", "2", "3", "4"]})
+        )
+        files.result(job.id).mkdir()
+        for file in kept:
+            (files.result(job.id) / file.name).hardlink_to(source)
+    store.close()
