@@ -27,7 +27,7 @@ from disegno.backbones.miniature import (
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory
-from disegno.text.clip import LENGTH, tokenizer
+from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
 

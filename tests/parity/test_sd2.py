@@ -29,7 +29,8 @@ from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Material, runs_of
 from disegno.engine.texts import Texts
 from disegno.memory import FULL_PRECISION, Memory, build_empty
-from disegno.text.clip import LENGTH, OPENCLIP_PAD, tokenizer
+from disegno.text.clip import OPENCLIP_PAD
+from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import TextOptions
 from disegno.weights.convert import convert
 from disegno.weights.identify import identify

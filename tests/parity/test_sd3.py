@@ -33,7 +33,7 @@ from disegno.engine.runs import Begin, Material, runs_of
 from disegno.engine.texts import Texts
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.samplers.catalogue import SAMPLERS, find_sampler
-from disegno.text.clip import LENGTH, tokenizer
+from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import TextOptions
 from disegno.text.t5 import open_tokenizer
 from disegno.weights.identify import identify

@@ -10,7 +10,8 @@ import torch
 from disegno.core.errors import RequestError
 from disegno.prompts.emphasis import parse_emphasis
 from disegno.text.chunks import Chunk, Fix, Learnt, Name, Ruler, chunks_of
-from disegno.text.clip import COMMA_ID, chunk, token_ids
+from disegno.text.clip import chunk
+from disegno.text.clip_tokens import COMMA_ID, token_ids
 from disegno.text.weighting import WEIGH, weigh_keeping_size
 
 pytestmark = pytest.mark.unit

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from disegno.text.clip import END_ID, LENGTH, START_ID, chunk, chunk_rows, clean, token_ids, tokenizer
+from disegno.text.clip import END_ID, START_ID, chunk, chunk_rows
+from disegno.text.clip_tokens import LENGTH, clean, token_ids, tokenizer
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from disegno.backbones.miniature import open_miniature
 from disegno.core.errors import ModelFileError, UnknownKind
-from disegno.text.clip import ClipText, chunk, token_ids
+from disegno.text.clip import ClipText, chunk
+from disegno.text.clip_tokens import token_ids
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt, squeezed
 from disegno.weights.identify import identify
 from disegno.weights.save import save_safetensors

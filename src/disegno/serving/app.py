@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 DOORS = (  # the first whose prefix fits renders an error
     "disegno.serving.openai",
     "disegno.serving.events",
+    "disegno.serving.counting",
     "disegno.serving.native",
     "disegno.serving.a1111.door",
     "disegno.ui.door",

@@ -4,19 +4,12 @@ Cleaning and splitting are those of the first CLIP tokenizer (ftfy, one space fo
 the models were trained and are prompted with; Radford et al. 2021, section 2.4.
 """
 
-import gzip
-import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 import torch
-from ftfy import fix_text
-from tokenizers import AddedToken, Encoding, Regex, Tokenizer, pre_tokenizers
-from tokenizers.models import BPE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -25,58 +18,12 @@ from disegno.core.errors import RequestError
 from disegno.memory import Memory
 from disegno.prompts.emphasis import parse_pieces
 from disegno.text.chunks import Chunk, Learnt, Name, Ruler, chunks_of
+from disegno.text.clip_tokens import COMMA_ID, LENGTH, clean, encoding_of, token_ids
 from disegno.text.learnt import LearntVectors, TextOptions
 from disegno.text.weighting import WEIGH, weights_of
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 START_ID, END_ID = 49406, 49407
 OPENCLIP_PAD = 0
-COMMA_ID = 267
-LENGTH = 77  # tokens of one chunk, start and end included
-
-# Contractions, runs of letters, single digits, runs of anything else that is not white space.
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-
-
-def _alphabet() -> list[str]:
-    """Return the character that stands for each byte, in the vocabulary's order: printable ones first."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    """Return CLIP's tokenizer, 49,408 tokens; built once. It wants cleaned text: see `clean`."""
-    lines = (
-        gzip.decompress(files("disegno.text").joinpath("data/clip_merges.txt.gz").read_bytes()).decode().splitlines()
-    )
-    merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines)]
-    letters = _alphabet()
-    words = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]
-    model = BPE({word: n for n, word in enumerate(words)}, merges, unk_token=END, end_of_word_suffix="</w>")
-    made = Tokenizer(model)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.add_special_tokens([AddedToken(START), AddedToken(END)])
-    return made
-
-
-def clean(text: str) -> str:
-    """Return the text as CLIP's tokenizer reads it: mended by ftfy, one space for any white space, lower case."""
-    return re.sub(r"\s+", " ", fix_text(text)).strip().lower()
-
-
-def _encoding(text: str) -> Encoding:
-    return tokenizer().encode(clean(text), add_special_tokens=False)
-
-
-def token_ids(text: str) -> list[int]:
-    """Return the text's token ids, without start and end, of any length."""
-    return _encoding(text).ids
 
 
 def chunk(ids: Sequence[int], pad: int = END_ID) -> list[int]:
@@ -89,7 +36,7 @@ def chunk_rows(prompts: Iterable[str], pad: int = END_ID) -> tuple[list[list[int
     """Return each prompt's first chunk, 77 ids, and a warning for each prompt of which the end was cut off."""
     rows, warnings = list[list[int]](), list[str]()
     for prompt in prompts:
-        encoding = _encoding(prompt)
+        encoding = encoding_of(prompt)
         rows.append(chunk(encoding.ids[: LENGTH - 2], pad))
         if len(encoding.ids) > LENGTH - 2:
             lost = clean(prompt)[encoding.offsets[LENGTH - 2][0] :]

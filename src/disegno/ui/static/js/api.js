@@ -45,6 +45,11 @@ export async function get(path) {
   return (await call("GET", path)).json();
 }
 
+/** Return the JSON that is answered to a question which changes nothing. */
+export async function post(path, body) {
+  return (await call("POST", path, { body, again: true })).json();
+}
+
 /** Return the job: a lost answer is asked for again under the same key, so nothing is drawn twice. */
 export async function submit(kind, request) {
   const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

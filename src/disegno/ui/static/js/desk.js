@@ -120,7 +120,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     fill(units);
     closeBoard();
     prompt = promptCard({ desk, changed });
-    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => cards.forEach((card) => card.offer()) });
+    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); prompt.count(); } });
     topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));

@@ -1,6 +1,7 @@
 // The prompt, and how prompts are written.
 
-import { h } from "./dom.js";
+import { post } from "./api.js";
+import { debounced, h } from "./dom.js";
 import { t } from "./i18n.js";
 import { more } from "./fields.js";
 
@@ -25,22 +26,43 @@ function box(label, { value, rows, placeholder, change }) {
   return input;
 }
 
+/** Return a line that says how long the prompt is, and `count()`, to be called when it has changed. */
+function counter(desk) {
+  const line = h("div", { class: "prompt-foot", "aria-live": "off" });
+  let turn = 0;
+  const count = debounced(async () => {
+    turn += 1;
+    const mine = turn;
+    const found = desk.prompt.trim() ? await post("/v1/tokens", { text: desk.prompt, model: desk.model }).catch(() => null) : null;
+    if (mine !== turn) return;
+    const { tokens = null, room, chunks, problem } = found ?? {};
+    const length = chunks > 1 ? t("{tokens} of {room} tokens, in {chunks} parts", { tokens, room, chunks }) : t("{tokens} of {room} tokens", { tokens, room });
+    line.textContent = problem ?? (tokens === null ? "" : length);
+    line.classList.toggle("bad", Boolean(problem));
+  }, 250);
+  count();
+  return { line, count };
+}
+
 /** Return the card of prompt and negative prompt. */
 export function promptCard({ desk, changed }) {
   const prompt = box(t("Prompt"), { value: desk.prompt, rows: 2, placeholder: t("What shall be drawn? A red car on a city street"), change: (value) => {
     desk.prompt = value;
+    length.count();
     changed();
   } });
   const negative = box(t("Negative prompt"), { value: desk.negative, rows: 2, placeholder: t("What to keep away from"), change: (value) => {
     desk.negative = value;
     changed();
   } });
+  const length = counter(desk);
   const insert = (text) => {
     prompt.value = desk.prompt = prompt.value.trim() ? `${prompt.value.trimEnd()} ${text}` : text;
+    length.count();
     changed();
   };
   const element = h("div", { class: "card panel prompt-card" },
-    h("div", { class: "prompt-box" }, prompt),
+    h("div", { class: "prompt-box" }, prompt), length.line,
     more(t("Negative prompt"), Boolean(desk.negative), negative), hints());
-  return { element, insert, focus: () => prompt.focus() };
+  return { element, insert, count: length.count, focus: () => prompt.focus() };
 }

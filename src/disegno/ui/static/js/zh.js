@@ -233,6 +233,8 @@ export const ZH = {
   "{n} min": "{n} 分钟",
   "{n} of {all}": "第 {n} 张，共 {all} 张",
   "{n} s": "{n} 秒",
+  "{tokens} of {room} tokens": "{tokens} 个词元，容量 {room}",
+  "{tokens} of {room} tokens, in {chunks} parts": "{tokens} 个词元，容量 {room}，分为 {chunks} 段",
   "{time} left": "剩余 {time}",
   "“{name}” cannot be read as a picture.": "无法将“{name}”作为图片读取。",
 };
