@@ -93,7 +93,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const showUnit = (unit) => {
     const card = unitCard({
-      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card),
+      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card), otherControl: closeBoard,
       drop: () => {
         desk.units.splice(desk.units.indexOf(unit), 1);
         cards = cards.filter((each) => each !== card);

@@ -107,7 +107,7 @@ export function debounced(work, ms) {
   };
 }
 
-/** Show a message for a while; `kind`: info, good or bad. What is bad stays until it is closed. */
+/** Show a message for a while; `kind`: info, good or bad. What is bad stays longer. */
 export function toast(text, kind = "info", actions = []) {
   const box = document.getElementById("toasts");
   const close = () => element.remove();
@@ -116,5 +116,5 @@ export function toast(text, kind = "info", actions = []) {
     button("", { class: "bare", label: "×", onclick: close }, "close"));
   box.append(element);
   while (box.childElementCount > 4) box.firstElementChild.remove();
-  if (kind !== "bad") setTimeout(close, 6000);
+  setTimeout(close, kind === "bad" ? 15_000 : 6000);
 }

@@ -34,9 +34,9 @@ function spanFields(unit, changed) {
 
 /**
  * Return the card of a unit. `house`: the lists of the server and the model; `size()`: of the picture; `changed()`;
- * `drop()`; `openBoard()`: draw on this unit's drawing.
+ * `drop()`; `openBoard()`: draw on this unit's drawing; `otherControl()`: it is another control's from now on.
  */
-export function unitCard({ unit, house, size, changed, drop, openBoard, live }) {
+export function unitCard({ unit, house, size, changed, drop, openBoard, otherControl }) {
   const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: openBoard });
   const photoForm = h("div");
   const element = h("section", { class: "unit", "aria-label": t("Control") });
@@ -53,7 +53,8 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, live }) 
     return house.annotators.some((each) => each.name === own) ? own : "none";
   };
   const showPhoto = () => {
-    if (!unit.photo) return fill(photoForm);
+    fill(photoForm);
+    if (!unit.photo) return null;
     const form = annotatorForm({ unit, annotators: house.annotators, size, drawn, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
@@ -75,6 +76,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, live }) 
     unit.annotate = unit.photo ? ownAnnotator() : null;
     unit.params = {};
     showPhoto()?.draw();
+    otherControl();
     changed();
   } });
   const onOff = toggle(t("On"), { value: unit.on, hide: true, change: (value) => {
@@ -97,5 +99,5 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, live }) 
   takesPictures(element, (file) => { unit.annotate = null; take(file); });
   showThumb();
   showPhoto();
-  return { element, unit, drawn, take, offer: () => select.offer(options(), unit.name), live };
+  return { element, unit, drawn, take, offer: () => select.offer(options(), unit.name) };
 }
