@@ -6,13 +6,18 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
 from playwright.sync_api import Browser, expect
 
-from kit.page import CAR, Served, chromium, fill_gallery, serve, visit
+from disegno.backbones import miniature
+from disegno.training.miniature import write_base
+from kit.page import CAR, chromium, fill_gallery, visit
+from kit.pairs import views
+from kit.server import Server, start
 
 pytestmark = pytest.mark.e2e
 
@@ -22,12 +27,28 @@ EVIL = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    models = tmp_path_factory.mktemp("models")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    models, pictures = folder / "models", folder / "data" / "photos"
+    miniature.write_sd1_checkpoint(models / "mini.safetensors")
+    write_base(models / "minibase.safetensors")
     (models / f"{EVIL.partition('<script>')[0]}.safetensors").write_bytes(b"not a file of weights")
-    served = serve(tmp_path_factory.mktemp("page"), DISEGNO_MODEL_DIRS=str(models))
-    yield served
-    served.end()
+    pictures.mkdir(parents=True)
+    for i, view in enumerate(views(12, 64)):
+        view.save(pictures / f"{i}.png")
+    return folder
+
+
+def _serve(folder: Path, *options: str) -> Server:
+    where = {"DISEGNO_MODEL_DIRS": str(folder / "models"), "DISEGNO_CACHE_DIR": str(folder / "cache")}
+    return start(folder / "server", "--data-root", str(folder / "data"), *options, **where).wait_ready()
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    server = _serve(folder)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +59,14 @@ def browser() -> Iterator[Browser]:
 
 def _picture(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
+def _jobs(server: Server, kind: str = "generate") -> list[Any]:
+    return [job for job in server.get("/v1/jobs?limit=200")["jobs"] if job["kind"] == kind]
+
+
+def _request(server: Server, job_id: str) -> Any:
+    return server.get(f"/v1/jobs/{job_id}/request")["request"]
 
 
 def _drawn(there: Any, tab: Any) -> str:
@@ -53,7 +82,7 @@ UNNAMED = """() => [...document.querySelectorAll('button, a[href], input, select
     .map((e) => e.outerHTML.slice(0, 120))"""
 
 
-def test_the_page_is_there_at_once_and_asks_nobody_else(browser: Browser, server: Served) -> None:
+def test_the_page_is_there_at_once_and_asks_nobody_else(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         paint = there.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
         assert paint < 2000
@@ -68,7 +97,7 @@ def test_the_page_is_there_at_once_and_asks_nobody_else(browser: Browser, server
         there.shot("library")
 
 
-def test_a_picture_follows_a_drawn_control(browser: Browser, server: Served) -> None:
+def test_a_picture_follows_a_drawn_control(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         prompt = draw.get_by_label("Prompt", exact=True)
@@ -85,10 +114,10 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Served) -> 
         draw.get_by_role("button", name="Layer", exact=True).click()
         there.stroke(canvas, (0.5, 0.4), (0.5, 0.8))
         prompt.press("Control+Enter")
-        job = server.ask("GET", f"/v1/jobs/{_drawn(there, draw)}")
+        job = server.get(f"/v1/jobs/{_drawn(there, draw)}")
         assert [file["role"] for file in job["result"]["files"]] == ["image", "condition"]
         expect(draw.locator(".strip button")).to_have_count(2)
-        (unit,) = server.request(job["id"])["controls"]
+        (unit,) = _request(server, job["id"])["controls"]
         shown = _picture(unit["image"])
         assert unit["annotate"] == "none" and shown.size == (512, 512)
         inked = [shown.getpixel(place) for place in ((256, 102), (256, 307), (256, 461))]
@@ -99,7 +128,7 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Served) -> 
         expect(draw.locator(".unit .thumb img")).to_be_visible()
 
 
-def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: Served) -> None:
+def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
@@ -118,37 +147,37 @@ def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: S
         expect(drawing).not_to_have_attribute("src", other)
         there.shot("draw-board")
         draw.get_by_role("button", name=re.compile("^Draw$")).last.click()
-        (unit,) = server.request(_drawn(there, draw))["controls"]
+        (unit,) = _request(server, _drawn(there, draw))["controls"]
         assert _picture(unit["image"]).getpixel((256, 26)) == (255, 255, 255)
         there.shot("draw")
-        assert server.jobs("annotate") == []  # what was tried leaves nothing behind
+        assert _jobs(server, "annotate") == []  # what was tried leaves nothing behind
 
 
-def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, server: Served) -> None:
+def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, server: Server) -> None:
     edges = "data:image/png;base64," + base64.b64encode(CAR.with_name("car_512_canny.png").read_bytes()).decode()
     unit = {"name": "canny", "image": edges, "annotate": "none", "strength": 0.8, "end": 0.9, "mode": "prompt"}
     asked = {"prompt": "a blue car", "negative": "rain", "seed": 77, "steps": 7, "cfg": 3.5, "sampler": "Euler",
              "schedule": "Karras", "width": 192, "batch": 2, "clip_skip": 1, "controls": [unit]}  # fmt: skip
-    job = server.wait(server.ask("POST", "/v1/jobs", {"kind": "generate", "request": asked})["id"])
-    second = server.ask("GET", job["result"]["files"][1]["url"])
+    job = server.wait(server.submit("generate", asked)["id"])
+    second = server.ask("GET", job["result"]["files"][1]["url"]).content
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         there.drop("#tab-draw .desk", "second.png", second)
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value("a blue car")
         expect(draw.get_by_label("Negative prompt", exact=True)).to_have_value("rain")
         draw.get_by_label("Prompt", exact=True).press("Control+Enter")
-        again = server.ask("GET", f"/v1/jobs/{_drawn(there, draw)}")
+        again = server.get(f"/v1/jobs/{_drawn(there, draw)}")
         said = {
             key: again["result"]["facts"]["request"][key] for key in asked if key not in ("controls", "batch", "seed")
         }
         assert said == {key: asked[key] for key in said}
         assert again["result"]["facts"]["seeds"] == ["78"]
         pixels = [Image.open(io.BytesIO(content)).tobytes() for content in
-                  (second, server.ask("GET", again["result"]["files"][0]["url"]))]  # fmt: skip
+                  (second, server.ask("GET", again["result"]["files"][0]["url"]).content)]  # fmt: skip
         assert pixels[0] == pixels[1]
 
 
-def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browser, server: Served) -> None:
+def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         tab = there.tab("pictures")
         tab.get_by_role("button", name="Change it").click()
@@ -160,7 +189,7 @@ def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browse
         tab.get_by_role("button", name="Paint over a part").click()
         there.stroke(tab.get_by_label("Drawing board"), (0.2, 0.25), (0.8, 0.25))
         tab.get_by_role("button", name="Paint over", exact=True).click()
-        painted = server.request(_drawn(there, tab))
+        painted = _request(server, _drawn(there, tab))
         mask = _picture(painted["init"]["mask"])
         assert [mask.getpixel((mask.width // 2, round(mask.height * y)))[0] for y in (0.25, 0.75)] == [255, 0]
         assert painted["init"]["denoise"] == 0.9
@@ -172,13 +201,13 @@ def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browse
         tab.get_by_role("radio", name="Enlarge").click()
         tab.get_by_role("button", name="Enlarge", exact=True).click()
         expect(tab.locator(".stage-actions .stage-facts")).to_have_text("", timeout=60_000)
-        job = server.ask("GET", f"/v1/jobs/{_drawn(there, tab)}")
+        job = server.get(f"/v1/jobs/{_drawn(there, tab)}")
         assert job["kind"] == "upscale"
-        assert Image.open(io.BytesIO(server.ask("GET", job["result"]["files"][0]["url"]))).size == (256, 256)
+        assert Image.open(io.BytesIO(server.ask("GET", job["result"]["files"][0]["url"]).content)).size == (256, 256)
 
 
-def test_live_the_picture_follows_the_pen(browser: Browser, server: Served) -> None:
-    before = len(server.jobs())
+def test_live_the_picture_follows_the_pen(browser: Browser, server: Server) -> None:
+    before = len(_jobs(server))
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
@@ -196,16 +225,12 @@ def test_live_the_picture_follows_the_pen(browser: Browser, server: Served) -> N
         assert min(waits) < 5, waits  # under 1 s on an idle machine
         expect(draw.locator(".stage-progress")).to_have_count(0)
         until = time.monotonic() + 20
-        while len(server.jobs()) > before + 1 and time.monotonic() < until:
+        while len(_jobs(server)) > before + 1 and time.monotonic() < until:
             time.sleep(0.1)
-        assert len(server.jobs()) == before + 1  # what was overtaken is gone
+        assert len(_jobs(server)) == before + 1  # what was overtaken is gone
 
 
-def _submit(server: Served, request: dict[str, Any]) -> str:
-    return server.ask("POST", "/v1/jobs", {"kind": "generate", "request": request})["id"]
-
-
-def test_a_job_survives_a_reload_and_is_seen_and_cancelled_in_another_tab(browser: Browser, server: Served) -> None:
+def test_a_job_survives_a_reload_and_is_seen_and_cancelled_in_another_tab(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there, visit(browser, server.url) as other:
         draw = there.page.locator("#tab-draw")
         draw.get_by_label("Prompt", exact=True).fill(LONG["prompt"])
@@ -216,13 +241,11 @@ def test_a_job_survives_a_reload_and_is_seen_and_cancelled_in_another_tab(browse
         there.page.reload()
         expect(draw.locator(".stage-progress")).to_contain_text("Step", timeout=60_000)
         gallery = other.tab("gallery")
-        row = gallery.locator('.job[data-state="running"]')
-        expect(row).to_contain_text(LONG["prompt"])
+        row = gallery.locator(".job").filter(has_text=LONG["prompt"])
+        expect(row).to_have_attribute("data-state", "running")
         expect(other.page.locator(".badge")).to_have_text("1")
         expect(row.locator(".mini img")).to_be_visible(timeout=60_000)  # a preview
-        waiting = _submit(
-            server, {"prompt": "a cup on a table", "model": "miniature"} | {"model": "diorama", "batch": 2}
-        )
+        waiting = server.submit("generate", {"prompt": "a cup on a table", "batch": 2})["id"]
         expect(gallery.locator(f'.job[data-job="{waiting}"]')).to_contain_text("a cup on a table")
         other.shot("queue")
         row.get_by_role("button", name="Cancel").click()
@@ -231,8 +254,8 @@ def test_a_job_survives_a_reload_and_is_seen_and_cancelled_in_another_tab(browse
         expect(gallery.locator(f'.picture img[src^="/v1/jobs/{waiting}/"]')).to_have_count(2, timeout=60_000)
 
 
-def test_two_pictures_are_compared_and_one_is_drawn_again(browser: Browser, server: Served) -> None:
-    server.wait(_submit(server, {"prompt": "a castle at night", "steps": 3, "batch": 2, "seed": 5}))
+def test_two_pictures_are_compared_and_one_is_drawn_again(browser: Browser, server: Server) -> None:
+    server.wait(server.submit("generate", {"prompt": "a castle at night", "steps": 3, "batch": 2, "seed": 5})["id"])
     with visit(browser, server.url) as there:
         gallery = there.tab("gallery")
         gallery.get_by_role("button", name="Compare two").click()
@@ -254,8 +277,8 @@ def test_two_pictures_are_compared_and_one_is_drawn_again(browser: Browser, serv
         expect(draw.get_by_label("Seed", exact=True)).to_have_value("6")
 
 
-def test_nothing_that_is_said_runs(browser: Browser, server: Served) -> None:
-    job = _submit(server, {"prompt": EVIL, "negative": EVIL, "steps": 1, "batch": 1})
+def test_nothing_that_is_said_runs(browser: Browser, server: Server) -> None:
+    job = server.submit("generate", {"prompt": EVIL, "negative": EVIL, "steps": 1, "batch": 1})["id"]
     server.wait(job)
     info = PngImagePlugin.PngInfo()
     request = {
@@ -287,15 +310,51 @@ def test_nothing_that_is_said_runs(browser: Browser, server: Served) -> None:
         assert there.page.locator("img[src='x']").count() == 0
 
 
-def test_the_page_waits_for_a_server_that_is_away_and_goes_on(browser: Browser, server: Served) -> None:
+def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) -> None:
+    with visit(browser, server.url) as there:
+        tab = there.tab("teach")
+        tab.get_by_label("Name of the new data set").fill("pairs")
+        tab.get_by_label("Caption of those without one").fill(PROMPT)
+        tab.get_by_role("button", name="Make the pairs").click()
+        expect(tab.locator(".training")).to_contain_text("12 pairs", timeout=120_000)
+        tab.get_by_label("Name of the new control").fill("my-edges")
+        tab.get_by_label("Pairs", exact=True).select_option("pairs")
+        tab.get_by_label("Model", exact=True).select_option("mini")
+        tab.get_by_role("spinbutton", name="Steps", exact=True).fill("20")
+        tab.get_by_text("More", exact=True).click()
+        tab.get_by_role("spinbutton", name="Pairs in one step").fill("1")
+        tab.get_by_role("spinbutton", name="Rank").fill("4")
+        tab.get_by_role("spinbutton", name="Steps between two looks").fill("10")
+        tab.get_by_role("button", name="Teach", exact=True).click()
+        card = tab.locator(".training").first
+        expect(card).to_contain_text("my-edges, from pairs")
+        use = card.get_by_role("button", name="Draw with it now")
+        expect(use).to_be_visible(timeout=120_000)
+        expect(card.locator(".curve")).to_be_visible()
+        expect(card.locator(".sheet")).to_be_visible()
+        there.shot("teach")
+        use.click()
+        draw = there.page.locator("#tab-draw")
+        expect(draw.get_by_label("Control", exact=True)).to_have_value("my-edges", timeout=30_000)
+        expect(draw.get_by_label("Model", exact=True)).to_have_value("mini")
+        wrong = draw.locator(".unit option", has_text="segmentation")  # the built-in model's
+        assert wrong.is_disabled() and "for diorama" in wrong.inner_text()
+        draw.get_by_role("button", name="Draw on it").click()
+        there.stroke(draw.get_by_label("Drawing board"), (0.1, 0.5), (0.9, 0.5))
+        draw.get_by_label("Prompt", exact=True).press("Control+Enter")
+        facts = server.get(f"/v1/jobs/{_drawn(there, draw)}")["result"]["facts"]
+        assert facts["request"]["controls"][0]["name"] == "my-edges" and facts["request"]["model"] == "mini"
+
+
+def test_the_page_waits_for_a_server_that_is_away_and_goes_on(browser: Browser, server: Server, folder: Path) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
-        job = _submit(server, LONG | {"batch": 2, "steps": 60})
+        job = server.submit("generate", LONG | {"batch": 2, "steps": 60})["id"]
         expect(there.page.locator(".badge")).to_have_text("1", timeout=30_000)
-        server.end(kill=True)
+        server.kill()
         expect(there.page.locator(".lost")).to_contain_text("away", timeout=30_000)
         draw.get_by_label("Prompt", exact=True).fill("typed meanwhile")
-        server.again()
+        server.process = _serve(folder, "--port", server.url.rpartition(":")[2]).process
         expect(there.page.locator(".lost")).to_have_text("", timeout=60_000)
         assert server.wait(job)["state"] == "done"  # begun again
         made = there.tab("gallery").locator(f'.picture img[src^="/v1/jobs/{job}/"]')
@@ -320,8 +379,8 @@ SCROLL = """async () => {
 }"""
 
 
-def test_a_thousand_pictures_stay_smooth(browser: Browser, server: Served) -> None:
-    fill_gallery(server.folder)
+def test_a_thousand_pictures_stay_smooth(browser: Browser, server: Server, folder: Path) -> None:
+    fill_gallery(folder / "server")
     with visit(browser, server.url) as there:
         asked: list[str] = []
         there.page.on("request", lambda request: asked.append(request.url) if "/files/" in request.url else None)

@@ -1,92 +1,23 @@
 """The page in a real Chromium, before a real `disegno serve`: what the tests of the page start from."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-START_SECONDS = 120  # a few on an idle machine; the tests' machine may do much else
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 ROOT = Path(__file__).parent.parent.parent
 CAR = ROOT / "src/disegno/data/diorama/examples/car_512.png"
 SHOTS = ROOT / "docs/page" if os.environ.get("DISEGNO_SCREENSHOTS") else None
-
-
-@dataclass
-class Served:
-    """A running server, and who asks it."""
-
-    process: "subprocess.Popen[str]"
-    url: str
-    folder: Path
-    environment: dict[str, str]
-
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Return the answer's JSON, or its bytes where it is no JSON."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if data else {}
-        with urlopen(Request(self.url + path, data, headers, method=method), timeout=60) as answer:
-            content = answer.read()
-            return json.loads(content) if "json" in answer.headers.get("content-type", "") else content
-
-    def jobs(self, kind: str = "generate") -> list[Any]:
-        """Return the jobs of a kind, the newest first."""
-        return [job for job in self.ask("GET", "/v1/jobs?limit=200")["jobs"] if job["kind"] == kind]
-
-    def wait(self, job_id: str, seconds: float = 60) -> Any:
-        """Return the job when it has ended."""
-        until = time.monotonic() + seconds
-        while (job := self.ask("GET", f"/v1/jobs/{job_id}"))["state"] in ("queued", "running", "paused"):
-            assert time.monotonic() < until, job
-            time.sleep(0.05)
-        return job
-
-    def request(self, job_id: str) -> Any:
-        """Return what a job was asked."""
-        return self.ask("GET", f"/v1/jobs/{job_id}/request")["request"]
-
-    def end(self, kill: bool = False) -> None:
-        """End the server, in peace or not."""
-        (self.process.kill if kill else self.process.terminate)()
-        self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def again(self) -> None:
-        """Start the server again, at the same address."""
-        self.process = serve(self.folder, int(self.url.rpartition(":")[2]), **self.environment).process
-
-
-def serve(folder: Path, port: int = 0, **environment: str) -> Served:
-    """Return a server that takes jobs."""
-    words = [sys.executable, "-m", "disegno.cli.main", "serve", "--port", str(port), "--folder", str(folder)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert "http://" in line, line
-    served, until = Served(process, line.split()[3], folder, environment), time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            served.ask("GET", "/ready")
-            return served
-        except HTTPError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not get ready")
 
 
 @contextmanager

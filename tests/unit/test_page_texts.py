@@ -24,6 +24,7 @@ TABLES = {  # texts that are said through a table: t(TABLE[x])
         r"t\(\{(.*?)\}\[",
     ),
     "prompt.js": (r"const SYNTAX = \[(.*?)\];",),
+    "teach.js": (r"const RECIPES = \[(.*?)\];", r"const VERDICTS = \{(.*?)\};"),
     "send.js": (r"const PLACES = \[(.*?)\];",),
 }
 

@@ -14,10 +14,17 @@ from disegno.core.settings import load_settings
 @click.command(name="ui")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and results are kept.")
+@click.option(
+    "--data-root", "data_roots", type=click.Path(file_okay=False, path_type=Path), multiple=True, metavar="DIR",
+    help="Folders in DIR may be taught from; new data sets are made in the first.",
+)  # fmt: skip
 @click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
 @click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
 @click.option("--no-browser", is_flag=True, help="Say the address only.")
-def command(port: int, folder: Path | None, device: str | None, dtype: str | None, no_browser: bool) -> None:
+def command(
+    port: int, folder: Path | None, data_roots: tuple[Path, ...], device: str | None, dtype: str | None,
+    no_browser: bool,
+) -> None:  # fmt: skip
     """Draw in the browser: starts a server that only this machine can reach, and opens its page.
 
     \b
@@ -30,7 +37,7 @@ def command(port: int, folder: Path | None, device: str | None, dtype: str | Non
     from disegno.serving.serve import log_to_stderr, serve
     from disegno.serving.settings import ServerSettings
 
-    settings = ServerSettings(port=port, machine=load_settings(device=device, dtype=dtype))
+    settings = ServerSettings(port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype))
     log_to_stderr()
 
     def started(used: int) -> None:

@@ -70,7 +70,10 @@ def _reader(family: str) -> Reader | None:
         frame = len(tokenizer.encode("").ids)
         comma = tokenizer.token_to_id(",")
         length = 48 - frame  # minilm.NUM_TOKENS, which is not imported: it is beside torch
-        return Reader(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, Ruler(length, comma))
+        return Reader(
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+            Ruler(length, -1 if comma is None else comma),
+        )
     if family in ("sd1", "sd2"):
         return Reader(clip_tokens.token_ids, Ruler(clip_tokens.LENGTH - 2, clip_tokens.COMMA_ID), takes_learnt=True)
     return None

@@ -33,14 +33,19 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   let prompt = null;
   let topCard = null;
 
-  const save = debounced(() => keep(name, { ...desk }), 400);
+  const saveNow = () => keep(name, { ...desk });
+  const save = debounced(saveNow, 400);
+  const remember = (job) => {
+    localStorage.setItem(`disegno.job.${name}`, job.id); // at once: a reload may come before the rest is kept
+    saveNow();
+  };
   const size = () => sizeOf(desk, ownOf(house, desk.model));
   const changed = () => {
     save();
     live.changed();
   };
   const theStage = stage({ hint, seed: (value) => { desk.seed = value; settings.refresh(); changed(); toast(t("The seed {seed} is kept.", { seed: value })); } });
-  const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk), seed: () => desk.seed, show: (job) => { desk.job = job.id; theStage.watch(job); save(); } });
+  const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk), seed: () => desk.seed, show: (job) => { remember(job); theStage.watch(job); } });
 
   const go = async () => {
     let asked;
@@ -51,8 +56,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     }
     try {
       const job = await start(asked.kind, asked.request);
-      desk.job = job.id;
-      save();
+      remember(job);
       theStage.watch(job);
       if (innerWidth <= 760) theStage.element.scrollIntoView({ behavior: "smooth", block: "center" });
     } catch (error) {
@@ -136,7 +140,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
       const { naturalWidth: width, naturalHeight: height } = await loadImage(next.source);
       next.sourceSize = { width, height };
     }
-    Object.assign(desk, next, { live: false, job: desk.job });
+    Object.assign(desk, next, { live: false });
     build();
     save();
   };
@@ -148,6 +152,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     return true;
   };
 
+  window.addEventListener("pagehide", saveNow);
   build();
   append();
   function append() {
@@ -167,7 +172,8 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     }
   });
   const resume = () => {
-    const job = all().find((each) => each.id === desk.job);
+    const last = localStorage.getItem(`disegno.job.${name}`);
+    const job = all().find((each) => each.id === last);
     if (job) theStage.watch(job);
   };
   return { element, desk, restore, load, newUnit, resume, insert: (text) => prompt.insert(text), useModel: (id) => { desk.model = id; build(); save(); }, top: () => topCard };

@@ -9,7 +9,7 @@ import { on } from "./bus.js";
 import { filesOf, progressBar, progressText } from "./stage.js";
 import { openViewer } from "./viewer.js";
 
-const HIDDEN_KINDS = ["annotate"]; // previews of annotators: seen where they were asked for
+const SHOWN_KINDS = ["generate", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
 const asked = new Map(); // id -> what a waiting job was asked, as a line
 
 function lineOf(job, redraw) {
@@ -46,7 +46,7 @@ function failedRow(job) {
 
 /** Return every finished picture: { job, file, at }. */
 function picturesOf(jobs) {
-  return jobs.filter((job) => job.state === "done" && !HIDDEN_KINDS.includes(job.kind))
+  return jobs.filter((job) => job.state === "done" && SHOWN_KINDS.includes(job.kind))
     .flatMap((job) => filesOf(job).filter((file) => file.role === "image").map((file, at) => ({ job, file, at })));
 }
 
@@ -108,7 +108,7 @@ export function galleryTab() {
   const draw = () => {
     pending = false;
     if (!visible) return;
-    const jobs = all().filter((job) => !HIDDEN_KINDS.includes(job.kind));
+    const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
     const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse();
     const focused = document.activeElement?.closest?.(".job") ? document.activeElement.textContent : null;
     fill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));

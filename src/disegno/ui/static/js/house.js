@@ -6,6 +6,7 @@ const UNKNOWN = { width: 512, height: 512, steps: 20, cfg: 7, sampler: "", sched
 
 /** Return the lists, once the server has told them. */
 export async function openHouse() {
+  await list("models"); // alone first: it is refused until the model's process has started
   const names = ["models", "controls", "annotators", "samplers", "schedules", "files"];
   const lists = await Promise.all(names.map((name) => list(name)));
   return Object.fromEntries(names.map((name, n) => [name, lists[n]]));

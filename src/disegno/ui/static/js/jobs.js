@@ -32,7 +32,7 @@ function learn(job) {
   const old = known.get(job.id);
   if (old && ENDED.includes(old.state) && !ENDED.includes(job.state)) return old; // an answer that was overtaken
   const preview = job.progress?.preview ?? old?.preview ?? null;
-  const next = { ...job, preview: ENDED.includes(job.state) ? null : preview };
+  const next = { ...job, look: job.look ?? old?.look ?? null, preview: ENDED.includes(job.state) ? null : preview };
   known.set(job.id, next);
   return next;
 }
@@ -131,6 +131,10 @@ export function connect() {
   on("progress", ({ id, progress }) => {
     const old = known.get(id);
     if (old && !ENDED.includes(old.state)) tell(learn({ ...old, state: "running", progress }));
+  });
+  on("look", ({ id, look }) => {
+    const old = known.get(id);
+    if (old) tell(learn({ ...old, look }));
   });
   on("gone", ({ id }) => drop(id));
   source.onerror = () => {

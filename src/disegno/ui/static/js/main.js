@@ -11,9 +11,10 @@ import { language, languages, speak, t } from "./i18n.js";
 import { libraryTab } from "./library.js";
 import { picturesTab } from "./pictures.js";
 import { uriToBlob } from "./source.js";
+import { teachTab } from "./teach.js";
 
 const TABS = [
-  ["draw", "Draw"], ["pictures", "From pictures"], ["gallery", "Gallery"], ["library", "Library"],
+  ["draw", "Draw"], ["pictures", "From pictures"], ["gallery", "Gallery"], ["teach", "Teach"], ["library", "Library"],
 ];
 const THEMES = [["auto", "As the system", "auto"], ["light", "Light", "sun"], ["dark", "Dark", "moon"]];
 const main = document.getElementById("main");
@@ -125,6 +126,7 @@ async function begin() {
   section("draw", draw.element);
   section("pictures", pictures.element);
   section("gallery", galleryTab());
+  section("teach", teachTab(house));
   section("library", libraryTab(house));
   wire(draw, pictures);
   window.addEventListener("hashchange", show);

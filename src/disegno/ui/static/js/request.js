@@ -7,7 +7,7 @@ import { uniqueId } from "./dom.js";
 export function emptyDesk() {
   return {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
-    sampler: null, schedule: null, units: [], live: false, job: null,
+    sampler: null, schedule: null, units: [], live: false,
     source: null, way: "change", denoise: 0.6, repaint: 0.9, mask: null, blur: 4, fill: "original", only: false,
     extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", others: {},
   };

@@ -1,0 +1,182 @@
+// "Teach": a new kind of control from pairs. A data set is chosen or made, a training is started, watched, and used.
+
+import { get, list } from "./api.js";
+import { button, fill, h, icon, toast } from "./dom.js";
+import { on, say } from "./bus.js";
+import { curve, record } from "./curve.js";
+import { choice, more, numberField, slider } from "./fields.js";
+import { moment, t } from "./i18n.js";
+import { all, change, ENDED, remove, start, subscribe } from "./jobs.js";
+import { modelOf } from "./house.js";
+import { progressBar, progressText } from "./stage.js";
+
+const KINDS = ["teach", "dataset"];
+const RECIPES = [["ctrlora", "A condition LoRA on a Base ControlNet"], ["controlnet", "A whole ControlNet"]];
+const VERDICTS = { early: "Too early to say", learning: "It is learning", converged: "It has learned what it can", "not-learning": "It does not learn" };
+
+function textField(label, { value, placeholder = "", change: changed }) {
+  const input = h("input", { value, placeholder, "aria-label": label, autocomplete: "off" });
+  input.oninput = () => changed(input.value.trim());
+  return h("div", { class: "field" }, h("span", { class: "label" }, label), input);
+}
+
+// ---- the forms
+
+function makeForm(house, names, made) {
+  const asked = { name: "", pictures: names[0] ?? "", annotator: "canny", caption: "" };
+  const options = house.annotators.filter((each) => each.name !== "none").map((each) => [each.name, each.title]);
+  const go = async () => {
+    const request = { name: asked.name, pictures: asked.pictures, annotator: asked.annotator };
+    if (asked.caption) request.caption = asked.caption;
+    try {
+      made(await start("dataset", request));
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+  return [
+    h("p", { class: "help" }, t("An annotator draws the condition of every picture. Captions lie beside the pictures, as NAME.txt.")),
+    choice(t("Pictures"), { value: asked.pictures, options: names.map((name) => [name, name]), change: (value) => { asked.pictures = value; } }),
+    choice(t("Drawn by"), { value: asked.annotator, options, change: (value) => { asked.annotator = value; } }),
+    textField(t("Caption of those without one"), { value: "", change: (value) => { asked.caption = value; } }),
+    textField(t("Name of the new data set"), { value: "", placeholder: "pairs-canny", change: (value) => { asked.name = value; } }),
+    button(t("Make the pairs"), { onclick: go }, "plus"),
+  ];
+}
+
+function teachForm(house, names, started) {
+  const asked = { name: "", data: names[0], model: house.models[0]?.id, recipe: "ctrlora", steps: 1000, batch: 4, rank: 32, rate: null, validate_every: 100 };
+  const set = (name) => (value) => { asked[name] = value; };
+  const go = async () => {
+    const { data, rate, ...request } = asked;
+    if (rate !== null) request.rate = rate;
+    try {
+      started(await start("teach", { ...request, data: [data] }));
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+  const built = modelOf(house, asked.model);
+  return [
+    textField(t("Name of the new control"), { value: "", placeholder: "my-lines", change: set("name") }),
+    choice(t("Pairs"), { value: asked.data, options: names.map((name) => [name, name]), change: set("data") }),
+    house.models.length > 1 || !built ? choice(t("Model"), { value: asked.model, options: house.models.map((each) => [each.id, each.id]), change: set("model") }) : null,
+    slider(t("Steps"), { value: asked.steps, min: 20, max: 10_000, step: 20, change: set("steps") }),
+    more(t("More"), false,
+      choice(t("What is taught"), { value: asked.recipe, options: RECIPES.map(([value, text]) => [value, t(text)]), change: set("recipe") }),
+      slider(t("Pairs in one step"), { value: asked.batch, min: 1, max: 32, step: 1, change: set("batch") }),
+      slider(t("Rank"), { value: asked.rank, min: 4, max: 128, step: 4, help: t("How much a condition LoRA can hold."), change: set("rank") }),
+      slider(t("Steps between two looks"), { value: asked.validate_every, min: 10, max: 1000, step: 10, change: set("validate_every") }),
+      numberField(t("Learning rate"), { value: null, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
+    button(t("Teach"), { class: "primary", onclick: go }),
+  ];
+}
+
+// ---- what is on its way, and what was learned
+
+function metricsOf(metrics) {
+  const rows = Object.entries(metrics ?? {}).slice(0, 8);
+  return rows.length ? h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, value.toPrecision(3))])) : null;
+}
+
+function verdictOf(state, words, reasons = []) {
+  if (!state) return null;
+  return [
+    h("div", { class: "row wrap" }, h("span", { class: state === "not-learning" ? "tag bad" : state === "converged" ? "tag good" : "tag" }, t(VERDICTS[state] ?? state)), h("span", { class: "small-text muted" }, words)),
+    reasons.map((each) => h("p", { class: "note" }, each)),
+  ];
+}
+
+function actionsOf(job, use) {
+  const act = (action) => () => change(job.id, action).catch((error) => toast(error.message, "bad"));
+  const teaching = job.kind === "teach";
+  const weights = job.result?.files.find((file) => file.role === "weights");
+  return h("div", { class: "row wrap" },
+    job.state === "running" && teaching && button(t("Stop, and use it"), { class: "small", onclick: act("finish") }, "stop"),
+    !ENDED.includes(job.state) && button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close"),
+    teaching && ["cancelled", "failed"].includes(job.state) && button(t("Go on"), { class: "small", onclick: act("resume") }, "refresh"),
+    weights && button(t("Draw with it now"), { class: "small primary", onclick: () => use(job) }, "pen"),
+    weights && h("a", { class: "button small", href: weights.url, download: weights.name }, icon("download"), t("Download")),
+    job.result?.files.filter((file) => file.media_type === "text/html").map((file) => h("a", { class: "button small", href: file.url, download: file.name }, icon("download"), t("Report"))),
+    ENDED.includes(job.state) && button("", { class: "bare", label: t("Remove"), onclick: () => remove(job.id).catch((error) => toast(error.message, "bad")) }, "trash"));
+}
+
+function trainingCard(job, title, use) {
+  const { facts = {}, files = [] } = job.result ?? {};
+  const look = job.look ?? null;
+  const sheet = look?.sheet ?? files.find((file) => file.role === "sheet")?.url;
+  return h("article", { class: "card panel training", data: { job: job.id, state: job.state } },
+    h("div", { class: "row spread wrap" }, h("h3", {}, title), actionsOf(job, use)),
+    !ENDED.includes(job.state) && [progressBar(job), h("span", { class: "small-text muted" }, progressText(job))],
+    job.failure && h("p", { class: "note bad" }, job.failure.message),
+    job.state === "cancelled" && h("p", { class: "note" }, job.kind === "teach" ? t("Cancelled, and saved: it can go on from there.") : t("Cancelled.")),
+    verdictOf(look?.verdict ?? facts.verdict, look?.words ?? facts.words, look?.reasons),
+    job.kind === "dataset" && job.state === "done" && h("p", { class: "small-text muted" }, t("{pairs} pairs", { pairs: facts.pairs })),
+    h("div", { class: "training-body" }, job.kind === "teach" && curve(job), metricsOf(look?.metrics ?? facts.metrics)),
+    sheet && h("img", { class: "sheet", src: sheet, alt: t("Condition, drawn, drawn without it, and the real picture: a row each"), loading: "lazy" }),
+    h("span", { class: "small-text muted" }, moment(job.created)));
+}
+
+/** Return the tab. */
+export function teachTab(house) {
+  const form = h("div", { class: "desk-form" });
+  const cards = h("div", { class: "stack" });
+  const titles = new Map();
+  let visible = false;
+  let pending = false;
+
+  const titleOf = (job) => {
+    if (!titles.has(job.id)) {
+      titles.set(job.id, "…");
+      get(`/v1/jobs/${job.id}/request`).then(({ request }) => {
+        titles.set(job.id, job.kind === "teach" ? t("{name}, from {data}", { name: request.name, data: request.data.join(", ") }) : t("Pairs {name}, from {data}", { name: request.name, data: request.pictures }));
+        soon();
+      }, () => {});
+    }
+    return titles.get(job.id);
+  };
+  const use = async (job) => {
+    try {
+      const { request } = await get(`/v1/jobs/${job.id}/request`);
+      for (let n = 0; n < 20 && !house.controls.some((each) => each.name === request.name); n += 1) {
+        house.controls = await list("controls", true); // the drawing process looks at the folders again by itself
+        await new Promise((resolve) => setTimeout(resolve, 100 * n));
+      }
+      say("use model", request.model);
+      say("use control", request.name);
+    } catch (error) {
+      toast(error.message, "bad");
+    }
+  };
+  const draw = () => {
+    pending = false;
+    const jobs = all().filter((job) => KINDS.includes(job.kind));
+    jobs.forEach(record);
+    if (!visible) return;
+    fill(cards, jobs.length ? jobs.map((job) => trainingCard(job, titleOf(job), use)) : h("div", { class: "empty" }, h("p", {}, t("Nothing has been taught yet."))));
+  };
+  const soon = () => {
+    if (pending) return;
+    pending = true;
+    requestAnimationFrame(draw);
+  };
+  const build = async () => {
+    const names = await list("datasets", true);
+    const none = h("p", { class: "note" }, t("This server was given no data sets. Start it with --data-root FOLDER: each folder in it is one."));
+    fill(form, names.length ? [
+      h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, soon)),
+      h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, soon)),
+    ] : none);
+  };
+  subscribe((job) => {
+    soon();
+    if (job?.kind === "dataset" && job.state === "done" && visible) build().catch(() => {});
+  });
+  on("shown", (name) => {
+    visible = name === "teach";
+    if (!visible) return;
+    draw();
+    if (!form.childElementCount) build().catch((error) => toast(error.message, "bad"));
+  });
+  return h("div", { class: "desk" }, form, cards);
+}
