@@ -325,6 +325,7 @@ def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) ->
         tab.get_by_role("spinbutton", name="Pairs in one step").fill("1")
         tab.get_by_role("spinbutton", name="Rank").fill("4")
         tab.get_by_role("spinbutton", name="Steps between two looks").fill("10")
+        tab.get_by_label("Side of the pictures").fill("64")
         tab.get_by_role("button", name="Teach", exact=True).click()
         card = tab.locator(".training").first
         expect(card).to_contain_text("my-edges, from pairs")

@@ -9,7 +9,7 @@ import { on } from "./bus.js";
 import { filesOf, progressBar, progressText } from "./stage.js";
 import { openViewer } from "./viewer.js";
 
-const SHOWN_KINDS = ["generate", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
+export const SHOWN_KINDS = ["generate", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
 const asked = new Map(); // id -> what a waiting job was asked, as a line
 
 function lineOf(job, redraw) {

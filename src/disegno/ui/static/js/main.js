@@ -5,7 +5,7 @@ import { button, fill, h, icon, toast } from "./dom.js";
 import { on, say } from "./bus.js";
 import { makeDesk } from "./desk.js";
 import { menu } from "./fields.js";
-import { galleryTab } from "./gallery.js";
+import { galleryTab, SHOWN_KINDS } from "./gallery.js";
 import { openHouse } from "./house.js";
 import { language, languages, speak, t } from "./i18n.js";
 import { libraryTab } from "./library.js";
@@ -47,7 +47,7 @@ function tabs() {
   fill(document.getElementById("tabs"), links);
   document.getElementById("tabs").setAttribute("aria-label", t("Tabs"));
   subscribe(() => {
-    const num = all().filter((job) => !ENDED.includes(job.state) && job.kind !== "annotate").length;
+    const num = all().filter((job) => !ENDED.includes(job.state) && SHOWN_KINDS.includes(job.kind)).length;
     badge.hidden = !num;
     badge.textContent = String(num);
     badge.setAttribute("aria-label", t("{n} jobs on their way", { n: num }));

@@ -22,8 +22,8 @@ function textField(label, { value, placeholder = "", change: changed }) {
 
 // ---- the forms
 
-function makeForm(house, names, made) {
-  const asked = { name: "", pictures: names[0] ?? "", annotator: "canny", caption: "" };
+function makeForm(house, names, asked, made) {
+  if (!names.includes(asked.pictures)) asked.pictures = names[0];
   const options = house.annotators.filter((each) => each.name !== "none").map((each) => [each.name, each.title]);
   const go = async () => {
     const request = { name: asked.name, pictures: asked.pictures, annotator: asked.annotator };
@@ -38,18 +38,20 @@ function makeForm(house, names, made) {
     h("p", { class: "help" }, t("An annotator draws the condition of every picture. Captions lie beside the pictures, as NAME.txt.")),
     choice(t("Pictures"), { value: asked.pictures, options: names.map((name) => [name, name]), change: (value) => { asked.pictures = value; } }),
     choice(t("Drawn by"), { value: asked.annotator, options, change: (value) => { asked.annotator = value; } }),
-    textField(t("Caption of those without one"), { value: "", change: (value) => { asked.caption = value; } }),
-    textField(t("Name of the new data set"), { value: "", placeholder: "pairs-canny", change: (value) => { asked.name = value; } }),
+    textField(t("Caption of those without one"), { value: asked.caption, change: (value) => { asked.caption = value; } }),
+    textField(t("Name of the new data set"), { value: asked.name, placeholder: "pairs-canny", change: (value) => { asked.name = value; } }),
     button(t("Make the pairs"), { onclick: go }, "plus"),
   ];
 }
 
-function teachForm(house, names, started) {
-  const asked = { name: "", data: names[0], model: house.models[0]?.id, recipe: "ctrlora", steps: 1000, batch: 4, rank: 32, rate: null, validate_every: 100 };
+function teachForm(house, names, asked, started) {
+  if (!names.includes(asked.data)) asked.data = names[0];
+  asked.model ??= house.models[0]?.id;
   const set = (name) => (value) => { asked[name] = value; };
   const go = async () => {
-    const { data, rate, ...request } = asked;
+    const { data, rate, side, ...request } = asked;
     if (rate !== null) request.rate = rate;
+    if (side !== null) request.width = request.height = side;
     try {
       started(await start("teach", { ...request, data: [data] }));
     } catch (error) {
@@ -58,7 +60,7 @@ function teachForm(house, names, started) {
   };
   const built = modelOf(house, asked.model);
   return [
-    textField(t("Name of the new control"), { value: "", placeholder: "my-lines", change: set("name") }),
+    textField(t("Name of the new control"), { value: asked.name, placeholder: "my-lines", change: set("name") }),
     choice(t("Pairs"), { value: asked.data, options: names.map((name) => [name, name]), change: set("data") }),
     house.models.length > 1 || !built ? choice(t("Model"), { value: asked.model, options: house.models.map((each) => [each.id, each.id]), change: set("model") }) : null,
     slider(t("Steps"), { value: asked.steps, min: 20, max: 10_000, step: 20, change: set("steps") }),
@@ -67,7 +69,8 @@ function teachForm(house, names, started) {
       slider(t("Pairs in one step"), { value: asked.batch, min: 1, max: 32, step: 1, change: set("batch") }),
       slider(t("Rank"), { value: asked.rank, min: 4, max: 128, step: 4, help: t("How much a condition LoRA can hold."), change: set("rank") }),
       slider(t("Steps between two looks"), { value: asked.validate_every, min: 10, max: 1000, step: 10, change: set("validate_every") }),
-      numberField(t("Learning rate"), { value: null, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
+      numberField(t("Side of the pictures, in pixels"), { value: asked.side, min: 64, max: 2048, step: 8, placeholder: t("the model's own"), change: set("side") }),
+      numberField(t("Learning rate"), { value: asked.rate, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
     button(t("Teach"), { class: "primary", onclick: go }),
   ];
 }
@@ -122,6 +125,8 @@ export function teachTab(house) {
   const form = h("div", { class: "desk-form" });
   const cards = h("div", { class: "stack" });
   const titles = new Map();
+  const toMake = { name: "", pictures: null, annotator: "canny", caption: "" };
+  const toTeach = { name: "", data: null, model: null, recipe: "ctrlora", steps: 1000, batch: 4, rank: 32, rate: null, side: null, validate_every: 100 };
   let visible = false;
   let pending = false;
 
@@ -164,8 +169,8 @@ export function teachTab(house) {
     const names = await list("datasets", true);
     const none = h("p", { class: "note" }, t("This server was given no data sets. Start it with --data-root FOLDER: each folder in it is one."));
     fill(form, names.length ? [
-      h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, soon)),
-      h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, soon)),
+      h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
+      h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
     ] : none);
   };
   subscribe((job) => {

@@ -148,6 +148,7 @@ export const ZH = {
   "Seed": "种子",
   "Send to": "发送到",
   "Show {name}": "显示{name}",
+  "Side of the pictures, in pixels": "图片边长（像素）",
   "Size": "尺寸",
   "Skip to the page": "跳到正文",
   "Soft edge": "边缘羽化",
