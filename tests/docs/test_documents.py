@@ -10,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parent.parent.parent
+READMES = ("README.md", "README.zh-CN.md")
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9][0-9]_*.py"))
 
 
@@ -26,12 +27,13 @@ def _commands(text: str) -> set[str]:
     return set(re.findall(r"^ +disegno ([a-z]+)", text, re.MULTILINE))
 
 
-def test_the_readmes_commands_and_flags_exist() -> None:
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readmes_commands_and_flags_exist(readme: str) -> None:
     from click.testing import CliRunner
 
     from disegno.cli.main import COMMANDS, main
 
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / readme).read_text("utf-8")
     assert _commands(text) and _commands(text) <= set(COMMANDS)
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    disegno ")]
     for line in lines:
@@ -43,15 +45,17 @@ def test_the_readmes_commands_and_flags_exist() -> None:
             assert flag in shown, f"{line.strip()}: there is no {flag}"
 
 
-def test_the_makefile_has_the_readmes_targets() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("readme", READMES)
+def test_the_makefile_has_the_readmes_targets(readme: str) -> None:
+    text = (ROOT / readme).read_text("utf-8")
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"`?make ([a-z]+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_what_the_readme_links_to_exists() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("readme", READMES)
+def test_what_the_readme_links_to_exists(readme: str) -> None:
+    text = (ROOT / readme).read_text("utf-8")
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / path).exists(), path
 

@@ -303,7 +303,7 @@ def test_nothing_that_is_said_runs(browser: Browser, server: Server) -> None:
         there.drop("#tab-draw .desk", "x.png", buffer.getvalue())
         draw = there.page.locator("#tab-draw")
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value(EVIL)
-        draw.get_by_label("Control", exact=True).first.wait_for()
+        draw.locator(".unit select").first.wait_for()
         there.drop("#tab-draw .unit", EVIL + ".png", b"no picture")
         expect(there.page.get_by_role("alert").last).to_contain_text("onerror")
         assert there.page.evaluate("window.hit") is None
@@ -333,10 +333,11 @@ def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) ->
         expect(use).to_be_visible(timeout=120_000)
         expect(card.locator(".curve")).to_be_visible()
         expect(card.locator(".sheet")).to_be_visible()
+        there.page.evaluate("scrollTo(0, 0)")
         there.shot("teach")
         use.click()
         draw = there.page.locator("#tab-draw")
-        expect(draw.get_by_label("Control", exact=True)).to_have_value("my-edges", timeout=30_000)
+        expect(draw.locator(".unit select").first).to_have_value("my-edges", timeout=30_000)
         expect(draw.get_by_label("Model", exact=True)).to_have_value("mini")
         wrong = draw.locator(".unit option", has_text="segmentation")  # the built-in model's
         assert wrong.is_disabled() and "for diorama" in wrong.inner_text()

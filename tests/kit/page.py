@@ -6,10 +6,12 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = next(
@@ -80,7 +82,8 @@ class Visit:
         """Keep a picture of the page in docs/page, where the environment's DISEGNO_SCREENSHOTS says so."""
         if SHOTS is not None:
             SHOTS.mkdir(exist_ok=True)
-            self.page.screenshot(path=SHOTS / f"{name}.png")
+            shown = Image.open(BytesIO(self.page.screenshot())).convert("RGB")
+            shown.quantize(192).save(SHOTS / f"{name}.png", optimize=True)
 
 
 @contextmanager

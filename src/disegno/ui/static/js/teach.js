@@ -134,7 +134,7 @@ export function teachTab(house) {
     if (!titles.has(job.id)) {
       titles.set(job.id, "…");
       get(`/v1/jobs/${job.id}/request`).then(({ request }) => {
-        titles.set(job.id, job.kind === "teach" ? t("{name}, from {data}", { name: request.name, data: request.data.join(", ") }) : t("Pairs {name}, from {data}", { name: request.name, data: request.pictures }));
+        titles.set(job.id, job.kind === "teach" ? t("{name}, from {data}", { name: request.name, data: request.data.join(", ") }) : t("Pairs “{name}”, from {data}", { name: request.name, data: request.pictures }));
         soon();
       }, () => {});
     }

@@ -120,7 +120,7 @@ export const ZH = {
   "Paint over what shall be drawn anew first.": "请先涂抹要重绘的部分。",
   "Pairs": "数据对",
   "Pairs in one step": "每步的数据对",
-  "Pairs {name}, from {data}": "数据对 {name}，来自 {data}",
+  "Pairs “{name}”, from {data}": "数据对“{name}”，来自 {data}",
   "Paste": "粘贴",
   "Pause": "暂停",
   "Paused": "已暂停",
