@@ -19,6 +19,7 @@ from disegno.diffusion.patches import with_pooled, without_pooled
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.base import Batch, Examples, Facts, Learner, row_seed
 from disegno.training.denoising import residuals
+from disegno.training.estimating import estimate
 from disegno.training.miniature import Discs, write_base
 from disegno.training.opening import Opened, open_training
 from disegno.training.pairs import Pairs
@@ -147,6 +148,19 @@ def test_a_condition_learns_on_it_and_what_is_saved_is_what_was_taught(world: Wo
     assert len(pairs) == miniature_sd3.NUM_BLOCKS - 1
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)  # merged before, added after: float32
     assert _drawn(world, path, base) != _drawn(world, path, base, 0.0)
+
+
+@pytest.mark.parametrize("recipe", ["base", "ctrlora"])
+def test_what_it_will_take_is_counted(world: World, base: Path, recipe: str) -> None:
+    own = {"name": "disc", "data": ("in memory",), "model": "sd3", "width": 64, "height": 64, "rank": 4}
+    more = {"data": ("filled=a", "rim=b")} if recipe == "base" else {"base": str(base)}
+    found = estimate(make_teach_request(own | more | {"recipe": recipe}), world.studio.settings)
+    assert found.weights > 0 and found.optimiser > 0 and found.total > found.weights
+
+
+def test_other_recipes_say_that_they_want_a_unet(world: World) -> None:
+    with pytest.raises(WrongFamily, match="under the UNets"):
+        world.opened({"": Discs(2)}, recipe="controlnet", data=("in memory",))
 
 
 def test_bases_of_others_are_refused(world: World, base: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from disegno.core.request import Request
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.schedules import Spacing, find_schedule, flow_table, plan_sigmas
+from disegno.engine import concrete
 from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Begin, Material, runs_of
 from disegno.engine.texts import Texts
@@ -363,6 +364,15 @@ def test_schedules_are_those_of_diffusers_and_comfyui(shift: float) -> None:
     assert len(beta) == 21 and beta[0] == 1.0 and quantiles.mean == 0.5
     level = beta[10] / (shift - (shift - 1) * beta[10])  # half way: the middle level, unshifted
     assert level == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_sampler_without_meaning_for_a_flow_names_those_that_have_one(
+    medium: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, euler = sd3.open(medium, MEMORY), find_sampler("Euler")
+    monkeypatch.setattr(concrete, "find_sampler", lambda name: replace(euler, name="Old", predictions=("epsilon", "v")))
+    with pytest.raises(RequestError, match=r"Old has no meaning for a flow model .* Choose one of: DPM\+\+ 2M, .*LCM"):
+        concrete.sampler_of(REQUEST, backbone)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.hires import target_size
 from disegno.samplers.base import SamplerSpec
-from disegno.samplers.catalogue import find_sampler, resolve_names
+from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 
 NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
 MAX_SIDE = 4096  # of Request.width and height
@@ -108,8 +108,9 @@ def sampler_of(request: Request, backbone: Backbone) -> SamplerSpec:
     assert request.sampler is not None
     spec = find_sampler(request.sampler)
     if backbone.prediction.name not in spec.predictions:
-        meant = ", ".join(spec.predictions)
+        fitting = (each.name for each in all_samplers() if backbone.prediction.name in each.predictions)
         raise RequestError(
-            f"The sampler {spec.name} has no meaning for a {backbone.prediction.name} model; it is for: {meant}."
+            f"The sampler {spec.name} has no meaning for a {backbone.prediction.name} model such as {backbone.name}; it"
+            f" is for: {', '.join(spec.predictions)}. Choose one of: {', '.join(fitting)}."
         )
     return spec

@@ -7,11 +7,12 @@ backward, all of it without numbers (`ledger.py`). What the device's libraries t
 import gc
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disegno.core.errors import ResourceError
 from disegno.core.settings import Settings
@@ -37,7 +38,7 @@ from disegno.training.step import is_out_of_memory
 log = logging.getLogger(__name__)
 
 STAGE = "estimated"
-NUM_TOKENS = 77  # of a caption: CLIP's, and no other encoder here has more
+NUM_TOKENS = 77  # of a caption, by one encoder: CLIP's, and none here has more
 QUICK_SECONDS = 5.0  # a pass that took less is timed once more: the first one also warms up
 
 # What is taken beside tensors. A GPU: the driver's context, cuBLAS's and cuDNN's workspaces. A CPU: Python and torch
@@ -97,8 +98,15 @@ def _sizes(request: TeachRequest, ground: Ground) -> Sizes:
     backbone = ground.backbone
     canvases = Canvases.of(backbone, request.width, request.height, request.buckets).sizes
     width, height = max(canvases, key=lambda size: size[0] * size[1])
-    text_width = int(getattr(backbone.net, "config", {}).get("cross_attention_dim", 0))
-    return Sizes(width, height, (NUM_TOKENS, text_width), backbone.latent_channels, backbone.downscale)
+    return Sizes(width, height, _caption(backbone.net), backbone.latent_channels, backbone.downscale)
+
+
+def _caption(net: nn.Module) -> tuple[int, int]:
+    """Return (n, d) of a caption's states: one chunk of CLIP's; of SD 3 also T5's, and the pooled state behind them."""
+    config: Mapping[str, Any] = getattr(net, "config", {})
+    if "joint_attention_dim" in config:
+        return 2 * NUM_TOKENS + 1, int(config["joint_attention_dim"])
+    return NUM_TOKENS, int(config.get("cross_attention_dim", 0))
 
 
 def _states(sizes: Sizes) -> Tensor:

@@ -30,7 +30,7 @@ def install(net: nn.Module) -> None:
         forward = _FORWARDS.get(type(module))
         if forward is not None:
             module.forward = partial(forward, module)
-        if isinstance(module, Attention) and isinstance(module.processor, _PLAIN_PROCESSORS):
+        if isinstance(module, Attention) and type(module.processor) in _PLAIN_PROCESSORS:
             module.set_processor(cast(Any, Attend()))
 
 
