@@ -16,6 +16,7 @@ from disegno.core.evaluate import EvaluateRequest
 from disegno.core.result import Progress
 from disegno.core.teach import TeachRequest
 from disegno.serving.data_sets import find_data_set, new_data_set
+from disegno.serving.faults import without_paths
 from disegno.serving.lessons import DatasetRequest, data_of
 from disegno.serving.pictures import jpeg_uri, png
 from disegno.serving.runners import Bench
@@ -62,7 +63,8 @@ def teach(request: TeachRequest, bench: Bench) -> Schooling:
     assert result is not None, "the training ended without a result"
     require_free(run, settings)  # somebody else may have taken the name meanwhile
     publish(run, settings)
-    return Outcome(tuple(_results(run, report, bench)), result.warnings, _facts(result, report))
+    warnings = tuple(without_paths(warning) for warning in result.warnings)
+    return Outcome(tuple(_results(run, report, bench)), warnings, _facts(result, report))
 
 
 def _found(given: str, bench: Bench) -> str:
@@ -77,7 +79,8 @@ def _news(event: TeachProgress | Look, bench: Bench, report: Report) -> Moved | 
         return Looked(bench.job, _view(event, report))
     named = {"loss": event.loss, "rate": event.rate, "gradient": event.gradient}
     figures = {name: value for name, value in named.items() if value is not None}
-    return Moved(bench.job, event.step, event.num_steps, event.stage, event.seconds_left, figures=figures)
+    stage = without_paths(event.stage)  # it says why a training waits, too
+    return Moved(bench.job, event.step, event.num_steps, stage, event.seconds_left, figures=figures)
 
 
 def _view(look: Look, report: Report) -> LookView:
@@ -132,7 +135,8 @@ def evaluate(request: EvaluateRequest, bench: Bench) -> Schooling:
         bench.write("pictures.png", "sheet", png(evaluation_sheet(found))),
     )
     facts = {name: value for name, value in told.items() if name != "pairs"} | {"state": judged(found)[0]}
-    return Outcome(files, found.notes, _JSON.validate_python(facts))
+    notes = tuple(without_paths(note) for note in found.notes)
+    return Outcome(files, notes, _JSON.validate_python(facts))
 
 
 # ---- dataset
