@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from disegno.core.settings import Settings
 from disegno.serving.app import create_app, open_jobs
@@ -42,6 +42,7 @@ async def _alive(app: FastAPI) -> AsyncGenerator[None]:
     yield
 
 
+CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 HABITS = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -57,6 +58,6 @@ def test_every_answer_is_what_the_document_says(app: FastAPI) -> None:
         @HABITS
         @given(case=operation.as_strategy())
         def check(case: Case) -> None:
-            case.validate_response(case.call(), checks=[not_a_server_error, response_schema_conformance])
+            case.validate_response(case.call(), checks=CHECKS)
 
         check()

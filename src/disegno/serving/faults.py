@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from disegno.core.errors import BadImage, DisegnoError, ModelFileError, RequestError, ResourceError, UnknownName
 
@@ -29,6 +30,41 @@ class Refused(DisegnoError):
 
     def __str__(self) -> str:
         return self.message
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(use_attribute_docstrings=True))
+class ErrorView:
+    """Why a request was not carried out."""
+
+    error: str
+    """For programs: invalid_request, unknown_name, over_limit, too_many_jobs ..."""
+    message: str
+    """What was wrong, in words."""
+    field: str | None
+    """Which field of the request."""
+    hint: str | None
+    """What to do."""
+
+
+ANSWERS = {  # what a door's document says of every route
+    400: "The request is no HTTP or no JSON.",
+    401: "Who are you? See --auth.",
+    403: "A web page of another origin may not do this.",
+    404: "There is nothing of this name or id, or it is another's.",
+    409: "The job's state does not allow it.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "The request cannot be carried out as written.",
+    429: "Too much waits; see Retry-After.",
+    500: "A fault of the server; its log tells more.",
+    503: "Starting or stopping; see Retry-After.",
+    507: "There is not enough memory or disk.",
+}
+
+
+def documented(model: type[Any]) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of a door whose errors look like `model`, for its OpenAPI document."""
+    return {status: {"model": model, "description": told} for status, told in ANSWERS.items()}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from disegno.core.teach import TeachRequest
 from disegno.serving import data_sets
 from disegno.serving.app import Door, jobs_of, render_plainly
 from disegno.serving.board import Board
-from disegno.serving.faults import Refused
+from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 15.0
 # Of a report: its own styles and pictures, no scripts, and nothing of this server's within its reach.
 PAGE_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=documented(ErrorView))
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -10,14 +10,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from PIL import Image, ImageChops
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from disegno.core.request import Request as Generation
 from disegno.serving.app import Door, finished, jobs_of
-from disegno.serving.faults import Refused
+from disegno.serving.faults import Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.kinds import kind_of
 from disegno.serving.settings import ServerSettings
@@ -29,7 +29,23 @@ PASSED_OVER = ("background", "moderation", "quality", "style", "user", "safety_i
 DENOISE_ALL, DENOISE_MASKED = 0.75, 1.0  # without a mask the picture stays recognisable; what is masked is drawn anew
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
-router = APIRouter(prefix="/v1/images", tags=["images"])
+
+class ErrorBody(BaseModel):
+    """Why a request was not carried out, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """What is answered then."""
+
+    error: ErrorBody
+
+
+router = APIRouter(prefix="/v1/images", tags=["images"], responses=documented(ErrorAnswer))
 
 
 class Shape(BaseModel):
@@ -158,9 +174,9 @@ def _encoded(paths: list[Path], kind: Format, quality: int | None) -> list[str]:
 async def edits(
     request: Request,
     prompt: Annotated[str, Form()],
-    image: Annotated[list[UploadFile] | None, Form()] = None,
-    images: Annotated[list[UploadFile] | None, Form(alias="image[]")] = None,
-    mask: Annotated[UploadFile | None, Form()] = None,
+    image: Annotated[list[UploadFile] | None, File()] = None,
+    images: Annotated[list[UploadFile] | None, File(alias="image[]")] = None,
+    mask: Annotated[UploadFile | None, File()] = None,
     model: Annotated[str | None, Form()] = None,
     n: Annotated[int | None, Form(ge=1, le=64)] = None,
     size: Annotated[str | None, Form()] = None,
