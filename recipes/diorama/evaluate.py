@@ -1,0 +1,233 @@
+"""What the model can do, measured: the table of its card.
+
+python -m recipes.diorama.evaluate --pack RUN/world.zip --detector RUN/stages/detector/detector.safetensors --out REPORT
+    [--model FOLDER] [--prompts 1000] [--pairs 48] [--card src/disegno/data/diorama/CARD.md]
+
+Prompts and scenes are of a stream of their own, which nothing was trained on, with nouns that the model knows. Each
+figure of the model stands beside the same figure of real scenes: what the detector, or the annotator, reaches at best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from disegno.core.request import ControlUnit, Request
+from disegno.core.result import Result
+from disegno.core.settings import load_settings
+from disegno.engine.generate import generate
+from disegno.engine.studio import Studio
+from disegno.training.efficientnet import open_efficientnet
+from disegno.training.features import kernel_distance
+from disegno.training.measures import measure_of
+from disegno.training.trial import through_vae
+
+from .compose import SEEDS
+from .detector import Detector, detect, open_detector
+from .newborn import built_in
+from .scoring import Scores, score
+from .train import known_to
+from .world.maps import MAPS
+from .world.pack import Wardrobe, open_pack
+from .world.render import Scene, compose
+
+Picture = NDArray[np.uint8]
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+SHEET_PROMPTS, SHEET_COLUMNS = 24, 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is judged. `folder`: None for the built-in one."""
+
+    folder: Path | None
+    studio: Studio
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return json.loads(((self.folder or built_in()) / "model.json").read_text("utf-8"))
+
+    @property
+    def size(self) -> int:
+        return int(self.about["defaults"]["width"])
+
+    @property
+    def name(self) -> str:
+        return "diorama" if self.folder is None else str(self.folder)
+
+    def draw(self, prompt: str, seed: int, control: ControlUnit | None = None) -> Picture:
+        """Return the model's picture at its defaults."""
+        request = Request(prompt=prompt, seed=seed, model=self.name, controls=() if control is None else (control,))
+        (result,) = (event for event in generate(request, studio=self.studio) if isinstance(event, Result))
+        return np.asarray(result.images[0].convert("RGB"))
+
+
+def scenes_of(wardrobe: Wardrobe, count: int, size: int, first: int = 0) -> Iterator[Scene]:
+    """Yield scenes of the test's stream."""
+    for index in range(first, first + count):
+        yield compose(wardrobe, SEEDS["test"], index, size)
+
+
+def judged(detector: Detector, scenes: Sequence[Scene], pictures: Sequence[Picture]) -> Scores:
+    """Return what the detector finds in pictures, held against the scenes' captions."""
+    scores = Scores()
+    for scene, found in zip(scenes, detect(detector, pictures), strict=True):
+        scores = score(scores, scene.facts, found)
+    return scores
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How well pictures agree with a drawing, by the measure of its annotator."""
+
+    condition: str
+    measure: str
+    control: float
+    without: float
+    real: float
+    pairs: int
+
+
+# What can be seen again in a picture without a net. Segmentation, depth and normals would need one of our own.
+SEEN_AGAIN = ("canny", "soft-edge", "scribble", "grayscale", "palette", "line-art", "pixelate")
+
+
+def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, condition: str) -> Consistency:
+    """Return how well the model follows a condition that can be seen again in a picture."""
+    measure = measure_of(condition)
+    backbone = subject.studio.open_model(subject.studio.find_model(subject.name))
+    rows = []
+    for scene in scenes:
+        wanted = MAPS[condition](scene, wardrobe)
+        unit = ControlUnit(name=condition, image=data_uri(wanted), annotate="none")
+        seed = scene.seed[1]
+        drawn = (
+            subject.draw(scene.caption, seed, unit),
+            subject.draw(scene.caption, seed),
+            through_vae(scene.image, backbone),
+        )
+        again = [MAPS[condition](replace(scene, image=picture), wardrobe) for picture in drawn]
+        rows.append([measure(wanted, each) for each in again])
+    means = np.mean(rows, axis=0).tolist()
+    return Consistency(condition, measure.title, *means, len(rows))
+
+
+def data_uri(picture: Picture) -> str:
+    """Return a picture as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# ---- the report
+
+
+@dataclass(frozen=True)
+class Report:
+    """All figures. `kernel`: model against scenes, and two halves of the scenes against each other."""
+
+    prompts: int
+    model: Scores
+    real: Scores
+    kernel: tuple[float, float]
+    conditions: tuple[Consistency, ...]
+
+
+def evaluate(
+    subject: Subject, detector: Detector, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
+) -> Report:  # fmt: skip
+    """Return the report, and write the sheet of the first prompts, unselected, with what was asked."""
+    out.mkdir(parents=True, exist_ok=True)
+    scenes = list(scenes_of(wardrobe, prompts, subject.size))
+    drawn: list[Picture] = []
+    for scene in scenes:
+        drawn.append(subject.draw(scene.caption, scene.seed[1]))
+        print(f"prompt {len(drawn)}/{prompts}: {scene.caption}", flush=True)
+    write_sheet(out / "prompts.png", scenes[:SHEET_PROMPTS], drawn[:SHEET_PROMPTS])
+    real = [scene.image for scene in scenes]
+    others = [scene.image for scene in scenes_of(wardrobe, prompts, subject.size, first=prompts)]
+    net = open_efficientnet()
+    features = [net.features(pictures) for pictures in (drawn, real, others)]
+    kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
+    names = [name for name in SEEN_AGAIN if name in subject.about.get("conditions", {})]
+    conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
+    model, reached = (judged(detector, scenes, pictures) for pictures in (drawn, real))
+    return Report(prompts, model, reached, kernel, conditions)
+
+
+def write_sheet(path: Path, scenes: Sequence[Scene], pictures: Sequence[Picture], side: int = 160) -> None:
+    """Write pictures with their prompts, and their seeds."""
+    rows = -(-len(scenes) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * (side + 8), rows * (side + 52)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for k, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
+        x, y = k % SHEET_COLUMNS * (side + 8), k // SHEET_COLUMNS * (side + 52)
+        sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        for line, words in enumerate(textwrap.wrap(scene.caption, 27)[:4]):
+            pen.text((x, y + side + 1 + 11 * line), words, fill="black")
+    sheet.save(path, optimize=True)
+
+
+def table(report: Report) -> str:
+    """Return the report in Markdown."""
+    lines = [
+        f"| asked for, in {report.prompts} prompts | the model's pictures | real scenes: the detector's own limit |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {getattr(report.model, name)} | {getattr(report.real, name)} |"
+            for name in ("object", "colour", "count", "relation")
+        ),
+    ]
+    lines.append(f"| distance KID-EffLite0 (not FID) | {report.kernel[0]:.3f} | {report.kernel[1]:.3f} |")
+    if report.conditions:
+        lines += ["", "| condition | measure | with it | without it | the real scene through the VAE | pairs |"]
+        lines.append("|---|---|---|---|---|---|")
+    for each in report.conditions:
+        figures = " | ".join(f"{value:.2f}" for value in (each.control, each.without, each.real))
+        lines.append(f"| {each.condition} | {each.measure} | {figures} | {each.pairs} |")
+    return "\n".join(lines) + "\n"
+
+
+def put_into(card: Path, figures: str) -> None:
+    """Replace what stands between the marks of a card; where there are none, add them at its end."""
+    text = card.read_text("utf-8")
+    part = f"{BEGIN}\n{figures}{END}\n"
+    if BEGIN not in text:
+        card.write_text(f"{text.rstrip()}\n\n{part}", "utf-8")
+        return
+    before, _, rest = text.partition(BEGIN)
+    card.write_text(before + part + rest.partition(f"{END}\n")[2], "utf-8")
+
+
+def main() -> None:
+    """Evaluate from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pack", "detector", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="a folder; unset: the built-in model")
+    parser.add_argument("--card", type=Path, help="a Markdown file to put the table into")
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--pairs", type=int, default=48)
+    args = parser.parse_args()
+    subject = Subject(args.model, Studio(load_settings()))
+    wardrobe = known_to((args.model or built_in()) / "model.json", open_pack(args.pack))
+    report = evaluate(subject, open_detector(args.detector), wardrobe, args.prompts, args.pairs, args.out)
+    (args.out / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", "utf-8")
+    print(table(report))
+    if args.card is not None:
+        put_into(args.card, table(report))
+
+
+if __name__ == "__main__":
+    main()

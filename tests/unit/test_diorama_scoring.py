@@ -1,0 +1,66 @@
+"""How pictures are judged: what was found, held against what a caption claims; and the card's table."""
+
+from pathlib import Path
+
+import pytest
+
+from kit.world import blobs
+
+from recipes.diorama.detector import Found  # isort: skip
+from recipes.diorama.evaluate import BEGIN, Consistency, Report, put_into, table
+from recipes.diorama.scoring import Scores, Share, score
+from recipes.diorama.world.captions import Facts, Mention, Relation
+from recipes.diorama.world.labels import CELLS, COLOUR_NAMES, labels_of
+from recipes.diorama.world.render import compose
+from recipes.diorama.world.vocabulary import nouns
+
+pytestmark = pytest.mark.unit
+NUMBER = {noun.name: k for k, noun in enumerate(nouns())}
+FACTS = Facts(
+    (Mention("car", "a red car", "red", (0,), "ground"), Mention("apple", "three apples", None, (1, 2, 3), "ground")),
+    (Relation(0, "left", 1),),
+)
+
+
+def found(name: str, x: float, colour: str = "blue") -> Found:
+    return Found(NUMBER[name], 0.9, x, 0.5, colour)
+
+
+def test_all_that_was_asked_for_scores_all() -> None:
+    seen = [found("car", 0.2, "red"), *(found("apple", x) for x in (0.5, 0.7, 0.9))]
+    scores = score(Scores(), FACTS, seen)
+    assert scores == Scores(Share(2, 2), Share(1, 1), Share(1, 1), Share(1, 1))
+
+
+def test_what_is_missing_wrong_or_elsewhere_does_not() -> None:
+    scores = score(Scores(), FACTS, [found("car", 0.6, "green"), found("apple", 0.5)])
+    assert scores == Scores(Share(2, 2), Share(0, 1), Share(0, 1), Share(0, 1))
+    scores = score(scores, FACTS, [])
+    assert (scores.object, scores.colour, scores.relation) == (Share(2, 4), Share(0, 1), Share(0, 2))
+
+
+def test_labels_are_where_the_things_are() -> None:
+    for index in range(20):
+        scene = compose(blobs(), 11, index, 128)
+        labels = labels_of(scene)
+        boxes = scene.boxes
+        for row, column in zip(*(labels.noun >= 0).nonzero(), strict=True):
+            name = nouns()[labels.noun[row, column]].name
+            x, y = (column + 0.5) * 128 / CELLS, (row + 0.5) * 128 / CELLS
+            assert any(
+                b.label == name and b.left - 8 <= x <= b.right + 8 and b.top - 8 <= y <= b.bottom + 8 for b in boxes
+            )
+            if labels.colour[row, column] >= 0:
+                assert COLOUR_NAMES[labels.colour[row, column]] in scene.caption
+        assert (labels.noun >= 0).sum() >= 1
+
+
+def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
+    card = tmp_path / "CARD.md"
+    card.write_text("# card\n")
+    conditions = (Consistency("canny", "edge F1", 0.8, 0.4, 0.9, 8),)
+    for hits in (1, 2):
+        put_into(card, table(Report(4, Scores(Share(hits, 4)), Scores(Share(4, 4)), (0.5, 0.0), conditions)))
+    text = card.read_text()
+    assert text.count(BEGIN) == 1 and "50 % of 4" in text and "25 %" not in text and text.startswith("# card\n")
+    assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 8 |" in text
