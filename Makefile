@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@mkdir -p out
-	$(BIN)/disegno generate "a red car on a city street" --control canny=src/disegno/data/diorama/examples/car_512.png --seed 1 --batch 3 -o out/demo.png
+	$(BIN)/python examples/04_gallery.py
 
 test: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
