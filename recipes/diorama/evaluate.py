@@ -106,7 +106,7 @@ SEEN_AGAIN = ("canny", "soft-edge", "scribble", "grayscale", "palette", "line-ar
 def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, condition: str) -> Consistency:
     """Return how well the model follows a condition that can be seen again in a picture."""
     measure = measure_of(condition)
-    backbone = subject.studio.open_model(subject.studio.find_model(subject.name))
+    backbone = subject.studio.open_model(subject.studio.find_model(subject.name), subject.studio.memory)
     rows = []
     for scene in scenes:
         wanted = MAPS[condition](scene, wardrobe)
@@ -135,17 +135,20 @@ def data_uri(picture: Picture) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures. `kernel`: model against scenes, and two halves of the scenes against each other."""
+    """All figures. `model`, `real`: None where no detector judged.
+
+    `kernel`: of the model's pictures to scenes, and of those scenes to others.
+    """
 
     prompts: int
-    model: Scores
-    real: Scores
+    model: Scores | None
+    real: Scores | None
     kernel: tuple[float, float]
     conditions: tuple[Consistency, ...]
 
 
 def evaluate(
-    subject: Subject, detector: Detector, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
+    subject: Subject, detector: Detector | None, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
 ) -> Report:  # fmt: skip
     """Return the report, and write the sheet of the first prompts, unselected, with what was asked."""
     out.mkdir(parents=True, exist_ok=True)
@@ -162,7 +165,7 @@ def evaluate(
     kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
     names = [name for name in SEEN_AGAIN if name in subject.about.get("conditions", {})]
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
-    model, reached = (judged(detector, scenes, pictures) for pictures in (drawn, real))
+    model, reached = (detector and judged(detector, scenes, pictures) for pictures in (drawn, real))
     return Report(prompts, model, reached, kernel, conditions)
 
 
@@ -182,11 +185,11 @@ def write_sheet(path: Path, scenes: Sequence[Scene], pictures: Sequence[Picture]
 def table(report: Report) -> str:
     """Return the report in Markdown."""
     lines = [
-        f"| asked for, in {report.prompts} prompts | the model's pictures | real scenes: the detector's own limit |",
+        f"| in {report.prompts} prompts of the test stream | the model's pictures | real scenes |",
         "|---|---|---|",
         *(
             f"| {name} | {getattr(report.model, name)} | {getattr(report.real, name)} |"
-            for name in ("object", "colour", "count", "relation")
+            for name in (("object", "colour", "count", "relation") if report.model else ())
         ),
     ]
     lines.append(f"| distance KID-EffLite0 (not FID) | {report.kernel[0]:.3f} | {report.kernel[1]:.3f} |")
@@ -213,8 +216,9 @@ def put_into(card: Path, figures: str) -> None:
 def main() -> None:
     """Evaluate from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("pack", "detector", "out"):
+    for name in ("pack", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--detector", type=Path, help="unset: objects, colours, counts and relations are not judged")
     parser.add_argument("--model", type=Path, help="a folder; unset: the built-in model")
     parser.add_argument("--card", type=Path, help="a Markdown file to put the table into")
     parser.add_argument("--prompts", type=int, default=1000)
@@ -222,7 +226,8 @@ def main() -> None:
     args = parser.parse_args()
     subject = Subject(args.model, Studio(load_settings()))
     wardrobe = known_to((args.model or built_in()) / "model.json", open_pack(args.pack))
-    report = evaluate(subject, open_detector(args.detector), wardrobe, args.prompts, args.pairs, args.out)
+    detector = args.detector and open_detector(args.detector)
+    report = evaluate(subject, detector, wardrobe, args.prompts, args.pairs, args.out)
     (args.out / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", "utf-8")
     print(table(report))
     if args.card is not None:

@@ -1,6 +1,8 @@
 """The built-in model's recipes as a toy: every stage learns in the one loop, goes on exactly, and is drawn with."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,19 +16,22 @@ from disegno.core.result import Result
 from disegno.core.settings import Settings
 from disegno.engine.generate import generate
 from disegno.engine.studio import Studio
+from disegno.text.minilm import TextEncoder
 from disegno.training.base import TeachProgress
 from disegno.training.run import digest
 from disegno.training.trainer import train
 from disegno.weights.load import load_file
 from kit.world import blobs
 
-from recipes.diorama.chapters import ChapterOrder  # isort: skip
+from recipes.diorama.bundle import bundle, size_mib, unpack  # isort: skip
+from recipes.diorama.chapters import ChapterOrder
 from recipes.diorama.device_draws import normals, uniforms
-from recipes.diorama.newborn import standardised
+from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
 from recipes.diorama.shards import join, split
 from recipes.diorama.stages import STAGES, Place, open_stage, request_of
 from recipes.diorama.train import bring, finish, leave, run_of, slice_of
+from recipes.diorama.world.render import compose
 
 pytestmark = pytest.mark.e2e
 
@@ -133,3 +138,19 @@ def test_standardised_latents_decode_to_the_same_picture(place: Place) -> None:
         assert torch.allclose((a.mean - mean.view(1, 4, 1, 1)) / deviation.view(1, 4, 1, 1), b.mean, atol=1e-5)
         assert torch.allclose(a.std / deviation.view(1, 4, 1, 1), b.std, rtol=1e-4)
         assert torch.allclose(old.decode(a.mean).sample, new.decode(b.mean).sample, atol=1e-5)
+
+
+def test_a_bundle_holds_all_that_a_stage_needs(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.model_of("vae"), place.result("vae"), dirs_exist_ok=True)
+    out = bundle(place, "net", tmp_path / "bundle")
+    assert size_mib(out.rglob("*")) < 20
+    unpack(out)
+    whole, short = (TextEncoder.open(p) for p in (built_in(), out / "run/stages/vae/vae"))
+    for index in range(30):
+        caption = compose(blobs(), 5, index, 64).caption
+        assert torch.equal(whole.encode([caption]), short.encode([caption])), caption
+    code = "import recipes.diorama.train, disegno; print(disegno.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=out, env={"PYTHONPATH": "src"}, capture_output=True, text=True
+    )
+    assert done.stdout.strip().startswith(str(out)), done.stderr

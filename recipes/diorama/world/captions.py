@@ -131,19 +131,19 @@ def _main(
     if not options:
         return f"{', '.join(words[:-1])} and {words[-1]}", []
     kind = options[int(rng.integers(len(options)))]
-    text, relations = f"{words[0]} {pick(rng, _SAID[kind])} {words[1]}", [Relation(first, kind, second)]
+    text, relations = f"{words[0]} {pick(rng, SAID[kind])} {words[1]}", [Relation(first, kind, second)]
     for k in ground[2:]:
         options = _true_relations(layout, mentions, k, second)
         if options and rng.random() < 0.6:
             kind = options[int(rng.integers(len(options)))]
-            text += f" and {mentions[k].words} {pick(rng, _SAID[kind])} the {_short(mentions[second])}"
+            text += f" and {mentions[k].words} {pick(rng, SAID[kind])} the {_short(mentions[second])}"
             relations.append(Relation(k, kind, second))
         else:
             text += f" and {mentions[k].words}"
     return text, relations
 
 
-_SAID: dict[str, tuple[str, ...]] = {
+SAID: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of", "on the left of"),
     "right": ("to the right of", "right of", "on the right of"),
     "behind": ("behind",),
