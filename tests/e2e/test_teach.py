@@ -147,6 +147,25 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(place: Path, monkeyp
     assert "--try-anyway" in refused.output and not (place / "runs/giant/giant.safetensors").exists()
 
 
+def test_pairs_that_are_left_out_are_named(place: Path) -> None:
+    folder = write_pairs(place / "holed", 4)
+    (folder / "target/0002.png").unlink()
+    done = disegno(
+        "teach",
+        "holed",
+        "--data",
+        "holed",
+        "--model",
+        "mini",
+        "--base",
+        "minibase",
+        *STEPS[:-4],
+        "--validate-every",
+        "0",
+    )
+    assert done.exit_code == 0 and "0002.png" in done.output and "target is missing" in done.output
+
+
 MISTAKES = {
     "another request": (["discs", "--data", "pairs", "--rank", "8"], 2, "another training"),
     "no pairs": (["x"], 2, "disegno teach edges --data pairs"),
@@ -154,6 +173,8 @@ MISTAKES = {
     "no such recipe": (["x", "--data", "pairs", "--recipe", "ctrllora"], 2, "ctrlora"),
     "no such model": (["x", "--data", "pairs", "--model", "minni"], 2, "mini"),
     "two data sets": (["x", "--data", "pairs", "--data", "pairs"], 2, "learns from one data set"),
+    "a name that no file has": (["a/b", "--data", "pairs"], 2, "1 to 100 letters"),
+    "a name above": (["..", "--data", "pairs"], 2, "no dot at an end"),
     "a bad rate": (["x", "--data", "pairs", "--rate", "0"], 2, "rate"),
     "nothing to resume": (["--resume", "pairs"], 2, "holds no training"),
     "resume and more": (["--resume", "runs/discs", "--steps", "9"], 2, "give it alone"),

@@ -4,10 +4,11 @@ Command-line flags, HTTP schemas, run folders and forms derive from the fields b
 from `core.request.Request`. A field that is None is left to the recipe or to the machine.
 """
 
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from disegno.core.errors import RequestError
@@ -17,6 +18,17 @@ OptimiserName = Literal["adamw", "adamw8bit"]
 RateSchedule = Literal["constant", "cosine", "linear"]
 TimeDraw = Literal["auto", "uniform", "logit-normal", "high-noise"]
 
+# A file's name on every system, and a word of --control NAME=PICTURE,OPTION=VALUE.
+_NAME = re.compile(r"[^\s./\\:*?\"<>|=,\x00-\x1f]([^/\\:*?\"<>|=,\x00-\x1f]{0,98}[^\s./\\:*?\"<>|=,\x00-\x1f])?")
+
+
+def _file_name(name: str) -> str:
+    """Return the name, where a file can have it. Raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError('a file is called so: 1 to 100 letters, none of / \\ : * ? " < > | = , and no dot at an end')
+    return name
+
+
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
@@ -24,7 +36,7 @@ _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 class TeachRequest:
     """One training: everything that decides the weights, and nothing else."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_file_name)]
     """What the new control is called; its file is NAME.safetensors."""
     data: tuple[str, ...]
     """Folders, tars or URL patterns of pairs; several only for recipes that learn several conditions, as TASK=DATA."""

@@ -95,9 +95,19 @@ def opening_of(
             f"The recipe {request.recipe} learns one condition; {len(tasks)} were given ({', '.join(tasks)}). "
             "Use the recipe base for several, or teach them one by one."
         )
-    base = studio.find_base(request.base, ground.backbone) if about.on_base or request.base is not None else None
+    base = _base(request, ground, studio) if about.on_base or request.base is not None else None
     start = None if request.start is None else _start(request.start, studio)
     return Opening(request, ground.bared(about), ground.memory, tuple(tasks), empty, base, start)
+
+
+def _base(request: TeachRequest, ground: Ground, studio: Studio) -> Path:
+    """Return the Base ControlNet's file. Raises RequestError."""
+    try:
+        return studio.find_base(request.base, ground.backbone)
+    except RequestError as error:
+        if request.base is not None:
+            raise
+        raise RequestError(f"{error} Or use the recipe controlnet, which needs none.") from error
 
 
 def _start(name: str, studio: Studio) -> Path:

@@ -18,6 +18,7 @@ from disegno.training.base import Events, Facts, Teaching, TeachProgress, Watche
 from disegno.training.cache import Share
 from disegno.training.data.dataset import Dataset
 from disegno.training.data.opening import open_pairs
+from disegno.training.data.problems import KINDS
 from disegno.training.data.shards import Share as Shards
 from disegno.training.data.shards import Told, is_pattern
 from disegno.training.data.split import split
@@ -115,7 +116,7 @@ def _open(
         fingerprint=opened.fingerprint,
         owns=owns,
         watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
-        warnings=(*unused(request, about), *_few(opened.warnings)),
+        warnings=(*unused(request, about), *_few((*_lost(pairs), *opened.warnings))),
     )
 
 
@@ -184,6 +185,16 @@ def unused(request: TeachRequest, about: About) -> tuple[str, ...]:
     defaults = TeachRequest(name=request.name, data=request.data)
     given = [name for name in about.unused if getattr(request, name) != getattr(defaults, name)]
     return tuple(f"{name} has no effect with the recipe {request.recipe}." for name in given)
+
+
+def _lost(pairs: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Return what was left out when the data sets were listed."""
+    problems = (problem for own in pairs.values() for problem in own.problems)
+    return tuple(
+        f"{problem.name}: of the {KINDS[problem.kind].title}{f' ({problem.detail})' if problem.detail else ''}."
+        for problem in problems
+        if KINDS[problem.kind].cost == "pair"
+    )
 
 
 def _few(warnings: Sequence[str]) -> tuple[str, ...]:
