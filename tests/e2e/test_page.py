@@ -339,6 +339,7 @@ def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) ->
         draw = there.page.locator("#tab-draw")
         expect(draw.locator(".unit select").first).to_have_value("my-edges", timeout=30_000)
         expect(draw.get_by_label("Model", exact=True)).to_have_value("mini")
+        [draw.get_by_label(side, exact=True).fill("64") for side in ("Width", "Height")]
         wrong = draw.locator(".unit option", has_text="segmentation")  # the built-in model's
         assert wrong.is_disabled() and "for diorama" in wrong.inner_text()
         draw.get_by_role("button", name="Draw on it").click()
