@@ -34,6 +34,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_sd15.py
 	$(BIN)/python benchmarks/bench_control_cost.py
+	$(BIN)/python benchmarks/bench_teach.py
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .ruff_cache

@@ -32,7 +32,8 @@ _TOP_PAD_BYTES = 64 << 20
 class Policy:
     """How tensors are kept: the net in `dtype` and `memory_format`, the VAE in `vae_dtype`, text in float32.
 
-    `packs`: whether frozen nets are laid out for inference; not where gradients pass through them. `t5`: whether Stable
+    `packs`: whether frozen nets are laid out for inference. Not where gradients pass through them; then weights are
+    also copied out of their files, whose pages would stay in memory beside what was made of them. `t5`: whether Stable
     Diffusion 3's large text encoder is used, and how.
     """
 
@@ -172,4 +173,14 @@ class Memory:
         check_keys(module, tensors, what)
         require_finite(what, tensors)
         module.load_state_dict(dict(tensors), assign=True)
-        return self.place(module, dtype).requires_grad_(False)
+        self.place(module, dtype).requires_grad_(False)
+        if not self.policy.packs:
+            _copy_out(module, tensors)
+        return module
+
+
+def _copy_out(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the module's parameters memory of their own where they still have the given tensors'."""
+    for name, parameter in module.named_parameters():
+        if parameter.data_ptr() == tensors[name].data_ptr():
+            parameter.data = parameter.data.clone()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def test_built_modules_share_the_tensors_given_and_are_frozen() -> None:
     assert not module.training
     assert all(not p.requires_grad for p in module.parameters())
     assert module.state_dict()["0.weight"].data_ptr() == tensors["0.weight"].data_ptr()
+
+
+def test_what_trains_has_memory_of_its_own_so_that_files_need_not_stay_open() -> None:
+    tensors = {name: tensor.clone() for name, tensor in _make().state_dict().items()}
+    module = Memory(replace(FULL_PRECISION, packs=False)).build(_make, tensors, "it")
+    for name, parameter in module.named_parameters():
+        assert parameter.data_ptr() != tensors[name].data_ptr()
+        assert torch.equal(parameter, tensors[name])
 
 
 def test_placing_casts_and_orders() -> None:
