@@ -68,6 +68,7 @@ def command(
     disegno dataset build photos pairs --annotator canny    # pairs from your pictures
     disegno teach edges --data pairs --steps 1000
     disegno generate "a red car" --control edges=photo.jpg
+    disegno teach edges --data pairs --estimate             # how long, and how much memory?
     disegno teach edges --data pairs --find-rate            # which learning rate?
     disegno teach edges --data pairs --until-converged      # stop when nothing is gained any more
     accelerate launch -m disegno.training edges --data pairs --batch 4     # on all GPUs
