@@ -7,6 +7,7 @@ a zero-initialised linear layer behind each. The pooled text comes as one token 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -32,7 +33,8 @@ class JointControl(nn.Module):
         super().__init__()
         dual = tuple(i for i in model["dual_attention_layers"] if i < num_layers)
         shared = {name: model[name] for name in _SHARED}
-        made = SD3ControlNetModel(**shared, num_layers=num_layers, dual_attention_layers=dual)
+        with torch.device("meta"):  # every tensor comes from a file or the model, the positions too
+            made = SD3ControlNetModel(**shared, num_layers=num_layers, dual_attention_layers=dual)
         assert made.pos_embed is not None and made.context_embedder is not None
         self.pos_embed, self.time_text_embed = made.pos_embed, made.time_text_embed
         self.context_embedder, self.transformer_blocks = made.context_embedder, made.transformer_blocks

@@ -139,7 +139,8 @@ def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controll
     check_fits(path.name, config, backbone)
 
     def make() -> SD3ControlNetModel:
-        return SD3ControlNetModel(**config)
+        with torch.device("meta"):  # positions are in the file
+            return SD3ControlNetModel(**config)
 
     net = memory.without_fp16().build(make, tensors, path.name)
     return ControlNetSd3Controller(path.stem, words.get("disegno.annotator"), net, backbone, fingerprint)
