@@ -11,7 +11,9 @@ _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
 @dataclass(frozen=True)
 class Course:
-    """How long a stage learns, and how fast. `chapter`: scenes composed at a time; `uses`: how often each is seen."""
+    """How long a stage learns at most, and how fast: at a constant rate, with an average that may be taken at any time.
+
+    `chapter`: scenes composed at a time; `uses`: how often each is seen."""
 
     steps: int
     batch: int
@@ -77,9 +79,9 @@ FULL = Scale(
     vae(256, (32, 64, 128, 128), 8),
     {
         "vae": Course(20_000, 24, 2e-4, 200, chapter=4_800, uses=2, ema=0.999),
-        "net": Course(40_000, 256, 4e-4, 500, chapter=25_600, uses=8, ema=0.9995),
-        "base": Course(16_000, 128, 2e-4, 200, chapter=11_520, uses=4, ema=0.999, caption_dropout=0.3),
-        "few": Course(6_000, 128, 5e-5, 200, chapter=25_600, uses=8, ema=0.999, caption_dropout=0.0),
+        "net": Course(40_000, 256, 4e-4, 500, chapter=12_800, uses=8, ema=0.999),
+        "base": Course(16_000, 128, 2e-4, 200, chapter=11_520, uses=6, ema=0.999, caption_dropout=0.3),
+        "few": Course(6_000, 128, 5e-5, 200, chapter=12_800, uses=8, ema=0.999, caption_dropout=0.0),
         "tiny": Course(6_000, 32, 5e-4, 100, chapter=4_800, uses=2),
         "detector": Course(8_000, 64, 1e-3, 100, chapter=6_400, uses=2, ema=0.998),
     },

@@ -101,7 +101,7 @@ def request_of(place: Place, name: str, steps: int | None = None) -> TeachReques
         rank=course.rank,
         rate=course.rate,
         warmup=course.warmup,
-        rate_schedule="cosine",
+        start=str(brought) if (brought := place.run / "brought" / name / f"{name}.safetensors").exists() else None,
         ema=course.ema,
         caption_dropout=course.caption_dropout,
         holdout=0,
@@ -230,7 +230,8 @@ def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool) -
 @torch.no_grad()
 def _tokens(ground: Ground, drawn: Drawn) -> Tensor:
     """Return the captions' states, (n 48 384), in 16 bits."""
-    parts = [ground.backbone.encode_text(drawn.captions[part]).tokens for part in chunks(drawn, 4 * ENCODED_AT_ONCE)]
+    read = ground.backbone.text.read
+    parts = [read(drawn.captions[part], 1)[0] for part in chunks(drawn, 4 * ENCODED_AT_ONCE)]
     return torch.cat(parts).to(torch.bfloat16)
 
 

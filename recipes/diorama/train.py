@@ -32,7 +32,8 @@ from disegno.training.optimise import open_pupil, restore
 from disegno.training.run import Run, asked_in
 from disegno.training.stopping import Stop
 from disegno.training.trainer import train
-from disegno.weights.load import load_file
+from disegno.weights.load import load_file, open_file
+from disegno.weights.quantised import quantise_rows
 from disegno.weights.save import save_safetensors
 
 from .newborn import standardised
@@ -139,12 +140,34 @@ def leave(place: Place, stage: str, out: Path, most_mib: float = MOST_MIB) -> li
     files["training.json"] = folder / "training.json"
     if sum(path.stat().st_size for path in files.values()) <= most_mib * 2**20:
         return split(files, out, {"stage": stage, "exact": True})
-    request = asked_in(folder) or request_of(place, stage)
-    _, weights, step = learned(place, stage, request)
-    short = folder / "weights.safetensors"
-    half = {name: t.to(DTYPES["fp16"]).contiguous() for name, t in weights.items() if not name.startswith("critic.")}
-    save_safetensors(short, half, {"format": "pt"})
-    return split({PARTS.get(stage, f"{stage}.safetensors"): short}, out, {"stage": stage, "exact": False, "step": step})
+    files, step = compact(place, stage)
+    return split(files, out, {"stage": stage, "exact": False, "step": step})
+
+
+def compact(place: Place, stage: str) -> tuple[dict[str, Path], int]:
+    """Return the files of what a stage has learned, in few bits, and its step: as small as they are shipped."""
+    folder = place.folder(stage) / "compact"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    request = asked_in(place.folder(stage)) or request_of(place, stage)
+    lesson, weights, step = learned(place, stage, request)
+    if stage in PARTS:
+        own = {name: tensor for name, tensor in weights.items() if not name.startswith("critic.")}
+        save_safetensors(folder / PARTS[stage], _small(PARTS[stage], own), {"format": "pt"})
+    else:
+        lesson.learner.save(folder / place.result(stage).name, lesson.facts_at(step, {}), weights)
+        for path in folder.iterdir():
+            with open_file(path) as file:
+                tensors, words = _small(path.name, file.tensors()), dict(file.metadata)
+            save_safetensors(path, tensors, words)
+    return {path.name: path for path in folder.iterdir()}, step
+
+
+def _small(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return large nets as int8 rows, the rest in 16 bits."""
+    if name in ("unet.safetensors", "base.safetensors"):
+        return quantise_rows(tensors)
+    return {key: tensor.to(DTYPES["fp16"]).contiguous() for key, tensor in tensors.items()}
 
 
 def bring(place: Place, stage: str, shards: Path) -> bool:
@@ -152,8 +175,11 @@ def bring(place: Place, stage: str, shards: Path) -> bool:
     folder = place.folder(stage)
     if any((folder / "checkpoints").glob("step-*")):
         return True  # this machine has it already
-    note = join(shards, folder if _is_exact(shards) else place.run / "newborn")
+    brought = place.run / "brought" / stage
+    note = join(shards, folder if _is_exact(shards) else brought)
     if not note["exact"]:
+        if stage in PARTS:
+            shutil.copy(brought / PARTS[stage], place.model_of(stage) / PARTS[stage])
         print(f"{stage}: the weights of step {note['step']}, with a new optimiser and a new warm-up")
     return bool(note["exact"])
 
