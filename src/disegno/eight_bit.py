@@ -1,7 +1,7 @@
 """Linear layers whose frozen weights lie in 8 bits: a quarter of float32's memory, worked out in the input's dtype.
 
 Row-wise: weight = int8 x the row's scale (`weights/quantised.py`). Measured on the miniature's T5: the states differ
-by 1 % of their size.
+by 3 % of their size.
 """
 
 from collections.abc import Mapping

@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ i
 MEMORY = Memory(FULL_PRECISION)
 PROMPTS = ["a photo of a cat", "An OLD house (by the sea), " + "very " * 80]
 STEPS, SEED = 8, 3
-ATOL = 1e-4  # float32 through 8 guided steps; measured 2e-5
+ATOL = 2e-4  # float32 through 8 guided steps; measured 9e-5 of latents up to 59, v 8e-6 of 4
 
 
 def _noise(*shape: int, seed: int = 0) -> Tensor:

@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ i
 MEMORY = Memory(FULL_PRECISION)
 PROMPT, NEGATIVE = "a red car on a city street", "blur"
 STEPS, SEED = 8, 3
-ATOL = 1e-4  # float32 through 8 guided steps
+ATOL = 1e-4  # float32 through 8 guided steps; measured 2e-5 to 4e-5, of latents up to 9
 KINDS = ("3", "3.5-medium", "3.5-large")
 
 
@@ -218,7 +218,7 @@ def test_t5_off_on_the_cpu_and_in_eight_bits(medium: Path) -> None:
     assert off.text.t5 is None and off.warnings == [] and not states[1].any()
     assert torch.equal(states[2], states[0])
     difference = (states[3] - states[0]).pow(2).mean().sqrt() / states[0].pow(2).mean().sqrt()
-    assert 0 < difference < 0.03  # 8 bits a weight, two layers deep
+    assert 0 < difference < 0.05  # 8 bits a weight, two layers deep: measured 0.029
     assert len({model.fingerprint for model in (whole, off, eight)}) == 3
     assert eight.text.t5 is not None and whole.text.t5 is not None
     sizes = [
