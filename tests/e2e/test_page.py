@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 
 from disegno.backbones import miniature
 from disegno.training.miniature import write_base
-from kit.page import CAR, chromium, fill_gallery, visit
+from kit.page import CAR, SCROLL, chromium, fill_gallery, visit
 from kit.pairs import views
 from kit.server import Server, start
 
@@ -129,6 +129,7 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Server) -> 
 
 
 def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: Server) -> None:
+    long = server.submit("generate", LONG)["id"]  # the preview does not wait for what is being drawn
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
@@ -142,6 +143,8 @@ def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: S
         other = str(drawing.get_attribute("src"))
         ink = [sum(_picture(uri).convert("L").tobytes()) for uri in (str(first), other)]
         assert ink[0] < ink[1]
+        assert server.get(f"/v1/jobs/{long}")["state"] == "running"
+        server.ask("POST", f"/v1/jobs/{long}/cancel")
         draw.get_by_role("button", name="Draw on it").click()
         there.stroke(draw.get_by_label("Drawing board"), (0.1, 0.05), (0.9, 0.05))
         expect(drawing).not_to_have_attribute("src", other)
@@ -363,23 +366,6 @@ def test_the_page_waits_for_a_server_that_is_away_and_goes_on(browser: Browser, 
         made = there.tab("gallery").locator(f'.picture img[src^="/v1/jobs/{job}/"]')
         expect(made).to_have_count(2, timeout=30_000)
         there.said.clear()  # the browser's own words about the connection
-
-
-SCROLL = """async () => {
-    let longest = 0, last = performance.now(), going = true;
-    const watch = (now) => {
-        longest = Math.max(longest, now - last);
-        last = now;
-        if (going) requestAnimationFrame(watch);
-    };
-    requestAnimationFrame(watch);
-    for (let n = 0; n < 80; n += 1) {
-        scrollBy(0, innerHeight);
-        await new Promise((resolve) => setTimeout(resolve, 25));
-    }
-    going = false;
-    return Math.round(longest);
-}"""
 
 
 def test_a_thousand_pictures_stay_smooth(browser: Browser, server: Server, folder: Path) -> None:

@@ -33,6 +33,24 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+# Scrolls down and returns the longest time between two frames, in milliseconds.
+SCROLL = """async () => {
+    let longest = 0, last = performance.now(), going = true;
+    const watch = (now) => {
+        longest = Math.max(longest, now - last);
+        last = now;
+        if (going) requestAnimationFrame(watch);
+    };
+    requestAnimationFrame(watch);
+    for (let n = 0; n < 80; n += 1) {
+        scrollBy(0, innerHeight);
+        await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+    going = false;
+    return Math.round(longest);
+}"""
+
+
 @dataclass
 class Visit:
     """A person's visit to the page. `said`: errors of the console; `strangers`: addresses of other hosts."""

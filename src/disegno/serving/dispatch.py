@@ -181,8 +181,11 @@ class Dispatcher:
             return False
         if not worker.jobs:
             return True
-        sharing = job.share is not None and job.share == worker.share and not job.alone
-        return sharing and not any(j.alone for j in worker.jobs.values()) and len(worker.jobs) < self.settings.together
+        if job.alone or any(j.alone for j in worker.jobs.values()):
+            return False
+        if kind_of(job.kind).brief:
+            return len(worker.jobs) <= self.settings.together
+        return job.share is not None and job.share == worker.share and len(worker.jobs) < self.settings.together
 
     async def _begin_one(self, lane: Lane) -> bool:
         """Begin the job whose turn it is. Returns whether one was begun."""
@@ -216,7 +219,8 @@ class Dispatcher:
     async def _begin(self, job: Job, worker: WorkerProcess) -> None:
         self._served[job.owner] = time.monotonic()
         body = await self.do(self.store.request, job.id)
-        worker.share, worker.jobs[job.id] = job.share, job
+        worker.share = worker.share if worker.jobs else job.share
+        worker.jobs[job.id] = job
         worker.last_word = time.monotonic() if len(worker.jobs) == 1 else worker.last_word
         self.told(job)
         request = (body or b"").decode()

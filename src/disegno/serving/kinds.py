@@ -74,7 +74,8 @@ class UpscaleRequest:
 class JobKind:
     """One kind. `runner`: "module:function", imported in the worker; `share`: what jobs that are stepped together have
     in common, None for a kind that runs alone; `lane`: which workers take it; `resumes`: what it keeps outlives its
-    end, unless it is done; `adds_files`: the library has more afterwards.
+    end, unless it is done; `adds_files`: the library has more afterwards; `brief`: of one step, so that a worker does
+    it between two steps of whatever else it does.
     """
 
     name: str
@@ -85,6 +86,7 @@ class JobKind:
     lane: Lane = "draw"
     resumes: bool = False
     adds_files: bool = False
+    brief: bool = False
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
@@ -131,7 +133,7 @@ KINDS: dict[str, JobKind] = {
     kind.name: kind
     for kind in (
         JobKind("generate", Request, "disegno.serving.runners:generate", check_generate, lambda asked: asked.model),
-        JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate),
+        JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate, brief=True),
         JobKind("upscale", UpscaleRequest, "disegno.serving.runners:upscale", _check_upscale),
         JobKind(
             "teach",
