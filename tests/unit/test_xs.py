@@ -1,6 +1,6 @@
 """A ControlNet-XS of any sizes: as beside Stable Diffusion 2.x, new, and gone on with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,21 @@ def test_its_own_embedding_of_the_time_is_used(host: Host, tmp_path: Path) -> No
     assert not torch.allclose(steps[0].emb[0], steps[0].emb[1])
     control = controller.prepare(Condition(torch.rand(1, 3, 64, 64), "a"))
     assert not torch.allclose(control(call).run(), call.run(), atol=1e-3)
+
+
+def test_it_runs_packed_in_bfloat16(host: Host, tmp_path: Path) -> None:
+    """As the engine opens it where the processor is fast in bfloat16: close to float32, and as strong."""
+    net = new_xs(host.net, (4, 8), torch.Generator().manual_seed(2))
+    exact = _opened({name: t + 0.01 for name, t in net.state_dict().items()}, host, tmp_path)
+    half = controlnet_xs.open(
+        tmp_path / "xs.safetensors", host, Memory(replace(FULL_PRECISION, dtype=torch.bfloat16, packs=True))
+    )
+    call, condition = _call(host), Condition(torch.rand(1, 3, 64, 64), "a")
+    with torch.inference_mode():
+        plain, wanted = call.run(), exact.prepare(condition)(call).run()
+        found = half.prepare(condition)(call).run()
+    assert (wanted - plain).norm() > 0.05 * plain.norm()
+    assert (found - wanted).norm() < 0.1 * (wanted - plain).norm()
 
 
 def test_heads_follow_the_models_rule() -> None:

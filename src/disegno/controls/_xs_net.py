@@ -112,6 +112,7 @@ class XsNet(nn.Module):
     def __init__(self, shapes: Shapes, heads: Heads) -> None:
         super().__init__()
         self.conv_in = _conv(shapes, "conv_in")
+        self.channels = shapes["conv_in.weight"][1]  # of the latent; a packed convolution does not say it
         self.controlnet_cond_embedding = _hint(shapes)
         self.time_embedding = None
         if (shape := shapes.get("time_embedding.linear_1.weight")) is not None:
@@ -189,7 +190,7 @@ class XsSteps:
 
     def corrected(self, k: int, h: Tensor) -> None:
         """See what the model's k-th block has become."""
-        self.h = torch.cat([self.h, self.net.to_control[k](h)], dim=1)
+        self.h = torch.cat([self.h, self.net.to_control[k](h.to(self.h.dtype))], dim=1)
 
     def middle(self, h: Tensor) -> Tensor:
         """Return what is added to the model's middle."""

@@ -45,12 +45,7 @@ class ControlNetXs:
 
     def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> Steps:
         like = weight_of(self.net)
-        return self.net.begin(self.hint, x[:, : self.channels].to(like), emb.to(like), t, tokens.to(like))
-
-    @property
-    def channels(self) -> int:
-        """How many of the model's channels it is shown: the latent's."""
-        return self.net.conv_in.in_channels
+        return self.net.begin(self.hint, x[:, : self.net.channels].to(like), emb.to(like), t, tokens.to(like))
 
 
 @dataclass(frozen=True)
