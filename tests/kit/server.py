@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,15 @@ class Server:
     def stop(self) -> int:
         """Return the exit status after SIGTERM."""
         self.process.terminate()
-        return self._closed(60)
+        return self.closed(60)
 
     def kill(self) -> int:
         """Return the exit status after SIGKILL."""
         self.process.kill()
-        return self._closed(10)
+        return self.closed(10)
 
-    def _closed(self, seconds: float) -> int:
+    def closed(self, seconds: float) -> int:
+        """Return the exit status, once the process has ended."""
         status = self.process.wait(seconds)
         self.session.close()
         assert self.process.stdout is not None
@@ -95,10 +97,13 @@ class Server:
         return status
 
 
-def start(folder: Path, *options: str, **environment: str) -> Server:
-    """Return a server that listens."""
+def start(folder: Path, *options: str, log: Path | None = None, **environment: str) -> Server:
+    """Return a server that listens. `log`: where its log is appended; unset: this process's standard error."""
     words = [sys.executable, "-m", "disegno.cli.main", "serve", "--port", "0", "--folder", str(folder), *options]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    with log.open("a") if log is not None else nullcontext() as errors:
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | environment
+        )
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "http://" in line, line
