@@ -23,7 +23,7 @@ from disegno.training.report import open_report
 
 pytestmark = pytest.mark.unit
 
-REQUEST = TeachRequest(name="mine <b>&", data=("pairs",), annotator="palette", params={"cell": 16}, steps=400)
+REQUEST = TeachRequest(name="mine & own", data=("<b>pairs",), annotator="palette", params={"cell": 16}, steps=400)
 SETTINGS = Settings(device="cpu", dtype="fp32")
 
 
@@ -59,7 +59,7 @@ def test_it_shows_verdict_curves_pictures_request_machine_and_cost(tmp_path: Pat
         report.hear(event)
     text = _parsed((tmp_path / "report.html").read_text("utf-8"))
     assert "It is learning: at step 300" in text and "60 % of the way" in text
-    assert "mine &lt;b&gt;&amp;" in text and "mine <b>" not in text
+    assert "mine &amp; own" in text and "&lt;b&gt;pairs" in text and "<b>pairs" not in text
     assert "cell=16" in text and "torch" in text and "about 61 s left" in text
     assert text.count("data:image/jpeg;base64,") == 2  # the last look's, and the first's
     assert 'http-equiv="refresh"' in text
