@@ -54,8 +54,8 @@ class Server:
         until = time.monotonic() + seconds
         while True:
             job = self.get(f"/v1/jobs/{job_id}")
-            progress = job["progress"] or {"stage": ""}
-            if progress["stage"] == "teaching" and progress["step"] > step:
+            progress: dict[str, Any] = job["progress"] or {}
+            if progress.get("stage") == "teaching" and progress["step"] > step:
                 return int(progress["step"])
             assert job["state"] not in ENDED and time.monotonic() < until, job
             time.sleep(0.05)
