@@ -94,7 +94,9 @@ def test_draws_from_the_distribution_that_its_net_knows(spec: SamplerSpec, predi
     """Mean and standard deviation over 4096 pixels, each a sample of its own."""
     if spec.name == "LCM":
         pytest.skip("its nets say where the flow ends, not E[x0 | x]; with the latter it draws the modes too sharp")
-    sampling, _ = begin(spec, prediction, 40, (1, 64, 64))
+    # a flow's Normal schedule is coarse where the picture is nearly done: the Heun variant's error is 25 % at 20 steps,
+    # 7 % at 40, 3.5 % at 60, 1.5 % at 160
+    sampling, _ = begin(spec, prediction, 60 if prediction == "flow" else 40, (1, 64, 64))
     result = drive(sampling, answers(PREDICTIONS[prediction]))
     assert abs(float(result.mean()) - MEAN) < 0.06  # 4096 samples: 4 standard errors
     assert abs(float(result.std()) / STD - 1) < 0.05

@@ -56,7 +56,7 @@ net = UNet2DConditionModel(
 backbone = Tiny(net.eval().requires_grad_(False))
 memory, path = Memory(FULL_PRECISION), Path("blue.safetensors")
 save_safetensors(path, {"scales": torch.full((5,), 0.5)}, {"disegno.mechanism": "tint"})
-assert CONTROLS.names() == ["controlnet", "ctrlora", "tint"]
+assert "tint" in CONTROLS.names() and "ctrlora" in CONTROLS.names()
 assert CONTROLS.load("tint").recognises(FileCard(path, "control", metadata={"disegno.mechanism": "tint"}))
 """
 

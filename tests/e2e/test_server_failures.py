@@ -21,7 +21,7 @@ from disegno.backbones import miniature
 from kit.faulty_samplers import install
 from kit.server import Server, start
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 GOOD = (  # requests that are drawn, each many times
     {"prompt": "a cat"},

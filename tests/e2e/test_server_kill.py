@@ -13,7 +13,7 @@ import pytest
 from disegno.backbones import miniature
 from kit.server import Server, start
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 KILLS = 10
 REQUEST: dict[str, Any] = {"model": "mini", "prompt": "a cat", "width": 64, "height": 64, "steps": 12}

@@ -183,6 +183,7 @@ def test_names_that_are_not_there_are_said_when_the_job_is_done(server: Server, 
     assert failure["code"] == "invalid_request" and "control of this name: edges.safetensors" in failure["message"]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_after_a_crash_and_after_a_stop(folder: Path, pairs: Any) -> None:
     """It is killed, which counts as an attempt; then ended by SIGTERM, which saves the training and does not count."""
     asked = {"name": "survivor"}

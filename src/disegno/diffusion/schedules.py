@@ -331,15 +331,15 @@ def plan_sigmas(
     """Return a generation's noise levels, (n + 1,), float32, descending; n is `steps` for nearly all schedules.
 
     The automatic schedule is the sampler's own: its levels, else its default schedule, else Uniform; of a flow Normal,
-    which flow models were published with (a sampler's own is made for other noise levels). Raises RequestError.
+    which flow models were published with (a sampler's default is made for other noise levels). Raises RequestError.
     """
     if steps < 1:
         raise RequestError(f"The number of steps is {steps}; it must be at least 1.")
     spec, spacing = find_schedule(schedule), spacing or Spacing()
-    if spec is AUTOMATIC and table.is_flow:
-        spec = SCHEDULES["normal"]
     if spec is AUTOMATIC and sampler.levels is not None:
         return sampler.levels(steps, table)
+    if spec is AUTOMATIC and table.is_flow:
+        spec = SCHEDULES["normal"]
     if spec is AUTOMATIC:
         spec = find_schedule(sampler.default_schedule)
     if not sampler.discard_next_to_last_sigma:
