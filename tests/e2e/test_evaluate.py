@@ -105,7 +105,7 @@ def test_a_restoring_control_is_compared_with_the_truth(tmp_path: Path) -> None:
         (("canny", "--clip", "."), 3, "config.json"),
         (("canny", "--holdout", "16"), 2, "too few pairs"),
         (("canny", "--set", "low"), 2, "KEY=VALUE"),
-        (("canny", "--annotator", "canny", "--set", "lov=3"), 2, "low"),
+        (("canny", "--annotator", "canny", "--set", "lows=3"), 2, "low"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_picture(

@@ -90,7 +90,7 @@ def test_three_axes_fill_three_directions_and_a_model_is_opened_once() -> None:
     [
         ("cgf=1", "cfg"),
         ("controls=1", "There is no field"),
-        ("controls.canny.strenght=1", "There is no field"),
+        ("controls.canny.strengths=1", "There is no field"),
         ("controls.pose.strength=1", "has not"),
         ("init.denoise=0.5", "has not"),
         ("steps=many", "steps"),

@@ -46,8 +46,8 @@ def test_nothing_fails(prompt: str, steps: int, hires: int | None, old: bool) ->
     text, _ = cut_tags(prompt)
     for part in split_parts(text):
         spans = schedule(part.text, steps, hires, old)
-        untils = [span.until for span in spans]
-        assert untils == sorted(set(untils)) and untils[-1] == (hires if hires and not old else steps)
+        ends = [span.until for span in spans]
+        assert ends == sorted(set(ends)) and ends[-1] == (hires if hires and not old else steps)
         assert 0 <= span_at(spans, steps) < len(spans)
         for span in spans:
             pieces = parse_emphasis(span.text)
