@@ -9,9 +9,10 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 from disegno.backbones import miniature
-from kit.server import Server, start
+from kit.server import ENDED, Server, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -22,6 +23,19 @@ REQUEST: dict[str, Any] = {"model": "mini", "prompt": "a cat", "width": 64, "hei
 def _serve(folder: Path) -> Server:
     where = {"DISEGNO_MODEL_DIRS": str(folder / "models"), "DISEGNO_CACHE_DIR": str(folder / "cache")}
     return start(folder / "server", "--device", "cpu", "--dtype", "fp32", log=folder / "log", **where)
+
+
+def _wait_begun(server: Server, jobs: list[str]) -> None:
+    """Wait until one of these is being drawn for the first time, or all have ended."""
+    until = time.monotonic() + 60
+    while True:
+        told = [server.get(f"/v1/jobs/{job}") for job in jobs]
+        if any(job["state"] == "running" and job["attempts"] == 1 for job in told):
+            return
+        if all(job["state"] in ENDED for job in told):
+            return
+        assert time.monotonic() < until, told
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +50,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], 
             key = {"Idempotency-Key": f"{number}-{n}"}
             known.append(server.submit("generate", REQUEST | {"seed": 4 * number + n}, **key)["id"])
         if number % 2:
-            server.wait_ready()
-            time.sleep(chance.uniform(0.0, 0.6))
+            _wait_begun(server, known[-4:])
+            time.sleep(chance.uniform(0.0, 0.1))
         workers = psutil.Process(server.process.pid).children()
         assert server.kill() == -9
         _, alive = psutil.wait_procs(workers, 20)
@@ -46,6 +60,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], 
     again = server.submit("generate", REQUEST | {"seed": 0}, **{"Idempotency-Key": "0-0"})["id"]
     assert again == known[0] and len(set(known)) == 4 * KILLS
     jobs = [server.wait(job) for job in known]
+    for job in [job for job in jobs if job["state"] == "done" and job["attempts"] == 2][:3]:
+        seed = job["result"]["facts"]["request"]["seed"]
+        job["drawn again"] = server.wait(server.submit("generate", REQUEST | {"seed": seed})["id"])["id"]
     assert server.stop() == 0
     yield jobs, folder
 
@@ -55,14 +72,16 @@ def test_every_job_ended_after_two_executions_at_most(told: tuple[list[Any], Pat
     assert all(1 <= job["attempts"] <= 2 for job in jobs)
     assert all(job["state"] == "done" or job["failure"]["code"] == "crashed" for job in jobs)
     assert all(job["attempts"] == 2 for job in jobs if job["state"] == "failed")
-    assert sum(job["state"] == "done" for job in jobs) >= 3 * KILLS  # measured: all but those that two kills hit
+    # every second kill may hit four jobs at their second execution
+    assert sum(job["state"] == "done" for job in jobs) >= 2 * KILLS
 
 
 def test_every_result_is_there_once_and_whole(told: tuple[list[Any], Path]) -> None:
     jobs, folder = told
     done = {job["id"]: job for job in jobs if job["state"] == "done"}
     results = folder / "server" / "results"
-    assert {path.name for path in results.iterdir()} == set(done)
+    again = {job["drawn again"] for job in jobs if "drawn again" in job}
+    assert {path.name for path in results.iterdir()} == set(done) | again
     for name, job in done.items():
         files = {file["name"]: file["sha256"] for file in job["result"]["files"]}
         assert files == {path.name: sha256(path.read_bytes()).hexdigest() for path in (results / name).iterdir()}
@@ -70,7 +89,14 @@ def test_every_result_is_there_once_and_whole(told: tuple[list[Any], Path]) -> N
 
 
 def test_a_picture_does_not_depend_on_how_often_it_was_begun(told: tuple[list[Any], Path]) -> None:
-    jobs, _ = told
-    twice = [job for job in jobs if job["state"] == "done" and job["attempts"] == 2]
+    jobs, folder = told
+    twice = [job for job in jobs if "drawn again" in job]
     assert twice  # some kills came while pictures were drawn
-    assert {job["result"]["facts"]["request"]["seed"] for job in twice} <= set(range(4 * KILLS))
+    for job in twice:
+        first, second = (_pixels(folder / "server" / "results" / job[which]) for which in ("id", "drawn again"))
+        assert first == second
+
+
+def _pixels(result: Path) -> bytes:
+    (path,) = result.glob("*.png")
+    return Image.open(path).tobytes()
