@@ -123,7 +123,7 @@ def test_a_torch_checkpoint_loads_bit_by_bit(tmp_path: Path, zipped: bool, proto
 def _foreign() -> dict[str, object]:
     """Return what checkpoints of the field hold beside weights."""
     state = OrderedDict(_weights())
-    state._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    state._metadata = {"": {"version": 1}}
     return {
         "state_dict": state,
         "epoch": np.float64(3),

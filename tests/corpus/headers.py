@@ -26,7 +26,7 @@ def write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], words: Mappi
 
 def _keymap(name: str, names: str) -> Shapes:
     table: dict[str, dict[str, object]] = json.loads((KEYMAPS / f"{name}.json").read_text("utf-8"))
-    return {str(row["diffusers"]) if names == "diffusers" else key: tuple(row["shape"]) for key, row in table.items()}  # type: ignore[arg-type]
+    return {str(row["diffusers"]) if names == "diffusers" else key: tuple(row["shape"]) for key, row in table.items()}
 
 
 def controlnet(names: str = "ldm", width: int = 768) -> Shapes:

@@ -64,7 +64,7 @@ def _pixels(request: Request, studio: Studio) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_controls_go_together_with(name: str, studio: Studio, mask: str) -> None:
-    asked = replace(BASE, **ASKED[name])  # type: ignore[arg-type]
+    asked = replace(BASE, **ASKED[name])
     if asked.init is not None and asked.init.mask:
         asked = replace(asked, init=replace(asked.init, mask=mask))
     unit = ControlUnit(name="canny", image=str(CAR))
@@ -79,7 +79,7 @@ def test_controls_go_together_with(name: str, studio: Studio, mask: str) -> None
 def test_a_region_and_a_curve_hold_where_and_when_they_say(studio: Studio, mask: str) -> None:
     def drawn(**fields: object) -> np.ndarray:
         unit = ControlUnit(name="canny", image=str(CAR), strength=1.5)
-        return _pixels(replace(BASE, controls=(replace(unit, **fields),)), studio)  # type: ignore[arg-type]
+        return _pixels(replace(BASE, controls=(replace(unit, **fields),)), studio)
 
     free, held, inside = _pixels(BASE, studio), drawn(), drawn(region=mask)
     within, without = np.abs(inside - free)[:, 40:100, 20:110].mean(), np.abs(inside - free)[:, :16].mean()

@@ -74,7 +74,7 @@ def studio(folder: Path) -> Iterator[Studio]:
 
 
 def _unit(folder: Path, name: str, **fields: object) -> ControlUnit:
-    return ControlUnit(**({"name": name, "image": str(folder / "photo.png"), "annotate": "canny"} | fields))  # type: ignore
+    return ControlUnit(**({"name": name, "image": str(folder / "photo.png"), "annotate": "canny"} | fields))
 
 
 def _draw(request: Request, studio: Studio) -> Result:
@@ -120,7 +120,7 @@ def test_one_base_serves_both_conditions_and_they_add_up(folder: Path, studio: S
     both = replace(SMALL, controls=(_unit(folder, "first"), _unit(folder, "second")))
     backbone = studio.backbone("mini")
     controllers = [studio.controller(unit, backbone) for unit in both.controls]
-    assert controllers[0].base is controllers[1].base  # type: ignore
+    assert controllers[0].base is controllers[1].base
     swapped = replace(both, controls=both.controls[::-1])
     a, b = (np.asarray(_draw(request, studio).images[0]).astype(int) for request in (both, swapped))
     assert np.abs(a - b).max() <= 1  # a sum in another order, rounded to 8 bits
@@ -169,7 +169,7 @@ def test_an_interrupted_generation_leaves_the_studio_usable(studio: Studio) -> N
     for event in events:
         if isinstance(event, Progress) and event.step == 1:
             break
-    events.close()  # type: ignore
+    events.close()
     assert _pixels(_draw(SMALL, studio))
 
 
@@ -189,7 +189,7 @@ def test_a_condition_without_its_base_says_what_to_do(folder: Path, tmp_path: Pa
 def test_a_control_of_another_family_is_refused_at_once(folder: Path, studio: Studio) -> None:
     from time import perf_counter
 
-    net: nn.Module = ControlNetModel(**{**WIDTHS, "cross_attention_dim": 1024})  # type: ignore
+    net: nn.Module = ControlNetModel(**{**WIDTHS, "cross_attention_dim": 1024})
     save_safetensors(folder / "two.safetensors", miniature.draw(net, 1), {"disegno.family": "sd2"})
     studio.backbone("mini")
     began = perf_counter()

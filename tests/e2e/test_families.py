@@ -62,7 +62,7 @@ def _draw(studio: Studio, **fields: object) -> Result:
         "width": 64,
         "height": 64,
     }
-    last = list(generate(Request(**(given | fields)), studio=studio))[-1]  # type: ignore[arg-type]
+    last = list(generate(Request(**(given | fields)), studio=studio))[-1]
     assert isinstance(last, Result)
     return last
 

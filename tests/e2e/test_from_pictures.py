@@ -70,12 +70,12 @@ def _pixels(result: Result, image: int = 0) -> np.ndarray:
 
 def _from(folder: Path, image: str = "square.png", mask: str | None = None, **fields: object) -> Request:
     given = {"image": str(folder / image), "mask": str(folder / mask) if mask else None}
-    return replace(SMALL, init=InitImage(**(given | fields)))  # type: ignore
+    return replace(SMALL, init=InitImage(**(given | fields)))
 
 
 def _unit(folder: Path, **fields: object) -> ControlUnit:
     given: dict[str, object] = {"name": "plain", "image": str(folder / "photo.png"), "annotate": "canny"}
-    return ControlUnit(**(given | fields))  # type: ignore
+    return ControlUnit(**(given | fields))
 
 
 def _load(path: Path) -> np.ndarray:

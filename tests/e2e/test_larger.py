@@ -53,7 +53,7 @@ def _draw(request: Request, studio: Studio) -> Result:
 
 
 def _with(**fields: object) -> Request:
-    return replace(SMALL, hires=replace(SMALL.hires, **fields))  # type: ignore
+    return replace(SMALL, hires=replace(SMALL.hires, **fields))
 
 
 def _pixels(result: Result) -> np.ndarray:

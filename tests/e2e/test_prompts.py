@@ -77,7 +77,7 @@ def studio(folder: Path) -> Iterator[Studio]:
 
 
 def _draw(studio: Studio, **fields: object) -> Result:
-    *_, result = generate(replace(SMALL, **fields), studio=studio)  # type: ignore[arg-type]
+    *_, result = generate(replace(SMALL, **fields), studio=studio)
     assert isinstance(result, Result)
     return result
 

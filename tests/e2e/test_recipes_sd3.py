@@ -141,7 +141,7 @@ def test_a_condition_learns_on_it_and_what_is_saved_is_what_was_taught(world: Wo
     assert empty is not None and (condition.info.family, condition.rank) == ("sd3", 4)
     latent, t = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([100.0, 900.0])
     tokens = torch.stack([empty, empty])
-    again = learner.base.residuals(ctrlora.merged(learner.base, condition.tensors), latent, t, tokens)  # type: ignore[attr-defined]
+    again = learner.base.residuals(ctrlora.merged(learner.base, condition.tensors), latent, t, tokens)
     learner.module.eval()
     taught = residuals(learner.module.control, latent, t, tokens)
     pairs: list[tuple[Tensor, Tensor]] = [*zip(again.down, taught.down, strict=True), (again.mid, taught.mid)]

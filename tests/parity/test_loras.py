@@ -91,7 +91,7 @@ PEFT = {
 
 @pytest.mark.parametrize("kind", PEFT)
 def test_pefts_files_do_what_peft_does(kind: str, model: LatentDiffusion, tmp_path: Path) -> None:
-    theirs = peft.get_peft_model(_net(model), PEFT[kind])  # type: ignore[arg-type]
+    theirs = peft.get_peft_model(_net(model), PEFT[kind])
     _randomised(theirs)
     theirs.save_pretrained(str(tmp_path))
     expected = _output(theirs.eval())
@@ -177,12 +177,12 @@ def test_files_do_what_diffusers_does(
     loras = put_on(model.lora_nets, [Worn(read_lora(identify(tmp_path / "x.safetensors")), LoraUse(name="x"))])
     assert loras.warnings == ()
     with loras.on("unet"), loras.on("te"), torch.no_grad():
-        made, read = _output(model.net), model.text.states(ids)  # type: ignore[attr-defined]
+        made, read = _output(model.net), model.text.states(ids)
     assert (expected - _output(model.net)).abs().max() > 0.05
     assert torch.allclose(made, expected, atol=ATOL)
     assert torch.allclose(read, states, atol=ATOL)
     with torch.no_grad():
-        plain = model.text.states(ids)  # type: ignore[attr-defined]
+        plain = model.text.states(ids)
     assert ((states - plain).abs().max() > 0.05) == (write is not _old_diffusers)  # those had none for the text
 
 

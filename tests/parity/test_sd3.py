@@ -224,7 +224,7 @@ def test_t5_off_on_the_cpu_and_in_eight_bits(medium: Path) -> None:
     sizes = [
         sum(t.numel() * t.element_size() for t in m.text.t5.net.encoder.block.state_dict().values())
         for m in (eight, whole)
-    ]  # type: ignore[union-attr]
+    ]
     assert sizes[0] < 0.3 * sizes[1]
 
 

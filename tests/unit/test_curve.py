@@ -71,7 +71,7 @@ def _call(*shares: float) -> Call:
 
 
 def _used(**fields: object) -> Used:
-    return Used(Ones(), Use.of(ControlUnit(name="c", image="i", **fields)))  # type: ignore
+    return Used(Ones(), Use.of(ControlUnit(name="c", image="i", **fields)))
 
 
 def test_a_curve_weighs_the_residuals_step_by_step_and_row_by_row() -> None:

@@ -21,7 +21,7 @@ ANNA = (Account("anna", SECRET), Account("robot", "a-long-key", key=True))
 
 
 def _settings(tmp_path: Path, **fields: object) -> ServerSettings:
-    return replace(ServerSettings(folder=tmp_path, machine=Settings()), **fields)  # type: ignore[arg-type]
+    return replace(ServerSettings(folder=tmp_path, machine=Settings()), **fields)
 
 
 def _client(settings: ServerSettings) -> TestClient:

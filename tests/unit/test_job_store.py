@@ -133,7 +133,7 @@ def test_forgotten_jobs_leave_nothing(store: Store) -> None:
     job, other = _add(store), _add(store)
     store.claim(job.id)
     store.publish(job.id, 1, OUTCOME)
-    assert store.ended() == [(job.id, store.get(job.id).ended, 18 + 7)]  # type: ignore[union-attr]
+    assert store.ended() == [(job.id, store.get(job.id).ended, 18 + 7)]
     assert store.known() == {job.id} and store.unfinished() == {other.id}
     store.forget([job.id, other.id])
     assert store.get(job.id) is None and store.request(job.id) is None

@@ -50,7 +50,7 @@ def _kohya(*modules: str, rank: int = 4, start: str = "lora_unet_", seed: int = 
 
 def _worn(folder: Path, tensors: dict[str, Tensor], name: str = "ink", **use: object) -> Worn:
     save_safetensors(folder / f"{name}.safetensors", tensors, {})
-    return Worn(read_lora(identify(folder / f"{name}.safetensors")), LoraUse(name=name, **use))  # type: ignore[arg-type]
+    return Worn(read_lora(identify(folder / f"{name}.safetensors")), LoraUse(name=name, **use))
 
 
 @torch.no_grad()
@@ -97,8 +97,8 @@ def test_the_copy_is_the_sum(model: LatentDiffusion, tmp_path: Path) -> None:
     tensors = _kohya(TO_Q)
     (seat,) = put_on(model.lora_nets, [_worn(tmp_path, tensors, strength=0.5)]).seats["unet"]
     down, up = tensors.values()
-    expected = (seat.own.weight.float() + 0.5 * up @ down).to(model.net.dtype)  # type: ignore[operator]
-    assert torch.allclose(seat.other.weight, expected, atol=1e-6)  # type: ignore[arg-type]
+    expected = (seat.own.weight.float() + 0.5 * up @ down).to(model.net.dtype)
+    assert torch.allclose(seat.other.weight, expected, atol=1e-6)
 
 
 def test_two_add_up_whatever_their_order(model: LatentDiffusion, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_rank_is_cut_but_its_scale_is_not(model: LatentDiffusion, tmp_path: Pa
     tensors = _kohya(TO_Q) | {f"lora_unet_{TO_Q.replace('.', '_')}.alpha": torch.tensor(2.0)}
     (seat,) = put_on(model.lora_nets, [_worn(tmp_path, tensors, rank=1)]).seats["unet"]
     down, up, _ = tensors.values()
-    expected = (seat.own.weight.float() + 2 / 4 * up[:, :1] @ down[:1]).to(model.net.dtype)  # type: ignore[operator]
-    assert torch.allclose(seat.other.weight, expected, atol=1e-6)  # type: ignore[arg-type]
+    expected = (seat.own.weight.float() + 2 / 4 * up[:, :1] @ down[:1]).to(model.net.dtype)
+    assert torch.allclose(seat.other.weight, expected, atol=1e-6)
 
 
 def test_a_full_difference_changes_the_bias_too(model: LatentDiffusion, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_a_full_difference_changes_the_bias_too(model: LatentDiffusion, tmp_path
     tensors = {f"{stem}.diff": _randn(128, 32), f"{stem}.diff_b": _randn(128), **_kohya(TO_Q)}
     seats = put_on(model.lora_nets, [_worn(tmp_path, tensors)]).seats["unet"]
     seat = next(seat for seat in seats if seat.name == "linear_1")
-    shifted = (seat.own.bias.float() + tensors[f"{stem}.diff_b"]).to(model.net.dtype)  # type: ignore[operator]
-    assert torch.equal(seat.other.bias, shifted)  # type: ignore[arg-type]
+    shifted = (seat.own.bias.float() + tensors[f"{stem}.diff_b"]).to(model.net.dtype)
+    assert torch.equal(seat.other.bias, shifted)
 
 
 def test_none_are_no_loras(model: LatentDiffusion) -> None:
@@ -290,7 +290,7 @@ def test_a_layer_with_its_own_weight_is_itself(layer: nn.Module) -> None:
     x = _randn(2, 8) if isinstance(layer, nn.Linear) else _randn(2, 8, 9, 9)
     layer = layer.to(torch.bfloat16).requires_grad_(False)
     x = x.to(torch.bfloat16)
-    weight, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()  # type: ignore[operator]
+    weight, bias = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
     expected = layer(x)
     layers = [layer]
     if can_pack():

@@ -48,7 +48,7 @@ def test_the_map_of_a_linear_vae_is_exact() -> None:
     backbone = LinearVae()
     picture = F.interpolate(torch.rand(1, 3, 4, 6, generator=torch.Generator().manual_seed(1)), scale_factor=16.0)
     latents = backbone.encode_image(picture * 2 - 1)
-    found = fit(backbone)(latents)  # type: ignore
+    found = fit(backbone)(latents)
     assert found.shape == picture.shape
     smooth = F.interpolate(F.avg_pool2d(picture, 8), scale_factor=8.0, mode="bilinear")
     assert torch.allclose(found, smooth, atol=1e-3)
@@ -57,11 +57,11 @@ def test_the_map_of_a_linear_vae_is_exact() -> None:
 def test_a_map_is_fitted_once_and_kept(tmp_path: Path) -> None:
     backbone, settings = LinearVae(), Settings(cache_dir=tmp_path)
     latents = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(2))
-    first = open_decoder(backbone, settings, MEMORY)(latents)  # type: ignore
+    first = open_decoder(backbone, settings, MEMORY)(latents)
     cost = backbone.encoded
-    assert open_decoder(backbone, settings, MEMORY)(latents).equal(first) and backbone.encoded == cost  # type: ignore
+    assert open_decoder(backbone, settings, MEMORY)(latents).equal(first) and backbone.encoded == cost
     (tmp_path / "previews.json").write_text("{", "utf-8")  # damaged: fitted again
-    assert open_decoder(backbone, settings, MEMORY)(latents).equal(first) and backbone.encoded > cost  # type: ignore
+    assert open_decoder(backbone, settings, MEMORY)(latents).equal(first) and backbone.encoded > cost
 
 
 def _decoder(channels: int = 4) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _settings(folder: Path, **more: object) -> Settings:
-    return replace(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"), **more)  # type: ignore
+    return replace(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"), **more)
 
 
 def _events(studio: Studio, every: int, batch: int = 1) -> Iterator[Progress | Result]:
@@ -126,7 +126,7 @@ def test_previews_come_when_asked_and_change_nothing(folder: Path) -> None:
         assert shown == {step: [(64, 64)] * 2 for step in (2, 4, 6)}
         silent = list(_events(studio, 0, batch=2))
         assert not any(event.previews for event in silent if isinstance(event, Progress))
-        assert [i.tobytes() for i in events[-1].images] == [i.tobytes() for i in silent[-1].images]  # type: ignore
+        assert [i.tobytes() for i in events[-1].images] == [i.tobytes() for i in silent[-1].images]
 
 
 def test_the_built_in_models_preview_is_like_its_picture() -> None:

@@ -51,7 +51,7 @@ def test_a_replay_carries_its_drawings_with_it(tmp_path: Path) -> None:
 
 
 def _worded(prompts: tuple[str, ...], tmp_path: Path, **fields: object) -> Path:
-    request = replace(_result().request, controls=(), **fields)  # type: ignore[arg-type]
+    request = replace(_result().request, controls=(), **fields)
     result = replace(_result(), request=request, conditions=(), prompts=prompts, negatives=("no", "no"))
     (tmp_path / "a.png").write_bytes(png_bytes(result, 1))
     return tmp_path / "a.png"
