@@ -26,11 +26,11 @@ def _serve(folder: Path) -> Server:
 
 
 def _wait_begun(server: Server, jobs: list[str]) -> None:
-    """Wait until one of these is being drawn for the first time, or all have ended."""
+    """Wait until one of these is being drawn for the first time and none for the second, or all have ended."""
     until = time.monotonic() + 60
     while True:
         told = [server.get(f"/v1/jobs/{job}") for job in jobs]
-        if any(job["state"] == "running" and job["attempts"] == 1 for job in told):
+        if {job["attempts"] for job in told if job["state"] == "running"} == {1}:
             return
         if all(job["state"] in ENDED for job in told):
             return
@@ -50,7 +50,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], 
             key = {"Idempotency-Key": f"{number}-{n}"}
             known.append(server.submit("generate", REQUEST | {"seed": 4 * number + n}, **key)["id"])
         if number % 2:
-            _wait_begun(server, known[-4:])
+            _wait_begun(server, known[-12:])
             time.sleep(chance.uniform(0.0, 0.1))
         workers = psutil.Process(server.process.pid).children()
         assert server.kill() == -9
@@ -72,8 +72,7 @@ def test_every_job_ended_after_two_executions_at_most(told: tuple[list[Any], Pat
     assert all(1 <= job["attempts"] <= 2 for job in jobs)
     assert all(job["state"] == "done" or job["failure"]["code"] == "crashed" for job in jobs)
     assert all(job["attempts"] == 2 for job in jobs if job["state"] == "failed")
-    # every second kill may hit four jobs at their second execution
-    assert sum(job["state"] == "done" for job in jobs) >= 2 * KILLS
+    assert sum(job["state"] == "done" for job in jobs) >= 3 * KILLS  # measured: all but those that two kills hit
 
 
 def test_every_result_is_there_once_and_whole(told: tuple[list[Any], Path]) -> None:
