@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 LAYERS = {
-    "3x3": (nn.Conv2d(32, 48, 3, padding=1), (2, 32, 9, 17)),
+    "3x3": (nn.Conv2d(32, 40, 3, padding=1), (2, 32, 9, 17)),
     "stride 2": (nn.Conv2d(32, 64, 3, padding=1, stride=2), (1, 32, 16, 16)),
     "few channels": (nn.Conv2d(4, 16, 3, padding=1), (3, 4, 8, 8)),
     "linear": (nn.Linear(77, 130), (3, 5, 77)),
@@ -40,6 +40,10 @@ def test_a_packed_layer_is_the_layer(name: str) -> None:
 
 def test_a_1x1_convolution_stays_as_it_is() -> None:
     assert pack(nn.Sequential(nn.Conv2d(4, 8, 1))) == 0
+
+
+def test_widths_whose_blocks_meet_the_reference_kernel_stay_as_they_are() -> None:
+    assert pack(nn.Sequential(nn.Conv2d(32, 384, 3), nn.Conv2d(384, 48, 3))) == 0
 
 
 def test_gradients_reach_what_is_before_a_packed_layer() -> None:
