@@ -1,17 +1,19 @@
 """Scenes for the loop, composed in chapters ahead of it by other processes, and kept on the device as tensors.
 
 A chapter is some thousands of scenes, each used a few times, in an order that the step alone decides; so a training
-that was stopped goes on exactly. While one chapter is learned from, the next is composed.
+that was stopped goes on exactly. While some chapters are learned from, the next is composed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult, Pool
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -135,13 +137,21 @@ def _shuffled(seed: int, chapter: int, turn: int, task: int, count: int) -> NDAr
 
 @dataclass(frozen=True)
 class ChapterOrder:
-    """Which scenes a step takes (`Ordering`): those of one chapter and one task, each task in turn."""
+    """Which scenes a step takes (`Ordering`): those of one task, each task in turn.
+
+    `chapter`: scenes in one; `uses`: how often the newest is shown before the next one comes. `window`: how many of
+    them are drawn from; 1: all of one chapter, each scene equally often. `lead`: chapters that are there at first,
+    `most`: that there are in all.
+    """
 
     seed: int
     num_rows: int
     chapter: int
     uses: int
     tasks: tuple[str, ...] = ("",)
+    window: int = 1
+    lead: int = 1
+    most: int = 2**31
 
     @property
     def steps_per_chapter(self) -> int:
@@ -150,16 +160,25 @@ class ChapterOrder:
     def task(self, step: int) -> str:
         return self.tasks[step % self.steps_per_chapter % len(self.tasks)]
 
+    def newest(self, step: int) -> int:
+        """Return the newest chapter that a step draws from."""
+        return min(self.lead - 1 + step // self.steps_per_chapter, self.most - 1)
+
     def rows(self, step: int) -> list[int]:
         """Return numbers of scenes in the whole stream; scene k shows the task k modulo their number."""
-        chapter, place = divmod(step, self.steps_per_chapter)
-        round_, task = divmod(place, len(self.tasks))
         count = self.chapter // len(self.tasks)
+        round_, task = divmod(step % self.steps_per_chapter, len(self.tasks))
+        newest = self.newest(step)
+        if self.window > 1:
+            rng = np.random.default_rng([self.seed, step])
+            chapters = rng.integers(max(0, newest - self.window + 1), newest + 1, self.num_rows)
+            local = rng.integers(0, count, self.num_rows)
+            return (chapters * self.chapter + local * len(self.tasks) + task).tolist()
         picks: list[int] = []
         for flat in range(round_ * self.num_rows, (round_ + 1) * self.num_rows):
             turn, at = divmod(flat, count)
-            local = int(_shuffled(self.seed, chapter, turn, task, count)[at])
-            picks.append(chapter * self.chapter + local * len(self.tasks) + task)
+            local = int(_shuffled(self.seed, newest, turn, task, count)[at])
+            picks.append(newest * self.chapter + local * len(self.tasks) + task)
         return picks
 
 
@@ -183,29 +202,91 @@ class Numbers:
         return {"row": torch.tensor(index)}
 
 
-Encode = Callable[[Drawn], Mapping[str, Tensor]]
+class Chapters(Protocol):
+    """A chapter's scenes as what is learned from, on the device."""
+
+    def tensors(self, number: int) -> Mapping[str, Tensor]:
+        """Return each name's tensor, (scenes ...)."""
+        ...
 
 
 class FromChapters(nn.Module):
-    """A recipe's module whose batches name scenes by number. What it trains and costs is the recipe's own."""
+    """A recipe's module whose batches name scenes by number. What it trains and costs is the recipe's own.
 
-    def __init__(self, inner: nn.Module, composer: Composer, encode: Encode) -> None:
+    The newest chapters of the order's window are kept, each in its place of one tensor a name. `side`: target and
+    condition are shown in squares of so many pixels, cut out where the row's seed says; 0: whole.
+    """
+
+    def __init__(self, inner: nn.Module, chapters: Chapters, order: ChapterOrder, side: int = 0) -> None:
         super().__init__()
         self.inner = inner
-        self._source = (composer, encode)
-        self._number, self._rows = -1, dict[str, Tensor]()
+        self._source, self.order, self.side = chapters, order, side
+        self._held: list[int] = [-1] * order.window
+        self._store: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch, turn: str = "") -> Tensor:
         """Return each row's loss, (b,), float32."""
-        composer, encode = self._source
+        newest, count, window = self.order.newest(batch.step), self.order.chapter, self.order.window
+        for chapter in range(max(0, newest - window + 1), newest + 1):
+            if self._held[chapter % window] != chapter:
+                self._hold(chapter)
         index = batch.rows["row"]
-        number = int(index[0]) // composer.count
-        if number != self._number:
-            self._rows = dict(encode(composer.chapter(number)))
-            self._number = number
-        at = index - number * composer.count
-        rows = {name: tensor[at.to(tensor.device)] for name, tensor in self._rows.items()}
+        at = index // count % window * count + index % count
+        rows = {name: tensor[at.to(tensor.device)] for name, tensor in self._store.items()}
+        if self.side:
+            rows = cut(rows, batch.seeds, self.side)
         return self.inner(replace(batch, rows=rows), turn)
+
+    def _hold(self, chapter: int) -> None:
+        count, window = self.order.chapter, self.order.window
+        place = chapter % window
+        for name, tensor in self._source.tensors(chapter).items():
+            if name not in self._store:
+                self._store[name] = tensor.new_empty((window * count, *tensor.shape[1:]))
+            self._store[name][place * count : (place + 1) * count] = tensor
+        self._held[place] = chapter
+
+
+PIXELS = ("target", "condition")
+
+
+def cut(rows: Mapping[str, Tensor], seeds: Sequence[int], side: int) -> dict[str, Tensor]:
+    """Return rows whose pictures, (b 3 h w), are squares of `side` pixels, of one place a row."""
+    first = next(rows[name] for name in PIXELS if name in rows)
+    room = first.shape[-1] - side
+    corners = torch.tensor([(seed % (room + 1), seed // (room + 1) % (room + 1)) for seed in seeds])
+    span = torch.arange(side)
+    ys, xs = ((corners[:, axis, None] + span).to(first.device) for axis in (0, 1))  # b side
+    which = torch.arange(len(seeds), device=first.device).view(-1, 1, 1)
+
+    def cut_out(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)[which, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+
+    return {name: cut_out(x) if name in PIXELS else x for name, x in rows.items()}
+
+
+class Source(Protocol):
+    """Where chapters come from."""
+
+    def chapter(self, number: int) -> Drawn: ...
+
+
+@dataclass
+class Ahead:
+    """Chapters by number, the next one of `most` already being read by a thread while one is learned from."""
+
+    source: Source
+    most: int
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chapters"))
+    _next: dict[int, Future[Drawn]] = field(default_factory=dict)
+
+    def chapter(self, number: int) -> Drawn:
+        """Return a chapter, and begin with the next."""
+        future = self._next.pop(number, None) or self._pool.submit(self.source.chapter, number)
+        drawn = future.result()
+        follows = [number + 1] if number + 1 < self.most else []
+        self._next = {each: self._pool.submit(self.source.chapter, each) for each in follows}
+        return drawn
 
 
 def chunks(drawn: Drawn, size: int) -> Iterator[slice]:

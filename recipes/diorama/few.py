@@ -3,7 +3,8 @@
 Latent consistency distillation (Song et al. 2023; Luo et al. 2023, arXiv 2310.04378): the teacher takes one step of
 DDIM under guidance, from t to an earlier s; the student must say at t what it says at s. Guidance is so built in. With
 v prediction and zero terminal SNR the student's estimate is x itself where there is no noise, so the boundary holds
-without skip weights, and the first of the few steps starts from pure noise.
+without skip weights, and the first of the few steps starts from pure noise. What differs between the two is a LoRA on
+every linear layer and convolution (Luo et al. 2023, arXiv 2311.05556), in peft's names: any prompt can ask for it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
 
 from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import net_of, objective_of, placed
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
-from disegno.training.recipe import Model, Opening
-from disegno.training.whole_model import write_model
+from disegno.training.recipe import Opening
+from disegno.training.result import told
+from disegno.weights.save import save_safetensors
 
 from .device_draws import DeviceObjective
 
@@ -79,24 +82,62 @@ class Distilling(nn.Module):
         return self.prediction.denoise(x, sigma, out.float())
 
 
+class Delta(nn.Module):
+    """A weight and its LoRA. `down`: (r, inputs of one output); `up`: (out, r), at first zero."""
+
+    def __init__(self, weight: Tensor, rank: int, generator: Generator) -> None:
+        super().__init__()
+        inputs = weight[0].numel()
+        drawn = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+        self.down = nn.Parameter(drawn.to(weight.device))
+        self.up = nn.Parameter(torch.zeros(len(weight), rank, device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view(weight.shape)
+
+
+def wear(net: nn.Module, rank: int, seed: int) -> dict[str, nn.Parameter]:
+    """Give every linear layer and convolution a LoRA; return its parameters by peft's names."""
+    generator = Generator().manual_seed(seed)
+    worn: dict[str, nn.Parameter] = {}
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            delta = Delta(layer.weight.detach(), rank, generator)
+            parametrize.register_parametrization(layer, "weight", delta)
+            worn |= {f"unet.{name}.lora_A.weight": delta.down, f"unet.{name}.lora_B.weight": delta.up}
+    return worn
+
+
+def in_file(name: str, matrix: Tensor, net: nn.Module) -> Tensor:
+    """Return a matrix as a file has it: a convolution's with its kernel."""
+    layer = net.get_submodule(name.removeprefix("unet.").rpartition(".lora_")[0])
+    kernel = tuple(layer.kernel_size) if isinstance(layer, nn.Conv2d) else ()
+    if not kernel:
+        return matrix
+    return matrix.view(len(matrix), -1, *kernel) if ".lora_A." in name else matrix.view(*matrix.shape, 1, 1)
+
+
 @dataclass(frozen=True)
 class FewLearner:
-    """A net that learns to need few steps."""
+    """A LoRA with which a net needs few steps."""
 
     module: Distilling
     turns: tuple[Turn, ...]
-    model: Model
+    family: str
 
     def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the whole model, a folder, with this net."""
-        write_model(path, self.model, "unet", dict(weights or self.turns[0].parameters), facts)
+        """Write the LoRA's file, in 16 bits."""
+        tensors = dict(weights or self.turns[0].parameters)
+        halves = {n: in_file(n, t.detach(), self.module.net).half().contiguous() for n, t in tensors.items()}
+        save_safetensors(path, halves, {"format": "pt", **told(facts, None, self.family)})
 
 
 def open_few(opening: Opening, rate: float) -> FewLearner:
-    """Return the student, a copy of the model's net, all of it trainable; the teacher stays as it is."""
+    """Return the student, the model's net and a LoRA on it, which is what trains; the teacher stays as it is."""
     teacher = opening.memory.place(deepcopy(net_of(opening))).requires_grad_(False)
-    student = masters_of(opening.memory).place(net_of(opening)).requires_grad_(True)
+    student = masters_of(opening.memory).place(net_of(opening)).requires_grad_(False)
     for net in (teacher, student):
         install(net)
+    worn = wear(student, opening.request.rank, opening.request.seed)
     module = Distilling(student, teacher, opening)
-    return FewLearner(module.train(), (Turn("net", dict(student.named_parameters()), rate),), opening.model)
+    return FewLearner(module.train(), (Turn("lora", worn, rate),), opening.model.family)

@@ -13,7 +13,8 @@ _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 class Course:
     """How long a stage learns at most, and how fast: at a constant rate, with an average that may be taken at any time.
 
-    `chapter`: scenes composed at a time; `uses`: how often each is seen."""
+    `chapter`: scenes composed at a time; `uses`: how often each is seen; `window`, `lead`, `most`: how many chapters
+    are drawn from, are there at first, and in all (`ChapterOrder`). `side`: of the squares that are shown, 0: whole."""
 
     steps: int
     batch: int
@@ -23,15 +24,22 @@ class Course:
     uses: int
     ema: float = 0.999
     caption_dropout: float = 0.1
-    rank: int = 32
+    rank: int = 16
+    window: int = 1
+    lead: int = 1
+    most: int = 2**31
+    side: int = 0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of the nets, and each stage's course. `size`: of the pictures, in pixels."""
+    """The sizes of the nets, and each stage's course. `size`: of the pictures, in pixels.
+
+    `stocked`: scenes in a chapter that all stages share (stock.py)."""
 
     name: str
     size: int
+    stocked: int
     unet: Config
     vae: Config
     courses: Mapping[str, Course] = field(default_factory=dict)
@@ -72,38 +80,43 @@ def vae(size: int, widths: tuple[int, int, int, int], groups: int) -> Config:
     }
 
 
+SHARED = 4_608  # 9 conditions, 512 scenes each
 FULL = Scale(
     "full",
     256,
-    unet(256, (96, 192, 384), 6, 32),
+    SHARED,
+    unet(256, (96, 192, 384), 3, 32),
     vae(256, (32, 64, 128, 128), 8),
     {
-        "vae": Course(20_000, 24, 2e-4, 200, chapter=4_800, uses=2, ema=0.999),
-        "net": Course(40_000, 256, 4e-4, 500, chapter=12_800, uses=8, ema=0.999),
-        "base": Course(16_000, 128, 2e-4, 200, chapter=11_520, uses=6, ema=0.999, caption_dropout=0.3),
-        "few": Course(6_000, 128, 5e-5, 200, chapter=12_800, uses=8, ema=0.999, caption_dropout=0.0),
-        "tiny": Course(6_000, 32, 5e-4, 100, chapter=4_800, uses=2),
-        "detector": Course(8_000, 64, 1e-3, 100, chapter=6_400, uses=2, ema=0.998),
+        "vae": Course(3_000, 32, 3e-4, 100, SHARED, uses=4, window=8, most=8, side=128),
+        "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
+        "base": Course(16_000, 128, 3e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
+        "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
+                      caption_dropout=0.0),
+        "tiny": Course(6_000, 32, 5e-4, 100, SHARED, uses=2, window=2, most=4),
+        "detector": Course(8_000, 128, 1.5e-3, 100, SHARED, uses=3, window=6, lead=6, most=12, ema=0.99),
     },
-)
+)  # fmt: skip
 TOY = Scale(
     "toy",
     64,
+    18,
     unet(64, (32, 64), 4, 8),
     vae(64, (8, 8, 16, 16), 4),
     {
-        "vae": Course(3, 2, 2e-4, 1, chapter=4, uses=1, ema=0.9),
-        "net": Course(4, 4, 4e-4, 1, chapter=8, uses=1, ema=0.9),
+        "vae": Course(3, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, side=32),
+        "net": Course(4, 4, 4e-4, 1, chapter=18, uses=1, ema=0.9, window=3, lead=2, most=3),
         "base": Course(9, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, rank=4),
-        "few": Course(2, 2, 1e-4, 1, chapter=4, uses=1, ema=0.9),
-        "tiny": Course(2, 2, 5e-4, 1, chapter=4, uses=1, ema=0.9),
-        "detector": Course(3, 4, 1e-3, 1, chapter=8, uses=1, ema=0.9),
+        "few": Course(2, 2, 1e-4, 1, chapter=18, uses=1, ema=0.9),
+        "tiny": Course(2, 2, 5e-4, 1, chapter=18, uses=1, ema=0.9),
+        "detector": Course(3, 4, 1e-3, 1, chapter=18, uses=1, ema=0.9),
     },
 )
 # What judges version 0 of the model, on a CPU: a detector of its own nouns, at its size.
 SMALL = Scale(
     "small",
     128,
+    1_024,
     FULL.unet,
     FULL.vae,
     {"detector": Course(1_200, 32, 1.5e-3, 40, chapter=1_024, uses=4, ema=0.99)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,20 @@ from disegno.training.lesson import Lesson, Opening
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
 
-from .chapters import ChapterOrder, Composer, Drawn, FromChapters, Numbers, Wish, chunks, to_tensor
+from .chapters import Ahead, ChapterOrder, Composer, Drawn, FromChapters, Numbers, Source, Wish, chunks, to_tensor
 from .detector import open_learner
 from .device_draws import DeviceObjective
 from .few import open_few
+from .haste import hasten
 from .newborn import write_newborn
-from .scale import Scale
+from .scale import Course, Scale
+from .stock import Stock
 from .tiny import open_tiny
 from .world.maps import BASE_CONDITIONS
 from .world.pack import Wardrobe
 
 SEED = 0
-ENCODED_AT_ONCE = 64
+ENCODED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,11 @@ class Stage:
     labels: bool = False
 
 
-MIXED = ("canny", "segmentation", "depth", "palette", "soft-edge", "normal")
 STAGES: dict[str, Stage] = {
-    "vae": Stage("", "vae", "folder", ("target", "condition"), MIXED),
+    "vae": Stage("", "vae", "folder", ("target", "condition"), BASE_CONDITIONS),
     "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens")),
     "base": Stage("net", "base", "file", ("latent", "condition_latent", "tokens"), BASE_CONDITIONS, BASE_CONDITIONS),
-    "few": Stage("net", "", "folder", ("latent", "tokens")),
+    "few": Stage("net", "", "file", ("latent", "tokens")),
     "tiny": Stage("vae", "", "file", ("latent", "target")),
     "detector": Stage("", "", "file", ("target",), labels=True),
 }
@@ -63,7 +64,11 @@ STAGES: dict[str, Stage] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is, and with what. `wardrobe`: in place of the pack, drawn here without other processes."""
+    """Where a run is, and with what. `wardrobe`: in place of the pack, drawn here without other processes.
+
+    `stock`: where shared chapters lie (stock.py), in place of composing. `made`: tensors of chapters that an earlier
+    stage of this process has made with the same encoders, by (encoders, name, chapter). `compiled`: whether nets are.
+    """
 
     run: Path
     scale: Scale
@@ -71,6 +76,9 @@ class Place:
     pack: Path | None = None
     workers: int = 0
     wardrobe: Wardrobe | None = None
+    stock: Path | None = None
+    made: dict[tuple[str, str, int], Tensor] = field(default_factory=dict)
+    compiled: bool = False
 
     def folder(self, stage: str) -> Path:
         return self.run / "stages" / stage
@@ -112,6 +120,9 @@ def request_of(place: Place, name: str, steps: int | None = None) -> TeachReques
     )
 
 
+Encode = Callable[[Drawn, Sequence[str]], Mapping[str, Tensor]]  # a chapter's tensors, of the names that are asked for
+
+
 @dataclass(frozen=True)
 class Worldly:
     """A recipe's learner whose batches come from chapters (`Learner`)."""
@@ -129,10 +140,10 @@ def open_stage(place: Place, name: str, request: TeachRequest) -> Opening:
     yield from ()
     stage, course = STAGES[name], place.scale.courses[name]
     wish = Wish(place.scale.size, stage.conditions, stage.labels)
-    composer = Composer(wish, course.chapter, place.pack, place.workers, place.wardrobe)
     learner, encode, fingerprint = _OPENERS[name](place, name, request)
-    module = FromChapters(learner.module, composer, encode)
-    order = ChapterOrder(request.seed, request.batch, course.chapter, course.uses, stage.tasks)
+    chapters = Made(source_of(place, wish, course), encode, stage.encodes, encoders_of(place, name), place.made)
+    order = order_of(place, name, request)
+    module = FromChapters(learner.module, chapters, order, course.side)
     return Lesson(
         request=request,
         learner=Worldly(module.train(), learner.turns, learner),
@@ -144,41 +155,90 @@ def open_stage(place: Place, name: str, request: TeachRequest) -> Opening:
     )
 
 
+def order_of(place: Place, name: str, request: TeachRequest) -> ChapterOrder:
+    """Return which scenes each step of a stage takes."""
+    course = place.scale.courses[name]
+    more = course.window, course.lead, course.most
+    return ChapterOrder(request.seed, request.batch, course.chapter, course.uses, STAGES[name].tasks, *more)
+
+
+def source_of(place: Place, wish: Wish, course: Course) -> Source:
+    """Return where chapters come from: the stock, or composed by this process or by its workers."""
+    if place.stock is not None:
+        return Ahead(Stock(place.stock, course.chapter, wish.size, shows=bool(wish.conditions)), course.most)
+    return Composer(wish, course.chapter, place.pack, place.workers, place.wardrobe)
+
+
+SHARED = ("latent", "tokens")  # the same for every stage after the VAE's
+
+
+@dataclass(frozen=True)
+class Made:
+    """Chapters as tensors (`Chapters`). `made`: what was made before with the same `encoders`; "": nothing is kept."""
+
+    source: Source
+    encode: Encode
+    names: tuple[str, ...]
+    encoders: str
+    made: dict[tuple[str, str, int], Tensor]
+
+    def tensors(self, number: int) -> Mapping[str, Tensor]:
+        """Return each name's tensor, (scenes ...)."""
+        there = {name: self.made[key] for name in self.names if (key := (self.encoders, name, number)) in self.made}
+        missing = [name for name in self.names if name not in there]
+        new = dict(self.encode(self.source.chapter(number), missing)) if missing else {}
+        kept = SHARED if self.encoders else ()
+        self.made.update({(self.encoders, name, number): tensor for name, tensor in new.items() if name in kept})
+        return there | new
+
+
+def encoders_of(place: Place, name: str) -> str:
+    """Return what latents and text states of shared chapters depend on; "" where no chapters are shared."""
+    if place.stock is None or not set(STAGES[name].encodes) & set(SHARED):
+        return ""
+    return hashlib.sha256((place.model_of(name) / "vae.safetensors").read_bytes()).hexdigest()
+
+
 def seen(order: ChapterOrder, request: TeachRequest) -> int:
     """Return how many different scenes a whole stage shows."""
-    chapters = -(-request.steps // order.steps_per_chapter)
-    return min(chapters * order.chapter, request.steps * request.batch)
+    return min((order.newest(request.steps - 1) + 1) * order.chapter, request.steps * request.batch)
 
 
 # ---- what trains
 
 
-Encode = Callable[[Drawn], Mapping[str, Tensor]]
 Opened = tuple[Learner, Encode, str]  # what trains, what makes its tensors, what else decides the result
 
 
 def _with_model(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open a recipe of the program, or the few steps, beside the model that it starts from."""
+    learner, ground = open_taught(place, name, request)
+    return learner, _encoder(ground), ground.backbone.fingerprint
+
+
+def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner, Ground]:
+    """Return what a stage teaches, and the model beside it."""
     stage = STAGES[name]
     studio = Studio(place.settings)
     recipe = RECIPES.load(request.recipe)
     ground = open_ground(request, recipe.ABOUT, studio)
-    wants_text = "tokens" in stage.encodes
-    empty = ground.backbone.encode_text([""]).tokens[0] if wants_text else None
+    empty = ground.backbone.encode_text([""]).tokens[0] if "tokens" in stage.encodes else None
     opening = opening_of(request, ground, recipe.ABOUT, stage.tasks, empty, studio)
     learner = open_few(opening, request.rate or 0.0) if name == "few" else recipe.open(opening)
     device = ground.policy.device
     objective = getattr(learner.module, "objective", None)
     if device.type == "cuda" and objective is not None and not isinstance(objective, DeviceObjective):
         learner.module.objective = DeviceObjective(objective, device)
-    return learner, _encoder(ground, stage.encodes), ground.backbone.fingerprint
+    if place.compiled:
+        hasten(learner.module)
+    return learner, ground
 
 
 def _with_latents(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open the tiny decoder beside the model whose latents it learns."""
     ground = open_ground(request, About("", ("latent",)), Studio(place.settings))
     learner = open_tiny(ground.memory, request.rate or 0.0, request.seed)
-    return learner, _encoder(ground, STAGES[name].encodes), ground.backbone.fingerprint
+    return learner, _encoder(ground), ground.backbone.fingerprint
 
 
 def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
@@ -186,7 +246,7 @@ def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
     memory = training_memory(place.settings)
     device = memory.policy.device
 
-    def encode(drawn: Drawn) -> Mapping[str, Tensor]:
+    def encode(drawn: Drawn, names: Sequence[str]) -> Mapping[str, Tensor]:
         return {
             "target": to_tensor(drawn.images, device),
             "noun": torch.from_numpy(np.stack([labels.noun for labels in drawn.labels])).to(device),
@@ -202,7 +262,7 @@ _OPENERS = {
 }  # fmt: skip
 
 
-def _encoder(ground: Ground, names: Sequence[str]) -> Encode:
+def _encoder(ground: Ground) -> Encode:
     """Return what makes a chapter's tensors: pixels as they are, latents and text states by the model's encoders."""
     device = ground.policy.device
     makers: dict[str, Callable[[Drawn], Tensor]] = {
@@ -212,7 +272,7 @@ def _encoder(ground: Ground, names: Sequence[str]) -> Encode:
         "condition_latent": lambda drawn: _latents(ground, drawn, drawn.conditions, signed=False),
         "tokens": lambda drawn: _tokens(ground, drawn),
     }
-    return lambda drawn: {name: makers[name](drawn) for name in names}
+    return lambda drawn, names: {name: makers[name](drawn) for name in names}
 
 
 @torch.no_grad()

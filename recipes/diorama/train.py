@@ -44,8 +44,8 @@ from .world.pack import Wardrobe, open_pack
 
 LOG_SECONDS = 10.0
 MOST_MIB = 60.0  # of what a slice leaves
-MEASURED_SCENES = {"full": 512, "toy": 8}
-PARTS = {"vae": "vae.safetensors", "net": "unet.safetensors", "few": "unet.safetensors"}
+MEASURED_SCENES = {"full": 192, "toy": 8}
+PARTS = {"vae": "vae.safetensors", "net": "unet.safetensors"}
 
 
 def run_of(place: Place, stage: str) -> Run:
@@ -63,12 +63,14 @@ def slice_of(place: Place, stage: str, minutes: float, steps: int | None = None)
     clock.start()
     result: TeachResult | None = None
     said, began = 0.0, time.monotonic()
-    habits = Habits(workers=0, save_minutes=5)  # rows are numbers: threads that read ahead would only cost
+    habits = Habits(workers=0, save_minutes=10)  # rows are numbers: threads that read ahead would only cost
     with stop.on_signals():
         for event in train(request, run, open_stage(place, stage, request), (), stop, habits=habits):
             if isinstance(event, TeachProgress) and time.monotonic() - said > LOG_SECONDS:
                 said = time.monotonic()
                 print(f"{stage} {event.step}/{event.num_steps} loss {event.loss} {said - began:.0f} s", flush=True)
+                with (run.folder / "log.csv").open("a", encoding="utf-8") as log:
+                    log.write(f"{event.step},{said - began:.1f},{event.loss}\n")
             if isinstance(event, TeachResult):
                 result = event
     clock.cancel()

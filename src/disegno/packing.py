@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _OPS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
-# Packed into blocks of 48, the small pictures of a UNet meet the reference kernel (measured: 384 channels at 8x8, 39 ms in
-# place of 0.8; 192 at 16x16): oneDNN chooses the block for a larger picture than it is then shown.
+# Packed into blocks of 48, the small pictures of a UNet meet the reference kernel (384 channels at 8x8: 39 ms, not 0.8;
+# 192 at 16x16): oneDNN chooses the block for a larger picture than it is then shown.
 SLOW_BLOCK = 48
 _NO_ACTIVATION: tuple[str, list[object], str] = ("none", [], "")
 

@@ -38,9 +38,8 @@ class Lora:
 
 @dataclass
 class Turned:
-    """What all LoRA layers of a net look up while it runs: which pair is in use, and the rows' seeds for dropout."""
+    """What all LoRA layers of a net look up while it runs: the rows' seeds, for dropout."""
 
-    pair: int = 0
     seeds: tuple[int, ...] = ()
 
 
@@ -69,11 +68,15 @@ class LoraLinear(nn.Module):
         self.bias: nn.Parameter | None = linear.bias
         self.pairs = nn.ModuleList(pairs)
         self.lora, self.turned, self.number = lora, turned, number
+        self.turn(0)
+
+    def turn(self, pair: int) -> None:
+        """Put a pair to use. It lies in a tuple: a compiled net sees other tensors then, not another program."""
+        self._now = tuple(self.pairs[pair].get_parameter(f"{half}.weight") for half in ("down", "up"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, (b ... out), of x, (b ... in); in the dtype of x."""
-        pair = self.pairs[self.turned.pair]
-        down, up = (pair.get_parameter(f"{half}.weight").to(x.dtype) for half in ("down", "up"))
+        down, up = (matrix.to(x.dtype) for matrix in self._now)
         low = F.linear(x, down)  # b ... in -> b ... r
         if self.training and self.lora.dropout:
             low = low * self._kept(low)
@@ -103,10 +106,14 @@ class LoraNet:
     lora: Lora
     pairs: Mapping[str, Mapping[str, nn.Parameter]]
     turned: Turned = field(default_factory=Turned)
+    layers: Sequence[LoraLinear] = ()
 
     def turn(self, task: str, seeds: tuple[int, ...] = ()) -> None:
         """Put a task's matrices to use, for rows with these seeds."""
-        self.turned.pair, self.turned.seeds = list(self.pairs).index(task), seeds
+        self.turned.seeds = seeds
+        pair = list(self.pairs).index(task)
+        for layer in self.layers:
+            layer.turn(pair)
 
     def in_file(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a condition's tensors as a file has them, alpha multiplied in."""
@@ -144,6 +151,7 @@ def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Te
     net = deepcopy(base.net, {id(parameter): parameter for parameter in base.net.parameters()})
     device = next(net.parameters()).device
     turned = Turned()
+    layers: list[LoraLinear] = []
     for number, module in enumerate(base.modules):
         parent, _, child = module.rpartition(".")
         linear = net.get_submodule(module)
@@ -152,9 +160,10 @@ def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Te
             Pair(*(tensors[name].detach().to(device, torch.float32, copy=True) for name in lora_names(module)))
             for tensors in matrices.values()
         ]
-        setattr(net.get_submodule(parent), child, LoraLinear(linear, pairs, lora, turned, number))
+        layers.append(LoraLinear(linear, pairs, lora, turned, number))
+        setattr(net.get_submodule(parent), child, layers[-1])
     pairs_of = {task: _named_pairs(net, base, i) for i, task in enumerate(matrices)}
-    return LoraNet(net, lora, pairs_of, turned)
+    return LoraNet(net, lora, pairs_of, turned, layers)
 
 
 def _named_pairs(net: ControlNetModel | JointControl, base: Base, pair: int) -> dict[str, nn.Parameter]:
