@@ -1,6 +1,7 @@
 """Which module is on which device, in which dtype: decided once, done here. Nothing else moves a module."""
 
 import ctypes
+import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -92,6 +93,15 @@ def tune_allocator() -> bool:
         return False
     kept = any(mallopt(_M_MMAP_THRESHOLD, num_bytes) for num_bytes in _KEEP_BYTES)
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES[0]) and mallopt(_M_TOP_PAD, _TOP_PAD_BYTES))
+
+
+def give_back() -> bool:
+    """Return whether glibc gave memory that is free back to the system, which `tune_allocator` lets it keep."""
+    gc.collect()
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError, TypeError):
+        return False
 
 
 def build_empty(make: Callable[[], Module]) -> Module:

@@ -14,10 +14,33 @@ pytestmark = pytest.mark.docs
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
+GET = (
+    "cmd-flags embeddings extensions face-restorers hypernetworks latent-upscale-modes loras memory options progress"
+    " prompt-styles realesrgan-models samplers schedulers script-info scripts sd-models sd-vae upscalers"
+)
+POST = (
+    "create/embedding create/hypernetwork extra-batch-images extra-single-image img2img interrogate interrupt options"
+    " png-info refresh-checkpoints refresh-embeddings refresh-loras refresh-vae reload-checkpoint skip train/embedding"
+    " train/hypernetwork txt2img unload-checkpoint"
+)
+CONTROLNET = (
+    "GET version, GET model_list, GET module_list, GET control_types, GET settings, POST detect,"
+    " POST render_openpose_json, POST txt2img, POST img2img"
+)
+
 
 def test_the_page_is_up_to_date() -> None:
     written = (DOCS / "reference" / "a1111.md").read_text("utf-8")
     assert written == reference_page(), "write it again: python -m disegno.serving.a1111.reference"
+
+
+def test_every_route_of_the_program_and_its_extension_is_there() -> None:
+    """Those that A1111 has without further flags, and the extension's, the two that it has removed too."""
+    routes = [*(("GET", f"/sdapi/v1/{name}") for name in GET.split())]
+    routes += [("POST", f"/sdapi/v1/{name}") for name in POST.split()]
+    routes += [(method, f"/controlnet/{name}") for method, name in (row.split() for row in CONTROLNET.split(","))]
+    page = reference_page()
+    assert not [route for route in routes if "| {} | `{}` |".format(*route) not in page]
 
 
 @pytest.mark.parametrize("table", [TXT2IMG, IMG2IMG, UNIT, BATCH], ids=["txt2img", "img2img", "unit", "extras"])

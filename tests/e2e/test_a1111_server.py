@@ -206,6 +206,12 @@ def test_models_are_chosen_by_their_titles(api: WebUIApi) -> None:
     api.util_wait_for_ready(0.1)
 
 
+def test_models_are_let_go_and_opened_again(server: Server, api: WebUIApi) -> None:
+    first = api.txt2img(prompt="a cat", seed=5, **FEW).image.tobytes()
+    assert server.post("/sdapi/v1/unload-checkpoint") == server.post("/sdapi/v1/reload-checkpoint") == {}
+    assert api.txt2img(prompt="a cat", seed=5, **FEW).image.tobytes() == first
+
+
 def test_every_list_answers(api: WebUIApi) -> None:
     lists = (
         api.get_samplers, api.get_schedulers, api.get_upscalers, api.get_latent_upscale_modes, api.get_sd_models,

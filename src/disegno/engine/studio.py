@@ -210,6 +210,13 @@ class Studio:
         self._controls.clear()
         self.residuals.clear()
 
+    def close(self) -> None:
+        """Forget everything that is open: what is wanted again is opened again."""
+        self.close_controls()
+        for kept in (self._backbones, self._predicting, self._bases, self._previews, self._upscalers, self._texts,
+                     self._learnt, self._loras):  # fmt: skip
+            kept.clear()
+
     def preview_decoder(self, backbone: Backbone) -> Decoder:
         """Return what shows this model's latents while they are drawn. Opened once."""
         return self._previews.get(backbone.fingerprint, lambda: open_decoder(backbone, self.settings, self.memory))

@@ -22,13 +22,27 @@ from disegno.engine.phases import Phase
 from disegno.engine.preview import previews_of
 from disegno.engine.sharing import Sharing
 from disegno.engine.studio import BUILT_IN, Studio
+from disegno.memory import give_back
 from disegno.serving.catalogue import catalogue_of
 from disegno.serving.faults import refusal_of
 from disegno.serving.kinds import kind_of
 from disegno.serving.pictures import jpeg_uri
 from disegno.serving.runners import Bench, Running
 from disegno.serving.settings import Limits
-from disegno.serving.wire import OPENING, Cancel, Ended, Finish, Logged, Look, Looked, Moved, Open, Ready, Start
+from disegno.serving.wire import (
+    OPENING,
+    Cancel,
+    Ended,
+    Finish,
+    Logged,
+    Look,
+    Looked,
+    Moved,
+    Open,
+    Ready,
+    Start,
+    Unload,
+)
 from disegno.serving.words import Failure, Outcome
 
 log = logging.getLogger(__name__)
@@ -90,12 +104,19 @@ class Desk:
         """Open the built-in model, so that the first request need not."""
         self.studio.backbone(BUILT_IN)
 
-    def hear(self, message: Open | Start | Cancel | Finish | Look) -> None:
+    def rest(self) -> None:
+        """Give back what the jobs took: called when there have been none for a while."""
+        give_back()
+
+    def hear(self, message: Open | Start | Cancel | Finish | Look | Unload) -> None:
         """Do what the server wants."""
         if isinstance(message, Start):
             self._begin(message)
         elif isinstance(message, Look):
             self.look()
+        elif isinstance(message, Unload):
+            self.studio.close()
+            self.rest()
         elif isinstance(message, Cancel | Finish):
             for task in [task for task in self.tasks if task.start.job == message.job]:
                 if isinstance(message, Cancel):

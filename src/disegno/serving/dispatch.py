@@ -28,7 +28,7 @@ from disegno.serving.kinds import Lane, kind_of, kinds_of
 from disegno.serving.metrics import Metrics
 from disegno.serving.settings import ServerSettings
 from disegno.serving.store import Job, Store
-from disegno.serving.wire import Cancel, Ended, Finish, Look, Looked, Moved, Open, Ready, Start
+from disegno.serving.wire import Cancel, Ended, Finish, Look, Looked, Moved, Open, Ready, Start, Unload
 from disegno.serving.words import Catalogue, Failure, Outcome
 from disegno.serving.worker_process import WorkerProcess
 
@@ -43,7 +43,9 @@ TICK_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 REST_SECONDS = 20.0  # without a job; starting a process again takes several
-SCHOOL_PATIENCE = 6.0  # times the time without progress: a look at a training draws several pictures in one go
+SCHOOL_PATIENCE = (
+    6.0  # times the time without progress: a training's step may have many rows, an evaluation measures at its end
+)
 
 CRASHED = Failure(code="crashed", message="The model's process ended while it drew this, twice. The job was given up.")
 STALLED = Failure(code="stalled", message="The model's process made no progress with this, twice. It was given up.")
@@ -357,6 +359,11 @@ class Dispatcher:
         """Ask the worker to end a job with what there is."""
         if (worker := self.worker_of(job_id)) is not None:
             await worker.send(Finish(job_id))
+
+    async def unload(self) -> None:
+        """Let the workers that draw let go of their models."""
+        for worker in self.lane("draw"):
+            await worker.send(Unload())
 
     async def look(self) -> None:
         """Let the workers look at the model folders again."""

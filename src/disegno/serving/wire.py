@@ -69,6 +69,13 @@ class Look:
     tag: Literal["look"] = "look"
 
 
+@dataclass(frozen=True)
+class Unload:
+    """Let go of all models, and give their memory back; the next job opens what it wants."""
+
+    tag: Literal["unload"] = "unload"
+
+
 # ---- from a worker
 
 
@@ -125,10 +132,10 @@ class Logged:
     tag: Literal["logged"] = "logged"
 
 
-ToWorker = Annotated[Open | Start | Cancel | Finish | Look, Field(discriminator="tag")]
+ToWorker = Annotated[Open | Start | Cancel | Finish | Look | Unload, Field(discriminator="tag")]
 FromWorker = Annotated[Ready | Moved | Looked | Ended | Logged, Field(discriminator="tag")]
 
-TO_WORKER: TypeAdapter[Open | Start | Cancel | Finish | Look] = TypeAdapter(ToWorker)
+TO_WORKER: TypeAdapter[Open | Start | Cancel | Finish | Look | Unload] = TypeAdapter(ToWorker)
 FROM_WORKER: TypeAdapter[Ready | Moved | Looked | Ended | Logged] = TypeAdapter(FromWorker)
 
 

@@ -29,9 +29,12 @@ from disegno.serving.wire import (
     Open,
     Ready,
     Start,
+    Unload,
 )
 
-Message = Open | Start | Cancel | Finish | Look
+IDLE_SECONDS = 30.0  # without a job, before memory is given back: the next one takes it anew, which costs a little
+
+Message = Open | Start | Cancel | Finish | Look | Unload
 Say = Callable[[Ready | Moved | Looked | Ended | Logged], None]
 
 
@@ -93,6 +96,15 @@ def _open(opening: Open, say: Say) -> Any:
     return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots)
 
 
+def _next(inbox: "queue.SimpleQueue[Message]", rest: Callable[[], None]) -> Message:
+    """Return the next message; where none comes for a while, `rest` first."""
+    try:
+        return inbox.get(timeout=IDLE_SECONDS)
+    except queue.Empty:
+        rest()
+        return inbox.get()
+
+
 def main() -> None:
     """Carry jobs out until the server closes the pipe."""
     incoming, outgoing = _streams()
@@ -108,7 +120,7 @@ def main() -> None:
         desk.warm()
     while True:
         while desk.idle or not inbox.empty():
-            desk.hear(inbox.get())
+            desk.hear(_next(inbox, desk.rest))
         desk.step()
 
 

@@ -24,6 +24,7 @@ from disegno.serving.wire import (
     Open,
     Ready,
     Start,
+    Unload,
 )
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class WorkerProcess:
         """The process's number."""
         return self.process.pid if self.process else None
 
-    async def send(self, message: Open | Start | Cancel | Finish | Look) -> bool:
+    async def send(self, message: Open | Start | Cancel | Finish | Look | Unload) -> bool:
         """Say something to the worker; False where it is gone, which `gone` tells too."""
         if self.process is None or self.process.stdin is None:
             return False

@@ -115,6 +115,19 @@ async def refresh(request: Request) -> Response:
     return JSONResponse(None)
 
 
+@router.post(f"{API}/unload-checkpoint")
+async def unload(request: Request) -> Response:
+    """Let go of the models and give their memory back."""
+    await asker(request)[0].jobs.dispatcher.unload()
+    return JSONResponse({})
+
+
+@router.post(f"{API}/reload-checkpoint")
+async def reload() -> Response:
+    """Nothing needs to be done: a model that was let go is opened by the next request that wants it."""
+    return JSONResponse({})
+
+
 @router.get(f"{API}/cmd-flags")
 async def cmd_flags(request: Request) -> Response:
     """A1111's command-line flags, as this server would have them. No secrets, no paths."""
