@@ -1,13 +1,16 @@
 """What goes wrong in one job is that job's: every failure is clean, every success is what it would be alone.
 
-`python tests/e2e/test_server_failures.py 100 3` does the same with so many jobs (a user may have no more waiting), and
-kills the server three times meanwhile (`kill -9`).
+`python tests/e2e/test_server_failures.py 1000` does the same with so many jobs, and prints what came of them; with a
+second number it kills the server so many times meanwhile (`kill -9`).
 """
 
+import json
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -37,17 +40,18 @@ BAD = {  # sampler -> what the job's failure is called
     "Hangs": "stalled",
     "Crashes": "crashed",
 }
-
-
 CANCELLED = "Cancelled"
+CRASHES_ONCE = "Crashes once"
+PORTION = 80  # jobs that are submitted together: of one user, 100 may wait
 
 
 def plan(num_jobs: int) -> list[str | None]:
     """Return what each job does; None is drawn.
 
-    Of 100, ten raise, one hangs, one crashes the process, one has no memory, one is refused, one is cancelled.
+    Of 100, ten raise, one hangs, one crashes the process, one crashes it once only, one has no memory, one is refused,
+    one is cancelled.
     """
-    every = {1: "Raises", 2: "Hangs", 3: "Crashes", 4: "Exhausts", 5: "Refuses", 6: "Crashes once", 7: CANCELLED}
+    every = {1: "Raises", 2: "Hangs", 3: "Crashes", 4: "Exhausts", 5: "Refuses", 6: CRASHES_ONCE, 7: CANCELLED}
     return [every.get(i % 100, "Raises" if i % 10 == 1 else None) for i in range(num_jobs)]
 
 
@@ -93,21 +97,27 @@ class Trial:
     solo: Solo
     drawn: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
     told: Counter[str] = field(default_factory=Counter[str])
+    num_compared: int = 0
 
     def run(self, num_jobs: int, num_kills: int = 0) -> Counter[str]:
         """Submit the jobs, wait for all of them, and compare every one with what it must be."""
-        faults = plan(num_jobs)
-        jobs = [self.server.submit("generate", request_of(i, fault))["id"] for i, fault in enumerate(faults)]
-        for job, fault in zip(jobs, faults, strict=True):
+        faults = list(enumerate(plan(num_jobs)))
+        kills = {num_jobs * (n + 1) // (num_kills + 1) for n in range(num_kills)}
+        for first in range(0, num_jobs, PORTION):
+            self._run_some(faults[first : first + PORTION], kills)
+        return self.told
+
+    def _run_some(self, faults: Sequence[tuple[int, str | None]], kills: set[int]) -> None:
+        (self.folder / "mark").unlink(missing_ok=True)  # what crashes once has not crashed yet
+        jobs = [self.server.submit("generate", request_of(i, fault))["id"] for i, fault in faults]
+        for job, (_, fault) in zip(jobs, faults, strict=True):
             if fault == CANCELLED:
                 assert self.server.ask("POST", f"/v1/jobs/{job}/cancel").ok
-        kills = {num_jobs * (n + 1) // (num_kills + 1) for n in range(num_kills)}
-        for i, (job, fault) in enumerate(zip(jobs, faults, strict=True)):
+        for job, (i, fault) in zip(jobs, faults, strict=True):
             if i in kills:
                 assert self.server.kill() == -9
                 self.server = serve(self.folder)
             self._check(self.server.wait(job, 600), i, fault)
-        return self.told
 
     def _check(self, job: Any, i: int, fault: str | None) -> None:
         self.told[job["failure"]["code"] if job["failure"] else job["state"]] += 1
@@ -119,14 +129,14 @@ class Trial:
             assert job["attempts"] == 2 or fault not in ("Hangs", "Crashes")
         else:
             assert job["state"] == "done" and job["attempts"] <= 2, job
-        if fault is None:
-            self._compare(job, request_of(i, None))
+            self._compare(job, request_of(i, "Euler" if fault == CRASHES_ONCE else None))  # what it is, but for that
 
     def _compare(self, job: Any, fields: dict[str, Any]) -> None:
         wanted = self.drawn.get(repr(fields))
         if wanted is None:
             wanted = self.drawn[repr(fields)] = self.solo.pixels(fields)
         assert [pixels(self.server, file) for file in job["result"]["files"]] == wanted, fields
+        self.num_compared += len(wanted)
 
 
 def pixels(server: Server, file: dict[str, Any]) -> bytes:
@@ -141,20 +151,35 @@ def trial(folder: Path) -> Trial:
     return Trial(folder, serve(folder), Solo(Studio(machine)))
 
 
+def restarts_of(server: Server) -> float:
+    """Return how often the worker was started anew."""
+    return float(server.ask("GET", "/metrics").text.split("\ndisegno_worker_restarts_total ")[1].split()[0])
+
+
 def test_failures_are_clean_and_successes_are_what_they_would_be_alone(tmp_path: Path) -> None:
     tried = trial(tmp_path)
     told = tried.run(25)
     metrics = tried.server.ask("GET", "/metrics").text
+    restarts = restarts_of(tried.server)
     assert tried.server.stop() == 0
     codes = {"internal": 3, "stalled": 1, "crashed": 1, "out_of_resources": 1, "invalid_request": 1}
     assert told == {"done": 17, "cancelled": 1, **codes}
     assert 'disegno_jobs_ended_total{code="crashed",kind="generate",state="failed"} 1.0' in metrics
-    restarts = float(metrics.split("\ndisegno_worker_restarts_total ")[1].split()[0])
     assert restarts >= 3  # hangs and crashes, some in the company of others, whose attempt it is, too
 
 
-if __name__ == "__main__":
+def main(num_jobs: int, num_kills: int = 0) -> None:
+    """Try it with so many jobs, and print one JSON line; what is not as it must be is an AssertionError."""
     with tempfile.TemporaryDirectory() as name:
-        tried = trial(Path(name))
-        print(tried.run(int(sys.argv[1]), int(sys.argv[2])))
-        print(tried.server.stop())
+        tried, began = trial(Path(name)), time.monotonic()
+        told = tried.run(num_jobs, num_kills)
+        figures = {
+            "jobs": num_jobs, "ended": dict(told), "pictures_equal_to_solo": tried.num_compared, "kills": num_kills,
+            "worker_restarts": restarts_of(tried.server), "seconds": round(time.monotonic() - began),
+            "exit_status": tried.server.stop(),
+        }  # fmt: skip
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
