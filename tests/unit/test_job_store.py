@@ -1,5 +1,6 @@
 """The jobs on disk: every transition starts from the right state only, twice begun is the most, order is fair."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job, New, Store
 from disegno.serving.words import Failure, Outcome, StoredFile
+from kit.postgres import postgres
 
 pytestmark = pytest.mark.unit
 
@@ -17,9 +19,30 @@ FAILURE = Failure("bad_image", "no picture")
 KINDS = kinds_of("draw")
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[sa.Engine]:
+    """Return a way into a PostgreSQL that is there for these tests."""
+    with postgres() as url:
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    cluster: sa.Engine = request.getfixturevalue("cluster")
+    name = f"jobs_{secrets.token_hex(8)}"
+    with cluster.connect() as at:
+        at.execute(sa.text(f"CREATE DATABASE {name}"))
+    return cluster.url.set(database=name).render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
     yield store
     store.close()
 
@@ -28,18 +51,19 @@ def _add(store: Store, owner: str = "anna", key: str | None = None) -> Job:
     return store.add(New(owner, "generate", b'{"prompt":"a cat"}', "digest", "diorama", key))[0]
 
 
-def test_every_connection_syncs_at_every_commit(store: Store) -> None:
+def test_every_connection_to_sqlite_syncs_at_every_commit(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     for _ in range(2):
         with store.engine.connect() as at:
             assert at.execute(sa.text("PRAGMA synchronous")).scalar() == 2
             assert at.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
             assert at.execute(sa.text("PRAGMA foreign_keys")).scalar() == 1
-        store.engine.dispose()
+        store.close()
 
 
-def test_what_was_added_is_there_for_the_next_process(store: Store) -> None:
+def test_what_was_added_is_there_for_the_next_process(store: Store, url: str) -> None:
     job = _add(store)
-    again = Store(str(store.engine.url))
+    again = Store(url)
     assert again.get(job.id) == job and again.request(job.id) == b'{"prompt":"a cat"}'
     again.close()
 
