@@ -1,6 +1,7 @@
 """Data sets, trainings and evaluations as jobs of a real server: from a folder of pictures to a control that draws."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,21 @@ def test_a_cancelled_training_is_saved_and_goes_on(server: Server, folder: Path,
     assert server.wait(job["id"])["state"] == "cancelled"
     assert server.ask("DELETE", f"/v1/jobs/{job['id']}").status_code == 204
     assert not (folder / "server" / "keep" / job["id"]).exists()
+
+
+def test_a_training_that_looks_at_what_it_learned_is_cancelled_within_a_step(
+    server: Server, folder: Path, pairs: Any
+) -> None:
+    job = server.submit("teach", LONG | {"name": "looks", "validate_every": 50, "holdout": 8})["id"]
+    until = time.monotonic() + 60
+    while (server.get(f"/v1/jobs/{job}")["progress"] or {}).get("stage") != "looking":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert server.ask("POST", f"/v1/jobs/{job}/cancel").ok
+    assert server.wait(job)["state"] == "cancelled"
+    run = folder / "server" / "keep" / job / "run"
+    assert list((run / "checkpoints").iterdir()) and not (run / "looks").exists()  # the look was not taken to its end
+    assert server.ask("DELETE", f"/v1/jobs/{job}").status_code == 204
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from disegno.core.errors import DisegnoError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
-from disegno.training.base import Look
+from disegno.training.base import Look, Looking
 from disegno.training.convergence import AGREEMENT, CONTROLLABILITY, EFFECT, ERROR, SWAPPED
 from disegno.training.data.opening import open_pairs
 from disegno.training.watcher import EngineWatcher, open_watcher
@@ -36,9 +37,18 @@ def watcher(tmp_path_factory: pytest.TempPathFactory) -> EngineWatcher:
     return _watcher(write_pairs(tmp_path_factory.mktemp("data") / "pairs", 4, SIZE), tmp_path_factory.mktemp("looks"))
 
 
+def _seen(looking: Looking) -> Look:
+    """Return the look that a watcher takes."""
+    while True:
+        try:
+            next(looking)
+        except StopIteration as end:
+            return end.value
+
+
 @pytest.fixture(scope="module")
 def look(watcher: EngineWatcher) -> Look:
-    return watcher.look(DIORAMA / "control_canny.safetensors", 100)
+    return _seen(watcher.look(DIORAMA / "control_canny.safetensors", 100))
 
 
 def test_a_look_has_figures_between_floor_and_ceiling_and_a_sheet(watcher: EngineWatcher, look: Look) -> None:
@@ -60,9 +70,9 @@ def test_the_same_file_gives_the_same_look_and_another_one_another(
     """The trainer writes every look's control to one place."""
     latest = tmp_path / "latest.safetensors"
     shutil.copy(DIORAMA / "control_canny.safetensors", latest)
-    assert watcher.look(latest, 200).metrics == look.metrics
+    assert _seen(watcher.look(latest, 200)).metrics == look.metrics
     shutil.copy(DIORAMA / "control_segmentation.safetensors", latest)
-    assert watcher.look(latest, 300).metrics != look.metrics
+    assert _seen(watcher.look(latest, 300)).metrics != look.metrics
 
 
 def _numbers() -> list[float]:
@@ -76,7 +86,7 @@ def test_it_draws_no_random_number_of_the_training(watcher: EngineWatcher) -> No
         return _numbers()
 
     threads = torch.get_num_threads()
-    assert seeded(lambda: watcher.look(DIORAMA / "control_canny.safetensors", 1)) == seeded(lambda: None)
+    assert seeded(lambda: _seen(watcher.look(DIORAMA / "control_canny.safetensors", 1))) == seeded(lambda: None)
     assert torch.get_num_threads() == threads and torch.is_grad_enabled()
 
 
@@ -86,15 +96,27 @@ def test_what_cannot_be_drawn_is_an_error_and_the_next_look_is_sound(
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not a control" * 9)
     with pytest.raises(DisegnoError):
-        watcher.look(broken, 1)
-    assert watcher.look(DIORAMA / "control_canny.safetensors", 2).metrics == look.metrics
+        _seen(watcher.look(broken, 1))
+    assert _seen(watcher.look(DIORAMA / "control_canny.safetensors", 2)).metrics == look.metrics
 
 
 def test_a_full_disk_costs_the_pictures_not_the_figures(watcher: EngineWatcher, look: Look, tmp_path: Path) -> None:
     folder, watcher.folder = watcher.folder, tmp_path / "file" / "looks"
     (tmp_path / "file").write_text("in the way")
     try:
-        seen = watcher.look(DIORAMA / "control_canny.safetensors", 1)
+        seen = _seen(watcher.look(DIORAMA / "control_canny.safetensors", 1))
     finally:
         watcher.folder = folder
     assert seen.sheet is None and seen.metrics == look.metrics
+
+
+def test_it_gives_the_word_back_after_every_step_and_may_be_left_there(watcher: EngineWatcher, look: Look) -> None:
+    control = DIORAMA / "control_canny.safetensors"
+    words = sum(1 for _ in watcher.look(control, 1))
+    assert words >= 4 * watcher.steps  # each of four rows' pictures, step by step
+    before = torch.get_rng_state()
+    with closing(watcher.look(control, 1)) as looking:
+        for _ in range(words // 2):
+            next(looking)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert _seen(watcher.look(control, 2)).metrics == look.metrics

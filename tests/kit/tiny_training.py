@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from disegno.core.teach import TeachRequest, make_teach_request
-from disegno.training.base import Batch, Example, Facts, Learner, Look, TeachEvent, Turn, Watcher
+from disegno.training.base import Batch, Example, Facts, Learner, Look, Looking, TeachEvent, Turn, Watcher
 from disegno.training.convergence import CONTROLLABILITY, ERROR
 from disegno.training.lesson import Habits, Lesson, opened
 from disegno.training.run import Run
@@ -87,11 +87,12 @@ class TinyWatcher:
 
     fails: bool = False
 
-    def look(self, control: Path, step: int) -> Look:
+    def look(self, control: Path, step: int) -> Looking:
         from disegno.weights.load import load_file
 
         if self.fails:
             raise OSError("the camera is broken")
+        yield
         tensors = load_file(control)
         error = (tensors["first"] @ tensors["controlnet_mid_block.weight"].T - TRUTH).square().mean()
         found = 1 - float(error / TRUTH.square().mean())

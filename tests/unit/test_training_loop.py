@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from disegno.core.errors import Diverged, RequestError, ResourceError
 from disegno.training import checkpoint, disk
-from disegno.training.base import Batch, Facts, Look, TeachEvent, TeachProgress, TeachResult
+from disegno.training.base import Batch, Facts, Look, Looking, TeachEvent, TeachProgress, TeachResult
 from disegno.training.lesson import Habits
 from disegno.training.run import held
 from disegno.training.stopping import Interrupted, Stop
@@ -42,6 +42,21 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         yield Path(folder)
+
+
+def _two(events: Iterable[TeachEvent]) -> Iterator[TeachEvent]:
+    """Yield what comes until the second event; how a look goes on does not count."""
+    count = 0
+    for event in events:
+        yield event
+        count += not isinstance(event, TeachProgress) or event.stage != "looking"
+        if count == 2:
+            return
+
+
+def _take(events: Iterable[TeachEvent], step: int) -> None:
+    """Let the training go on until this step is done."""
+    next(e for e in events if isinstance(e, TeachProgress) and (e.step, e.stage) == (step, "teaching"))
 
 
 def _result(events: list[TeachEvent]) -> TeachResult:
@@ -73,7 +88,7 @@ def test_a_training_that_is_ended_anywhere_goes_on_to_the_same_bytes(
         if pieces and isinstance(pieces[-1], TeachResult):
             break
         with closing(tiny.events(tmp_path / "pieces", tiny.lesson(asked, _net(dtype)))) as events:
-            pieces += islice(events, 2)
+            pieces += _two(events)
     assert _losses(pieces) == _losses(whole)
     assert [e for e in pieces if isinstance(e, Look)] == [replace(e) for e in whole if isinstance(e, Look)]
     assert _bytes(tmp_path / "pieces") == _bytes(tmp_path / "whole")
@@ -134,7 +149,7 @@ def test_a_damaged_checkpoint_costs_steps_and_a_warning_but_no_bit(tmp_path: Pat
     asked = tiny.request()
     tiny.run(tmp_path / "whole", asked)
     with closing(tiny.events(tmp_path / "hurt", tiny.lesson(asked))) as events:
-        list(islice(events, 12))
+        _take(events, 10)
     newest = max((tmp_path / "hurt/checkpoints").iterdir())
     assert newest.name == "step-00000010"
     (newest / "weights.safetensors").write_bytes(b"")
@@ -302,7 +317,7 @@ def test_how_many_rows_is_remembered(tmp_path: Path) -> None:
     asked = tiny.request(batch=4)
     whole = tiny.run(tmp_path / "whole", asked, learner=tiny.TinyLearner(Hungry(2, 7)))
     with closing(tiny.events(tmp_path / "pieces", tiny.lesson(asked, tiny.TinyLearner(Hungry(2, 7))))) as events:
-        list(islice(events, 12))
+        _take(events, 10)
     tiny.run(tmp_path / "pieces", asked)  # there is memory enough now: no difference
     assert _bytes(tmp_path / "pieces") == _bytes(tmp_path / "whole") and _result(whole).why == "steps"
 
@@ -469,11 +484,11 @@ def test_a_stop_breaks_off_a_look_and_is_resumed_there(tmp_path: Path) -> None:
 
     @dataclass
     class Slow(tiny.TinyWatcher):
-        def look(self, control: Path, step: int) -> Look:
+        def look(self, control: Path, step: int) -> Looking:
             if step == 10:
                 stop.ask()
                 raise Interrupted  # what the signal's handler does
-            return super().look(control, step)
+            return (yield from super().look(control, step))
 
     events = list(tiny.events(tmp_path / "pieces", tiny.lesson(asked, watcher=Slow()), stop=stop))
     result = _result(events)
@@ -482,3 +497,29 @@ def test_a_stop_breaks_off_a_look_and_is_resumed_there(tmp_path: Path) -> None:
     assert [e.step for e in again if isinstance(e, Look)] == [10, 20]
     assert _result(again) == replace(_result(whole), path=tmp_path / "pieces/tiny.safetensors")
     assert _bytes(tmp_path / "pieces") == _bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_whoever_leaves_during_a_look_comes_back_to_it(tmp_path: Path, place: int) -> None:
+    """It is left before the look, after the watcher's word, and after each batch of the held-out loss, when the
+    averages are in the place of the weights."""
+    asked = tiny.request(validate_every=10, ema=0.9)
+    whole = tiny.run(tmp_path / "whole", asked)
+    with closing(tiny.events(tmp_path / "pieces", tiny.lesson(asked))) as events:
+        looking = (e for e in events if isinstance(e, TeachProgress) and (e.step, e.stage) == (10, "looking"))
+        assert len(list(islice(looking, place + 1))) == place + 1
+    again = tiny.run(tmp_path / "pieces", asked)
+    assert [e.step for e in again if isinstance(e, Look)] == [10, 20]
+    assert _result(again) == replace(_result(whole), path=tmp_path / "pieces/tiny.safetensors")
+    assert _bytes(tmp_path / "pieces") == _bytes(tmp_path / "whole")
+
+
+def test_a_stop_between_two_words_of_a_look_breaks_it_off(tmp_path: Path) -> None:
+    asked, stop = tiny.request(validate_every=10), Stop()
+    seen: list[TeachEvent] = []
+    for event in tiny.events(tmp_path, tiny.lesson(asked), stop=stop):
+        seen.append(event)
+        if isinstance(event, TeachProgress) and (event.step, event.stage) == (10, "looking"):
+            stop.ask()
+    assert _result(seen).why == "stopped" and _result(seen).step == 10
+    assert [e.step for e in seen if isinstance(e, Look)] == [0]

@@ -180,8 +180,11 @@ TeachEvent = TeachProgress | Look | TeachResult
 class Watcher(Protocol):
     """Looks at a training from time to time and says what was learned. Where it fails, the training goes on."""
 
-    def look(self, control: Path, step: int) -> Look:
-        """Return what the control in this file can do by now: drawn with the engine, measured on held-out pairs."""
+    def look(self, control: Path, step: int) -> "Looking":
+        """Return what the control in this file can do by now: drawn with the engine, measured on held-out pairs.
+
+        It yields often, at least after every step of sampling: closing it there breaks the look off.
+        """
         ...
 
 
@@ -192,3 +195,4 @@ class Events(Protocol):
 
 
 Teaching = Generator[TeachEvent]
+Looking = Generator[None, None, Look]

@@ -21,7 +21,7 @@ from disegno.training.data.split import split, subset
 from disegno.training.measures import find_measure
 from disegno.training.redraw import Criterion, Row, agreement, criterion_of
 from disegno.training.scores import AGAINST, CONTROL, GIVEN, REAL, WITHOUT, Score, Ways, prepared, scores_of
-from disegno.training.trial import draw, rows_of, through_vae
+from disegno.training.trial import drawing, rows_of, through_vae
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ AGREES = 0.9  # a data set's conditions are what the annotator draws; below, it 
 
 @dataclass(frozen=True)
 class EvaluateProgress:
-    """A picture has been drawn, or something that takes time goes on."""
+    """So many pairs have been drawn, and another step of the next; or something that takes time goes on."""
 
     done: int
     total: int
@@ -73,8 +73,8 @@ def evaluate(request: EvaluateRequest, settings: Settings) -> Iterator[EvaluateP
     drawn: dict[str, list[tuple[Picture, ...]]] = {way: [] for way in units}
     total = len(rows) * len(units)
     for done, (row, way) in enumerate([(row, way) for row in rows for way in units]):
-        yield EvaluateProgress(done, total)
-        drawn[way].append(draw(row, template, units[way], studio))
+        pictures = yield from drawing(row, template, units[way], studio, EvaluateProgress(done, total))
+        drawn[way].append(pictures)
     yield EvaluateProgress(total, total, "measuring")
     ways: dict[str, tuple[tuple[Picture, ...], ...]] = {way: tuple(pictures) for way, pictures in drawn.items()}
     ways[REAL] = tuple((through_vae(row.real, backbone),) for row in rows)

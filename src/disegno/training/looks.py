@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from disegno.training.base import Examples, Look, Watcher
+from disegno.training.base import Examples, Look, Looking, Watcher
 from disegno.training.batches import held_out
 from disegno.training.monitors import Monitors
 from disegno.training.optimise import Pupil
 from disegno.training.step import Course
-from disegno.training.stopping import Interrupted
+from disegno.training.stopping import Interrupted, Stop
 from disegno.weights.keys.control import is_zero_conv
 
 ZERO_CONVS = "zero-convs"
@@ -28,19 +28,32 @@ def weights_of(pupils: Sequence[Pupil]) -> dict[str, Tensor]:
 
 def look_at(
     course: Course, held: Examples | None, control: Path, step: int, watcher: Watcher | None, monitors: Monitors
-) -> Look:
+) -> Looking:
     """Return what has been learned by `step`. `control`: the file that holds it. A part that fails is left out.
 
-    Raises Interrupted where a stop is asked for meanwhile.
+    It yields often, and may be closed there. Raises Interrupted where a stop is asked for meanwhile.
     """
     look = None
     if watcher is not None:
-        with course.stop.breaking():
-            look = monitors.attempt("A look at what was learned", lambda: watcher.look(control, step))
+        seen = _breakable(watcher.look(control, step), course.stop)
+        look = yield from monitors.attempting("A look at what was learned", seen)
     look = look or Look(step, None)
-    loss = monitors.attempt("The held-out loss", lambda: _loss(course, held)) if held else None
+    loss = (yield from monitors.attempting("The held-out loss", _loss(course, held))) if held else None
     metrics = {name: float(value) for name, value in look.metrics.items() if math.isfinite(value)}
     return replace(look, step=step, loss=loss, metrics=metrics | _zero_convs(weights_of(course.pupils)))
+
+
+def _breakable(looking: Looking, stop: Stop) -> Looking:
+    """Let a signal break the look off at any point, but not whoever has the word between two of them."""
+    with closing(looking):
+        while not stop.is_asked:
+            with stop.breaking():
+                try:
+                    next(looking)
+                except StopIteration as end:
+                    return end.value
+            yield
+    raise Interrupted
 
 
 def _zero_convs(weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -49,8 +62,11 @@ def _zero_convs(weights: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _loss(course: Course, held: Examples) -> float | None:
-    """Return the mean loss of the held-out rows, with the weights that a file would get; None if not finite."""
+def _loss(course: Course, held: Examples) -> Generator[None, None, float | None]:
+    """Return the mean loss of the held-out rows, with the weights that a file would get; None if not finite.
+
+    It yields after every batch.
+    """
     device = next(iter(course.pupils[0].turn.parameters.values())).device
     name, total = course.pupils[0].turn.name, 0.0
     course.module.eval()
@@ -60,6 +76,7 @@ def _loss(course: Course, held: Examples) -> float | None:
                 if course.stop.is_asked:  # not by a signal's exception: the parameters may be the averages now
                     raise Interrupted
                 total += float(course.module(batch, name).double().sum())
+                yield
     finally:
         course.module.train()
     return total / len(held) if math.isfinite(total) else None

@@ -1,7 +1,7 @@
 """What looks at a training cannot stop it: a failing look, listener or picture is warned of once, and passed over."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -27,9 +27,19 @@ class Monitors:
         try:
             return call()
         except Exception as error:  # whatever it is: hours of training are worth more than a look at them
-            if what not in self._failed:
-                self._failed.add(what)
-                reason = str(error).strip() or "no reason given"
-                self.warn(f"{what} failed ({type(error).__name__}: {reason}); the training goes on.")
-                log.debug("%s", what, exc_info=True)
-            return None
+            return self._fail(what, error)
+
+    def attempting(self, what: str, work: Generator[None, None, T]) -> Generator[None, None, T | None]:
+        """Do the same with what takes a while and yields meanwhile."""
+        try:
+            return (yield from work)
+        except Exception as error:  # as above
+            return self._fail(what, error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        if what in self._failed:
+            return
+        self._failed.add(what)
+        reason = str(error).strip() or "no reason given"
+        self.warn(f"{what} failed ({type(error).__name__}: {reason}); the training goes on.")
+        log.debug("%s", what, exc_info=True)

@@ -13,7 +13,7 @@ from functools import partial
 
 from disegno.core.errors import Diverged, RequestError, ResourceError
 from disegno.core.teach import TeachRequest
-from disegno.training.base import Events, Look, TeachEvent, Teaching, TeachProgress, TeachResult
+from disegno.training.base import Events, Look, Looking, TeachEvent, Teaching, TeachProgress, TeachResult
 from disegno.training.batches import Reader
 from disegno.training.convergence import judge
 from disegno.training.keeping import Keeper, Pausing
@@ -193,9 +193,11 @@ class _Loop:
         step = self.position.step
         look: Look | None = None
         if self.course.processes.is_first and not self.course.stop.is_asked:
-            yield TeachProgress(step, self.lesson.request.steps, "looking")
             try:
-                look = self._seen(step)
+                with closing(self._seen(step)) as looking:  # closed first: meanwhile the weights may be the averages
+                    while look is None:
+                        yield TeachProgress(step, self.lesson.request.steps, "looking")
+                        look = _next(looking)
             except Interrupted:
                 log.info("The look at step %d was broken off.", step)
         if look is not None:
@@ -205,10 +207,11 @@ class _Loop:
                 self.monitors.attempt("Keeping the best", lambda: self.keeper.save_control(best, step, look.metrics))
             yield look
 
-    def _seen(self, step: int) -> Look:
+    def _seen(self, step: int) -> Looking:
         latest = self.run.latest
         self.monitors.attempt("Writing the control to look at", lambda: self.keeper.save_control(latest, step, {}))
-        return look_at(self.course, self.lesson.held_out, latest, step, self.lesson.watcher, self.monitors)
+        held, watcher = self.lesson.held_out, self.lesson.watcher
+        return (yield from look_at(self.course, held, latest, step, watcher, self.monitors))
 
     def _why(self) -> str:
         """Return why the training ends here; "": it goes on. All processes say the same."""
@@ -252,6 +255,14 @@ class _Loop:
         chosen = position.best if self.lesson.request.until_converged else None
         look, step = chosen or last, chosen.step if chosen else position.step
         return TeachResult(self.run.file, step, why, look.metrics if look else {}, warnings)
+
+
+def _next(looking: Looking) -> Look | None:
+    """Let a look go on; return it once it is there."""
+    try:
+        return next(looking)
+    except StopIteration as end:
+        return end.value
 
 
 def _after(position: Position, outcome: Outcome) -> Position:

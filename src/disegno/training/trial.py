@@ -2,10 +2,11 @@
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ NUM_SEEDS = 100_000  # short enough to be read under a picture
 FEW = 3  # below, a standard error says nothing
 
 Values = NDArray[np.float64]  # one a row
+News = TypeVar("News")
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,17 @@ def request_for(row: Row, template: Request, control: ControlUnit | None) -> Req
     return replace(template, prompt=row.caption, seed=row.seed, controls=units)
 
 
-def draw(row: Row, template: Request, control: ControlUnit | None, studio: Studio) -> tuple[Picture, ...]:
-    """Return the pictures that the engine draws for a row, `template.batch` of them. Raises DisegnoError."""
+def drawing(
+    row: Row, template: Request, control: ControlUnit | None, studio: Studio, news: News
+) -> Generator[News, None, tuple[Picture, ...]]:
+    """Return the pictures that the engine draws for a row, `template.batch` of them; yield `news` at every step.
+
+    Raises DisegnoError.
+    """
     for event in generate(request_for(row, template, control), studio=studio):
         if isinstance(event, Result):
             return tuple(np.asarray(image.convert("RGB")) for image in event.images)
+        yield news
     raise AssertionError("the engine ended without a result")
 
 

@@ -5,9 +5,8 @@ The first look also draws every picture without the control (the floor) and send
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -20,11 +19,11 @@ from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.sheet import sheet
 from disegno.engine.studio import Studio
-from disegno.training.base import Look, Pairs, Picture
+from disegno.training.base import Look, Looking, Pairs, Picture
 from disegno.training.convergence import AGREEMENT, CEILING, CONTROLLABILITY, EFFECT, ERROR, FLOOR, SWAPPED
 from disegno.training.data.dataset import Maker
 from disegno.training.redraw import Criterion, Row, agreement, criterion_of
-from disegno.training.trial import Values, controllability, draw, effect, rows_of, through_vae, values_of
+from disegno.training.trial import Values, controllability, drawing, effect, rows_of, through_vae, values_of
 from disegno.training.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
@@ -65,21 +64,27 @@ class EngineWatcher:
     studio: Studio
     script: Maker | None = None
     steps: int | None = None
+    _baseline: Baseline | None = None
 
-    def look(self, control: Path, step: int) -> Look:
-        """Return what the control in this file can do by now. Raises DisegnoError."""
+    def look(self, control: Path, step: int) -> Looking:
+        """Return what the control in this file can do by now; it yields after every step. Raises DisegnoError."""
         with undisturbed():
-            baseline = self.baseline
+            baseline = self._baseline = self._baseline or (yield from self._measure())
             self.studio.close_controls()  # the file may have the last look's name
             unit = ControlUnit(name=str(control), image="", base=self.request.base)
-            drawn = tuple(draw(row, baseline.template, unit, self.studio) for row in baseline.rows)
+            drawn = yield from self._draw(baseline.rows, baseline.template, unit)
             self.studio.close_controls()
             values = values_of(baseline.criterion, baseline.rows, drawn)
             metrics = figures(baseline, drawn, values)
             return Look(step, None, metrics, self._write_sheet(baseline, drawn, self.folder / f"step-{step:06d}.png"))
 
-    @cached_property
-    def baseline(self) -> Baseline:
+    def _draw(self, rows: Sequence[Row], template: Request, unit: ControlUnit | None) -> Generator[None, None, Drawn]:
+        drawn: Drawn = ()
+        for row in rows:
+            drawn += ((yield from drawing(row, template, unit, self.studio, None)),)
+        return drawn
+
+    def _measure(self) -> Generator[None, None, Baseline]:
         """Return what all looks share, drawn and measured when the first one is taken."""
         request, backbone = self.request, self.studio.backbone(self.request.model)
         num_rows, num_seeds = pace(backbone, self.studio)
@@ -93,8 +98,11 @@ class EngineWatcher:
         assert template.width and template.height
         rows = rows_of(self.held_out, num_rows, (template.width, template.height), request.seed)
         criterion = self._criterion(rows)
-        without = tuple(draw(row, template, None, self.studio) for row in rows)
-        real = tuple((through_vae(row.real, backbone),) for row in rows)
+        without = yield from self._draw(rows, template, None)
+        real: list[tuple[Picture, ...]] = []
+        for row in rows:
+            real.append((through_vae(row.real, backbone),))
+            yield
         return Baseline(
             template,
             rows,
