@@ -14,6 +14,7 @@ import torch
 from disegno.backbones import miniature
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.core.errors import BadImage, RequestError, ResourceError
+from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.base import TeachProgress
 from disegno.training.cache import Cache, CachedExamples, Canvases, Share
 from disegno.training.miniature import Discs
@@ -244,11 +245,25 @@ def test_examples_travel_to_other_processes(backbone: LatentDiffusion, store: St
     there.store.close()
 
 
+def _opened(net: torch.dtype, vae: torch.dtype) -> LatentDiffusion:
+    return miniature.open_miniature(Memory(replace(FULL_PRECISION, dtype=net, vae_dtype=vae)))
+
+
 def test_text_states_are_kept_as_the_net_wants_them(store: Store) -> None:
-    from dataclasses import replace as with_
-
-    from disegno.memory import FULL_PRECISION, Memory
-
-    memory = Memory(with_(FULL_PRECISION, dtype=torch.bfloat16, vae_dtype=torch.bfloat16))
-    examples = filled(miniature.open_miniature(memory), store, Discs(1))
+    examples = filled(_opened(torch.bfloat16, torch.bfloat16), store, Discs(1))
     assert examples[0]["tokens"].dtype == torch.bfloat16 and examples[0]["latent"].dtype == torch.float32
+
+
+def test_another_nets_dtype_costs_no_picture_and_another_vaes_costs_all(store: Store) -> None:
+    """A recipe that trains the net itself opens it in float32; its pictures are those of the other recipes."""
+    half, full = torch.bfloat16, torch.float32
+    first = filled(_opened(half, half), store, Discs(2))
+    counting = Counting(_opened(full, half))
+    examples = filled(counting, store, Discs(2))
+    assert counting.images == 0 and examples[0]["tokens"].dtype == full
+    assert all(
+        torch.equal(examples[i][name], first[i][name]) for i in range(2) for name in ("latent", "condition_latent")
+    )
+    counting = Counting(_opened(half, full))
+    filled(counting, store, Discs(2))
+    assert counting.images == 4

@@ -1,9 +1,10 @@
 """Pairs as tensors, computed once and kept on disk: latents, condition latents, text states, pixels.
 
-A tensor's name is made of all that decides it: the pixels on their canvas or the caption, the weights that encode, the
-dtype, and the code of this file and of the fitting. So a changed picture is encoded anew whatever its time of change
-says, one picture under many conditions is encoded once, and nothing that is there is wrong. While the examples are
-used, neither VAE nor text encoder needs to be in memory.
+A tensor's name is made of all that decides it, and of nothing else: the pixels on their canvas or the caption, the
+weights that encode, their dtype (text: the net's, in which it is kept), and the code of this file and of the fitting.
+So a changed picture is encoded anew whatever its time of change says, one picture under many conditions or for another
+recipe is encoded once, and nothing that is there is wrong. While the examples are used, neither VAE nor text encoder
+needs to be in memory.
 """
 
 import hashlib
@@ -223,7 +224,7 @@ class Cache:
 
     def _key(self, pairs: Pairs, index: int, canvas: Size) -> str:
         names = " ".join(sorted(self.wants))
-        return _name("row", pairs.digest(index), f"{canvas}", names, self._vae, self.backbone.fingerprint, self._dtype)
+        return _name("row", pairs.digest(index), f"{canvas}", names, self._vae, *self._text)
 
     def _wanted(self, name: Wanted, sample: Sample) -> tuple[str, Callable[[], Tensor]]:
         """Return the key of one of a row's tensors, and what makes it."""
@@ -234,17 +235,16 @@ class Cache:
         if name in ("target", "condition"):
             return _name("pixels", _digest(picture)), lambda: pixels.contiguous()
         low = 0.0 if name in _OF_CONDITION else -1.0  # CtrLoRA's VAE is shown conditions in [0, 1]
-        key = _name("latent", f"{low}", _digest(picture), self._vae, self._dtype)
+        key = _name("latent", f"{low}", _digest(picture), self._vae)
         return key, lambda: self.backbone.encode_image((pixels.float() / 255 * (1 - low) + low)[None])[0].cpu()
 
     def _states(self, caption: str) -> Tensor:
         """Return a caption's text states, (n d), in the dtype in which the net is shown them; a pooled one last."""
-        net_dtype = next(self.backbone.net.parameters()).dtype
         states = self.backbone.encode_text([caption])
-        return with_pooled(states.tokens, states.pooled)[0].to("cpu", net_dtype)
+        return with_pooled(states.tokens, states.pooled)[0].to("cpu", self._net_dtype)
 
     def _text_key(self, caption: str) -> str:
-        return _name("text", caption, self.backbone.fingerprint, self._dtype)
+        return _name("text", caption, *self._text)
 
     def _empty(self) -> Tensor | None:
         """Return the empty caption's states, (n d), where text is wanted."""
@@ -252,11 +252,17 @@ class Cache:
 
     @cached_property
     def _vae(self) -> str:
+        """Return the name by content of what makes latents, its dtype included."""
         return fingerprint(self.backbone.vae.state_dict())
 
-    @cached_property
-    def _dtype(self) -> str:
-        return " ".join(str(next(part.parameters()).dtype) for part in (self.backbone.vae, self.backbone.net))
+    @property
+    def _text(self) -> tuple[str, str]:
+        """Return what decides text states beside the caption."""
+        return self.backbone.fingerprint, str(self._net_dtype)
+
+    @property
+    def _net_dtype(self) -> torch.dtype:
+        return next(self.backbone.net.parameters()).dtype
 
 
 def _dropped(place: Place, why: str) -> str:
