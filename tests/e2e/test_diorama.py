@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.annotators import ANNOTATORS
+from disegno.cli.main import main
 
 pytestmark = pytest.mark.e2e
 
@@ -86,9 +86,8 @@ def test_colours_are_obeyed(studio: Studio) -> None:
 
 def test_the_command_line_draws_with_it(tmp_path: Path) -> None:
     words = ["generate", REQUEST.prompt, "--control", f"canny={CAR}", "--seed", "1", "-o", str(tmp_path / "out.png")]
-    done = subprocess.run(
-        [sys.executable, "-m", "disegno.cli.main", *words, "--json"], capture_output=True, text=True, check=True
-    )
+    done = CliRunner().invoke(main, [*words, "--json"])
+    assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     with Image.open(said["images"][0]) as image:
         assert image.size == (128, 128)
