@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
 
 from .scale import Scale
@@ -35,7 +36,7 @@ def built_in() -> Path:
 
 
 def write_newborn(folder: Path, scale: Scale) -> Path:
-    """Return `folder`, now a model of this scale with drawn weights."""
+    """Return `folder`, now a model of this scale with drawn weights; its VAE is `vae.safetensors` beside it, if there."""
     if (folder / "model.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,9 @@ def write_newborn(folder: Path, scale: Scale) -> Path:
     with torch.no_grad():
         vae.quant_conv.bias[4:] = torch.log(torch.tensor(POSTERIOR_VARIANCE))
         vae.quant_conv.weight[4:] *= 0.01
+    earlier = folder.with_name("vae.safetensors")
+    if earlier.exists():
+        vae.load_state_dict({name: tensor.float() for name, tensor in load_file(earlier).items()})
     save_safetensors(folder / "unet.safetensors", unet.state_dict(), {"format": "pt"})
     save_safetensors(folder / "vae.safetensors", vae.state_dict(), {"format": "pt"})
     for name in ("text.safetensors", "tokenizer.json"):

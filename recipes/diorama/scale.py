@@ -86,9 +86,9 @@ FULL = Scale(
     256,
     SHARED,
     unet(256, (96, 192, 384), 3, 32),
-    vae(256, (32, 64, 128, 128), 8),
+    vae(256, (16, 32, 64, 128), 8),
     {
-        "vae": Course(3_000, 32, 3e-4, 100, SHARED, uses=4, window=8, most=8, side=128),
+        "vae": Course(12_000, 32, 2e-4, 100, SHARED, uses=2, window=6, most=6, ema=0.995, side=128),
         "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
         "base": Course(16_000, 128, 3e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
         "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
