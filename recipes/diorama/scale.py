@@ -90,7 +90,7 @@ FULL = Scale(
     {
         "vae": Course(12_000, 32, 2e-4, 100, SHARED, uses=2, window=6, most=6, ema=0.995, side=128),
         "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
-        "base": Course(16_000, 128, 3e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
+        "base": Course(16_000, 128, 1e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
         "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
                       caption_dropout=0.0),
         "tiny": Course(6_000, 32, 5e-4, 100, SHARED, uses=2, window=2, most=4),
