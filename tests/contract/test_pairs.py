@@ -1,15 +1,20 @@
-"""Every control kind with every family: a control of another family is refused at once, in words that help."""
+"""Every kind of file with every family: what is of another family is refused at once, in words that help.
+
+Controls and LoRAs on models, and models opened as another family: four families of files, each with the three others.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from corpus import headers
 from disegno import ControlUnit, Settings, Studio
-from disegno.backbones import miniature, miniature_sd2, miniature_sd3
+from disegno.backbones import BACKBONES, miniature, miniature_sd2, miniature_sd3
 from disegno.core.errors import WrongFamily
+from disegno.core.request import LoraUse
+from disegno.memory import FULL_PRECISION, Memory
 
 pytestmark = pytest.mark.contract
 
@@ -45,6 +50,14 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
 
 CONTROLS = {f"{kind} of {family}": (kind, family, shapes) for kind, family, shapes in _controls()}
 
+LORAS = {
+    **{family: headers.lora(width, modules=4) for family, width in WIDTHS.items()},
+    "sd3": {
+        "lora_unet_joint_blocks_3_x_block_attn_qkv.lora_down.weight": (16, 1536),
+        "lora_unet_joint_blocks_3_x_block_attn_qkv.lora_up.weight": (4608, 16),
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
@@ -53,11 +66,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
         write(folder / f"{name}.safetensors")
     for name, (_, _, shapes) in CONTROLS.items():
         headers.write_header(folder / f"{name}.safetensors", shapes)
+    for family, shapes in LORAS.items():
+        headers.write_header(folder / f"lora of {family}.safetensors", shapes)
     cache = tmp_path_factory.mktemp("cache")
     return Studio(Settings(model_dirs=(folder,), cache_dir=cache, dtype="fp32", device="cpu"))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, "diorama"])
 def test_a_control_of_another_family_is_refused_at_once(studio: Studio, model: str) -> None:
     backbone = studio.backbone(model)
     cards = {card.path.stem: card for card in studio.library.cards("control")}
@@ -67,14 +82,62 @@ def test_a_control_of_another_family_is_refused_at_once(studio: Studio, model: s
         if family == model:
             continue
         unit = ControlUnit(name=name, image=str(Path("any.png")))
-        seconds = list[float]()
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            with pytest.raises(WrongFamily) as refused:
-                studio.controller(unit, backbone)
-            seconds.append(time.perf_counter() - began)
-        said = str(refused.value)
+        said = _refused(lambda unit=unit: studio.controller(unit, backbone), name)
         assert all(word in said for word in (name, f"is for {family}", f"the open model is {model}", "Choose")), said
-        assert min(seconds) < MAX_SECONDS, f"{name} on {model}: {min(seconds):.3f} s"
         tried += 1
     assert tried == len(CONTROLS) - sum(family == model for _, family, _ in CONTROLS.values()) >= 19
+
+
+@pytest.mark.parametrize("model", [*MODELS, "diorama"])
+def test_a_lora_of_another_family_is_refused_at_once(studio: Studio, model: str) -> None:
+    backbone = studio.backbone(model)
+    cards = {card.path.stem: card.family for card in studio.library.cards("lora")}
+    others = [family for family in LORAS if family != model]
+    assert len(others) == 4
+    for family in others:
+        name = f"lora of {family}"
+        assert cards[name] == family
+        said = _refused(lambda name=name: studio.loras(backbone, [LoraUse(name=name)]), name)
+        assert all(word in said for word in (name, f"is for {family}", f"the open model is {model}", "Choose")), said
+
+
+FILES = {**MODELS, "sdxl": lambda path: headers.write_header(path, headers.model(2048))}
+FOLDERS = {
+    "sd1": lambda path: miniature.write_sd1_folder(path),
+    "sd2": lambda path: miniature_sd2.write_folder(path),
+    "sd3": lambda path: miniature_sd3.write_folder(path, encoders=()),
+}
+
+
+def test_a_model_opened_as_another_family_is_refused_at_once(tmp_path: Path) -> None:
+    memory, tried = Memory(FULL_PRECISION), 0
+    for family, write in FILES.items():
+        file = write(tmp_path / f"{family}.safetensors")
+        for other in MODELS.keys() - {family}:
+            said = _refused(
+                lambda file=file, other=other: BACKBONES.load(other).open(file, memory), f"{family}, {other}"
+            )
+            assert f"is for {family}, not for {other}" in said and f"Open it as {family}." in said
+            tried += 1
+    for family, write in FOLDERS.items():
+        folder = write(tmp_path / family)
+        for other in MODELS.keys() - {family}:
+            said = _refused(
+                lambda folder=folder, other=other: BACKBONES.load(other).open(folder, memory), f"{family}, {other}"
+            )
+            assert f"is for {family}, not for {other}" in said and f"Open it as {family}." in said
+            tried += 1
+    assert tried == 9 + 6
+
+
+def _refused(do: Callable[[], object], what: str) -> str:
+    """Return what is said; it is said within MAX_SECONDS."""
+    seconds, said = list[float](), ""
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        with pytest.raises(WrongFamily) as refused:
+            do()
+        seconds.append(time.perf_counter() - began)
+        said = str(refused.value)
+    assert min(seconds) < MAX_SECONDS, f"{what}: {min(seconds):.3f} s"
+    return said

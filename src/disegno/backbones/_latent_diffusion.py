@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from disegno.backbones._autoencoder import Autoencoder
 from disegno.backbones._lockstep import evaluate
-from disegno.backbones.base import Defaults, TextStates, text_key
+from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
@@ -137,6 +137,7 @@ class LatentDiffusion:
     conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
     base_control: Path | None = None
     warnings: list[str] = field(default_factory=list[str])
+    depth: DepthReader | None = None
 
     @property
     def latent_channels(self) -> int:

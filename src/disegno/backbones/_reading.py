@@ -5,22 +5,19 @@ number of heads) is the family's own, unless the header says otherwise: `disegno
 unet, vae, text (fields of the classes' configurations) and prediction_type.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
 from disegno.backbones._latent_diffusion import Config, Nets, Tensors
-from disegno.core.errors import CorruptFile, KeyMismatch, WrongFamily
+from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.weights.configs import unet_config, vae_config
+from disegno.weights.folders import identify_folder, is_folder_of_weights
 from disegno.weights.keys import ldm
-from disegno.weights.load import open_file
+from disegno.weights.parts import folder_tensors, read_json
 from disegno.weights.tensor_file import TensorFile
-
-CONFIG_KEY = "disegno.config"
 
 _FAMILY_MARKS = {
     "cond_stage_model.transformer.": "sd1",
@@ -29,12 +26,6 @@ _FAMILY_MARKS = {
     "model.diffusion_model.joint_blocks.": "sd3",
 }
 _BESIDE_THE_VAE = ("loss.", "model_ema.")  # of its training
-_DIFFUSERS_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
-_TRANSFORMERS_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
 
 
 def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
@@ -61,18 +52,6 @@ def check_family(file: TensorFile, family: str) -> None:
             raise WrongFamily(
                 f"{file.path.name} is for {other}, not for {family}: it has {prefix}... Open it as {other}."
             )
-
-
-def told_of(file: TensorFile) -> Config:
-    """Return what the file's header says of its configuration. Raises CorruptFile."""
-    text = file.metadata.get(CONFIG_KEY, "{}")
-    try:
-        told = json.loads(text)
-    except ValueError as error:
-        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not JSON ({error}). Fetch the file again.") from error
-    if not isinstance(told, dict):
-        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not a JSON object. Fetch the file again.")
-    return cast(Config, told)
 
 
 def told_prediction(file: TensorFile, told: Config) -> str | None:
@@ -130,34 +109,11 @@ def nets_of(file: TensorFile, told: Config, own: Callable[[Config], Config] = la
 # ---- a diffusers folder
 
 
-def read_json(path: Path) -> Config:
-    """Return a configuration. Raises CorruptFile."""
-    try:
-        return cast(Config, json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise CorruptFile(f"{path} cannot be read as JSON ({error}). A diffusers model folder has it.") from error
-
-
-def folder_tensors(path: Path, part: str) -> dict[str, Tensor]:
-    """Return the tensors of a part of a folder, by the names that they have there. Raises CorruptFile."""
-    names = _TRANSFORMERS_FILES if part.startswith("text_encoder") else _DIFFUSERS_FILES
-    for name in names:
-        if (file := path / part / name).is_file():
-            return open_file(file).tensors()
-        if (index := path / part / f"{name}.index.json").is_file():
-            return _sharded(index)
-    raise CorruptFile(f"{path / part} has no weights. A diffusers model folder has one of: {', '.join(names)}.")
-
-
-def _sharded(index: Path) -> dict[str, Tensor]:
-    """Return the tensors of several files, by the table that says which is where. Raises CorruptFile, KeyMismatch."""
-    table = read_json(index).get("weight_map")
-    places = cast(Mapping[str, object], table) if isinstance(table, dict) else {"": None}
-    if not all(isinstance(place, str) for place in places.values()):
-        raise CorruptFile(f"{index} has no weight_map, a table of file names. Fetch the folder again.")
-    where = {name: Path(str(place)).name for name, place in places.items()}
-    files = {name: open_file(index.parent / name) for name in dict.fromkeys(where.values())}
-    return {name: files[place].tensor(name) for name, place in where.items()}
+def check_folder(path: Path, family: str) -> None:
+    """Raise WrongFamily where the folder says that it is of another family."""
+    other = identify_folder(path).family if is_folder_of_weights(path) else ""
+    if other not in ("", family):
+        raise WrongFamily(f"{path.name} is for {other}, not for {family}. Open it as {other}.")
 
 
 def folder_vae(path: Path) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from disegno.backbones._latent_diffusion import Config, Tensors
-from disegno.backbones._reading import folder_tensors, read_json
 from disegno.text.t5 import find_tokenizer
 from disegno.weights.keys import ldm
 from disegno.weights.load import open_file
+from disegno.weights.parts import folder_tensors, read_json
 from disegno.weights.tensor_file import TensorFile
 
 _PREFIX = "text_encoders."

@@ -7,10 +7,10 @@ A family is one module in this folder (or of another package, by the entry point
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ class Backbone(Protocol):
 
     @property
     def lora_nets(self) -> Mapping[str, nn.Module]:
-        """What a style LoRA may change: "unet" and "te" (the text encoder), where the family has them."""
+        """What a style LoRA may change: "unet" and "te" (the text encoder; "te2", "te3": more), where there are."""
         ...
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -156,4 +156,18 @@ class Backbone(Protocol):
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when the net cannot draw this size."""
+        ...
+
+
+DepthReader = Callable[[Tensor], Tensor]
+"""Pictures (b 3 h w), RGB in [0, 1], to their depth (b 1 h w): what is near is large."""
+
+
+@runtime_checkable
+class ReadsDepth(Protocol):
+    """A backbone that may tell the depth of pictures: one that is shown depth."""
+
+    @property
+    def depth(self) -> DepthReader | None:
+        """What tells it; None where the model came without."""
         ...

@@ -1,60 +1,35 @@
 """Stable Diffusion 2.x: OpenCLIP's text tower, heads of 64 channels; epsilon at 512 px, v at 768 px.
 
 From a diffusers folder, or from one file of the original layout (safetensors or ckpt); its variants for inpainting (9
-channels) are known by their shapes. What a file may say of itself: see `_reading.py`. A file that does not say what its
-output means is asked: see `probed`.
+channels) and of depth (5: see `_depth.py`) are known by their shapes. What a file may say of itself: see `_reading.py`.
+A file that does not say what its output means is asked: see `probed`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig
 
-from disegno.backbones._latent_diffusion import (
-    Config,
-    LatentDiffusion,
-    Nets,
-    Tensors,
-    fingerprint,
-    noise_table_of,
-    open_nets,
-    prediction_of,
-)
-from disegno.backbones._reading import (
-    check_family,
-    folder_nets,
-    folder_tensors,
-    nets_of,
-    read_json,
-    shapes_of,
-    told_of,
-    told_prediction,
-)
+from disegno.backbones import _one_clip
+from disegno.backbones._depth import depth_in_file
+from disegno.backbones._latent_diffusion import LatentDiffusion
+from disegno.backbones._one_clip import Family, Parts, open_parts
+from disegno.backbones._reading import check_family, nets_of, shapes_of, told_prediction
 from disegno.backbones.base import Defaults
-from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.core.errors import KeyMismatch, RequestError
+from disegno.diffusion.prediction import Prediction
 from disegno.memory import Memory
-from disegno.text.clip import OPENCLIP_PAD, config_of, open_clip
+from disegno.text.clip import OPENCLIP_PAD, config_of
 from disegno.weights.configs import heads_of_64
-from disegno.weights.keys import ldm, openclip
+from disegno.weights.keys import openclip
 from disegno.weights.load import open_file
+from disegno.weights.parts import told_of
 
 FAMILY = "sd2"
 DEFAULTS = Defaults(512, 512, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
 SIZES = {"epsilon": 512, "v": 768}  # in pixels: what each was trained at
 _LATENT_CHANNELS = 4
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A model, read. `text_config`: its penultimate layer is the last one here. `prediction`: None: nothing tells."""
-
-    nets: Nets
-    text: Tensors
-    text_config: CLIPTextConfig
-    scheduler: Config
-    prediction: str | None
 
 
 def open(path: Path | None, memory: Memory) -> LatentDiffusion:
@@ -63,26 +38,16 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         raise RequestError("Stable Diffusion 2.x ships no weights with this program: give a model file or folder.")
     parts = read_folder(path) if path.is_dir() else read_file(path)
     memory = memory.without_fp16()  # the attention's logits of 2.1 are beyond float16
-    unet, vae = open_nets(parts.nets, path.name, memory)
-    warnings = list[str]()
-    told = parts.prediction
-    if told is None:
-        told = probed(unet)
-        warnings.append(_doubt(path.name, told))
-    prediction = prediction_of(told, path.name)
-    return LatentDiffusion(
-        family=FAMILY,
-        name=path.name,
-        prediction=prediction,
-        table=noise_table_of(parts.scheduler, path.name),
-        defaults=replace(DEFAULTS, width=SIZES[prediction.name], height=SIZES[prediction.name]),
-        net=unet,
-        vae=vae,
-        text=open_clip(parts.text, parts.text_config, memory, f"The text encoder of {path.name}", OPENCLIP_PAD),
-        memory=memory,
-        fingerprint=fingerprint(parts.nets.unet, parts.nets.vae, parts.text),
-        warnings=warnings,
-    )
+    return open_parts(parts, path.name, memory, Family(FAMILY, OPENCLIP_PAD, _defaults, _tried))
+
+
+def _defaults(prediction: Prediction) -> Defaults:
+    return replace(DEFAULTS, width=SIZES[prediction.name], height=SIZES[prediction.name])
+
+
+def _tried(unet: UNet2DConditionModel, name: str) -> tuple[str, list[str]]:
+    found = probed(unet)
+    return found, [_doubt(name, found)]
 
 
 def _doubt(name: str, found: str) -> str:
@@ -124,21 +89,10 @@ def read_file(path: Path) -> Parts:
             text_config=config_of(shapes_of(text), told.get("text", {}).get("num_attention_heads"), act="gelu"),
             scheduler={"rescale_betas_zero_snr": "ztsnr" in file},
             prediction=told_prediction(file, told),
+            depth=depth_in_file(file),
         )
 
 
 def read_folder(path: Path) -> Parts:
-    """Return the parts of a diffusers folder."""
-    text_config = read_json(path / "text_encoder" / "config.json")
-    if text_config.get("hidden_size") == 768:
-        raise WrongFamily(f"{path.name} is for sd1, not for {FAMILY}: its text encoder is 768 wide. Open it as sd1.")
-    text = folder_tensors(path, "text_encoder")
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-    told = scheduler.get("prediction_type")
-    return Parts(
-        nets=folder_nets(path),
-        text={new: text[name] for name, new in ldm.text_names(text).items()},
-        text_config=CLIPTextConfig.from_dict(text_config),
-        scheduler=scheduler,
-        prediction=None if told is None else str(told),
-    )
+    """Return the parts of a diffusers folder. Its text encoder's penultimate layer is the last one there."""
+    return _one_clip.read_folder(path, FAMILY)

@@ -21,12 +21,10 @@ from disegno.backbones._latent_diffusion import Config, Tensors, fingerprint
 from disegno.backbones._mmdit import Mmdit
 from disegno.backbones._reading import (
     check_family,
+    check_folder,
     fitted_vae,
-    folder_tensors,
     folder_vae,
-    read_json,
     shapes_of,
-    told_of,
     vae_of,
 )
 from disegno.backbones._text_files import TextParts, beside, in_file, in_folder
@@ -38,13 +36,13 @@ from disegno.diffusion.schedules import flow_table
 from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
 from disegno.text.t5 import T5Text, open_t5
-from disegno.weights.configs import vae_config
+from disegno.weights.configs import SHIFT, vae_config
 from disegno.weights.keys import mmdit
 from disegno.weights.load import open_file
+from disegno.weights.parts import folder_tensors, read_json, told_of
 
 FAMILY = "sd3"
 DEFAULTS = Defaults(1024, 1024, steps=28, cfg=4.5, sampler="Euler", schedule="normal")
-SHIFT = 3.0
 
 
 @dataclass(frozen=True)
@@ -184,6 +182,7 @@ def net_of(originals: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def read_folder(path: Path) -> Parts:
     """Return the parts of a diffusers folder; its text encoders may be left out."""
+    check_folder(path, FAMILY)
     scheduler = path / "scheduler" / "scheduler_config.json"
     return Parts(
         net=folder_tensors(path, "transformer"),

@@ -1,9 +1,9 @@
-"""The configuration files of a diffusers folder of Stable Diffusion 1.x or 2.x, from the shapes of its tensors.
+"""The configuration files of a diffusers folder, from the shapes of its tensors.
 
-What leaves no trace in a shape (heads, activations, the noise schedule) is Stable Diffusion 1.5's own.
+What leaves no trace in a shape (heads, activations, the noise schedule) is Stable Diffusion 1.5's own, or the family's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,22 +13,11 @@ from disegno.core.errors import KeyMismatch
 from disegno.weights.keys.control import sizes_of
 from disegno.weights.keys.ldm import diffusers_layout_of
 
-PIPELINE: dict[str, list[str]] = {
-    "scheduler": ["diffusers", "PNDMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 # By the latents' channels: Esser et al. 2024's autoencoder, as in every SD 3 configuration.
 _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size": 1024}}
 SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
+SHIFT = 3.0  # of the noise levels; Esser et al. 2024, as in every SD 3 configuration
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
-
-
-def class_name(folder: str) -> dict[str, str]:
-    """Return what the configuration in this folder says of its class: diffusers wants to read it, transformers not."""
-    library, name = PIPELINE[folder]
-    return {"_class_name": name} if library == "diffusers" else {}
 
 
 def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -88,20 +77,46 @@ def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     }
 
 
-def _openclip_text(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"hidden_act": "gelu", "pad_token_id": 0}
+def projected_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return the configuration of a CLIPTextModelWithProjection."""
+    width = tensors["text_projection.weight"].shape[0]
+    return text_config(tensors) | {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": width}
+
+
+def t5_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return the configuration of a T5EncoderModel, of T5 1.1's kind. Raises KeyMismatch where a size is missing."""
+    first = "encoder.block.0.layer.0.SelfAttention"
+    try:
+        vocabulary, width = tensors["shared.weight"].shape
+        buckets, heads = tensors[f"{first}.relative_attention_bias.weight"].shape
+        inner, wide = tensors[f"{first}.q.weight"].shape[0], tensors["encoder.block.0.layer.1.DenseReluDense.wo.weight"]
+    except KeyError as error:
+        raise KeyMismatch(f"T5 has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": inner // heads,
+        "d_ff": wide.shape[1],
+        "num_layers": 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block.")),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "layer_norm_epsilon": 1e-6,
+        "is_encoder_decoder": False,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
 
 
 def heads_of_64(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Stable Diffusion 2's UNet adds to its sizes: heads of 64 channels."""
     heads = tuple(max(1, int(width) // 64) for width in config["block_out_channels"])
     return {"attention_head_dim": heads, "upcast_attention": True}  # diffusers' name for the number of heads
-
-
-OWN: dict[str, dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "sd2": {"unet": heads_of_64, "text_encoder": _openclip_text}
-}
-"""What other families than Stable Diffusion 1.x add to a configuration: family -> folder -> what."""
 
 
 def scheduler_config(prediction: str | None) -> dict[str, Any]:
@@ -118,3 +133,8 @@ def scheduler_config(prediction: str | None) -> dict[str, Any]:
         "set_alpha_to_one": False,
         "clip_sample": False,
     }
+
+
+def flow_scheduler_config(shift: float) -> dict[str, Any]:
+    """Return the noise schedule's configuration of a flow model."""
+    return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": shift}

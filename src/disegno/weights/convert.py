@@ -2,15 +2,17 @@
 
 A file whose suffix is torch's (.ckpt) becomes torch's checkpoint: other programs choose their reader by it.
 
-Every tensor keeps its bits. The only change of shape is that of the VAE's attention, whose matrices the original
-stores as 1x1 convolutions. What has no name in the other form (schedule buffers, EMA copies) is left out and listed.
+Every tensor keeps its bits. The only changes of shape are those of the VAE's attention, whose matrices the original
+stores as 1x1 convolutions, and of queries, keys and values that lie in one tensor. What has no name in the other form
+(schedule buffers, EMA copies) is left out and listed.
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,51 +20,19 @@ from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights import configs
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
-from disegno.weights.keys import ldm, openclip
+from disegno.weights.keys import midas
+from disegno.weights.layouts import DEPTH, MODELS, T5, VAE, Part, network_of, pipeline_of
 from disegno.weights.load import open_file
 from disegno.weights.modelspec import words_of
+from disegno.weights.parts import CONFIG_KEY, folder_tensors, has_weights, read_json, told_of
 from disegno.weights.save import save_safetensors, save_weights, write_atomically
 from disegno.weights.tensor_file import TensorFile
 
 LAYOUTS = ("ldm", "diffusers")
-_TEXT_PREFIX = "cond_stage_model.transformer."
-_ATTENTION = re.compile(r"(en|de)coder\.mid(_block\.attentions\.0\.to_|\.attn_1\.(q|k|v|proj_out)\.)")
-_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One network of a model: its prefix in a single file, its folder and file in a diffusers folder, its two names."""
-
-    prefix: str
-    folder: str
-    stem: str
-    to_diffusers: Callable[[Iterable[str]], dict[str, str]]
-    to_ldm: Callable[[Iterable[str]], dict[str, str]]
-    config: Callable[[Mapping[str, Tensor]], dict[str, object]] = configs.unet_config
-
-
-def _text_names(names: Iterable[str]) -> dict[str, str]:
-    return {name: name for name in names if not name.endswith("position_ids")}
-
-
-_HF = "text_model."
-
-
-def _from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_HF + name: tensor for name, tensor in openclip.used(tensors).items()}
-
-
-def _to_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return openclip.to_openclip({name.removeprefix(_HF): tensor for name, tensor in tensors.items()})
-
-
-_FAMILIES = ("sd1", "sd2", "diorama", "")
-_CONTROL = _Part(ldm.CONTROL_PREFIX, "", "", ldm.unet_names, ldm.unet_originals)
-_UNET = _Part(ldm.UNET_PREFIX, "unet", _STEMS[0], ldm.unet_names, ldm.unet_originals)
-_VAE = _Part(ldm.VAE_PREFIX, "vae", _STEMS[0], ldm.vae_names, ldm.vae_originals, configs.vae_config)
-_TEXT = _Part(_TEXT_PREFIX, "text_encoder", _STEMS[1], _text_names, _text_names, configs.text_config)
-_PARTS = {"control": _CONTROL, "unet": _UNET, "vae": _VAE, "text": _TEXT}
+_FAMILIES = (*MODELS, "diorama", "")
+_SCHEDULER = Path("scheduler", "scheduler_config.json")
+_VOCABULARY, _VOCABULARIES = "tokenizer_3", ("tokenizer.json", "spiece.model")  # T5's, which no file of weights has
+_OF_LATENTS = ("scaling_factor", "shift_factor")  # of a VAE: its tensors do not tell
 
 
 @dataclass(frozen=True)
@@ -101,90 +71,128 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
 
 def _rename(card: FileCard, file: TensorFile, out: Path, layout: str) -> Converted:
     """Write one network under the other names."""
-    if card.kind not in _PARTS:
+    part = network_of(card.kind, card.family)
+    if part is None:
         raise UnknownKind(f"{card.path.name} is a {card.kind}; a control, unet, vae or text can be renamed.")
-    part = _PARTS[card.kind]
     names = {key: key.removeprefix(part.prefix) for key in file.contents.entries}
-    table = (part.to_diffusers if layout == "diffusers" else part.to_ldm)(names.values())
-    prefix = part.prefix if layout == "ldm" else ""
-    tensors = {prefix + table[name]: file.tensor(key) for key, name in names.items() if name in table}
-    if not tensors:
+    given = {name: file.tensor(key) for key, name in names.items()}
+    there = layout == "diffusers"
+    found, used = (part.to_diffusers(given), part.placed(given)) if there else (part.to_ldm(given), part.kept(given))
+    if not found:
         raise KeyMismatch(f"{card.path.name} has no tensor that {layout} has a name for. Give a file of one network.")
-    save_weights(out, _fitted(tensors, layout), words_of(card, layout))
-    return Converted(identify(out), tuple(key for key, name in names.items() if name not in table))
+    tensors = found if there else {part.prefix + name: tensor for name, tensor in found.items()}
+    save_weights(out, tensors, words_of(card, layout))
+    return Converted(identify(out), tuple(key for key, name in names.items() if name not in used))
+
+
+# ---- one file -> folder
 
 
 def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
     """Write a single-file model as a diffusers folder."""
-    taken: set[str] = set()
-    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline", **configs.PIPELINE}
-    own = configs.OWN.get(card.family, {})
-    for part in (_UNET, _VAE, _TEXT):
-        tensors, used = _text_of(file) if part is _TEXT and card.family == "sd2" else _part_of(card, file, part)
+    taken, told = set[str](), told_of(file)
+    index: dict[str, object] = {}
+    for part in _parts_of(card):
+        tensors, used = _part_of(card, file, part)
+        if not tensors:
+            index |= {part.folder: [None, None]} if card.family == "sd3" else {}  # diffusers' word for none
+            continue
+        index[part.folder] = [part.library, part.cls]
         taken |= used
         folder = out / part.folder
         folder.mkdir(parents=True, exist_ok=True)
-        told = configs.class_name(part.folder) | part.config(tensors)
-        _write_json(folder / "config.json", told | (own[part.folder](told) if part.folder in own else {}))
+        _write_json(folder / "config.json", _class_of(part) | part.config(tensors) | told.get(part.folder, {}))
         save_safetensors(folder / f"{part.stem}.safetensors", tensors, {"format": "pt"})
+    is_flow = card.prediction == "flow"
+    scheduler = _flow(told) if is_flow else configs.scheduler_config(card.prediction)
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     (out / "scheduler").mkdir(exist_ok=True)
-    _write_json(out / "scheduler" / "scheduler_config.json", configs.scheduler_config(card.prediction))
-    _write_json(out / "model_index.json", index)  # last: a folder without it is not listed as a model
+    _write_json(out / _SCHEDULER, scheduler)
+    if index.get(T5.folder, [None, None]) != [None, None]:
+        _copy_vocabulary(card.path.parent, out)
+    if DEPTH.folder in index:
+        _write_processor(out)
+    _write_json(
+        out / "model_index.json", {"_class_name": pipeline_of(index)} | index
+    )  # last: a folder without it is not listed as a model
     return Converted(identify(out), tuple(key for key in file.contents.entries if key not in taken))
 
 
-def _part_of(card: FileCard, file: TensorFile, part: _Part) -> tuple[dict[str, Tensor], set[str]]:
+def _flow(told: Mapping[str, Any]) -> dict[str, Any]:
+    return configs.flow_scheduler_config(float(told.get("shift", configs.SHIFT)))
+
+
+def _write_processor(out: Path) -> None:
+    """Write how a picture is prepared for an estimator of depth."""
+    (out / "feature_extractor").mkdir(exist_ok=True)
+    size = read_json(out / DEPTH.folder / "config.json")["image_size"]
+    _write_json(out / "feature_extractor" / "preprocessor_config.json", midas.PROCESSOR | {"size": size})
+
+
+def _parts_of(card: FileCard) -> tuple[Part, ...]:
+    return MODELS.get(card.family, MODELS["sd1"])
+
+
+def _class_of(part: Part) -> dict[str, str]:
+    """Return what a configuration says of its class: diffusers wants to read it, transformers not."""
+    return {"_class_name": part.cls} if part.library == "diffusers" else {}
+
+
+def _part_of(card: FileCard, file: TensorFile, part: Part) -> tuple[dict[str, Tensor], set[str]]:
     """Return a network's tensors by diffusers' names, and the names that they have in the file."""
     names = {key.removeprefix(part.prefix): key for key in file.contents.entries if key.startswith(part.prefix)}
-    table = part.to_diffusers(names)
-    if not table:
+    given = {name: file.tensor(key) for name, key in names.items()}
+    used = part.placed(given)
+    if not used and part.optional:
+        return {}, set()
+    if not used:
         raise KeyMismatch(f"{card.path.name} has no tensors under {part.prefix}... Give a complete checkpoint.")
-    tensors = _fitted({new: file.tensor(names[name]) for name, new in table.items()}, "diffusers")
-    return tensors, {names[name] for name in table}
+    return part.to_diffusers(given), {names[name] for name in used}
 
 
-def _text_of(file: TensorFile) -> tuple[dict[str, Tensor], set[str]]:
-    """Return OpenCLIP's text tower likewise."""
-    keys = [key for key in file.contents.entries if key.startswith(openclip.PREFIX)]
-    tensors = {key.removeprefix(openclip.PREFIX): file.tensor(key) for key in keys}
-    if not keys:
-        raise KeyMismatch(f"{file.path.name} has no tensors under {openclip.PREFIX}... Give a complete checkpoint.")
-    return _from_openclip(tensors), {openclip.PREFIX + name for name in openclip.used_names(tensors)}
+# ---- folder -> one file
 
 
 def _join(card: FileCard, out: Path) -> Converted:
     """Write a diffusers folder as a single-file model."""
     tensors: dict[str, Tensor] = {}
     left_out: list[str] = []
-    for part in (_UNET, _VAE, _TEXT):
-        given = _part_tensors(card.path / part.folder)
-        if part is _TEXT and card.family == "sd2":
-            tensors |= {openclip.PREFIX + name: tensor for name, tensor in _to_openclip(given).items()}
+    for part in _parts_of(card):
+        if part.optional and not has_weights(card.path, part.folder):
             continue
-        table = part.to_ldm(given)
-        tensors |= _fitted({part.prefix + new: given[name] for name, new in table.items()}, "ldm")
-        left_out += [f"{part.folder}/{name}" for name in given if name not in table]
-    save_weights(out, tensors, words_of(replace(card, metadata={}), "ldm"))
+        given = folder_tensors(card.path, part.folder)
+        kept = part.kept(given)
+        tensors |= {part.prefix + name: tensor for name, tensor in part.to_ldm(given).items()}
+        left_out += [f"{part.folder}/{name}" for name in given if name not in kept]
+    words = words_of(replace(card, metadata={}), "ldm")
+    if told := _untold(card):
+        words[CONFIG_KEY] = json.dumps(told)
+    save_weights(out, tensors, words)
+    if any(name.startswith(T5.prefix) for name in tensors):
+        _copy_vocabulary(card.path, out.parent)
     return Converted(identify(out), tuple(left_out))
 
 
-def _part_tensors(folder: Path) -> dict[str, Tensor]:
-    files = (folder / f"{stem}{suffix}" for stem in _STEMS for suffix in (".safetensors", ".bin"))
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise KeyMismatch(f"{folder} has no weights ({', '.join(_STEMS)}). Fetch the folder completely.")
-    return open_file(found).tensors()
+def _untold(card: FileCard) -> dict[str, Any]:
+    """Return what a folder's configurations say that a file's names and shapes do not."""
+    told: dict[str, Any] = {}
+    own, tensors = read_json(card.path / VAE.folder / "config.json"), folder_tensors(card.path, VAE.folder)
+    usual = configs.vae_config(tensors)
+    if other := {name: own[name] for name in _OF_LATENTS if own.get(name) != usual.get(name) and name in own}:
+        told["vae"] = other
+    if card.family == "sd3" and (card.path / _SCHEDULER).is_file():
+        shift = float(read_json(card.path / _SCHEDULER).get("shift", configs.SHIFT))
+        told |= {"shift": shift} if shift != configs.SHIFT else {}
+    return told
 
 
-def _fitted(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Return the tensors, the VAE's attention as matrices (diffusers) or as 1x1 convolutions (ldm)."""
-    wanted = 2 if layout == "diffusers" else 4
-    return {
-        name: tensor.reshape(tensor.shape[:2] + (1,) * (wanted - 2))
-        if tensor.ndim in (2, 4) and tensor.ndim != wanted and _ATTENTION.search(name)
-        else tensor
-        for name, tensor in tensors.items()
-    }
+def _copy_vocabulary(source: Path, target: Path) -> None:
+    """Copy T5's vocabulary, which is no tensor, to where a model in `target` looks for it, unless one is there."""
+    for name in _VOCABULARIES:
+        own, new = source / _VOCABULARY / name, target / _VOCABULARY / name
+        if own.is_file() and not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(own, new)
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

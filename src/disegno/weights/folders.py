@@ -134,7 +134,7 @@ def _json(path: Path) -> dict[str, object]:
             raise CorruptFile(f"{path} has more than {_MAX_JSON_BYTES} bytes; a configuration was expected.")
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CorruptFile(f"{path} cannot be read ({str(error)[:120]}). Fetch the folder again.") from None
+        raise CorruptFile(f"{path} cannot be read as JSON ({str(error)[:120]}). Fetch the folder again.") from None
     if not isinstance(value, dict):
         raise CorruptFile(f"{path} is not a table of settings. Fetch the folder again.")
     return cast(dict[str, object], value)

@@ -12,7 +12,7 @@ Shapes = Mapping[str, Shape]
 
 CROSS_WIDTHS = {384: "diorama", 768: "sd1", 1024: "sd2", 1280: "sdxl", 2048: "sdxl"}  # 1280: SDXL's refiner
 _VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alike
-_SD3_MARKS = ("joint_blocks.0.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_0_")
+_SD3_MARKS = ("joint_blocks.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_")
 _TEXT_MARKS = {"\ncond_stage_model.transformer.": "sd1", "\ncond_stage_model.model.": "sd2", "\nconditioner.": "sdxl"}
 _HALVES_UP = (".up.weight", "lora_up.weight", "lora_B.weight", "lora_B.default.weight")
 _DOWN = (
@@ -96,7 +96,10 @@ _LAYOUTS = (
     Kind("peft", any=(".lora_A.",)),
     Kind(
         "ldm",
-        any=("input_blocks.", "joint_blocks.", "\nencoder.down.0.", "\nfirst_stage_model.", "\nmiddle_block_out."),
+        any=(
+            *("input_blocks.", "joint_blocks.", "\nencoder.down.0.", "\nfirst_stage_model.", "\nmiddle_block_out."),
+            "\ntransformer_blocks.0.attn.qkv.",
+        ),
     ),
     Kind("diffusers", any=("down_blocks.", "transformer_blocks.", "mid_block.")),
 )

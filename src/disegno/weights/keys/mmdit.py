@@ -97,6 +97,29 @@ def unknown_names(names: Mapping[str, object]) -> list[str]:
     return [name for name in names if _place(name, last) is None]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """A module of the original, and those of diffusers' that it is: one or, of queries, keys and values, three.
+
+    `swaps`: the halves of its rows stand the other way round.
+    """
+
+    original: str
+    names: tuple[str, ...]
+    swaps: bool
+
+
+def joined_modules(names: Mapping[str, object]) -> list[Joined]:
+    """Return the original's modules of a transformer with these of diffusers' names, each ending in `.weight`."""
+    blocks, found = num_blocks(names), list[Joined]()
+    for original in _originals(blocks):
+        place = _place(original, blocks - 1)
+        if place is not None and original.endswith(".weight") and all(name in names for name in place.names):
+            own = tuple(name.removesuffix(".weight") for name in place.names)
+            found.append(Joined(original.removesuffix(".weight"), own, place.swaps))
+    return found
+
+
 def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by diffusers' names; those without a place are left out. `tensors`: no prefix."""
     last, found = num_blocks(tensors) - 1, dict[str, Tensor]()

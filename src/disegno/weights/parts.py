@@ -1,0 +1,80 @@
+"""One network of a diffusers folder: its configuration, and its tensors, in one file or in several. What one file says
+of its configuration, in its header.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from disegno.core.errors import CorruptFile
+from disegno.weights.load import open_file
+from disegno.weights.tensor_file import TensorFile
+
+CONFIG_KEY = "disegno.config"  # in a header: what a file's names and shapes do not tell
+_NAMES = (
+    *("diffusion_pytorch_model.safetensors", "model.safetensors"),
+    *("diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors"),
+    *("diffusion_pytorch_model.bin", "pytorch_model.bin"),
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a configuration. Raises CorruptFile."""
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise CorruptFile(f"{path} cannot be read as JSON ({error}). A diffusers model folder has it.") from error
+
+
+def told_of(file: TensorFile) -> dict[str, Any]:
+    """Return what the file's header says of its configuration. Raises CorruptFile."""
+    text = file.metadata.get(CONFIG_KEY, "{}")
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not JSON ({error}). Fetch the file again.") from error
+    if not isinstance(told, dict):
+        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not a JSON object. Fetch the file again.")
+    return cast(dict[str, Any], told)
+
+
+def has_weights(path: Path, part: str) -> bool:
+    """Return whether a folder has the weights of this part."""
+    return any(file.is_file() for file in (*_files(path / part), *_indices(path / part)))
+
+
+def folder_tensors(path: Path, part: str) -> dict[str, Tensor]:
+    """Return the tensors of a part of a folder, by the names that they have there. Raises CorruptFile, KeyMismatch."""
+    for file in _files(path / part):
+        if file.is_file():
+            return open_file(file).tensors()
+    for index in _indices(path / part):
+        if index.is_file():
+            return _sharded(index)
+    raise CorruptFile(f"{path / part} has no weights. A diffusers model folder has one of: {', '.join(_NAMES)}.")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in _NAMES)
+
+
+def _indices(folder: Path) -> Iterator[Path]:
+    """Yield where the table of several files may lie: `.fp16` stands in two places, by who wrote it."""
+    for name in _NAMES:
+        yield folder / f"{name}.index.json"
+        if ".fp16" in name:
+            yield folder / f"{name.replace('.fp16', '')}.index.fp16.json"
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of several files, by the table that says which is where. Raises CorruptFile, KeyMismatch."""
+    table = read_json(index).get("weight_map")
+    places = cast(Mapping[str, object], table) if isinstance(table, dict) else {"": None}
+    if not all(isinstance(place, str) for place in places.values()):
+        raise CorruptFile(f"{index} has no weight_map, a table of file names. Fetch the folder again.")
+    where = {name: Path(str(place)).name for name, place in places.items()}
+    files = {name: open_file(index.parent / name) for name in dict.fromkeys(where.values())}
+    return {name: files[place].tensor(name) for name, place in where.items()}
