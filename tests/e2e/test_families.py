@@ -115,7 +115,7 @@ def test_controls_of_the_family_steer_it_and_others_are_refused_at_once(studio: 
 
 
 def test_a_depth_model_without_depth_says_what_it_lacks(studio: Studio) -> None:
-    with pytest.raises(RequestError, match=r"wants 5: .*depth \(5\)"):
+    with pytest.raises(RequestError, match="draws by depth: give it a depth map"):
         _draw(studio, model="sd2-depth")
 
 

@@ -81,7 +81,7 @@ SECTIONS = {
         *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "size", "seed"),
         *("batch", "steps", "cfg", "sampler", "schedule", "again"),
     ),
-    "A picture from a picture": ("init__", "outpaint", "image_cfg"),
+    "A picture from a picture": ("init__", "outpaint", "image_cfg", "depth", "depth_annotate"),
     "Larger pictures": ("hires__", "tiles", "tiles__", "vae_tile"),
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
     "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device", "t5"),

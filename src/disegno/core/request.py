@@ -288,6 +288,12 @@ class Request:
     """Draw in parts: for a canvas that is larger than the model's own."""
     image_cfg: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
     """How closely a model that edits by instruction keeps to the picture."""
+    depth: str | None = None
+    """A depth map, white is near, for models that are shown one (Stable Diffusion 2 depth): a path, or a data URI.
+    Unset: that of the picture that is changed."""
+    depth_annotate: str | None = None
+    """What draws the depth map, from `depth` or from the picture that is changed; unset: `depth` is one already, and
+    the picture's is estimated by the model."""
     vae_tile: Annotated[int | None, Field(ge=0, le=4096, multiple_of=64)] = None
     """Encode and decode in parts of this many pixels; 0: at once; unset: in parts where the picture is large."""
 

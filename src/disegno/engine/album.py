@@ -48,7 +48,7 @@ def _uri(data: bytes) -> str:
 def needs_sources(request: Request) -> bool:
     """Return whether the request can only be made again with the pictures it names, not with its conditions alone."""
     masks = any(unit.region or unit.mask for unit in request.controls)
-    return bool(request.init or request.hires or masks)
+    return bool(request.init or request.hires or request.depth or masks)
 
 
 def with_sources(request: Request, sources: Mapping[str, str]) -> Request:
@@ -64,7 +64,7 @@ def with_sources(request: Request, sources: Mapping[str, str]) -> Request:
     init = request.init
     if init is not None:
         init = replace(init, image=sources.get(init.image, init.image), mask=held(init.mask))
-    return replace(request, controls=units, init=init)
+    return replace(request, controls=units, init=init, depth=held(request.depth))
 
 
 def with_mask(picture: Picture, mask: np.ndarray) -> Picture:

@@ -66,8 +66,11 @@ def _init(init: InitImage) -> InitImage:
     )
 
 
-def passed_over(request: Request, edits: bool) -> list[str]:
-    """Return what a concrete request says that decides nothing, in plain words. `edits`: whether its model does."""
+def passed_over(request: Request, edits: bool, sees_depth: bool) -> list[str]:
+    """Return what a concrete request says that decides nothing, in plain words.
+
+    `edits`, `sees_depth`: whether a model of it does.
+    """
     init, doubts = request.init, list[str]()
     if init is not None and init.mask is None and init.outpaint is None:
         own = _init(InitImage(image=init.image))
@@ -75,6 +78,8 @@ def passed_over(request: Request, edits: bool) -> list[str]:
         doubts += [f"There is no mask, of which {said} is said: it was passed over."] if said else []
     if request.image_cfg != Request().image_cfg and not edits:
         doubts.append("image_cfg was passed over: it is for models that edit by instruction.")
+    if (request.depth or request.depth_annotate) and not sees_depth:
+        doubts.append("The depth map was passed over: it is for models that are shown one (Stable Diffusion 2 depth).")
     return doubts
 
 

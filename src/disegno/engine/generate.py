@@ -20,6 +20,7 @@ from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
 from disegno.engine.concrete import concrete, passed_over
+from disegno.engine.depth import check_depth, sees_depth
 from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
@@ -41,6 +42,7 @@ def open_job(request: Request, studio: Studio, album: Album) -> Job:
     backbone = studio.backbone(request.model, request.prediction)
     request = concrete(request, backbone, album)
     assert request.width and request.height
+    check_depth(request, backbone)
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)
     canvas = request.init and open_canvas(request.init, request.width, request.height, album)
     worded = word(request, seeds, studio)
@@ -114,7 +116,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     images = _finished(drawn, last, second)
     times.append(time.perf_counter())
     said = (text for phase in phases for text in phase.warnings)
-    warnings = (*said, *job.backbone.warnings, *passed_over(job.request, edits(job.backbone)))
+    over = passed_over(job.request, edits(job.backbone), sees_depth(job.backbone) or sees_depth(last.backbone))
+    warnings = (*said, *job.backbone.warnings, *over)
     return Result(
         images=images,
         request=job.request,

@@ -19,6 +19,7 @@ from disegno.diffusion.inpaint import inpainting_channels
 from disegno.engine.album import Album
 from disegno.engine.batch import Run, View
 from disegno.engine.canvas import Canvas
+from disegno.engine.depth import depth_channel, sees_depth
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
 from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
@@ -148,6 +149,8 @@ def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
 
 def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase) -> Phase:
     """Return the phase with its runs."""
+    if sees_depth(job.backbone):
+        extra = depth_channel(job.request, scene, job.backbone)
     prepared = _prepared(job, scene, "hires" if phase.part else "first")
     told = encode(job.request, job.worded, job.backbone, job.studio)
     size = scene.height // job.backbone.downscale, scene.width // job.backbone.downscale

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, Request
+from disegno.engine.depth import check_depth
 from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin
@@ -42,6 +43,7 @@ def open_second(job: Job) -> Second | None:
     assert request.width and request.height
     target = target_size(hires, request.width, request.height, job.backbone.downscale)
     backbone = job.studio.backbone(hires.model) if hires.model else job.backbone
+    check_depth(request, backbone)
     mode = latent_mode(hires.upscaler)
     if mode is not None and backbone.latent_channels != job.backbone.latent_channels:
         raise RequestError(

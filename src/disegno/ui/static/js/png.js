@@ -92,7 +92,7 @@ function ours(record) {
     conditions[n] ? { ...unit, image: conditions[n], annotate: "none", params: {} } : { ...unit, image: inside(unit.image) });
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
   const prompt = prompts[image] ?? request.prompt;
-  const fixed = { ...request, prompt, prompts: [], negatives: [], styles: [], controls: units, init };
+  const fixed = { ...request, prompt, prompts: [], negatives: [], styles: [], controls: units, init, depth: inside(request.depth) };
   return { request: fixed, seed: request.seed >= 0 ? request.seed + image : null, from: "disegno" };
 }
 
