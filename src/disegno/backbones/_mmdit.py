@@ -22,6 +22,8 @@ from disegno.diffusion.schedules import NoiseTable
 from disegno.memory import Memory
 from disegno.text.learnt import TextOptions
 
+_TEXTS = {"clip_l": "te", "clip_g": "te2", "t5": "te3"}  # as LoRAs' files call them
+
 
 def states_of(tokens: Tensor, pooled: Tensor, warnings: Sequence[str]) -> TextStates:
     """Return text states whose keys name both the tokens and the pooled state."""
@@ -65,7 +67,7 @@ class Mmdit:
 
     @property
     def lora_nets(self) -> Mapping[str, nn.Module]:
-        return {"unet": self.net}
+        return {"unet": self.net, **{_TEXTS[name]: net for name, net in self.text.nets.items()}}
 
     def predicting(self, name: str) -> "Mmdit":
         """Return this model, whose output means a flow and nothing else. Raises RequestError."""

@@ -20,6 +20,7 @@ from disegno.engine.pictures import Limits
 from disegno.engine.preview import Decoder, open_decoder
 from disegno.engine.residuals import ResidualCache
 from disegno.loras.apply import NO_LORAS, Loras, Worn, put_on
+from disegno.loras.dialects import TEXTS
 from disegno.loras.files import read_lora
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.prompts.files import PromptFiles
@@ -153,10 +154,10 @@ class Studio:
 
     def prompt_states(self, backbone: Backbone, text: str, options: TextOptions, loras: Loras = NO_LORAS) -> TextStates:
         """Return the text states of one prompt, (1 kn d), computed once, with the LoRAs on the text encoder."""
-        key = (backbone.fingerprint, loras.key if loras.seats.get("te") else "", text, options.key())
+        key = (backbone.fingerprint, loras.key if loras.change(*TEXTS) else "", text, options.key())
 
         def read() -> TextStates:
-            with loras.on("te"):
+            with loras.on(*TEXTS):
                 return backbone.read_prompt(text, options)
 
         return self._texts.get(key, read)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from disegno.core.errors import KeyMismatch
 from disegno.core.request import LoraUse
-from disegno.loras.dialects import Part, Place, places_in
+from disegno.loras.dialects import Part, Place, Places, places_in
 from disegno.loras.files import LoraFile
 from disegno.loras.matrices import difference
 from disegno.packing import LAYERS, with_weight
@@ -67,10 +67,14 @@ class Loras:
     hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     _lock: RLock = field(default_factory=RLock, repr=False, compare=False)
 
+    def change(self, *parts: Part) -> bool:
+        """Return whether a layer of these parts is another one while they are on."""
+        return any(self.seats.get(part) for part in parts)
+
     @contextmanager
-    def on(self, part: Part) -> Generator[None]:
-        """Let the copies stand in for a part's layers. One thread at a time."""
-        seats = self.seats.get(part, ())
+    def on(self, *parts: Part) -> Generator[None]:
+        """Let the copies stand in for the layers of some parts. One thread at a time."""
+        seats = [seat for part in parts for seat in self.seats.get(part, ())]
         if not seats:
             yield
             return
@@ -88,21 +92,21 @@ NO_LORAS = Loras()
 
 
 def put_on(nets: Mapping[str, nn.Module], worn: Sequence[Worn]) -> Loras:
-    """Return these LoRAs on a model's nets ("unet", "te"), merged in float32 and kept in the layers' own dtype.
+    """Return these LoRAs on a model's nets ("unet", "te", ...), merged in float32 and kept in the layers' own dtype.
 
     Raises KeyMismatch where one has nothing for this model, or something of another shape.
     """
     places = places_in(nets, LAYERS)
     found = [_placed(each, places) for each in worn]
     warnings = tuple(warning for each, some in zip(worn, found, strict=True) for warning in _doubts(each, some))
-    wanted: dict[Place, list[tuple[Worn, str]]] = {}
+    wanted: dict[Address, list[Change]] = {}
     for each, some in zip(worn, found, strict=True):
-        for (part, module), place in some.items():
-            if each.strength(part):
-                wanted.setdefault(place, []).append((each, module))
+        for (part, module), here in some.items():
+            for place in here if each.strength(part) else ():
+                wanted.setdefault((part, place.name), []).append(Change(each, module, place))
     seats: dict[Part, list[Seat]] = {}
-    for place, changes in wanted.items():
-        seats.setdefault(place.part, []).append(_seat(nets[place.part], place, changes))
+    for (part, name), changes in wanted.items():
+        seats.setdefault(part, []).append(_seat(nets[part], name, changes))
     key = sha256("\n".join(each.key for each in worn).encode()).hexdigest() if worn else ""
     copies = [seat.other for some in seats.values() for seat in some]
     num_bytes = sum(_num_bytes(copy) for copy in copies)
@@ -111,8 +115,17 @@ def put_on(nets: Mapping[str, nn.Module], worn: Sequence[Worn]) -> Loras:
     return Loras(key, {part: tuple(some) for part, some in seats.items()}, warnings, num_bytes, hashes)
 
 
-def _placed(worn: Worn, places: Mapping[Address, Place]) -> dict[Address, Place]:
-    """Return the model's place of each of a LoRA's modules. Raises KeyMismatch where it has none at all."""
+@dataclass(frozen=True)
+class Change:
+    """What a LoRA changes: its module, and where that is in the model."""
+
+    worn: Worn
+    module: str
+    place: Place
+
+
+def _placed(worn: Worn, places: Places) -> dict[Address, tuple[Place, ...]]:
+    """Return the model's places of each of a LoRA's modules. Raises KeyMismatch where it has none at all."""
     found = {address: places[address] for address in worn.file.modules if address in places}
     if not found:
         some = ", ".join(f"{part} {module}" for part, module in list(worn.file.modules)[:2])
@@ -123,31 +136,50 @@ def _placed(worn: Worn, places: Mapping[Address, Place]) -> dict[Address, Place]
     return found
 
 
-def _doubts(worn: Worn, found: Mapping[Address, Place]) -> Iterable[str]:
+def _doubts(worn: Worn, found: Mapping[Address, object]) -> Iterable[str]:
     num, total = len(found), len(worn.file.modules)
     if num < total:
         yield f"The LoRA {worn.file.name!r}: {num} of {total} modules applied; this model has no place for the others."
 
 
 @torch.no_grad()
-def _seat(net: nn.Module, place: Place, changes: Sequence[tuple[Worn, str]]) -> Seat:
+def _seat(net: nn.Module, where: str, changes: Sequence[Change]) -> Seat:
     """Return the layer's copy with all of these LoRAs in it, each made from the layer as it is."""
-    parent_name, _, name = place.name.rpartition(".")
-    parent, own = net.get_submodule(parent_name), net.get_submodule(place.name)
+    parent_name, _, name = where.rpartition(".")
+    parent, own = net.get_submodule(parent_name), net.get_submodule(where)
     weight, bias = _own(own)
     changed, shifted = weight.float(), bias
-    for worn, module in changes:
-        matrices, strength = worn.file.modules[place.part, module], worn.strength(place.part)
+    for change in changes:
+        worn, part, strength = change.worn, change.place.part, change.worn.strength(change.place.part)
+        matrices = worn.file.modules[part, change.module]
         try:
-            scale = worn.file.scale_of(place.part, module)
-            changed = changed + strength * difference(weight, matrices, scale, worn.use.rank)
-            shifted = _shifted(shifted, matrices, strength)
+            scale = worn.file.scale_of(part, change.module)
+            made = difference(_as_original(net, change.place, weight), matrices, scale, worn.use.rank)
+            changed = changed + strength * _of_place(made, change.place)
+            shifted = _shifted(shifted, matrices, change.place, strength)
         except KeyMismatch as error:
             raise KeyMismatch(
-                f"The LoRA {worn.file.name!r} does not fit {place.part} {place.name}: {error}."
+                f"The LoRA {worn.file.name!r} does not fit {part} {where}: {error}."
                 " Choose one that was made for this model."
             ) from error
     return Seat(parent, name, own, with_weight(own, changed, shifted))
+
+
+def _as_original(net: nn.Module, place: Place, weight: Tensor) -> Tensor:
+    """Return the weight as the original has it: with those beside it in one, its halves where they stand there."""
+    if place.beside:
+        weight = torch.cat([_own(net.get_submodule(name))[0] for name in place.beside])
+    return _exchanged(weight) if place.swaps else weight
+
+
+def _of_place(made: Tensor, place: Place) -> Tensor:
+    """Return a place's rows of what was made for the original's."""
+    made = _exchanged(made) if place.swaps else made
+    return made.chunk(len(place.beside))[place.beside.index(place.name)] if place.beside else made
+
+
+def _exchanged(rows: Tensor) -> Tensor:
+    return torch.cat(list(reversed(rows.chunk(2))))
 
 
 def _own(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -157,11 +189,11 @@ def _own(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     return weight.detach(), None if bias is None else bias.detach()
 
 
-def _shifted(bias: Tensor | None, matrices: Mapping[str, Tensor], strength: float) -> Tensor | None:
+def _shifted(bias: Tensor | None, matrices: Mapping[str, Tensor], place: Place, strength: float) -> Tensor | None:
     """Return the bias with a full difference's own, where it has one."""
     if "diff_b" not in matrices:
         return bias
-    added = matrices["diff_b"]
+    added = _of_place(matrices["diff_b"], place)
     if bias is None or bias.shape != added.shape:
         raise KeyMismatch(f"diff_b {tuple(added.shape)} has no bias of its shape")
     return bias.float() + strength * added.to(bias.device, torch.float32)

@@ -4,20 +4,26 @@
     diffusers   unet.down_blocks.0.attentions.0.proj_in.lora.down.weight           and its attention processors'
     peft        base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight
 
+and of Stable Diffusion 3, whose original has queries, keys and values in one layer:
+
+    kohya       lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight         lora_te1_, lora_te2_, lora_te3_
+    diffusers   transformer.transformer_blocks.0.attn.to_q.lora_A.weight           text_encoder., _2., _3.
+
 A module's name is compared without its dots, since kohya's have none.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from torch import nn
 
-from disegno.weights.keys import ldm
+from disegno.weights.keys import ldm, mmdit
 
-Part = Literal["unet", "te"]
-PARTS: tuple[Part, ...] = ("unet", "te")
+Part = Literal["unet", "te", "te2", "te3"]
+TEXTS: tuple[Part, ...] = ("te", "te2", "te3")  # of Stable Diffusion 3: CLIP-L, OpenCLIP-G, T5
+PARTS: tuple[Part, ...] = ("unet", *TEXTS)
 
 # What ends a name, and which matrix it is. (The second column: as kohya and LyCORIS call it.)
 _ENDS: dict[str, str] = {
@@ -37,15 +43,23 @@ _BY_LENGTH = sorted(_ENDS, key=len, reverse=True)
 _BEGINNINGS: dict[str, Part | None] = {
     "base_model.model.": None,
     "lora_unet_": "unet",
+    "lora_transformer_": "unet",
     "lora_te1_": "te",
+    "lora_te2_": "te2",
+    "lora_te3_": "te3",
     "lora_te_": "te",
     "model.diffusion_model.": "unet",
     "diffusion_model.": "unet",
+    "text_encoders.clip_l.transformer.": "te",
+    "text_encoders.clip_g.transformer.": "te2",
+    "text_encoders.t5xxl.transformer.": "te3",
     "text_encoder.": "te",
+    "text_encoder_2.": "te2",
+    "text_encoder_3.": "te3",
     "unet.": "unet",
-    "text_model.": "te",
-    "text_model_": "te",
+    "transformer.": "unet",
 }
+_IN_TEXT = ("text_model.", "text_model_")  # of whichever text encoder: the only one, where nothing was said before
 _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)$")  # diffusers before peft: attn1.processor.to_q_lora
 
 
@@ -73,6 +87,8 @@ def _part_of(module: str) -> tuple[Part, str]:
     part: Part = "unet"
     while (begin := next((begin for begin in _BEGINNINGS if module.startswith(begin)), None)) is not None:
         part, module = _BEGINNINGS[begin] or part, module.removeprefix(begin)
+    if (inner := next((begin for begin in _IN_TEXT if module.startswith(begin)), None)) is not None:
+        part, module = "te" if part == "unet" else part, module.removeprefix(inner)
     return part, module
 
 
@@ -83,25 +99,43 @@ def squashed(module: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """A module of the model that a LoRA can change."""
+    """A module of the model that a LoRA can change.
+
+    `beside`: the modules that the original has as one, this one among them, in their order. `swaps`: the halves of the
+    original's rows stand the other way round.
+    """
 
     part: Part
     name: str
+    beside: tuple[str, ...] = ()
+    swaps: bool = False
 
 
-def places_in(nets: Mapping[str, nn.Module], kinds: tuple[type[nn.Module], ...]) -> dict[tuple[Part, str], Place]:
-    """Return every module of these kinds, by part and name without dots: its own, and the original's (LDM's)."""
-    found: dict[tuple[Part, str], Place] = {}
+Places = Mapping[tuple[Part, str], tuple[Place, ...]]
+
+
+def places_in(nets: Mapping[str, nn.Module], kinds: tuple[type[nn.Module], ...]) -> Places:
+    """Return every module of these kinds, by part and name without dots: its own, and the original's.
+
+    The original's name may be that of several.
+    """
+    found: dict[tuple[Part, str], tuple[Place, ...]] = {}
     for part in PARTS:
         modules = nets[part].named_modules() if part in nets else ()
         names = [name for name, module in modules if isinstance(module, kinds)]
-        others = _originals(names) if part == "unet" else []
-        for name, other in (*others, *((name, name) for name in names)):
-            found[part, squashed(other)] = Place(part, name)
+        if part == "unet":
+            found |= {(part, squashed(other)): some for other, some in _originals(names)}
+        found |= {(part, squashed(name)): (Place(part, name),) for name in names}
     return found
 
 
-def _originals(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each module's own name with the original's, where it has one."""
-    table = ldm.unet_originals([f"{name}.weight" for name in names])
-    return [(name.removesuffix(".weight"), original.removesuffix(".weight")) for name, original in table.items()]
+def _originals(names: Iterable[str]) -> Iterator[tuple[str, tuple[Place, ...]]]:
+    """Yield the original's name of each module or modules, where it has one."""
+    weights = {f"{name}.weight": name for name in names}
+    for joined in mmdit.joined_modules(weights):
+        beside = joined.names if len(joined.names) > 1 else ()
+        yield joined.original, tuple(Place("unet", name, beside, joined.swaps) for name in joined.names)
+    if mmdit.num_blocks(weights):
+        return
+    for name, original in ldm.unet_originals(list(weights)).items():
+        yield original.removesuffix(".weight"), (Place("unet", weights[name]),)

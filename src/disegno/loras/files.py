@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from disegno.core.errors import CorruptFile, UnknownKind
-from disegno.loras.dialects import Part, address_of, squashed
+from disegno.loras.dialects import PARTS, Part, address_of, squashed
 from disegno.loras.matrices import NEEDED, Scale
 from disegno.weights.card import FileCard
 from disegno.weights.finite import require_finite
@@ -22,7 +22,13 @@ Json = Mapping[str, object]
 # Where peft and diffusers write what they know of a LoRA: in a file beside it, or in its header.
 PEFT_CONFIG, PEFT_STEM = "adapter_config.json", "adapter_model"
 DIFFUSERS_HEADER = "lora_adapter_metadata"
-_HEADER_PARTS: dict[str, Part] = {"unet": "unet", "text_encoder": "te"}
+_HEADER_PARTS: dict[str, Part] = {
+    "unet": "unet",
+    "transformer": "unet",
+    "text_encoder": "te",
+    "text_encoder_2": "te2",
+    "text_encoder_3": "te3",
+}
 _KOHYA_HASH = "sshs_model_hash"
 _PLAIN_NAME = re.compile(r"[\w.]+")
 _MAX_JSON_BYTES = 1 << 20
@@ -95,13 +101,15 @@ def _hash(file: TensorFile) -> str:
 def _scales(file: TensorFile) -> dict[Part, Scales]:
     if DIFFUSERS_HEADER in file.metadata:
         table = _parsed(file.path.name, file.metadata[DIFFUSERS_HEADER])
-        return {part: _stated(file.path.name, _below(table, name)) for name, part in _HEADER_PARTS.items()}
+        told: dict[Part, Json] = {part: below for name, part in _HEADER_PARTS.items() if (below := _below(table, name))}
+        return {part: _stated(file.path.name, below) for part, below in told.items()}
     beside = file.path.parent / PEFT_CONFIG
     if file.path.stem == PEFT_STEM and beside.is_file():
         if beside.stat().st_size > _MAX_JSON_BYTES:
             raise CorruptFile(f"{beside} has more than {_MAX_JSON_BYTES} bytes; a configuration was expected.")
         stated = _stated(file.path.name, _parsed(str(beside), beside.read_text("utf-8", "replace")))
-        return {"unet": stated, "te": stated}
+        everywhere: dict[Part, Scales] = dict.fromkeys(PARTS, stated)
+        return everywhere
     return {}
 
 
