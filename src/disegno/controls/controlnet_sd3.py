@@ -2,11 +2,12 @@
 condition's latents, and add to the blocks of the model at even distances.
 
 diffusers' SD3ControlNetModel, as a file or folder: InstantX's and alimama's nets for SD 3 medium (the second inpaints:
-one channel more), Stability AI's for 3.5 large (blocks that see no text, on the model's own patches).
+one channel more), Stability AI's for 3.5 large (blocks that see no text, on the model's own patches). The last come in
+Stability AI's own files too, which say what they were made for, and so how a picture is shown to them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,7 +24,7 @@ from disegno.diffusion.call import Call
 from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
-from disegno.weights.keys import mmdit
+from disegno.weights.keys import mmdit, sd3_control
 from disegno.weights.load import open_file
 
 families = ("sd3",)
@@ -37,6 +38,15 @@ _PATCHES = "pos_embed_input.proj.weight"
 _POOLED = "time_text_embed.text_embedder.linear_1.weight"
 # What the control must have in common with the model's transformer: where it stands in both configurations.
 _SHARED = {"pooled_projection_dim": "the width of the pooled text", "joint_attention_dim": "the width of the text"}
+# What the VAE is shown of a picture in [0, 1], by what the net was made for. Stability AI parity: canny beyond white;
+# depth black where it is near, which everywhere else here is white (ComfyUI turns it too).
+_SHOWN: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x * 2 - 1,
+    "blur": lambda x: x * 2 - 1,
+    "canny": lambda x: x * 127.5 + 0.5,
+    "depth": lambda x: 1 - x * 2,
+}
+_ANNOTATORS = {"blur": "blur", "canny": "canny"}
 _FOLDER_ONLY = ("force_zeros_for_pooled_projection", "pos_embed_type")  # what shapes cannot tell
 
 
@@ -94,17 +104,18 @@ class ControlNetSd3:
 
 @dataclass(frozen=True)
 class ControlNetSd3Controller:
-    """A ControlNet's weights, open."""
+    """A ControlNet's weights, open. `made_for`: blur, canny or depth where its file says so, else ""."""
 
     name: str
     annotator: str | None
     net: SD3ControlNetModel
     backbone: Sd3Host
     fingerprint: str
+    made_for: str = ""
 
     def prepare(self, condition: Condition) -> ControlNetSd3:
         """Return the control for one condition."""
-        image, holes = condition.image * 2 - 1, condition.mask
+        image, holes = _SHOWN[self.made_for](condition.image), condition.mask
         if holes is not None:
             image = torch.where(holes > 0.5, -1.0, image)
         latents = self.backbone.encode_image(image)
@@ -133,6 +144,9 @@ def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controll
     """Return the ControlNet in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     with open_file(_weights_in(path)) as file:
         tensors, words, fingerprint = file.tensors(), file.metadata, file.sha256()
+    made_for = made_for_of(tensors, path.name)
+    if sd3_control.MARK in tensors:
+        tensors = sd3_control.from_original(tensors)
     told = _told(path / "config.json", words.get("disegno.config", "{}"))
     config = config_of(path.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     config |= {name: told[name] for name in _FOLDER_ONLY if name in told}
@@ -143,7 +157,18 @@ def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controll
             return SD3ControlNetModel(**config)
 
     net = memory.without_fp16().build(make, tensors, path.name)
-    return ControlNetSd3Controller(path.stem, words.get("disegno.annotator"), net, backbone, fingerprint)
+    annotator = words.get("disegno.annotator") or _ANNOTATORS.get(made_for)
+    return ControlNetSd3Controller(path.stem, annotator, net, backbone, fingerprint, made_for)
+
+
+def made_for_of(tensors: Mapping[str, Tensor], name: str) -> str:
+    """Return what Stability AI's file says that it was made for; "" where nothing tells. Raises UnknownKind."""
+    if sd3_control.CONTROL_TYPE not in tensors:
+        return ""
+    told, known = int(tensors[sd3_control.CONTROL_TYPE].flatten()[0]), sd3_control.CONTROL_TYPES
+    if not 0 <= told < len(known):
+        raise UnknownKind(f"{name} is of the control type {told}; known are 0 to {len(known) - 1}: {', '.join(known)}.")
+    return known[told]
 
 
 def _weights_in(path: Path) -> Path:
@@ -166,9 +191,14 @@ def config_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any
     """Return SD3ControlNetModel's configuration from its tensors' shapes. Raises UnknownKind where one is missing."""
     try:
         width, shown, patch, _ = shapes[_PATCHES]
-        pooled = shapes[_POOLED][1]
+        inner, pooled = shapes[_POOLED]
     except (KeyError, ValueError) as error:
         raise UnknownKind(f"{name} has no tensor {error}: it is no ControlNet of Stable Diffusion 3.") from error
+    if inner == pooled:
+        raise UnknownKind(
+            f"{name} reads what the model has made of the pooled text, as no published ControlNet does; known are those"
+            " for 3.5 large, which read the pooled text itself."
+        )
     channels = shapes.get("pos_embed.proj.weight", (0, shown))[1]
     places = shapes.get("pos_embed.pos_embed")
     dual = {int(key.split(".")[1]) for key in shapes if key.startswith("transformer_blocks.") and ".attn2." in key}
