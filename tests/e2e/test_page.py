@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 
 from disegno.backbones import miniature
 from disegno.training.miniature import write_base
-from kit.page import CAR, SCROLL, chromium, fill_gallery, visit
+from kit.page import CAR, SCROLL, chromium, fill_gallery, picture_of, shown_job, visit
 from kit.pairs import views
 from kit.server import Server, start
 
@@ -57,24 +57,12 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def _picture(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
-
-
 def _jobs(server: Server, kind: str = "generate") -> list[Any]:
     return [job for job in server.get("/v1/jobs?limit=200")["jobs"] if job["kind"] == kind]
 
 
 def _request(server: Server, job_id: str) -> Any:
     return server.get(f"/v1/jobs/{job_id}/request")["request"]
-
-
-def _drawn(there: Any, tab: Any) -> str:
-    """Return the id of the job whose picture the stage shows."""
-    image = tab.locator('.stage-frame > img[src^="/v1/jobs/"]')
-    expect(image).to_be_visible(timeout=60_000)
-    expect(tab.locator(".stage-progress")).to_have_count(0, timeout=60_000)
-    return image.get_attribute("src").split("/")[3]
 
 
 UNNAMED = """() => [...document.querySelectorAll('button, a[href], input, select, textarea, canvas[tabindex]')]
@@ -114,16 +102,16 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Server) -> 
         draw.get_by_role("button", name="Layer", exact=True).click()
         there.stroke(canvas, (0.5, 0.4), (0.5, 0.8))
         prompt.press("Control+Enter")
-        job = server.get(f"/v1/jobs/{_drawn(there, draw)}")
+        job = server.get(f"/v1/jobs/{shown_job(draw)}")
         assert [file["role"] for file in job["result"]["files"]] == ["image", "condition"]
         expect(draw.locator(".strip button")).to_have_count(2)
         (unit,) = _request(server, job["id"])["controls"]
-        shown = _picture(unit["image"])
+        shown = picture_of(unit["image"])
         assert unit["annotate"] == "none" and shown.size == (512, 512)
         inked = [shown.getpixel(place) for place in ((256, 102), (256, 307), (256, 461))]
         assert inked == [(255, 255, 255), (255, 255, 255), (0, 0, 0)]  # the last one was undone
         there.page.reload()
-        assert _drawn(there, draw) == job["id"]  # and all that was typed and drawn is there
+        assert shown_job(draw) == job["id"]  # and all that was typed and drawn is there
         expect(prompt).to_have_value(PROMPT)
         expect(draw.locator(".unit .thumb img")).to_be_visible()
 
@@ -141,7 +129,7 @@ def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: S
         draw.locator('.unit input[type="range"]').nth(0).fill("1")  # Canny's lower threshold
         expect(drawing).not_to_have_attribute("src", str(first), timeout=60_000)
         other = str(drawing.get_attribute("src"))
-        ink = [sum(_picture(uri).convert("L").tobytes()) for uri in (str(first), other)]
+        ink = [sum(picture_of(uri).convert("L").tobytes()) for uri in (str(first), other)]
         assert ink[0] < ink[1]
         assert server.get(f"/v1/jobs/{long}")["state"] == "running"
         server.ask("POST", f"/v1/jobs/{long}/cancel")
@@ -150,8 +138,8 @@ def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: S
         expect(drawing).not_to_have_attribute("src", other)
         there.shot("draw-board")
         draw.get_by_role("button", name=re.compile("^Draw$")).last.click()
-        (unit,) = _request(server, _drawn(there, draw))["controls"]
-        assert _picture(unit["image"]).getpixel((256, 26)) == (255, 255, 255)
+        (unit,) = _request(server, shown_job(draw))["controls"]
+        assert picture_of(unit["image"]).getpixel((256, 26)) == (255, 255, 255)
         there.shot("draw")
         assert _jobs(server, "annotate") == []  # what was tried leaves nothing behind
 
@@ -169,7 +157,7 @@ def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, serv
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value("a blue car")
         expect(draw.get_by_label("Negative prompt", exact=True)).to_have_value("rain")
         draw.get_by_label("Prompt", exact=True).press("Control+Enter")
-        again = server.get(f"/v1/jobs/{_drawn(there, draw)}")
+        again = server.get(f"/v1/jobs/{shown_job(draw)}")
         said = {
             key: again["result"]["facts"]["request"][key] for key in asked if key not in ("controls", "batch", "seed")
         }
@@ -192,8 +180,8 @@ def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browse
         tab.get_by_role("button", name="Paint over a part").click()
         there.stroke(tab.get_by_label("Drawing board"), (0.2, 0.25), (0.8, 0.25))
         tab.get_by_role("button", name="Paint over", exact=True).click()
-        painted = _request(server, _drawn(there, tab))
-        mask = _picture(painted["init"]["mask"])
+        painted = _request(server, shown_job(tab))
+        mask = picture_of(painted["init"]["mask"])
         assert [mask.getpixel((mask.width // 2, round(mask.height * y)))[0] for y in (0.25, 0.75)] == [255, 0]
         assert painted["init"]["denoise"] == 0.9
         there.shot("pictures")
@@ -204,7 +192,7 @@ def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browse
         tab.get_by_role("radio", name="Enlarge").click()
         tab.get_by_role("button", name="Enlarge", exact=True).click()
         expect(tab.locator(".stage-actions .stage-facts")).to_have_text("", timeout=60_000)
-        job = server.get(f"/v1/jobs/{_drawn(there, tab)}")
+        job = server.get(f"/v1/jobs/{shown_job(tab)}")
         assert job["kind"] == "upscale"
         assert Image.open(io.BytesIO(server.ask("GET", job["result"]["files"][0]["url"]).content)).size == (256, 256)
 
@@ -348,7 +336,7 @@ def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) ->
         draw.get_by_role("button", name="Draw on it").click()
         there.stroke(draw.get_by_label("Drawing board"), (0.1, 0.5), (0.9, 0.5))
         draw.get_by_label("Prompt", exact=True).press("Control+Enter")
-        facts = server.get(f"/v1/jobs/{_drawn(there, draw)}")["result"]["facts"]
+        facts = server.get(f"/v1/jobs/{shown_job(draw)}")["result"]["facts"]
         assert facts["request"]["controls"][0]["name"] == "my-edges" and facts["request"]["model"] == "mini"
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
@@ -124,6 +124,19 @@ def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
 
 def _is_strange(address: str, url: str) -> bool:
     return not address.startswith((url, "data:", "blob:"))
+
+
+def picture_of(uri: str) -> Image.Image:
+    """Return the picture of a data URI."""
+    return Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
+def shown_job(tab: Any) -> str:
+    """Return the id of the job whose picture a tab's stage shows, once it has been drawn."""
+    image = tab.locator('.stage-frame > img[src^="/v1/jobs/"]')
+    expect(image).to_be_visible(timeout=60_000)
+    expect(tab.locator(".stage-progress")).to_have_count(0, timeout=60_000)
+    return image.get_attribute("src").split("/")[3]
 
 
 def fill_gallery(folder: Path) -> None:

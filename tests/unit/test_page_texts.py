@@ -25,6 +25,8 @@ TABLES = {  # texts that are said through a table: t(TABLE[x])
     ),
     "prompt.js": (r"const SYNTAX = \[(.*?)\];",),
     "teach.js": (r"const RECIPES = \[(.*?)\];", r"const VERDICTS = \{(.*?)\};"),
+    "sheet.js": (r"const WAYS = \[(.*?)\];", r"const AXES = \[(.*?)\];", r'\["[\w.]*", ("[A-Z][^"]*"), "'),
+    "steps.js": (r'\[("[A-Z][a-z ]+"), "',),
     "send.js": (r"const PLACES = \[(.*?)\];",),
 }
 

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from disegno.core.errors import RequestError, UnknownName
+from disegno.core.plot import Axis, parse_axis, plan_matrix, plan_plot, spread
 from disegno.core.request import ControlUnit, Hires, Request
 from disegno.core.result import Result
-from disegno.engine.plot import Axis, Plotted, parse_axis, plan_matrix, plan_plot, spread
+from disegno.engine.plot import Plotted
 from disegno.engine.sheet import sheet, table, wrapped
 
 pytestmark = pytest.mark.unit

@@ -32,7 +32,8 @@ def draw_sheet(
     request: Request, axes: Sequence[str], matrix: bool, settings: Settings, out: Path | None, saying: Saying
 ) -> None:
     """Draw the plot or the matrix, write its sheet and its pictures, and say where they are. Raises DisegnoError."""
-    from disegno.engine.plot import draw_plot, parse_axis, plan_matrix, plan_plot
+    from disegno.core.plot import parse_axis, plan_matrix, plan_plot
+    from disegno.engine.plot import draw_plot
     from disegno.engine.writing import write_picture, write_plain
 
     if axes and matrix:

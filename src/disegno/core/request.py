@@ -28,6 +28,8 @@ Scalar = bool | int | float | str
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _SIDE = Field(ge=64, le=8192)
 
+NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
+
 
 def _curve(given: object) -> object:
     """Return a curve's text, written in one way; a list of [share, value] is one too."""

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
-from disegno.core.request import Hires, InitImage, Request, Tiles
+from disegno.core.request import NUM_SEEDS, Hires, InitImage, Request, Tiles
 from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.hires import target_size
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 
-NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
 MAX_SIDE = 4096  # of Request.width and height
 VAE_WHOLE_PIXELS = 1024 * 1024  # larger pictures go through the VAE in parts, unless the request says otherwise:
 VAE_TILE = 512  # at 1024 px Stable Diffusion's decoder takes 3 GiB in float32, at 512 px 0.8

@@ -122,21 +122,29 @@ def check_cost(request: Request, limits: Limits) -> None:
     The worker checks again when the request is concrete.
     """
     width, height, steps = request.width or 64, request.height or 64, request.steps or 1
-    sides, work = [width, height], width * height * steps
+    sides = [width, height]
     if request.hires is not None:
-        large = _hires_size(request.hires, width, height)
-        sides += large
+        sides += _hires_size(request.hires, width, height)
         steps = max(steps, request.hires.steps or 1)
-        work += large[0] * large[1] * (request.hires.steps or request.steps or 1)
     require_within(
         (
             ("width or height", max(sides), limits.side_px, "pixels"),
             ("batch", request.batch, limits.batch, "pictures"),
             ("steps", steps, limits.steps, "steps"),
             ("width x height x batch", width * height * request.batch, limits.pixels, "pixels"),
-            ("width x height x batch x steps", work * request.batch, limits.work, "pixels in all steps"),
+            ("width x height x batch x steps", work_of(request), limits.work, "pixels in all steps"),
         )
     )
+
+
+def work_of(request: Request) -> int:
+    """Return width times height times steps times pictures, of both passes; what is left to the model counts least."""
+    width, height, steps = request.width or 64, request.height or 64, request.steps or 1
+    work = width * height * steps
+    if request.hires is not None:
+        large = _hires_size(request.hires, width, height)
+        work += large[0] * large[1] * (request.hires.steps or steps)
+    return work * request.batch
 
 
 def check_generate(request: Request, limits: Limits) -> None:

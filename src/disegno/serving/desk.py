@@ -57,6 +57,7 @@ class Task:
 
     `phase`: what it waits for. `alone`: a step together with others failed, so it is begun again by itself.
     `finishing`: it is to end with its pictures as they stand. `shown_at`: when it was last shown, or began.
+    `part`: which of how many equal parts it is at, as it last said.
     """
 
     start: Start
@@ -67,6 +68,7 @@ class Task:
     alone: bool = False
     finishing: bool = False
     shown_at: float = field(default_factory=time.monotonic)
+    part: tuple[int, int] = (0, 1)
 
     def open_runs(self) -> list[Run]:
         """Return the runs that wait for an answer."""
@@ -161,7 +163,9 @@ class Desk:
         """Let the job go on to its next phase, to its next progress, or to its end; a failure is its own."""
         try:
             news = next(task.running)
-            if isinstance(news, Phase):
+            if isinstance(news, Progress):
+                task.part = news.part, news.num_parts
+            elif isinstance(news, Phase):
                 self._enter(task, news)
                 news = Progress(0, news.num_steps, news.stage)
         except StopIteration as end:
@@ -229,7 +233,9 @@ class Desk:
         if not isinstance(news, Progress):
             return self.say(news)
         preview = jpeg_uri(news.previews[0], PREVIEW_PX) if news.previews else None
-        return self.say(Moved(task.start.job, news.step, news.num_steps, news.stage, news.seconds_left, preview))
+        part, num_parts = task.part
+        step, num_steps = part * news.num_steps + news.step, num_parts * news.num_steps
+        return self.say(Moved(task.start.job, step, num_steps, news.stage, news.seconds_left, preview))
 
 
 def failure_of(error: Exception) -> Failure:

@@ -15,8 +15,9 @@ from disegno.serving.app import Door, jobs_of, render_plainly
 from disegno.serving.board import Onlooker
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
-from disegno.serving.native import HEARTBEAT_SECONDS, JobView, ProgressView, view
+from disegno.serving.native import HEARTBEAT_SECONDS
 from disegno.serving.store import Job
+from disegno.serving.views import JobView, ProgressView, view
 from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import LookView
 

@@ -19,6 +19,7 @@ from disegno.serving.bounds import check_generate, check_names, check_texts, req
 from disegno.serving.faults import refusal_of_fields
 from disegno.serving.lessons import DatasetRequest, check_dataset, check_evaluate, check_teach
 from disegno.serving.settings import Limits
+from disegno.serving.sheets import SheetRequest, check_sheet
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -133,6 +134,7 @@ KINDS: dict[str, JobKind] = {
     kind.name: kind
     for kind in (
         JobKind("generate", Request, "disegno.serving.runners:generate", check_generate, lambda asked: asked.model),
+        JobKind("sheet", SheetRequest, "disegno.serving.runners:sheet", check_sheet),
         JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate, brief=True),
         JobKind("upscale", UpscaleRequest, "disegno.serving.runners:upscale", _check_upscale),
         JobKind(

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from disegno.core.evaluate import EvaluateRequest
@@ -15,15 +14,16 @@ from disegno.core.request import Request as GenerateRequest
 from disegno.core.teach import TeachRequest
 from disegno.serving import data_sets
 from disegno.serving.app import Door, jobs_of, render_plainly
-from disegno.serving.board import Board
 from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
 from disegno.serving.lessons import DatasetRequest
+from disegno.serving.sheets import SheetRequest
 from disegno.serving.store import Job, State
+from disegno.serving.views import JobList, JobView, ProgressView, progress_view, view
 from disegno.serving.wire import Looked, Moved
-from disegno.serving.words import AnnotatorCard, Failure, LookView, SamplerCard, ScheduleCard, StoredFile, WeightsCard
+from disegno.serving.words import AnnotatorCard, LookView, SamplerCard, ScheduleCard, WeightsCard
 
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="ignore")
 _STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -34,80 +34,20 @@ PAGE_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inl
 router = APIRouter(prefix="/v1", responses=documented(ErrorView))
 
 
-@dataclass(frozen=True, config=_CONFIG)
-class FileView:
-    """One file of a job's result."""
-
-    name: str
-    role: str
-    """image, condition, sheet, weights, report, data."""
-    media_type: str
-    num_bytes: int
-    sha256: str
-    url: str
-    """Where its content is, on this server."""
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class ResultView:
-    """What a job gave back."""
-
-    files: list[FileView]
-    warnings: list[str]
-    """What was ignored or changed, in plain words."""
-    facts: dict[str, JsonValue]
-    """What the kind of job tells beside its files: a generation its concrete request, seeds, environment, timing."""
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class ProgressView:
-    """How far a running job is."""
-
-    step: int
-    num_steps: int
-    stage: str
-    seconds_left: float | None = None
-    preview: str | None = None
-    """A small picture as a data URI."""
-    figures: dict[str, float] = field(default_factory=dict[str, float])
-    """Of a training: loss, rate, gradient."""
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class JobView:
-    """One job as it stands."""
-
-    id: str
-    kind: str
-    state: State
-    attempts: int
-    """How often it was begun; twice where a process died with it."""
-    created: float
-    """Seconds since 1970."""
-    started: float | None
-    ended: float | None
-    progress: ProgressView | None = None
-    look: LookView | None = None
-    """Of a running training: what it had learned when it last looked."""
-    failure: Failure | None = None
-    result: ResultView | None = None
-
-
-@dataclass(frozen=True, config=_CONFIG)
-class JobList:
-    """Some of the jobs, the newest first."""
-
-    jobs: list[JobView]
-    before: float | None
-    """Give this as `before` to see older ones; null where there are none."""
-
-
 @dataclass(frozen=True, config=_STRICT)
 class GenerateJob:
     """Pictures from a sentence and drawings."""
 
     kind: Literal["generate"]
     request: GenerateRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SheetJob:
+    """Many pictures of one request on one labelled sheet: X/Y/Z axes, or a prompt matrix."""
+
+    kind: Literal["sheet"]
+    request: SheetRequest
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -150,36 +90,13 @@ class DatasetJob:
     request: DatasetRequest
 
 
-AnyJob = GenerateJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
+AnyJob = GenerateJob | SheetJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
 Submission = Annotated[AnyJob, Field(discriminator="kind")]
 Action = Literal["cancel", "finish", "pause", "resume", "first", "last"]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The job's id.")]
 Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="The same key gives back the same job.")
 ]
-
-
-def view(job: Job, board: Board | None = None) -> JobView:
-    """Return the job as clients see it."""
-    progress = look = result = None
-    if board is not None and job.state == "running":
-        moved, looked = board.progress(job.id), board.looked(job.id)
-        progress, look = _progress(moved) if moved else None, looked.look if looked else None
-    if job.outcome is not None:
-        files = [_file(job, file) for file in job.outcome.files]
-        result = ResultView(files, list(job.outcome.warnings), dict(job.outcome.facts))
-    times = job.created, job.started, job.ended
-    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, look, job.failure, result)
-
-
-def _progress(moved: Moved) -> ProgressView:
-    told = moved.step, moved.num_steps, moved.stage, moved.seconds_left, moved.preview
-    return ProgressView(*told, moved.figures)
-
-
-def _file(job: Job, file: StoredFile) -> FileView:
-    url = f"/v1/jobs/{job.id}/files/{file.name}"
-    return FileView(file.name, file.role, file.media_type, file.num_bytes, file.sha256, url)
 
 
 @router.post("/jobs", status_code=202, tags=["jobs"])
@@ -293,7 +210,7 @@ def _event(news: Job | Moved | Looked) -> str:
         return f"event: job\ndata: {_JOB.dump_json(view(news)).decode()}\n\n"
     if isinstance(news, Looked):
         return f"event: look\ndata: {_LOOK.dump_json(news.look).decode()}\n\n"
-    return f"event: progress\ndata: {_PROGRESS.dump_json(_progress(news)).decode()}\n\n"
+    return f"event: progress\ndata: {_PROGRESS.dump_json(progress_view(news)).decode()}\n\n"
 
 
 # ---- what there is
@@ -381,6 +298,7 @@ async def datasets(request: Request) -> list[str]:
 
 SUBMISSIONS: dict[str, type[Any]] = {
     "generate": GenerateJob,
+    "sheet": SheetJob,
     "annotate": AnnotateJob,
     "upscale": UpscaleJob,
     "teach": TeachJob,

@@ -15,17 +15,20 @@ from typing import Any
 from PIL import Image
 from pydantic import TypeAdapter
 
+from disegno.core.plot import Plot
 from disegno.core.request import Request, to_json
 from disegno.core.result import Progress, Result
 from disegno.engine.album import Album
 from disegno.engine.concrete import concrete
 from disegno.engine.generate import Phase, draw
+from disegno.engine.plot import Plotted
 from disegno.engine.record import png_bytes
 from disegno.engine.studio import Studio
 from disegno.serving.bounds import check_cost
 from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
 from disegno.serving.pictures import png
 from disegno.serving.settings import Limits
+from disegno.serving.sheets import SheetRequest, check_sheet_cost, plan_of
 from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Outcome, StoredFile
 
@@ -76,14 +79,50 @@ def generate(request: Request, bench: Bench) -> Running:
     return Outcome(tuple(files), result.warnings, _facts(result))
 
 
+def sheet(asked: SheetRequest, bench: Bench) -> Running:
+    """Draw many pictures of one request: sheet.png shows them all, N.png is each, with its record."""
+    plot, results, whole = plan_of(asked), list[Result](), list[Request]()
+    for n, cell in enumerate(plot.cells):
+        if n == len(whole):  # what was left to a model is known once it is open; its cells follow each other
+            whole += _concrete(plot, cell.request.model, bench)
+            check_sheet_cost(whole, bench.limits)
+        yield Progress(0, whole[n].steps or 0, "drawing", part=n, num_parts=len(plot.cells))
+        results.append((yield from draw(cell.request, bench.studio, Album(bench.studio.limits))))
+    page = bench.write("sheet.png", "sheet", png(Plotted(plot, tuple(results)).page()))
+    shown = [(result, i) for result in results for i in range(len(result.images))]
+    files = [bench.write(f"{n}.png", "image", png_bytes(*each)) for n, each in enumerate(shown)]
+    facts = {
+        "request": _told(asked.request),
+        "labels": [list(labels) for labels in plot.labels],
+        "places": [list(cell.place) for cell in plot.cells],
+        "seeds": [str(seed) for result in results for seed in result.seeds],
+        "prompts": [prompt for result in results for prompt in result.prompts],
+    }
+    warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
+    return Outcome((page, *files), tuple(warnings), facts)
+
+
+def _concrete(plot: Plot, model: str, bench: Bench) -> list[Request]:
+    """Return the plot's requests to this model, nothing left open. Raises Refused where one of them costs too much."""
+    some = [cell.request for cell in plot.cells if cell.request.model == model]
+    album = Album(bench.studio.limits)
+    whole = [concrete(each, bench.studio.backbone(model, each.prediction), album) for each in some]
+    for each in whole:
+        check_cost(each, bench.limits)
+    return whole
+
+
+def _told(request: Request) -> dict[str, Any]:
+    """Return a request's fields without its pictures, which are in the request that was sent."""
+    fields = json.loads(to_json(request))
+    for holder, key in _pictures_of(fields):
+        holder[key] = "data:image/png;base64,..."
+    return fields
+
+
 def _facts(result: Result) -> dict[str, Any]:
-    request = json.loads(to_json(result.request))
-    for name, value in _pictures_of(request):
-        name[value] = (
-            "data:image/png;base64,..."  # its pictures are in the request that was sent; here they are left out
-        )
     return {
-        "request": request,
+        "request": _told(result.request),
         "seeds": [str(seed) for seed in result.seeds],
         "prompts": list(result.prompts),
         "negatives": list(result.negatives),

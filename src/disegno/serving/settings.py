@@ -37,6 +37,8 @@ class Limits:
     """Pictures of one job."""
     work: int = 2**31
     """Width times height times pictures times steps of one job: 64 pictures of 512 x 512 in 128 steps."""
+    sheet_pictures: int = 256
+    """Pictures on one sheet."""
     prompt_chars: int = 20_000
     """Of a prompt."""
     text_chars: int = 100_000

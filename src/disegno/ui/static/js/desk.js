@@ -8,11 +8,13 @@ import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
 import { all, start } from "./jobs.js";
 import { keep, kept } from "./keep.js";
+import { seeThrough } from "./layers.js";
 import { liveDrawing } from "./live.js";
 import { readRecord } from "./png.js";
 import { promptCard } from "./prompt.js";
 import { deskOf, emptyDesk, emptyUnit, requestOf, sizeOf } from "./request.js";
 import { settingsCard } from "./settings.js";
+import { sheetCard, sheetOf } from "./sheet.js";
 import { loadImage, takesPictures } from "./source.js";
 import { stage } from "./stage.js";
 import { misfit, unitCard } from "./unit.js";
@@ -50,7 +52,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const go = async () => {
     let asked;
     try {
-      asked = toRequest(desk);
+      asked = sheetOf(desk, toRequest(desk));
     } catch (error) {
       return toast(error.message, "bad");
     }
@@ -87,6 +89,15 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard);
   };
 
+  const openRegion = async ({ unit, regionPainted }) => {
+    const guide = unit.photo ?? unit.drawing;
+    const theBoard = board({
+      ...size(), mask: true, guide: guide && (await loadImage(guide)), image: unit.region && (await seeThrough(unit.region)),
+      changed: () => regionPainted(theBoard.isEmpty() ? null : theBoard.uri()),
+    });
+    showBoard(t("Where “{name}” acts", { name: unit.name }), theBoard);
+  };
+
   // ---- the control units
 
   const addUnit = (unit) => {
@@ -97,7 +108,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const showUnit = (unit) => {
     const card = unitCard({
-      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card), otherControl: closeBoard,
+      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
       drop: () => {
         desk.units.splice(desk.units.indexOf(unit), 1);
         cards = cards.filter((each) => each !== card);
@@ -128,7 +139,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
-    const rest = plain(desk) ? [] : [prompt.element, controls, settings.element];
+    const rest = plain(desk) ? [] : [prompt.element, controls, settings.element, sheetCard({ desk, changed })];
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
     if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
     fill(form, topCard?.element, rest,

@@ -6,17 +6,17 @@ import { compare } from "./compare.js";
 import { t } from "./i18n.js";
 import { all, change, ENDED, older, remove, status, subscribe } from "./jobs.js";
 import { on } from "./bus.js";
-import { filesOf, progressBar, progressText } from "./stage.js";
+import { filesOf, imageAt, progressBar, progressText } from "./stage.js";
 import { openViewer } from "./viewer.js";
 
-export const SHOWN_KINDS = ["generate", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
+export const SHOWN_KINDS = ["generate", "sheet", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
 const asked = new Map(); // id -> what a waiting job was asked, as a line
 
 function lineOf(job, redraw) {
   if (!asked.has(job.id)) {
     asked.set(job.id, "");
     get(`/v1/jobs/${job.id}/request`).then(({ request }) => {
-      asked.set(job.id, request.prompt || t("without a prompt"));
+      asked.set(job.id, (request.request ?? request).prompt || t("without a prompt"));
       redraw();
     }, () => {});
   }
@@ -33,7 +33,7 @@ function jobRow(job, redraw) {
       waits && button("", { class: "bare", label: t("Make it the next one"), onclick: act("first") }, "first"),
       job.state === "queued" && button(t("Pause"), { class: "small", onclick: act("pause") }),
       job.state === "paused" && button(t("Resume"), { class: "small", onclick: act("resume") }),
-      job.state === "running" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
+      job.state === "running" && job.kind === "generate" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
       button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")));
 }
 
@@ -44,10 +44,10 @@ function failedRow(job) {
     button(t("Remove"), { class: "small", onclick: () => remove(job.id).catch((error) => toast(error.message, "bad")) }, "trash"));
 }
 
-/** Return every finished picture: { job, file, at }. */
+/** Return every finished picture: { job, file, at }; `at`: which of its job's images it is, -1 for a sheet. */
 function picturesOf(jobs) {
   return jobs.filter((job) => job.state === "done" && SHOWN_KINDS.includes(job.kind))
-    .flatMap((job) => filesOf(job).filter((file) => file.role === "image").map((file, at) => ({ job, file, at })));
+    .flatMap((job) => filesOf(job).filter((file) => file.role !== "condition").map((file) => ({ job, file, at: imageAt(job, file) })));
 }
 
 /** Return the tab. */

@@ -1,6 +1,6 @@
 // A drawing in layers: what is painted where, undone and redone. No buttons here: see `board.js`.
 
-import { canvasOf } from "./source.js";
+import { canvasOf, loadImage } from "./source.js";
 
 const MAX_UNDO = 40;
 
@@ -108,4 +108,16 @@ export function floodFill(seen, layer, x, y, colour) {
 /** Return the three numbers of a colour such as #a0b1c2. */
 function rgb(colour) {
   return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+}
+
+/** Return a mask of white on black as white on nothing, to go on painting. */
+export async function seeThrough(uri) {
+  const image = await loadImage(uri);
+  const canvas = canvasOf(image.naturalWidth, image.naturalHeight);
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+  for (let n = 0; n < pixels.data.length; n += 4) pixels.data[n + 3] = pixels.data[n];
+  context.putImageData(pixels, 0, 0);
+  return canvas;
 }

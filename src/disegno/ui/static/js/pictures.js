@@ -5,6 +5,7 @@ import { board } from "./board.js";
 import { makeDesk } from "./desk.js";
 import { choice, numberField, segmented, slider, toggle } from "./fields.js";
 import { t } from "./i18n.js";
+import { seeThrough } from "./layers.js";
 import { requestOf } from "./request.js";
 import { loadImage, readPicture, sourceButtons, takesPictures } from "./source.js";
 
@@ -142,18 +143,6 @@ function sourceCard(upscalers) {
     takesPictures(place, take);
     return { element, take, give };
   };
-}
-
-/** Return a mask of white on black as white on nothing, to go on painting. */
-async function seeThrough(uri) {
-  const image = await loadImage(uri);
-  const canvas = h("canvas", { width: image.naturalWidth, height: image.naturalHeight });
-  const context = canvas.getContext("2d");
-  context.drawImage(image, 0, 0);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  for (let n = 0; n < pixels.data.length; n += 4) pixels.data[n + 3] = pixels.data[n];
-  context.putImageData(pixels, 0, 0);
-  return canvas;
 }
 
 /** Return the tab's desk. */

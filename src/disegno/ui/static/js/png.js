@@ -88,8 +88,10 @@ export async function readRecord(buffer) {
 function ours(record) {
   const { request, conditions = [], sources = {}, image = 0, prompts = [] } = record;
   const inside = (path) => (path && !path.startsWith("data:") ? sources[path] ?? null : path);
-  const units = (request.controls ?? []).map((unit, n) =>
-    conditions[n] ? { ...unit, image: conditions[n], annotate: "none", params: {} } : { ...unit, image: inside(unit.image) });
+  const units = (request.controls ?? []).map((unit, n) => {
+    const placed = { ...unit, region: inside(unit.region) };
+    return conditions[n] ? { ...placed, image: conditions[n], annotate: "none", params: {} } : { ...placed, image: inside(unit.image) };
+  });
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
   const prompt = prompts[image] ?? request.prompt;
   const fixed = { ...request, prompt, prompts: [], negatives: [], styles: [], controls: units, init, depth: inside(request.depth) };

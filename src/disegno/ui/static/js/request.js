@@ -2,6 +2,7 @@
 
 import { t } from "./i18n.js";
 import { uniqueId } from "./dom.js";
+import { emptySheet } from "./sheet.js";
 
 /** Return an empty desk. What is null is left to the model. */
 export function emptyDesk() {
@@ -9,7 +10,7 @@ export function emptyDesk() {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
     sampler: null, schedule: null, units: [], live: false,
     source: null, way: "change", denoise: 0.6, repaint: 0.9, mask: null, blur: 4, fill: "original", only: false,
-    extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", others: {},
+    extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
   };
 }
 
@@ -17,7 +18,7 @@ export function emptyDesk() {
 export function emptyUnit(name) {
   return {
     id: uniqueId(`unit${Date.now()}`), name, on: true, photo: null, annotate: null, params: {}, drawing: null, edited: false,
-    strength: 1, start: 0, end: 1, mode: "balanced", resize: "crop", others: {},
+    strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, others: {},
   };
 }
 
@@ -27,8 +28,8 @@ function controlsOf(desk) {
     if (!unit.drawing) {
       throw new Error(t("The control “{name}” has no drawing yet. Draw one, give a picture, or switch it off.", { name: unit.name }));
     }
-    const { name, strength, start, end, mode, resize } = unit;
-    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, start, end, mode, resize };
+    const { name, strength, curve = "", start, end, mode, resize, region = null } = unit;
+    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, curve, start, end, mode, resize, region };
   });
 }
 
@@ -48,13 +49,18 @@ export function sizeOf(desk, own) {
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule"];
-const UNIT_SHOWN = ["name", "image", "annotate", "params", "strength", "start", "end", "mode", "resize"];
+const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
+const UNIT_SHOWN = [...UNIT_KEPT, "image", "annotate", "params", "region"];
+
+function pictureIn(given) {
+  return given?.startsWith("data:") ? given : null;
+}
 
 function unitOf(unit) {
   const { image, annotate, params, ...asked } = unit;
-  const shown = Object.fromEntries(["name", "strength", "start", "end", "mode", "resize"].filter((key) => key in asked).map((key) => [key, asked[key]]));
+  const shown = Object.fromEntries(UNIT_KEPT.filter((key) => key in asked).map((key) => [key, asked[key]]));
   const others = Object.fromEntries(Object.entries(asked).filter(([key]) => !UNIT_SHOWN.includes(key)));
-  return { ...emptyUnit(unit.name), ...shown, drawing: image?.startsWith("data:") ? image : null, edited: true, others };
+  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), edited: true, others };
 }
 
 /** Return a desk that makes the request's picture again: what the form does not show goes on in `others`. */

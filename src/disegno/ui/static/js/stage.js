@@ -6,10 +6,22 @@ import { seconds, t } from "./i18n.js";
 import { change, ENDED, follow } from "./jobs.js";
 import { sendItems } from "./send.js";
 
-/** Return a job's pictures: images first, then what the controls were shown. */
+const ROLES = ["sheet", "image", "condition"];
+
+/** Return a job's pictures: a sheet of them first, then the images, then what the controls were shown. */
 export function filesOf(job) {
   const files = job.result?.files ?? [];
-  return [...files.filter((file) => file.role === "image"), ...files.filter((file) => file.role === "condition")];
+  return ROLES.flatMap((role) => files.filter((file) => file.role === role));
+}
+
+/** Return which of a job's images a file is, from 0; -1 where it is none. */
+export function imageAt(job, file) {
+  return (job.result?.files ?? []).filter((each) => each.role === "image").indexOf(file);
+}
+
+function nameOf(job, file) {
+  if (file.role === "condition") return t("What the control was shown");
+  return file.role === "sheet" ? t("The whole sheet") : t("Picture {n}", { n: imageAt(job, file) + 1 });
 }
 
 /** Return how far a job is, in words. */
@@ -50,18 +62,18 @@ export function stage({ hint, seed }) {
     const file = files[at] ?? files[0];
     if (!file) return fill(frame, emptyText(hint));
     last = file.url;
-    fill(frame, h("img", { src: file.url, alt: at < (current.result.facts.seeds?.length ?? 1) ? current.result.facts.request?.prompt || t("Result") : t("What the control was shown") }));
+    fill(frame, h("img", { src: file.url, alt: file.role === "condition" ? nameOf(current, file) : current.result.facts.request?.prompt || t("Result") }));
     fill(strip, files.length > 1 && files.map((each, n) =>
-      button("", { label: each.role === "condition" ? t("What the control was shown") : t("Picture {n}", { n: n + 1 }), "aria-pressed": String(n === at), onclick: () => { at = n; showPicture(); } }, null)));
+      button("", { label: nameOf(current, each), "aria-pressed": String(n === at), onclick: () => { at = n; showPicture(); } }, null)));
     [...strip.children].forEach((each, n) => each.append(h("img", { src: files[n].url, alt: "" })));
     return showActions(file);
   };
   const showActions = (file) => {
     const { facts, warnings } = current.result;
-    const own = facts.seeds?.[at];
+    const own = facts.seeds?.[imageAt(current, file)];
     const said = [
       own !== undefined && `${t("Seed")} ${own}`,
-      facts.request && `${facts.request.width} × ${facts.request.height}`,
+      facts.request?.width && `${facts.request.width} × ${facts.request.height}`,
       facts.timing && seconds(Object.values(facts.timing).reduce((sum, each) => sum + each, 0)),
     ].filter(Boolean).join(" · ");
     fill(below,
@@ -81,7 +93,7 @@ export function stage({ hint, seed }) {
       h("div", { class: "stage-progress" }, progressBar(current),
         h("div", { class: "row spread" }, h("span", { class: "stage-facts" }, progressText(current)),
           h("div", { class: "row" },
-            current.state === "running" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
+            current.state === "running" && current.kind === "generate" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
             button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")))));
   };
   const show = (job) => {

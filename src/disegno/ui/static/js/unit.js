@@ -4,6 +4,7 @@ import { button, fill, h, icon, toast } from "./dom.js";
 import { annotatorForm } from "./annotate.js";
 import { choice, more, segmented, slider, toggle } from "./fields.js";
 import { t } from "./i18n.js";
+import { stepsField } from "./steps.js";
 import { readPicture, sourceButtons, takesPictures } from "./source.js";
 
 /** Return why a control does not fit a model, or "" where it does. */
@@ -32,11 +33,28 @@ function spanFields(unit, changed) {
   return both;
 }
 
+function regionFields({ unit, openRegion, changed }) {
+  const place = h("div", { class: "row wrap" });
+  const show = () => fill(place,
+    button(unit.region ? t("Paint on, where it acts") : t("Paint where it acts"), { class: "small", onclick: openRegion }, "pen"),
+    unit.region && h("img", { class: "mini-mask", src: unit.region, alt: t("Where the control acts: white") }),
+    unit.region && button("", { class: "bare", label: t("It acts everywhere"), onclick: () => set(null) }, "trash"),
+    h("span", { class: "small-text muted" }, unit.region ? t("It acts where you painted.") : t("It acts everywhere.")));
+  const set = (uri) => {
+    unit.region = uri;
+    show();
+    changed();
+  };
+  show();
+  return { place, set };
+}
+
 /**
  * Return the card of a unit. `house`: the lists of the server and the model; `size()`: of the picture; `changed()`;
- * `drop()`; `openBoard()`: draw on this unit's drawing; `otherControl()`: it is another control's from now on.
+ * `drop()`; `openBoard()`: draw on this unit's drawing; `openRegion()`: paint where it acts; `otherControl()`: it is
+ * another control's from now on.
  */
-export function unitCard({ unit, house, size, changed, drop, openBoard, otherControl }) {
+export function unitCard({ unit, house, size, changed, drop, openBoard, openRegion, otherControl }) {
   const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: openBoard });
   const photoForm = h("div");
   const element = h("section", { class: "unit", "aria-label": t("Control") });
@@ -88,16 +106,19 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, otherCon
     value: unit.mode, options: [["balanced", t("Balanced")], ["prompt", t("Prompt")], ["control", t("Control")]],
     change: (value) => { unit.mode = value; changed(); },
   });
+  const region = regionFields({ unit, openRegion, changed });
+  const steps = stepsField({ value: unit.curve ?? "", change: (value) => { unit.curve = value; changed(); } });
   element.append(
     h("div", { class: "unit-head" }, onOff, select, button("", { class: "bare", label: t("Remove the control"), onclick: drop }, "close")),
     h("div", { class: "unit-body" }, thumb,
       h("div", { class: "sources" }, button(t("Draw"), { class: "small", onclick: openBoard }, "pen"), sourceButtons((file) => { unit.annotate = null; take(file); }))),
     photoForm,
     slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
-    more(t("When, and against the prompt"), false, spanFields(unit, changed), modes));
+    more(t("When, and against the prompt"), Boolean(unit.curve), spanFields(unit, changed), steps, modes),
+    more(t("Where"), Boolean(unit.region), region.place));
   element.classList.toggle("off", !unit.on);
   takesPictures(element, (file) => { unit.annotate = null; take(file); });
   showThumb();
   showPhoto();
-  return { element, unit, drawn, take, offer: () => select.offer(options(), unit.name) };
+  return { element, unit, drawn, take, regionPainted: region.set, offer: () => select.offer(options(), unit.name) };
 }

@@ -13,7 +13,7 @@ function factsOf({ job, file, at }) {
   const { request = {}, seeds = [], timing } = job.result.facts;
   const rows = [
     [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model],
-    [t("Size"), request.width && `${request.width} × ${request.height}`], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
+    [t("Size"), at >= 0 && request.width && `${request.width} × ${request.height}`], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
     [t("Guidance"), request.cfg], [t("Sampler"), request.sampler && `${request.sampler}, ${request.schedule}`],
     [t("Controls"), request.controls?.map((unit) => `${unit.name} × ${unit.strength}`).join(", ")],
     [t("Made"), moment(job.created)], [t("Took"), timing && seconds(Object.values(timing).reduce((sum, each) => sum + each, 0))],
@@ -53,7 +53,7 @@ export function openViewer(pictures, url) {
   };
   const show = () => {
     const each = pictures[at];
-    const { file, job } = each;
+    const { file, job, at: which } = each;
     const images = job.result.files.filter((one) => one.role === "image").length;
     const leave = (items) => items.map(([text, picture, work]) => [text, picture, () => { dialog.close(); work(); }]);
     fill(place, h("img", { src: file.url, alt: job.result.facts.request?.prompt || t("Picture") }),
@@ -64,7 +64,7 @@ export function openViewer(pictures, url) {
       h("div", { class: "row wrap" },
         h("a", { class: "button small", href: file.url, download: `disegno-${job.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
         menu(t("Send to"), "send", () => leave(sendItems(file.url)), { class: "small" }),
-        job.kind === "generate" && button(t("Draw this again"), { class: "small", onclick: () => { dialog.close(); restore(each).catch((error) => toast(error.message, "bad")); } }, "refresh"),
+        which >= 0 && ["generate", "sheet"].includes(job.kind) && button(t("Draw this again"), { class: "small", onclick: () => { dialog.close(); restore(each).catch((error) => toast(error.message, "bad")); } }, "refresh"),
         button(images > 1 ? t("Remove these {n}", { n: images }) : t("Remove"), { class: "small", onclick: drop }, "trash")),
       factsOf(each), job.result.warnings.map((one) => h("p", { class: "note" }, one)));
   };

@@ -1,0 +1,42 @@
+"""A server and a browser that several files of page tests share: starting them takes longer than most tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from disegno.backbones import miniature
+from disegno.training.miniature import write_base
+from kit.page import chromium
+from kit.pairs import views
+from kit.server import Server, start
+
+
+@pytest.fixture(scope="session")
+def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two small models, and with pictures to teach from."""
+    folder = tmp_path_factory.mktemp("rooms")
+    models, pictures = folder / "models", folder / "data" / "photos"
+    miniature.write_sd1_checkpoint(models / "mini.safetensors")
+    write_base(models / "minibase.safetensors")
+    pictures.mkdir(parents=True)
+    for i, view in enumerate(views(12, 64)):
+        view.save(pictures / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page_server(page_folder: Path) -> Iterator[Server]:
+    """A server of that folder."""
+    where = {"DISEGNO_MODEL_DIRS": str(page_folder / "models"), "DISEGNO_CACHE_DIR": str(page_folder / "cache")}
+    server = start(page_folder / "server", "--data-root", str(page_folder / "data"), **where).wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def page_browser() -> Iterator[Browser]:
+    """A Chromium."""
+    with chromium() as opened:
+        yield opened

@@ -1,0 +1,122 @@
+"""The page's finer means of drawing: where and when a control acts, and sheets of many pictures."""
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from disegno.core.curve import parse_curve
+from kit.page import picture_of, shown_job, visit
+from kit.server import Server
+
+pytestmark = pytest.mark.e2e
+
+PROMPT = "a red car on a city street"
+
+
+def _request(server: Server, job_id: str) -> Any:
+    return server.get(f"/v1/jobs/{job_id}/request")["request"]
+
+
+def test_where_and_when_a_control_acts_is_painted(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_label("Prompt", exact=True).fill(PROMPT)
+        draw.get_by_role("button", name="Add a control").click()
+        draw.get_by_role("button", name="Draw on it").click()
+        canvas = draw.get_by_label("Drawing board")
+        there.stroke(canvas, (0.1, 0.6), (0.9, 0.6))
+        unit = draw.locator(".unit")
+        unit.get_by_text("Where", exact=True).click()
+        unit.get_by_role("button", name="Paint where it acts").click()
+        canvas.press("r")  # a box
+        there.stroke(canvas, (0.05, 0.05), (0.5, 0.95))
+        expect(unit.get_by_alt_text("Where the control acts")).to_be_visible()
+        unit.get_by_text("When, and against the prompt").click()
+        curve = unit.get_by_label("Strength over the steps", exact=True)
+        for x, y in ((75, 60), (225, 30)):
+            curve.click(position={"x": x, "y": y})
+        points = unit.get_by_role("slider", name=re.compile("^Point"))
+        expect(points).to_have_count(2)
+        points.first.press("ArrowUp")
+        points.last.press("Delete")
+        text = unit.get_by_label("Strength over the steps, as a text")
+        expect(text).to_have_value(re.compile(r"^[\d.]+@0\.\d+$"))
+        text.fill("1@0.5,0@0.2")
+        text.press("Enter")
+        expect(unit.get_by_text("A curve is written as")).to_be_visible()  # shares go up
+        text.fill("1@0.2,0.25@0.8")
+        text.press("Tab")
+        expect(points).to_have_count(2)
+        there.page.evaluate("document.querySelector('.unit').scrollIntoView()")
+        there.shot("region")
+        draw.get_by_label("Prompt", exact=True).press("Control+Enter")
+        (asked,) = _request(page_server, shown_job(draw))["controls"]
+        assert parse_curve(asked["curve"]) == ((0.2, 1.0), (0.8, 0.25))
+        mask = picture_of(asked["region"]).convert("L")
+        assert [mask.getpixel((x * mask.width // 10, mask.height // 2)) for x in (2, 8)] == [255, 0]
+        there.page.reload()
+        expect(text).to_have_value(asked["curve"])
+        expect(unit.get_by_alt_text("Where the control acts")).to_be_visible()
+
+
+def test_a_sheet_shows_values_and_words(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        prompt = draw.get_by_label("Prompt", exact=True)
+        prompt.fill("a castle | at night")
+        draw.get_by_role("spinbutton", name="Steps").fill("3")
+        draw.get_by_text("A sheet of many pictures").first.click()
+        draw.get_by_role("radio", name="Values").click()
+        prompt.press("Control+Enter")
+        expect(there.page.get_by_role("alert")).to_contain_text("which values")
+        draw.get_by_label("Columns", exact=True).select_option("cfg")
+        draw.get_by_label("Columns: values").fill("2, 5")
+        draw.get_by_label("Rows", exact=True).select_option("seed")
+        draw.get_by_label("Rows: values").fill("1-2")
+        prompt.press("Control+Enter")
+        job = page_server.get(f"/v1/jobs/{shown_job(draw)}")
+        assert job["kind"] == "sheet" and job["result"]["facts"]["seeds"] == ["1", "1", "2", "2"]
+        assert [file["role"] for file in job["result"]["files"]] == ["sheet"] + 4 * ["image"]
+        expect(draw.locator(".strip button")).to_have_count(5)
+        draw.locator(".strip button").nth(3).click()
+        expect(draw.locator(".stage-facts").last).to_contain_text("Seed 2")
+        draw.locator(".strip button").first.click()
+        there.page.get_by_role("alert").get_by_role("button").click()
+        there.page.evaluate("document.querySelector('.desk-form > .card:last-of-type').scrollIntoView()")
+        there.shot("sheet")
+        draw.get_by_role("radio", name="Words").click()
+        prompt.press("Control+Enter")
+        expect(draw.locator(".strip button")).to_have_count(3, timeout=60_000)
+        words = page_server.get(f"/v1/jobs/{shown_job(draw)}")
+        assert words["result"]["facts"]["prompts"] == ["a castle", "a castle, at night"]
+        draw.get_by_role("radio", name="Values").click()
+        draw.get_by_label("Columns", exact=True).select_option("controls.0.strength")
+        prompt.press("Control+Enter")
+        expect(there.page.get_by_role("alert").last).to_contain_text("which this request has not")
+        assert there.said and all("422" in said for said in there.said)
+        there.said.clear()  # the browser's own words about the refusal
+        gallery = there.tab("gallery")
+        gallery.locator(f'.picture img[src*="{job["id"]}"]').first.click()
+        expect(there.page.locator("dialog .facts")).to_contain_text("a castle")
+
+
+@pytest.mark.parametrize(
+    "fields, code",
+    [
+        ({"x": "model=/etc/passwd,diorama"}, "unknown_name"),
+        ({"x": "controls.0.image=/etc/passwd"}, "invalid_request"),
+        ({"x": "steps=151,152"}, "over_limit"),
+        ({"x": "seed=1-200", "request": {"prompt": "x", "batch": 4}}, "over_limit"),
+        ({"x": "seed=1-9999"}, "invalid_request"),
+        ({"x": "none=1"}, "unknown_name"),
+        ({}, "invalid_request"),
+        ({"x": "cfg=1,2", "matrix": True}, "invalid_request"),
+        ({"matrix": True}, "invalid_request"),
+    ],
+)
+def test_a_sheet_that_cannot_be_is_refused_at_once(page_server: Server, fields: dict[str, Any], code: str) -> None:
+    body = {"kind": "sheet", "request": {"request": {"prompt": "x"}} | fields}
+    answer = page_server.ask("POST", "/v1/jobs", body)
+    assert answer.status_code == 422 and answer.json()["error"] == code, answer.text
