@@ -33,6 +33,11 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+# Returns what a screen reader could not name.
+UNNAMED = """() => [...document.querySelectorAll('button, a[href], input, select, textarea, canvas[tabindex]')]
+    .filter((e) => e.offsetParent && !e.getAttribute('aria-label') && !e.labels?.length && !e.textContent.trim())
+    .map((e) => e.outerHTML.slice(0, 120))"""
+
 # Scrolls down and returns the longest time between two frames, in milliseconds.
 SCROLL = """async () => {
     let longest = 0, last = performance.now(), going = true;

@@ -14,6 +14,8 @@ SCRIPTS = Path(disegno.ui.__file__).parent / "static/js"
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
 TABLES = {  # texts that are said through a table: t(TABLE[x])
     "board.js": (r'\["\w+", ("[A-Z]\w+"), "\w"\]',),
+    "dataset.js": (r"const COSTS = \{(.*?)\};",),
+    "gallery.js": (r"const MOVES = \[(.*?)\];",),
     "inks.js": (r'\[("[a-z ]+"), "#',),
     "library.js": (r"const KINDS = \{(.*?)\};",),
     "main.js": (r"const TABS = \[(.*?)\];", r"const THEMES = \[(.*?)\];"),

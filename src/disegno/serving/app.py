@@ -49,6 +49,8 @@ DOORS = (  # the first whose prefix fits renders an error
     "disegno.serving.openai",
     "disegno.serving.events",
     "disegno.serving.counting",
+    "disegno.serving.uploading",
+    "disegno.serving.thumbnails",
     "disegno.serving.native",
     "disegno.serving.a1111.door",
     "disegno.ui.door",

@@ -1,9 +1,12 @@
 """What a studio can do, as the doors list it: names and what is known about them, no paths."""
 
+import base64
 import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
+from disegno.serving.pictures import preview_uri
 from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, StyleCard, WeightsCard
 from disegno.text.learnt import read_learnt
 from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of
@@ -27,6 +31,9 @@ from disegno.weights.identify import identify
 log = logging.getLogger(__name__)
 
 _HASHED = ("model", "control", "lora", "embedding")
+PREVIEW_PX = 192
+_PREVIEWS = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
+_MAX_HEADER_PREVIEW = 1 << 20  # characters
 _TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
 
 
@@ -45,7 +52,36 @@ def _card(card: FileCard, studio: Studio) -> WeightsCard:
         tasks=card.tasks,
         vectors=_vectors(card.path) if card.kind == "embedding" else None,
         defaults=_defaults(card.family) if card.kind == "model" else None,
+        layout=card.layout or None,
+        preview=_preview(card),
     )
+
+
+def _preview(card: FileCard) -> str | None:
+    """Return a small picture of what a file does: one beside it, as A1111 names them, or the one in its header."""
+    beside = (card.path.with_name(card.path.stem + suffix) for suffix in _PREVIEWS)
+    found = next((path for path in beside if path.is_file()), None)
+    if found is not None:
+        return _small(found, found.stat().st_mtime_ns)
+    head, _, body = card.metadata.get("modelspec.thumbnail", "").partition(";base64,")
+    if not head.startswith("data:image/") or len(body) > _MAX_HEADER_PREVIEW:
+        return None
+    try:
+        return preview_uri(BytesIO(base64.b64decode(body, validate=True)), PREVIEW_PX)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _small(path: Path, stamp: int) -> str | None:
+    """Return a picture's file, small; made again where the file has changed."""
+    return preview_uri(path, PREVIEW_PX)
+
+
+def _shipped(name: str) -> str | None:
+    """Return the example of a condition that the built-in model ships; of the model itself without a name."""
+    path = built_in_folder() / "examples" / (f"car_{name}.png" if name else "car.png")
+    return _small(path, 0) if path.is_file() else None
 
 
 def _defaults(family: str) -> dict[str, int | float | str] | None:
@@ -76,14 +112,23 @@ def _tag(path: Path) -> str | None:
 
 def _built_in() -> WeightsCard:
     """Return the built-in model, which need not be open to be described."""
-    return WeightsCard(BUILT_IN, "model", BUILT_IN, defaults=defaults_of(built_in_folder()))
+    return WeightsCard(BUILT_IN, "model", BUILT_IN, defaults=defaults_of(built_in_folder()), preview=_shipped(""))
 
 
 def _conditions() -> Iterator[WeightsCard]:
     """Yield the conditions that the built-in model ships."""
     for name, path in conditions_of(built_in_folder()).items():
         card = identify(path)
-        yield WeightsCard(name, "control", BUILT_IN, card.mechanism or None, card.annotator, tag=_tag(path))
+        yield WeightsCard(
+            name,
+            "control",
+            BUILT_IN,
+            card.mechanism or None,
+            card.annotator,
+            tag=_tag(path),
+            layout=card.layout or None,
+            preview=_shipped(name),
+        )
 
 
 def _annotators() -> Iterator[AnnotatorCard]:

@@ -91,6 +91,7 @@ class Desk:
     say: Callable[[Ready | Moved | Looked | Ended | Logged], None]
     sharing: Sharing = field(default_factory=Sharing)
     data_roots: tuple[Path, ...] = ()
+    uploads: Path = Path()
     tasks: list[Task] = field(default_factory=list[Task])
 
     @property
@@ -132,7 +133,7 @@ class Desk:
             folder = Path(start.folder)
             folder.mkdir(parents=True, exist_ok=True)
             request, keep = kind.load(start.request), Path(start.keep)
-            bench = Bench(self.studio, self.limits, folder, keep, self.data_roots, start.job)
+            bench = Bench(self.studio, self.limits, folder, keep, self.data_roots, start.job, self.uploads)
         except (OSError, ValueError) as error:
             return self.say(Ended(start.job, failure=failure_of(error)))
         run = getattr(import_module(module), name)

@@ -4,8 +4,9 @@ Order: the owner with the fewest jobs on the way comes first, of those the one w
 jobs go in their order. The first of this order is never overtaken: when no worker can take it yet, the others wait too,
 so nobody starves. A worker takes several jobs at once only when all of them can be stepped together.
 
-This holds in each lane by itself: pictures on one side; trainings, evaluations and data sets on the other. The worker
-of these is started for a job and rests when there is none, so that its memory is given back.
+This holds in each lane by itself: pictures; trainings, evaluations and new data sets; what reads files of the library
+or of data sets. The workers of the last two are started for a job and rest when there is none, so that their memory is
+given back.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ RETRY_SECONDS = 2.0  # before a transition that the disk refused is tried again
 TICK_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
+RESTING: tuple[Lane, ...] = ("school", "files")  # whose workers are started for a job
 REST_SECONDS = 20.0  # without a job; starting a process again takes several
 SCHOOL_PATIENCE = (
     6.0  # times the time without progress: a training's step may have many rows, an evaluation measures at its end
@@ -71,6 +73,7 @@ class Dispatcher:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _restart_seconds: dict[int, float] = field(default_factory=dict[int, float])
     _stalled: set[int] = field(default_factory=set[int])
+    _pausing: set[str] = field(default_factory=set[str])  # running jobs whose worker was asked to save them
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns, done in the store's thread, one thing after another."""
@@ -97,14 +100,16 @@ class Dispatcher:
             worker = WorkerProcess(number, self._said, self._gone)
             self.workers.append(worker)
             await worker.start(self._opening(worker))
-        self.workers.append(WorkerProcess(self.settings.workers, self._said, self._gone, "school"))
+        for lane in RESTING:
+            self.workers.append(WorkerProcess(len(self.workers), self._said, self._gone, lane))
         self.spawn(self._dispatch(), lasting=True)
         self.spawn(self._watch(), lasting=True)
 
     def _opening(self, worker: WorkerProcess) -> Open:
         machine = TypeAdapter(Settings).dump_python(self.settings.machine, mode="json")
         roots = tuple(str(root) for root in self.settings.data_roots)
-        return Open(machine, asdict(self.settings.limits), self.settings.sharing, roots, worker.lane == "draw")
+        uploads, warm = str(self.files.uploads), worker.lane == "draw"
+        return Open(machine, asdict(self.settings.limits), self.settings.sharing, roots, uploads, warm)
 
     def lane(self, lane: Lane) -> list[WorkerProcess]:
         """Return the workers of a lane."""
@@ -195,7 +200,7 @@ class Dispatcher:
         if lane == "draw" and not any(worker.ready for worker in workers):
             return False
         heads = self._in_turn(await self.do(self.store.heads, kinds_of(lane)), lane)
-        if lane == "school":
+        if lane in RESTING:
             await self._rouse_or_rest(workers, bool(heads))
         able = [worker for worker in workers if heads and self._can_take(worker, heads[0])]
         if not able:
@@ -216,11 +221,12 @@ class Dispatcher:
 
     @staticmethod
     def _has_rest(worker: WorkerProcess) -> bool:
-        return worker.lane == "school" and worker.ready and not worker.jobs
+        return worker.lane in RESTING and worker.ready and not worker.jobs
 
     async def _begin(self, job: Job, worker: WorkerProcess) -> None:
         self._served[job.owner] = time.monotonic()
         body = await self.do(self.store.request, job.id)
+        self._pausing.discard(job.id)
         worker.share = worker.share if worker.jobs else job.share
         worker.jobs[job.id] = job
         worker.last_word = time.monotonic() if len(worker.jobs) == 1 else worker.last_word
@@ -264,6 +270,11 @@ class Dispatcher:
 
     def _record_end(self, job: Job, outcome: Outcome | None, failure: Failure | None) -> Job | None:
         """Write the end of a job, in the store's thread: files first, the row last."""
+        pausing = job.id in self._pausing and not job.cancelling
+        self._pausing.discard(job.id)
+        if outcome is None and failure is None and pausing:
+            self.files.discard(job)
+            return self.store.park(job.id)
         if outcome is not None:
             self.files.publish(job)
             ended = self.store.publish(job.id, job.attempts, outcome)
@@ -333,7 +344,7 @@ class Dispatcher:
             for worker in self.workers:
                 if self._has_rest(worker):
                     self.wake()  # its rest may have come
-                patience = self.settings.stall_seconds * (SCHOOL_PATIENCE if worker.lane == "school" else 1)
+                patience = self.settings.stall_seconds * (SCHOOL_PATIENCE if worker.lane in RESTING else 1)
                 if worker.is_stalled(patience):
                     log.error("worker %d has said nothing for %g s", worker.number, patience)
                     self._stalled.add(worker.number)
@@ -354,6 +365,12 @@ class Dispatcher:
             worker.jobs[job.id] = asked
             await worker.send(Cancel(job.id))
         return asked
+
+    async def pause_running(self, job: Job) -> None:
+        """Ask the worker to save a training and to let it wait."""
+        if (worker := self.worker_of(job.id)) is not None:
+            self._pausing.add(job.id)
+            await worker.send(Cancel(job.id))
 
     async def finish_running(self, job_id: str) -> None:
         """Ask the worker to end a job with what there is."""

@@ -4,6 +4,8 @@
     FOLDER/work/JOB-ATTEMPT/         what an attempt is writing
     FOLDER/keep/JOB/                 what outlives an attempt: the checkpoints of a training
     FOLDER/results/JOB/              what was published
+    FOLDER/thumbs/JOB/               small pictures of it, made when they are asked for
+    FOLDER/uploads/                  what clients are sending (`uploads.py`)
 
 The rename comes before the row that says so. A crash in between leaves a folder that no row speaks of; it is removed at
 the next start, and the job is done again.
@@ -38,10 +40,19 @@ class Files:
         """Return the folder of what was published."""
         return self.root / "results" / job_id
 
+    def thumbs(self, job_id: str) -> Path:
+        """Return the folder of a result's small pictures."""
+        return self.root / "thumbs" / job_id
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of what clients are sending."""
+        return self.root / "uploads"
+
     def prepare(self) -> None:
         """Make the folders. Raises RequestError where that cannot be."""
         try:
-            for name in ("work", "keep", "results"):
+            for name in ("work", "keep", "results", "thumbs", "uploads"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"The server's folder {self.root} cannot be made ({error.strerror}).") from error
@@ -66,12 +77,13 @@ class Files:
         """Remove everything of a job."""
         shutil.rmtree(self.result(job_id), ignore_errors=True)
         shutil.rmtree(self.root / "keep" / job_id, ignore_errors=True)
+        shutil.rmtree(self.thumbs(job_id), ignore_errors=True)
 
     def sweep(self, published: set[str], running: set[str]) -> None:
         """Remove what a dead server left: work, results that no row speaks of, and what was kept for ended jobs."""
         shutil.rmtree(self.root / "work", ignore_errors=True)
         (self.root / "work").mkdir(exist_ok=True)
-        for name, wanted in (("results", published), ("keep", running)):
+        for name, wanted in (("results", published), ("thumbs", published), ("keep", running)):
             for folder in (self.root / name).iterdir():
                 if folder.name not in wanted:
                     shutil.rmtree(folder, ignore_errors=True)

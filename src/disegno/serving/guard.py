@@ -23,7 +23,7 @@ from disegno.serving.settings import ServerSettings
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/health", "/ready")
 METHODS = (*SAFE_METHODS, "POST", "PUT", "PATCH", "DELETE")
-BODY_TYPES = ("application/json", "multipart/form-data")
+BODY_TYPES = ("application/json", "multipart/form-data", "application/octet-stream")
 _HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?$")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",

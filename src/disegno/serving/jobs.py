@@ -35,10 +35,11 @@ from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused, refusal_of
 from disegno.serving.fetch import with_pictures
 from disegno.serving.files import Files
-from disegno.serving.kinds import kind_of
+from disegno.serving.kinds import kind_of, kinds_of
 from disegno.serving.metrics import Metrics
 from disegno.serving.settings import ServerSettings
 from disegno.serving.store import Job, New, Store
+from disegno.serving.uploads import Uploads
 from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Catalogue, StoredFile
 
@@ -60,9 +61,11 @@ class Jobs:
     metrics: Metrics = field(default_factory=Metrics)
     board: Board = field(default_factory=Board)
     dispatcher: Dispatcher = field(init=False)
+    uploads: Uploads = field(init=False)
     _streams: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
+        self.uploads = Uploads(self.files, self.settings.limits)
         self.dispatcher = Dispatcher(self.settings, self.store, self.files, self.board, self.metrics)
 
     async def open(self) -> None:
@@ -252,8 +255,12 @@ class Jobs:
         return len(jobs)
 
     async def pause(self, job_id: str, *, owner: str) -> Job:
-        """Let a queued job wait. Raises Refused (409) when it is not queued."""
-        return await self._change(job_id, owner, self.store.pause, "only a queued job can be paused")
+        """Let a queued job wait; a running training is saved first. Raises Refused (409) when it is neither."""
+        job = await self.get(job_id, owner=owner)
+        if job.state == "running" and kind_of(job.kind).resumes:
+            await self.dispatcher.pause_running(job)
+            return await self.get(job_id, owner=owner)
+        return await self._change(job_id, owner, self.store.pause, "only a queued job or a training can be paused")
 
     async def resume(self, job_id: str, *, owner: str) -> Job:
         """Let a paused job take its turn again, or a training that was cancelled or failed go on where it was saved.
@@ -264,6 +271,18 @@ class Jobs:
         if kind_of(job.kind).resumes and job.state != "paused":
             return await self._change(job_id, owner, self.store.revive, "only one that has ended early can be resumed")
         return await self._change(job_id, owner, self.store.resume, "only a paused job can be resumed")
+
+    async def swap(self, job_id: str, earlier: bool, *, owner: str) -> Job:
+        """Let a waiting job change places with its owner's next one before or after it. Raises Refused (409)."""
+        job = await self.get(job_id, owner=owner)
+        kinds = kinds_of(kind_of(job.kind).lane)
+        changed = await self.dispatcher.do(self.store.swap, job_id, earlier, kinds)
+        if not changed:
+            raise Refused(409, "wrong_state", f"The job is {job.state}; only a waiting job can move.")
+        for each in changed:
+            self.dispatcher.told(each)
+        self.dispatcher.wake()
+        return changed[0]
 
     async def reorder(self, job_id: str, first: bool, *, owner: str) -> Job:
         """Make a waiting job the first or the last of its owner's. Raises Refused (409) when it does not wait."""
@@ -296,6 +315,7 @@ class Jobs:
     async def _retain(self) -> None:
         while True:
             await self.dispatcher.do(self._sweep)
+            await asyncio.to_thread(self.uploads.sweep)
             await asyncio.sleep(SWEEP_SECONDS)
 
     def _sweep(self) -> None:

@@ -17,14 +17,26 @@ from disegno.core.request import Request, ResizeMode, Scalar
 from disegno.core.teach import TeachRequest
 from disegno.serving.bounds import check_generate, check_names, check_texts, require_within
 from disegno.serving.faults import refusal_of_fields
-from disegno.serving.lessons import DatasetRequest, check_dataset, check_evaluate, check_teach
+from disegno.serving.lessons import (
+    CheckRequest,
+    DatasetRequest,
+    EstimateRequest,
+    UnpackRequest,
+    check_check,
+    check_dataset,
+    check_estimate,
+    check_evaluate,
+    check_teach,
+    check_unpack,
+)
 from disegno.serving.settings import Limits
 from disegno.serving.sheets import SheetRequest, check_sheet
+from disegno.serving.shelf import ExportRequest, VerifyRequest, check_export, check_verify
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-Lane = Literal["draw", "school"]
-"""Pictures come within seconds, trainings take hours: neither waits for the other."""
+Lane = Literal["draw", "school", "files"]
+"""Pictures come within seconds, trainings take hours, files are read in between: none waits for another."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -148,6 +160,11 @@ KINDS: dict[str, JobKind] = {
         ),
         JobKind("evaluate", EvaluateRequest, "disegno.serving.schooling:evaluate", check_evaluate, lane="school"),
         JobKind("dataset", DatasetRequest, "disegno.serving.schooling:dataset", check_dataset, lane="school"),
+        JobKind("unpack", UnpackRequest, "disegno.serving.examining:unpack", check_unpack, lane="files"),
+        JobKind("check", CheckRequest, "disegno.serving.examining:check", check_check, lane="files"),
+        JobKind("estimate", EstimateRequest, "disegno.serving.examining:estimate", check_estimate, lane="files"),
+        JobKind("verify", VerifyRequest, "disegno.serving.shelving:verify", check_verify, lane="files"),
+        JobKind("export", ExportRequest, "disegno.serving.shelving:export", check_export, lane="files"),
     )
 }
 

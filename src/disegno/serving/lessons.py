@@ -50,6 +50,42 @@ class DatasetRequest:
     """The caption of pictures that have none."""
 
 
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class CheckRequest:
+    """Everything that is wrong with a data set, before a training: the doctor's report."""
+
+    data: str
+    """The data set's name."""
+    width: Annotated[int, Field(ge=64, le=4096)] = 512
+    """The canvas of the training, in pixels."""
+    height: Annotated[int, Field(ge=64, le=4096)] = 512
+    """The canvas of the training, in pixels."""
+    buckets: bool = True
+    """Canvases of about this area, by shape; else this one alone."""
+    caption: Annotated[str | None, Field(max_length=10_000)] = None
+    """The caption of pictures that have none."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class EstimateRequest:
+    """What a training will take, before it begins: memory, and time."""
+
+    training: TeachRequest
+    """The training; its data sets by their names."""
+    timed: bool = True
+    """Time a step too: the model is opened and the caches are filled, which the training finds then."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class UnpackRequest:
+    """An uploaded zip becomes a data set."""
+
+    upload: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    """The upload's id; it is gone once it has been unpacked."""
+    name: str
+    """What the new data set is called; its folder is made in the server's first data directory."""
+
+
 def data_of(given: str) -> tuple[str, str]:
     """Return (task, name) of `TASK=NAME`; a task of "" where only a name was given."""
     task, equals, name = given.partition("=")
@@ -110,3 +146,21 @@ def check_dataset(request: DatasetRequest, limits: Limits) -> None:
     sides = max(request.width or 0, request.height or 0, request.resolution or 0)
     require_within((("width, height or resolution", sides, limits.side_px, "pixels"),))
     check_names((("annotator", request.annotator),))
+
+
+def check_check(request: CheckRequest, limits: Limits) -> None:
+    """Refuse what is no name of a data set, or a canvas that cannot be. Raises Refused."""
+    check_data_name("data", request.data)
+    require_within((("width or height", max(request.width, request.height), limits.side_px, "pixels"),))
+
+
+def check_estimate(request: EstimateRequest, limits: Limits) -> None:
+    """Refuse what no training may ask for. Raises Refused."""
+    check_teach(request.training, limits)
+
+
+def check_unpack(request: UnpackRequest, limits: Limits) -> None:
+    """Refuse what is no name of a new data set. Raises Refused."""
+    check_data_name("name", request.name)
+    if "/" in request.name:
+        raise Refused(422, "unknown_name", "name is one folder's: leave out the slash.", "name")

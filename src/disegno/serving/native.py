@@ -18,8 +18,9 @@ from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
-from disegno.serving.lessons import DatasetRequest
+from disegno.serving.lessons import CheckRequest, DatasetRequest, EstimateRequest, UnpackRequest
 from disegno.serving.sheets import SheetRequest
+from disegno.serving.shelf import ExportRequest, VerifyRequest
 from disegno.serving.store import Job, State
 from disegno.serving.views import JobList, JobView, ProgressView, progress_view, view
 from disegno.serving.wire import Looked, Moved
@@ -90,9 +91,52 @@ class DatasetJob:
     request: DatasetRequest
 
 
-AnyJob = GenerateJob | SheetJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
+@dataclass(frozen=True, config=_STRICT)
+class UnpackJob:
+    """A data set from an uploaded zip (`POST /v1/uploads`)."""
+
+    kind: Literal["unpack"]
+    request: UnpackRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CheckJob:
+    """What is wrong with a data set: facts by kind of problem, report.json in full."""
+
+    kind: Literal["check"]
+    request: CheckRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EstimateJob:
+    """What a training will take, in facts: memory in bytes, seconds, and words."""
+
+    kind: Literal["estimate"]
+    request: EstimateRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class VerifyJob:
+    """A file of the library, read whole; the job fails where something is wrong with it."""
+
+    kind: Literal["verify"]
+    request: VerifyRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExportJob:
+    """A file of the library to download, in this or another form, and its card."""
+
+    kind: Literal["export"]
+    request: ExportRequest
+
+
+AnyJob = (
+    GenerateJob | SheetJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
+    | UnpackJob | CheckJob | EstimateJob | VerifyJob | ExportJob
+)  # fmt: skip
 Submission = Annotated[AnyJob, Field(discriminator="kind")]
-Action = Literal["cancel", "finish", "pause", "resume", "first", "last"]
+Action = Literal["cancel", "finish", "pause", "resume", "first", "last", "earlier", "later"]
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The job's id.")]
 Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="The same key gives back the same job.")
@@ -140,9 +184,11 @@ async def job_request(job_id: JobId, request: Request) -> Submission:
 
 @router.post("/jobs/{job_id}/{action}", tags=["jobs"])
 async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
-    """Cancel a job; let it finish now with what there is; pause or resume it; make it the first or last of yours.
+    """Cancel a job; let it finish now with what there is; pause or resume it; make it the first or last of yours, or
+    let it change places with the one before or after it.
 
-    A training that was cancelled, or that failed, can be resumed too: it goes on from where it was saved.
+    A running training can be paused: it is saved, and waits. One that was cancelled, or that failed, can be resumed
+    too: it goes on from where it was saved.
     """
     jobs, owner = jobs_of(request), owner_of(request)
     if action == "cancel":
@@ -152,6 +198,8 @@ async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
         job = await jobs.get(job_id, owner=owner)
     elif action in ("first", "last"):
         job = await jobs.reorder(job_id, action == "first", owner=owner)
+    elif action in ("earlier", "later"):
+        job = await jobs.swap(job_id, action == "earlier", owner=owner)
     else:
         job = await (jobs.pause if action == "pause" else jobs.resume)(job_id, owner=owner)
     return view(job, jobs.board)
@@ -228,6 +276,29 @@ class ModelView:
     owned_by: str = "disegno"
     defaults: dict[str, int | float | str] | None = None
     """What it fills in where a request leaves it open: width, height, steps, cfg, sampler, schedule."""
+    file: str | None = None
+    """The file's name; null for the built-in model."""
+    num_bytes: int = 0
+    """How long the file is."""
+    sha256: str | None = None
+    """Of the file's content, where it is known already."""
+    layout: str | None = None
+    """Whose names its tensors have: ldm (the original programs'), diffusers ..."""
+    preview: str | None = None
+    """A small picture of what it draws, as a data URI."""
+
+
+def _model(card: WeightsCard) -> ModelView:
+    return ModelView(
+        card.name,
+        card.family,
+        defaults=card.defaults,
+        file=card.file,
+        num_bytes=card.num_bytes,
+        sha256=card.sha256,
+        layout=card.layout,
+        preview=card.preview,
+    )
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -242,7 +313,7 @@ class ModelList:
 async def models(request: Request) -> ModelList:
     """List the models."""
     cards = jobs_of(request).catalogue.models
-    return ModelList([ModelView(card.name, card.family, defaults=card.defaults) for card in cards])
+    return ModelList([_model(card) for card in cards])
 
 
 @router.get("/models/{name}", tags=["models"])
@@ -251,7 +322,7 @@ async def model(name: str, request: Request) -> ModelView:
     found = next((card for card in jobs_of(request).catalogue.models if card.name == name), None)
     if found is None:
         raise Refused(404, "not_found", "There is no model of this name.", "name", "GET /v1/models lists them.")
-    return ModelView(found.name, found.family, defaults=found.defaults)
+    return _model(found)
 
 
 @router.get("/controls", tags=["models"])
@@ -304,6 +375,11 @@ SUBMISSIONS: dict[str, type[Any]] = {
     "teach": TeachJob,
     "evaluate": EvaluateJob,
     "dataset": DatasetJob,
+    "unpack": UnpackJob,
+    "check": CheckJob,
+    "estimate": EstimateJob,
+    "verify": VerifyJob,
+    "export": ExportJob,
 }
 _LOOK: TypeAdapter[LookView] = TypeAdapter(LookView)
 _JOB: TypeAdapter[JobView] = TypeAdapter(JobView)

@@ -39,7 +39,7 @@ Running = Generator[Phase | Progress | Moved | Looked, None, Outcome]
 class Bench:
     """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt.
 
-    `data_roots`: folders below which data sets lie; `job`: its id.
+    `data_roots`: folders below which data sets lie; `job`: its id; `uploads`: the folder of what clients have sent.
     """
 
     studio: Studio
@@ -48,6 +48,7 @@ class Bench:
     keep: Path
     data_roots: tuple[Path, ...] = ()
     job: str = ""
+    uploads: Path = Path()
 
     def write(self, name: str, role: str, content: bytes, media_type: str = "image/png") -> StoredFile:
         """Return the file, which is on the disk now."""
@@ -58,9 +59,10 @@ class Bench:
         return StoredFile(name, role, media_type, len(content), hashlib.sha256(content).hexdigest())
 
     def copy(self, file: Path, role: str, media_type: str) -> StoredFile:
-        """Return a copy of a file, which is on the disk now; it may be gigabytes long."""
+        """Return a copy of a file, or the file where it lies here already; it may be gigabytes long."""
         target = self.folder / file.name
-        shutil.copyfile(file, target)
+        if file != target:
+            shutil.copyfile(file, target)
         with target.open("rb+") as copied:
             os.fsync(copied.fileno())
             digest = hashlib.file_digest(copied, "sha256").hexdigest()
@@ -91,7 +93,7 @@ def sheet(asked: SheetRequest, bench: Bench) -> Running:
     page = bench.write("sheet.png", "sheet", png(Plotted(plot, tuple(results)).page()))
     shown = [(result, i) for result in results for i in range(len(result.images))]
     files = [bench.write(f"{n}.png", "image", png_bytes(*each)) for n, each in enumerate(shown)]
-    facts = {
+    facts: dict[str, Any] = {
         "request": _told(asked.request),
         "labels": [list(labels) for labels in plot.labels],
         "places": [list(cell.place) for cell in plot.cells],

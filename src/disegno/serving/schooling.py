@@ -5,11 +5,13 @@ after it was cancelled and resumed, goes on from its last checkpoint. Cancelling
 """
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import JsonValue, TypeAdapter
 
 from disegno.core.evaluate import EvaluateRequest
@@ -36,6 +38,7 @@ from disegno.training.run import Run
 from disegno.training.teach import run_of
 from disegno.training.teach import teach as taught
 
+PREVIEW_PX = 256  # of a taught control's picture beside its file
 SHEET_PX = 1024  # of a look's pictures on their way to whoever watches
 _JSON: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
@@ -47,7 +50,7 @@ Schooling = Generator[Progress | Moved | Looked, None, Outcome]
 
 def teach(request: TeachRequest, bench: Bench) -> Schooling:
     """Teach a control: NAME.safetensors in the first model folder and among the files, report.html, looks' pictures."""
-    data = tuple(_found(given, bench) for given in request.data)
+    data = tuple(found_data(given, bench.data_roots) for given in request.data)
     settings, folder = bench.studio.settings, bench.keep / "run"
     asked = replace(request, data=data)
     run = run_of(asked, folder)
@@ -62,15 +65,15 @@ def teach(request: TeachRequest, bench: Bench) -> Schooling:
                 yield _news(event, bench, report)
     assert result is not None, "the training ended without a result"
     require_free(run, settings)  # somebody else may have taken the name meanwhile
-    publish(run, settings)
+    _show(publish(run, settings), report)
     warnings = tuple(without_paths(warning) for warning in result.warnings)
     return Outcome(tuple(_results(run, report, bench)), warnings, _facts(result, report))
 
 
-def _found(given: str, bench: Bench) -> str:
+def found_data(given: str, data_roots: Sequence[Path]) -> str:
     """Return the data as a training wants it: TASK=FOLDER, or a folder. Raises UnknownName, RequestError."""
     task, name = data_of(given)
-    folder = find_data_set(bench.data_roots, name)
+    folder = find_data_set(data_roots, name)
     return f"{task}={folder}" if task else str(folder)
 
 
@@ -99,6 +102,18 @@ def _results(run: Run, report: Report, bench: Bench) -> list[StoredFile]:
         files.insert(0, bench.copy(run.file, "weights", "application/octet-stream"))
     sheets = [look.sheet for look in report.history.looks if look.sheet is not None and look.sheet.is_file()]
     return [*files, *(bench.write("look.png", "sheet", sheet.read_bytes()) for sheet in sheets[-1:])]
+
+
+def _show(home: Path, report: Report) -> None:
+    """Put the last look's pictures beside a control that was taught, small, for the lists of files."""
+    sheet = next((look.sheet for look in reversed(report.history.looks) if look.sheet and look.sheet.is_file()), None)
+    if sheet is None or not home.is_file():
+        return
+    with Image.open(sheet) as opened:
+        side = min(opened.size)
+        left = opened.convert("RGB").crop((0, 0, side, side))
+    left.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    left.save(home.with_name(f"{home.stem}.preview.png"))
 
 
 def _facts(result: TeachResult, report: Report) -> dict[str, JsonValue]:

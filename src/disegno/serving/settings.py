@@ -61,6 +61,14 @@ class Limits:
     """Examples in one optimiser step, and pairs that a training holds out."""
     evaluate_pairs: int = 10_000
     """Pairs of one evaluation."""
+    upload_bytes: int = 4 * 2**30
+    """Of one upload."""
+    uploads_per_user: int = 3
+    """Uploads of one user that are open."""
+    unpacked_bytes: int = 16 * 2**30
+    """Of the files of an uploaded zip, unpacked."""
+    unpacked_files: int = 200_000
+    """Files of an uploaded zip."""
     tries_per_minute: int = 10
     """Wrong passwords or keys from one address."""
 

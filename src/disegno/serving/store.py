@@ -274,6 +274,10 @@ class Store:
         """Let a queued job wait until it is resumed."""
         return self._move(job_id, ("queued",), state="paused")
 
+    def park(self, job_id: str) -> Job | None:
+        """Let a running job that was saved wait until it is resumed; that attempt does not count."""
+        return self._move(job_id, ("running",), state="paused", attempts=_JOBS.c.attempts - 1, started=None)
+
     def resume(self, job_id: str) -> Job | None:
         """Let a paused job take its turn again."""
         return self._move(job_id, ("paused",), state="queued")
@@ -291,6 +295,27 @@ class Store:
             query = sa.select(edge).where(_JOBS.c.owner == owner, _JOBS.c.state.in_(WAITING))
             position = at.execute(query).scalar()
         return None if position is None else self._move(job_id, WAITING, position=position)
+
+    def swap(self, job_id: str, earlier: bool, kinds: Sequence[str]) -> list[Job]:
+        """Return a waiting job and the one of its owner's, of these kinds, with which it changed places.
+
+        Only the job where it is the first or the last already; nothing where it does not wait.
+        """
+        with self.engine.begin() as at:
+            job = self._get(at, job_id)
+            if job is None or job.state not in WAITING:
+                return []
+            place = _JOBS.c.position
+            beside = place < job.position if earlier else place > job.position
+            mine = sa.and_(_JOBS.c.owner == job.owner, _JOBS.c.state.in_(WAITING), _JOBS.c.kind.in_(kinds), beside)
+            order = place.desc() if earlier else place.asc()
+            other = at.execute(sa.select(_JOBS).where(mine).order_by(order).limit(1)).first()
+            if other is None:
+                return [job]
+            for moved, position in ((job.id, other.position), (other.id, job.position)):
+                at.execute(sa.update(_JOBS).where(_JOBS.c.id == moved).values(position=position))
+            found = (self._get(at, moved) for moved in (job.id, other.id))
+            return [each for each in found if each is not None]
 
     def running(self) -> list[Job]:
         """Return the jobs that are on their way, or were when the server died."""

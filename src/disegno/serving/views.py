@@ -6,7 +6,7 @@ from pydantic import ConfigDict, JsonValue
 from pydantic.dataclasses import dataclass
 
 from disegno.serving.board import Board
-from disegno.serving.store import Job, State
+from disegno.serving.store import WAITING, Job, State
 from disegno.serving.wire import Moved
 from disegno.serving.words import Failure, LookView, StoredFile
 
@@ -19,12 +19,14 @@ class FileView:
 
     name: str
     role: str
-    """image, condition, sheet, weights, report, data."""
+    """image, condition, sheet, weights, card, report, data."""
     media_type: str
     num_bytes: int
     sha256: str
     url: str
     """Where its content is, on this server."""
+    thumbnail: str | None = None
+    """Of a picture: where a small one is."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -70,6 +72,8 @@ class JobView:
     """Of a running training: what it had learned when it last looked."""
     failure: Failure | None = None
     result: ResultView | None = None
+    position: float | None = None
+    """Of a job that waits: yours are carried out in this order."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -91,7 +95,8 @@ def view(job: Job, board: Board | None = None) -> JobView:
         files = [_file(job, file) for file in job.outcome.files]
         result = ResultView(files, list(job.outcome.warnings), dict(job.outcome.facts))
     times = job.created, job.started, job.ended
-    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, look, job.failure, result)
+    position = job.position if job.state in WAITING else None
+    return JobView(job.id, job.kind, job.state, job.attempts, *times, progress, look, job.failure, result, position)
 
 
 def progress_view(moved: Moved) -> ProgressView:
@@ -102,4 +107,5 @@ def progress_view(moved: Moved) -> ProgressView:
 
 def _file(job: Job, file: StoredFile) -> FileView:
     url = f"/v1/jobs/{job.id}/files/{file.name}"
-    return FileView(file.name, file.role, file.media_type, file.num_bytes, file.sha256, url)
+    small = f"/v1/jobs/{job.id}/thumbnails/{file.name}" if file.media_type.startswith("image/") else None
+    return FileView(file.name, file.role, file.media_type, file.num_bytes, file.sha256, url, small)

@@ -29,6 +29,8 @@ class Open:
     sharing: Literal["exact", "auto", "always"] = "auto"
     data_roots: tuple[str, ...] = ()
     """Folders below which data sets lie."""
+    uploads: str = ""
+    """The folder of what clients have sent."""
     warm: bool = True
     """Open the built-in model before the first job."""
     tag: Literal["open"] = "open"

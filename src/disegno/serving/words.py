@@ -28,7 +28,7 @@ class StoredFile:
     name: str
     """Unique within the job."""
     role: str
-    """image, condition, sheet, weights, report, data."""
+    """image, condition, sheet, weights, card, report, data."""
     media_type: str
     """As in HTTP's Content-Type."""
     num_bytes: int
@@ -101,6 +101,10 @@ class WeightsCard:
     """Of an embedding: how many vectors it has, and how wide they are."""
     defaults: dict[str, int | float | str] | None = None
     """Of a model: what it fills in where a request leaves it open: width, height, steps, cfg, sampler, schedule."""
+    layout: str | None = None
+    """Whose names its tensors have: ldm (the original programs'), diffusers ..."""
+    preview: str | None = None
+    """A small picture of what it does, as a data URI: NAME.preview.png beside the file, or its header's own."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

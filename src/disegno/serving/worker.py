@@ -93,7 +93,7 @@ def _open(opening: Open, say: Say) -> Any:
     limits = TypeAdapter(Limits).validate_python(opening.limits)
     own = pictures.Limits(limits.picture_bytes, limits.picture_pixels, paths=False)
     roots = tuple(Path(root) for root in opening.data_roots)
-    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots)
+    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots, Path(opening.uploads))
 
 
 def _next(inbox: "queue.SimpleQueue[Message]", rest: Callable[[], None]) -> Message:

@@ -39,7 +39,7 @@ Gone = Callable[["WorkerProcess"], None]
 class WorkerProcess:
     """A process that holds the model. `jobs`: what it is carrying out; `share`: what those jobs have in common.
 
-    `lane`: whose jobs it takes; the workers of "school" are started for a job, and rest when there is none.
+    `lane`: whose jobs it takes; those of "draw" are always there, others are started for a job and rest without one.
     """
 
     number: int

@@ -60,7 +60,7 @@ class Root:
 
         Backslashes count as / and letters compare by their composed form, as names written on other systems need it.
         """
-        parts = _safe_parts(name)
+        parts = safe_parts(name)
         path = self.path.joinpath(*parts)
         if not path.exists():
             path = self._composed(parts)
@@ -109,7 +109,7 @@ class Root:
 
     def folder(self, name: str) -> str:
         """Return the folder's name from here, "" for this one itself. Raises BadData when it is not in here."""
-        parts = () if name in ("", ".", "./") else _safe_parts(name)
+        parts = () if name in ("", ".", "./") else safe_parts(name)
         try:
             real = self.path.joinpath(*parts).resolve(strict=True)
         except (OSError, RuntimeError, ValueError) as error:
@@ -162,7 +162,7 @@ def open_plain(path: Path, name: str) -> Generator[BinaryIO]:
 _HOW = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def _safe_parts(name: str) -> tuple[str, ...]:
+def safe_parts(name: str) -> tuple[str, ...]:
     """Return a relative name's parts. Raises BadData for absolute names, drives, `..` and NUL."""
     windows = PureWindowsPath(name)
     posix = PurePosixPath(name.replace("\\", "/"))

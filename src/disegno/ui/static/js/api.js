@@ -15,7 +15,10 @@ const TRIES_MS = [300, 1000, 3000];
 
 async function asked(method, path, body, headers) {
   const options = { method, headers: { ...headers } };
-  if (body !== undefined) {
+  if (body instanceof Blob) {
+    options.headers["Content-Type"] = "application/octet-stream";
+    options.body = body;
+  } else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
@@ -50,6 +53,17 @@ export async function post(path, body) {
   return (await call("POST", path, { body, again: true })).json();
 }
 
+/** Return the id of an upload, once all of a file has been sent in parts. `told(share)`: how much of it has gone. */
+export async function upload(file, told) {
+  let { id, received, part_bytes: size } = await (await call("POST", "/v1/uploads", { body: { num_bytes: file.size } })).json();
+  while (received < file.size) {
+    told(received / file.size);
+    const body = file.slice(received, received + size);
+    ({ received } = await (await call("PUT", `/v1/uploads/${id}?at=${received}`, { body, again: true })).json());
+  }
+  return id;
+}
+
 /** Return the job: a lost answer is asked for again under the same key, so nothing is drawn twice. */
 export async function submit(kind, request) {
   const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -57,7 +71,7 @@ export async function submit(kind, request) {
   return (await call("POST", "/v1/jobs", options)).json();
 }
 
-/** Return the job after an action: cancel, finish, pause, resume, first, last. */
+/** Return the job after an action: cancel, finish, pause, resume, first, last, earlier, later. */
 export async function act(id, action) {
   return (await call("POST", `/v1/jobs/${id}/${action}`)).json();
 }
@@ -84,7 +98,7 @@ export function blobToUri(blob) {
 
 const lists = {};
 
-/** Return one of the server's lists (models, controls, files, annotators, samplers, schedules), asked for once. */
+/** Return one of the server's lists (models, controls, files, annotators, samplers, schedules ...), asked for once. */
 export function list(name, anew = false) {
   if (anew || !(name in lists)) {
     lists[name] = get(`/v1/${name}`).then((found) => found.data ?? found);

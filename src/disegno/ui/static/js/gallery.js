@@ -10,6 +10,7 @@ import { filesOf, imageAt, progressBar, progressText } from "./stage.js";
 import { openViewer } from "./viewer.js";
 
 export const SHOWN_KINDS = ["generate", "sheet", "upscale"]; // trainings have a tab, and what an annotator tries is seen where it is tried
+const MOVES = [["Make it the next one", "first", "first"], ["Earlier", "earlier", "up"], ["Later", "later", "down"]];
 const asked = new Map(); // id -> what a waiting job was asked, as a line
 
 function lineOf(job, redraw) {
@@ -30,11 +31,17 @@ function jobRow(job, redraw) {
     h("div", { class: "mini" }, job.preview ? h("img", { src: job.preview, alt: t("Preview") }) : icon("photo")),
     h("div", { class: "what" }, h("span", { class: "ellipsis" }, lineOf(job, redraw)), progressBar(job), h("span", { class: "small-text muted" }, progressText(job))),
     h("div", { class: "row job-actions" },
-      waits && button("", { class: "bare", label: t("Make it the next one"), onclick: act("first") }, "first"),
+      waits && MOVES.map(([label, action, picture]) =>
+        button("", { class: "bare", label: t(label), data: { action }, onclick: act(action) }, picture)),
       job.state === "queued" && button(t("Pause"), { class: "small", onclick: act("pause") }),
       job.state === "paused" && button(t("Resume"), { class: "small", onclick: act("resume") }),
       job.state === "running" && job.kind === "generate" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
       button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")));
+}
+
+/** Return what a button of the queue is, to find it again after the queue was drawn anew. */
+function markOf(element) {
+  return `${element.closest(".job").dataset.job} ${element.dataset.action ?? element.textContent}`;
 }
 
 function failedRow(job) {
@@ -87,7 +94,7 @@ export function galleryTab() {
     const { job, file, at } = each;
     const said = job.result.facts.prompts?.[at] || job.result.facts.request?.prompt || (job.kind === "upscale" ? t("Enlarged") : t("Picture"));
     const cell = h("button", { type: "button", class: "picture", title: said },
-      h("img", { src: file.url, alt: said, loading: "lazy", decoding: "async", draggable: "false" }), h("span", { class: "caption" }, said));
+      h("img", { src: file.thumbnail ?? file.url, alt: said, loading: "lazy", decoding: "async", draggable: "false" }), h("span", { class: "caption" }, said));
     cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url));
     return cell;
   };
@@ -109,10 +116,10 @@ export function galleryTab() {
     pending = false;
     if (!visible) return;
     const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
-    const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse();
-    const focused = document.activeElement?.closest?.(".job") ? document.activeElement.textContent : null;
+    const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse().sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
+    const focused = document.activeElement?.closest?.(".job") && markOf(document.activeElement);
     fill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
-    if (focused) [...queue.querySelectorAll("button")].find((each) => each.textContent === focused)?.focus();
+    if (focused) [...queue.querySelectorAll("button")].find((each) => markOf(each) === focused)?.focus();
     queue.hidden = !queue.childElementCount;
     showGrid(jobs);
     empty.hidden = !status().loaded || Boolean(grid.childElementCount || queue.childElementCount);

@@ -5,19 +5,23 @@ import { button, fill, h, toast } from "./dom.js";
 import { say } from "./bus.js";
 import { choice } from "./fields.js";
 import { bytes, t } from "./i18n.js";
+import { fileWork } from "./shelf.js";
 import { misfit } from "./unit.js";
 
+const GIVEN = ["lora", "embedding", "vae", "upscaler"]; // kinds of files that can be verified and given away
 const KINDS = { lora: "LoRAs", embedding: "Embeddings", vae: "VAEs", upscaler: "Upscalers", unknown: "Unknown", broken: "Broken" };
 
-function card(weights, { why = "", actions = [] } = {}) {
+function card(weights, { why = "", actions = [], kind = null } = {}) {
   const tags = [weights.family, weights.mechanism, weights.annotator && t("drawn by {name}", { name: weights.annotator })].filter(Boolean);
   const details = [weights.file && weights.file !== weights.name && weights.file, weights.num_bytes && bytes(weights.num_bytes), weights.sha256 && `SHA-256 ${weights.sha256.slice(0, 10)}`].filter(Boolean).join(" · ");
+  const work = kind && fileWork(weights, kind);
   return h("article", { class: why ? "card weights wrong" : "card weights" },
-    h("div", { class: "row spread" }, h("h3", {}, weights.name ?? weights.id), h("div", { class: "row" }, actions)),
+    weights.preview && h("img", { class: "preview-picture", src: weights.preview, alt: "", loading: "lazy" }),
+    h("div", { class: "row spread" }, h("h3", {}, weights.title ?? weights.name ?? weights.id), h("div", { class: "row" }, actions, work && work.more)),
     h("div", { class: "row wrap" }, tags.map((each) => h("span", { class: "tag" }, each))),
     details && h("p", { class: "small-text muted" }, details),
     why && h("p", { class: "note" }, t("Does not fit: {why}.", { why })),
-    weights.problem && h("p", { class: "note bad" }, weights.problem));
+    weights.problem && h("p", { class: "note bad" }, weights.problem), work && work.place);
 }
 
 function part(title, cards) {
@@ -35,11 +39,11 @@ export function libraryTab(house) {
   };
   const use = (name, what, why) => !why && button(t("Use"), { class: "small", onclick: () => say(what, name) });
   const show = () => {
-    const models = state.models.map((each) => card({ ...each, name: each.id === "diorama" ? t("Diorama (built in)") : each.id }, { actions: [button(t("Use"), { class: "small", onclick: () => say("use model", each.id) })] }));
-    const controls = state.controls.map((each) => card(each, { why: usable(each), actions: [!each.problem && use(each.name, "use control", usable(each))] }));
+    const models = state.models.map((each) => card({ ...each, title: each.id === "diorama" ? t("Diorama (built in)") : each.id }, { kind: each.file && "model", actions: [button(t("Use"), { class: "small", onclick: () => say("use model", each.id) })] }));
+    const controls = state.controls.map((each) => card(each, { kind: !each.problem && "control", why: usable(each), actions: [!each.problem && use(each.name, "use control", usable(each))] }));
     const kinds = Object.entries(KINDS).map(([kind, title]) => {
       const files = state.files.filter((each) => each.kind === kind);
-      return part(t(title), files.map((each) => card(each, kind === "lora" ? { why: usable(each), actions: [use(each.name, "use lora", usable(each))] } : {})));
+      return part(t(title), files.map((each) => card(each, kind === "lora" ? { kind, why: usable(each), actions: [use(each.name, "use lora", usable(each))] } : { kind: GIVEN.includes(kind) && kind })));
     });
     const others = state.files.filter((each) => !(each.kind in KINDS));
     const model = choice(t("What fits"), { value: state.model, options: state.models.map((each) => [each.id, each.id]), change: (value) => { state.model = value; show(); } });

@@ -65,7 +65,7 @@ export function stage({ hint, seed }) {
     fill(frame, h("img", { src: file.url, alt: file.role === "condition" ? nameOf(current, file) : current.result.facts.request?.prompt || t("Result") }));
     fill(strip, files.length > 1 && files.map((each, n) =>
       button("", { label: nameOf(current, each), "aria-pressed": String(n === at), onclick: () => { at = n; showPicture(); } }, null)));
-    [...strip.children].forEach((each, n) => each.append(h("img", { src: files[n].url, alt: "" })));
+    [...strip.children].forEach((each, n) => each.append(h("img", { src: files[n].thumbnail ?? files[n].url, alt: "" })));
     return showActions(file);
   };
   const showActions = (file) => {

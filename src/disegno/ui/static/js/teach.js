@@ -3,57 +3,34 @@
 import { get, list } from "./api.js";
 import { button, fill, h, icon, toast } from "./dom.js";
 import { on, say } from "./bus.js";
+import { estimate, examine, makeForm, sendForm, textField } from "./dataset.js";
 import { curve, record } from "./curve.js";
 import { choice, more, numberField, slider } from "./fields.js";
 import { moment, t } from "./i18n.js";
 import { all, change, ENDED, remove, start, subscribe } from "./jobs.js";
-import { modelOf } from "./house.js";
+import { modelOf, ownOf } from "./house.js";
 import { progressBar, progressText } from "./stage.js";
 
 const KINDS = ["teach", "dataset"];
 const RECIPES = [["ctrlora", "A condition LoRA on a Base ControlNet"], ["controlnet", "A whole ControlNet"]];
 const VERDICTS = { early: "Too early to say", learning: "It is learning", converged: "It has learned what it can", "not-learning": "It does not learn" };
 
-function textField(label, { value, placeholder = "", change: changed }) {
-  const input = h("input", { value, placeholder, "aria-label": label, autocomplete: "off" });
-  input.oninput = () => changed(input.value.trim());
-  return h("div", { class: "field" }, h("span", { class: "label" }, label), input);
-}
-
-// ---- the forms
-
-function makeForm(house, names, asked, made) {
-  if (!names.includes(asked.pictures)) asked.pictures = names[0];
-  const options = house.annotators.filter((each) => each.name !== "none").map((each) => [each.name, each.title]);
-  const go = async () => {
-    const request = { name: asked.name, pictures: asked.pictures, annotator: asked.annotator };
-    if (asked.caption) request.caption = asked.caption;
-    try {
-      made(await start("dataset", request));
-    } catch (error) {
-      toast(error.message, "bad");
-    }
-  };
-  return [
-    h("p", { class: "help" }, t("An annotator draws the condition of every picture. Captions lie beside the pictures, as NAME.txt.")),
-    choice(t("Pictures"), { value: asked.pictures, options: names.map((name) => [name, name]), change: (value) => { asked.pictures = value; } }),
-    choice(t("Drawn by"), { value: asked.annotator, options, change: (value) => { asked.annotator = value; } }),
-    textField(t("Caption of those without one"), { value: asked.caption, change: (value) => { asked.caption = value; } }),
-    textField(t("Name of the new data set"), { value: asked.name, placeholder: "pairs-canny", change: (value) => { asked.name = value; } }),
-    button(t("Make the pairs"), { onclick: go }, "plus"),
-  ];
+/** Return the training that the form stands for. */
+function trainingOf({ data, rate, side, ...request }) {
+  if (rate !== null) request.rate = rate;
+  if (side !== null) request.width = request.height = side;
+  return { ...request, data: [data] };
 }
 
 function teachForm(house, names, asked, started) {
   if (!names.includes(asked.data)) asked.data = names[0];
   asked.model ??= house.models[0]?.id;
   const set = (name) => (value) => { asked[name] = value; };
+  const doctor = h("div", { role: "status" });
+  const costs = h("div", { role: "status" });
   const go = async () => {
-    const { data, rate, side, ...request } = asked;
-    if (rate !== null) request.rate = rate;
-    if (side !== null) request.width = request.height = side;
     try {
-      started(await start("teach", { ...request, data: [data] }));
+      started(await start("teach", trainingOf(asked)));
     } catch (error) {
       toast(error.message, "bad");
     }
@@ -61,7 +38,8 @@ function teachForm(house, names, asked, started) {
   const built = modelOf(house, asked.model);
   return [
     textField(t("Name of the new control"), { value: asked.name, placeholder: "my-lines", change: set("name") }),
-    choice(t("Pairs"), { value: asked.data, options: names.map((name) => [name, name]), change: set("data") }),
+    choice(t("Pairs"), { value: asked.data, options: names.map((name) => [name, name]), change: (value) => { asked.data = value; fill(doctor); fill(costs); } }),
+    button(t("Examine the pairs"), { class: "small", onclick: () => examine(doctor, { ...asked, side: asked.side ?? ownOf(house, asked.model).width }) }, "eye"), doctor,
     house.models.length > 1 || !built ? choice(t("Model"), { value: asked.model, options: house.models.map((each) => [each.id, each.id]), change: set("model") }) : null,
     slider(t("Steps"), { value: asked.steps, min: 20, max: 10_000, step: 20, change: set("steps") }),
     more(t("More"), false,
@@ -71,6 +49,7 @@ function teachForm(house, names, asked, started) {
       slider(t("Steps between two looks"), { value: asked.validate_every, min: 10, max: 1000, step: 10, change: set("validate_every") }),
       numberField(t("Side of the pictures, in pixels"), { value: asked.side, min: 64, max: 2048, step: 8, placeholder: t("the model's own"), change: set("side") }),
       numberField(t("Learning rate"), { value: asked.rate, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
+    button(t("What will it take?"), { class: "small", onclick: () => estimate(costs, { ...trainingOf(asked), name: asked.name || "new" }) }, "auto"), costs,
     button(t("Teach"), { class: "primary", onclick: go }),
   ];
 }
@@ -96,6 +75,8 @@ function actionsOf(job, use) {
   const weights = job.result?.files.find((file) => file.role === "weights");
   return h("div", { class: "row wrap" },
     job.state === "running" && teaching && button(t("Stop, and use it"), { class: "small", onclick: act("finish") }, "stop"),
+    job.state === "running" && teaching && button(t("Pause"), { class: "small", title: t("It is saved, and waits until it is resumed."), onclick: act("pause") }, "pause"),
+    job.state === "paused" && button(t("Resume"), { class: "small", onclick: act("resume") }, "refresh"),
     !ENDED.includes(job.state) && button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close"),
     teaching && ["cancelled", "failed"].includes(job.state) && button(t("Go on"), { class: "small", onclick: act("resume") }, "refresh"),
     weights && button(t("Draw with it now"), { class: "small primary", onclick: () => use(job) }, "pen"),
@@ -125,6 +106,7 @@ export function teachTab(house) {
   const form = h("div", { class: "desk-form" });
   const cards = h("div", { class: "stack" });
   const titles = new Map();
+  const toSend = { name: "" };
   const toMake = { name: "", pictures: null, annotator: "canny", caption: "" };
   const toTeach = { name: "", data: null, model: null, recipe: "ctrlora", steps: 1000, batch: 4, rank: 32, rate: null, side: null, validate_every: 100 };
   let visible = false;
@@ -165,13 +147,18 @@ export function teachTab(house) {
     pending = true;
     requestAnimationFrame(draw);
   };
+  let send = null; // its card, which says what has come and outlives the others
   const build = async () => {
     const names = await list("datasets", true);
-    const none = h("p", { class: "note" }, t("This server was given no data sets. Start it with --data-root FOLDER: each folder in it is one."));
-    fill(form, names.length ? [
-      h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
-      h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
-    ] : none);
+    const none = h("p", { class: "note" }, t("There are no data sets yet. The server is given them with --data-root FOLDER: each folder in it is one."));
+    const sent = (name) => {
+      toTeach.data = toMake.pictures = name;
+      build().catch((error) => toast(error.message, "bad"));
+    };
+    send ??= h("div", { class: "card panel" }, h("h3", {}, t("Send a data set")), sendForm(toSend, sent));
+    fill(form, names.length && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
+      names.length && h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
+      send, !names.length && none);
   };
   subscribe((job) => {
     soon();

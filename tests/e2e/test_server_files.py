@@ -1,0 +1,207 @@
+"""What a server does with files: it verifies and gives away those of the library, takes data sets in, examines them,
+and says what a training will take; and the queue is put in order."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from kit.pairs import CAPTION, views
+from kit.server import Server
+
+pytestmark = pytest.mark.e2e
+
+SIZE = 64
+TEACH: dict[str, Any] = {
+    "name": "sent-lines", "data": ["sent"], "model": "mini", "rank": 4, "width": SIZE, "height": SIZE, "steps": 100_000,
+    "validate_every": 0, "save_every": 1, "holdout": 2, "batch": 1,
+}  # fmt: skip
+
+
+def _done(server: Server, kind: str, request: dict[str, Any]) -> Any:
+    job = server.wait(server.submit(kind, request)["id"])
+    assert job["state"] == "done", job
+    return job
+
+
+def _failed(server: Server, kind: str, request: dict[str, Any]) -> tuple[str, str]:
+    job = server.wait(server.submit(kind, request)["id"])
+    assert job["state"] == "failed", job
+    return job["failure"]["code"], job["failure"]["message"]
+
+
+def _content(server: Server, job: Any, role: str) -> tuple[str, bytes]:
+    (file,) = [file for file in job["result"]["files"] if file["role"] == role]
+    return file["name"], server.ask("GET", file["url"]).content
+
+
+def _send(server: Server, content: bytes, part: int = 20_000) -> str:
+    upload = server.ask("POST", "/v1/uploads", {"num_bytes": len(content)}).json()
+    for at in range(0, len(content), part):
+        answer = server.session.put(
+            f"{server.url}/v1/uploads/{upload['id']}?at={at}",
+            data=content[at : at + part],
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        assert answer.ok, answer.text
+    return str(upload["id"])
+
+
+def _pairs() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as out:
+        for i, view in enumerate(views(10, SIZE)):
+            for folder, picture in (("image", view), ("condition", view.convert("L").convert("RGB"))):
+                png = io.BytesIO()
+                picture.save(png, "PNG")
+                out.writestr(f"mine/{folder}/{i}.png", png.getvalue())
+            out.writestr(f"mine/image/{i}.txt", CAPTION)
+        out.writestr("mine/condition/broken.png", b"no picture")
+        out.writestr("mine/image/broken.png", b"no picture")
+        out.writestr("mine/image/broken.txt", CAPTION)
+        out.writestr("../../evil.png", b"no picture")
+    return buffer.getvalue()
+
+
+# ---- the library
+
+
+def test_a_file_is_verified(page_server: Server, page_folder: Path) -> None:
+    facts = _done(page_server, "verify", {"name": "minibase"})["result"]["facts"]
+    (part,) = facts["parts"]
+    assert part["file"] == "minibase.safetensors" and len(part["sha256"]) == 64 and part["tensors"] > 10
+    assert _done(page_server, "verify", {"name": "canny"})["result"]["facts"]["kind"] == "control"
+    code, message = _failed(page_server, "verify", {"name": "minibase", "sha256": "0" * 64})
+    assert code == "bad_model_file" and part["sha256"] in message
+    assert _failed(page_server, "verify", {"name": "nothing"})[0] == "unknown_name"
+    refused = page_server.ask("POST", "/v1/jobs", {"kind": "verify", "request": {"name": "../x"}})
+    assert refused.status_code == 422 and refused.json()["error"] == "unknown_name"
+
+
+def test_a_control_is_given_away_with_its_card(page_server: Server, page_folder: Path) -> None:
+    job = _done(page_server, "export", {"name": "minibase", "kind": "control"})
+    name, content = _content(page_server, job, "weights")
+    assert name == "minibase.safetensors" and content == (page_folder / "models" / name).read_bytes()
+    name, card = _content(page_server, job, "card")
+    assert name == "minibase.md" and job["result"]["files"][0]["sha256"] in card.decode()
+    assert str(page_folder) not in card.decode()
+    shipped = _done(page_server, "export", {"name": "canny"})
+    assert _content(page_server, shipped, "weights")[0] == "control_canny.safetensors"
+    assert "diorama" in _content(page_server, shipped, "card")[1].decode()
+
+
+def test_a_model_is_given_away_in_another_form(page_server: Server) -> None:
+    job = _done(page_server, "export", {"name": "mini", "kind": "model", "layout": "diffusers"})
+    name, content = _content(page_server, job, "weights")
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        names = packed.namelist()
+    assert name == "mini.zip" and "mini/model_index.json" in names and "mini/unet/config.json" in names
+    code, message = _failed(page_server, "export", {"name": "canny", "layout": "ldm", "format": "ckpt"})
+    assert code == "bad_model_file" and "cannot be renamed" in message
+
+
+def test_a_card_obeys_nobody(page_server: Server, page_folder: Path) -> None:
+    import numpy as np
+
+    evil = {"modelspec.title": "<script>x</script>|**x**\n# y", "modelspec.thumbnail": "data:image/png;base64,AAAA"}
+    path = page_folder / "models" / "ink.safetensors"
+    place = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    weights = {f"{place}.lora_down.weight": np.ones((2, 384), "f4"), f"{place}.lora_up.weight": np.ones((64, 2), "f4")}
+    save_file(weights, path, evil)
+    Image.new("RGB", (600, 300), "red").save(path.with_name("ink.preview.png"))
+    page_server.ask("POST", "/v1/models/look")
+    card = _content(page_server, _done(page_server, "export", {"name": "ink", "kind": "lora"}), "card")[1].decode()
+    assert "<script" not in card.replace("\\<", "") and "\n# y" not in card
+    (listed,) = [file for file in page_server.get("/v1/files") if file["name"] == "ink"]
+    assert listed["preview"].startswith("data:image/jpeg;base64,") and listed["layout"]
+    bad = dict(weights)
+    bad[f"{place}.lora_up.weight"] = np.full((64, 2), np.nan, "f4")
+    save_file(bad, path)
+    code, message = _failed(page_server, "verify", {"name": "ink", "kind": "lora"})
+    assert code == "bad_model_file" and "lora_up" in message
+
+
+# ---- data sets
+
+
+def test_a_data_set_is_sent_examined_and_taught_from(page_server: Server, page_folder: Path) -> None:
+    upload = _send(page_server, _pairs())
+    job = _done(page_server, "unpack", {"upload": upload, "name": "sent"})
+    assert job["result"]["facts"]["files"] == 33 and "names that lead out" in job["result"]["warnings"][0]
+    assert "sent" in page_server.get("/v1/datasets") and not (page_folder / "evil.png").exists()
+    assert list((page_folder / "server" / "uploads").glob(upload)) == []
+    assert _failed(page_server, "unpack", {"upload": upload, "name": "other"})[0] == "unknown_name"
+    again = _send(page_server, _pairs())
+    assert _failed(page_server, "unpack", {"upload": again, "name": "sent"})[0] == "invalid_request"
+    assert page_server.ask("DELETE", f"/v1/uploads/{again}").status_code == 204
+    report = _done(page_server, "check", {"data": "sent", "width": SIZE, "height": SIZE})
+    facts = report["result"]["facts"]
+    assert facts["usable"] == 10 and facts["left_out"] == 1 and facts["name"] == "sent"
+    (broken,) = [kind for kind in facts["kinds"] if kind["kind"] == "broken"]
+    assert broken["cost"] == "pair" and broken["count"] == 1 and "broken" in broken["some"][0]
+    text = _content(page_server, report, "report")[1].decode()
+    assert json.loads(text)["counts"]["broken"] == 1 and str(page_folder) not in text + json.dumps(report)
+
+
+def test_a_training_is_estimated_paused_and_resumed(page_server: Server) -> None:
+    told = _done(page_server, "estimate", {"training": TEACH})["result"]["facts"]
+    assert told["fits"] and told["total"] > told["weights"] > 1 << 20
+    assert told["seconds"] > 0 and told["seconds_in_all"] == pytest.approx(told["seconds"] * TEACH["steps"])
+    assert "memory" in told["words"]
+    job = page_server.submit("teach", TEACH)["id"]
+    step = page_server.wait_step(job, 2)
+    page_server.ask("POST", f"/v1/jobs/{job}/pause")
+    _wait_state(page_server, job, "paused")
+    waiting = page_server.get(f"/v1/jobs/{job}")
+    assert waiting["attempts"] == 0 and waiting["position"] is not None
+    assert page_server.ask("POST", f"/v1/jobs/{job}/resume").ok
+    assert page_server.wait_step(job, step) > step
+    page_server.ask("POST", f"/v1/jobs/{job}/cancel")
+    assert page_server.wait(job)["state"] == "cancelled"
+    page_server.ask("DELETE", f"/v1/jobs/{job}")
+
+
+def _wait_state(server: Server, job_id: str, state: str) -> None:
+    for _ in range(600):
+        if server.get(f"/v1/jobs/{job_id}")["state"] == state:
+            return
+        server.ask("GET", "/health")
+    raise AssertionError(server.get(f"/v1/jobs/{job_id}"))
+
+
+# ---- the queue
+
+
+def test_jobs_that_wait_change_places(page_server: Server) -> None:
+    long = page_server.submit("generate", {"prompt": "x", "steps": 150, "batch": 8, "seed": 1})["id"]
+    asked = {"prompt": "y", "model": "mini", "width": SIZE, "height": SIZE, "steps": 1}
+    first, second, third = (page_server.submit("generate", asked | {"seed": n})["id"] for n in range(3))
+    assert page_server.ask("POST", f"/v1/jobs/{third}/earlier").ok
+    assert page_server.ask("POST", f"/v1/jobs/{first}/later").ok
+    places = {job: page_server.get(f"/v1/jobs/{job}")["position"] for job in (first, second, third)}
+    assert sorted(places, key=lambda job: places[job]) == [third, first, second]
+    assert page_server.ask("POST", f"/v1/jobs/{third}/earlier").ok  # it is the first already
+    assert page_server.ask("POST", f"/v1/jobs/{long}/later").status_code == 409
+    page_server.ask("POST", f"/v1/jobs/{long}/cancel")
+    ended = [page_server.wait(job)["ended"] for job in (third, first, second)]
+    assert ended == sorted(ended)
+    again = page_server.ask("POST", f"/v1/jobs/{first}/earlier")
+    assert again.status_code == 409 and again.json()["error"] == "wrong_state"
+
+
+def test_pictures_are_there_in_small(page_server: Server) -> None:
+    big = {"prompt": "a castle", "steps": 1, "width": 512, "height": 256, "seed": 1}
+    job = _done(page_server, "generate", big)
+    (file,) = job["result"]["files"]
+    answer = page_server.ask("GET", file["thumbnail"])
+    assert answer.headers["Content-Type"] == "image/jpeg" and "immutable" in answer.headers["Cache-Control"]
+    assert Image.open(io.BytesIO(answer.content)).size == (320, 160) and len(answer.content) < file["num_bytes"] / 4
+    other = page_server.ask("GET", f"/v1/jobs/{job['id']}/thumbnails/none.png")
+    assert other.status_code == 404
+    page_server.ask("DELETE", f"/v1/jobs/{job['id']}")
+    assert page_server.ask("GET", file["thumbnail"]).status_code == 404
