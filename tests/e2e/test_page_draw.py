@@ -1,14 +1,16 @@
 """The page's finer means of drawing: where and when a control acts, and sheets of many pictures."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from disegno.annotators.boxes import COLOURS
 from disegno.core.curve import parse_curve
-from kit.page import picture_of, shown_job, visit
-from kit.server import Server
+from kit.page import CAR, picture_of, shown_job, visit
+from kit.server import Server, start
 
 pytestmark = pytest.mark.e2e
 
@@ -59,6 +61,55 @@ def test_where_and_when_a_control_acts_is_painted(page_browser: Browser, page_se
         there.page.reload()
         expect(text).to_have_value(asked["curve"])
         expect(unit.get_by_alt_text("Where the control acts")).to_be_visible()
+
+
+def test_boxes_are_moved_and_given_another_class(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_label("Prompt", exact=True).fill(PROMPT)
+        draw.get_by_role("button", name="Add a control").click()
+        there.upload(draw.get_by_role("button", name="Upload"), CAR)
+        drawing = draw.locator(".unit .thumb img")
+        expect(drawing).to_be_visible(timeout=60_000)
+        edges = str(drawing.get_attribute("src"))
+        draw.get_by_label("Drawn by").select_option("boxes")
+        boxes = draw.get_by_label("boxes", exact=True)
+        boxes.fill('[{"label": "cat", "box": [0.1, 0.1, 0.4, 0.4]}, {"label": "car", "box": [0.6, 0.1, 0.9, 0.4]}]')
+        boxes.press("Tab")
+        expect(drawing).not_to_have_attribute("src", edges, timeout=60_000)
+        black, cat, car = (0, 0, 0), COLOURS["cat"], COLOURS["car"]
+        there.page.wait_for_function("() => document.querySelector('.unit .thumb:not(.busy)')")
+        assert _colours(drawing, (0.25, 0.25), (0.75, 0.25), (0.25, 0.75)) == [cat, car, black]
+        draw.get_by_role("button", name="Draw on it").click()
+        canvas = draw.get_by_label("Drawing board")
+        canvas.press("m")
+        there.stroke(canvas, (0.25, 0.25), (0.25, 0.75))
+        assert _colours(drawing, (0.25, 0.25), (0.75, 0.25), (0.25, 0.75)) == [black, car, cat]
+        draw.get_by_label("Class", exact=True).select_option(label="dog")
+        canvas.press("g")
+        there.stroke(canvas, (0.25, 0.75), (0.25, 0.75))
+        assert _colours(drawing, (0.75, 0.25), (0.25, 0.75)) == [car, COLOURS["dog"]]
+        there.shot("boxes")
+        draw.get_by_role("button", name="Undo").click()
+        assert _colours(drawing, (0.25, 0.75)) == [cat]
+
+
+def _colours(drawing: Any, *places: tuple[float, float]) -> list[Any]:
+    """Return what is at these places of a unit's drawing."""
+    shown = picture_of(drawing.get_attribute("src"))
+    return [shown.getpixel((int(x * shown.width), int(y * shown.height))) for x, y in places]
+
+
+def test_a_key_opens_the_page(page_browser: Browser, tmp_path: Path) -> None:
+    server = start(tmp_path, "--api-key", "a-key-of-my-own")
+    try:
+        with visit(page_browser, f"{server.url}/?key=a-key-of-my-own") as there:
+            assert there.page.url.rstrip("/") == server.url
+            expect(there.page.locator("#tab-draw").get_by_label("Prompt", exact=True)).to_be_visible()
+            there.strangers.clear()  # addresses without the key
+            there.said.clear()  # that the model's process was starting
+    finally:
+        server.stop()
 
 
 def test_a_sheet_shows_values_and_words(page_browser: Browser, page_server: Server) -> None:

@@ -120,7 +120,7 @@ def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     page.on("pageerror", lambda error: there.said.append(str(error)))
     page.on("request", lambda asked: there.strangers.append(asked.url) if _is_strange(asked.url, url) else None)
     page.goto(url)
-    page.locator("#tab-draw").wait_for()
+    page.locator("#tab-draw").wait_for(timeout=60_000)
     yield there
     assert not there.said, there.said
     assert not there.strangers, there.strangers

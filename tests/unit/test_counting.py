@@ -12,7 +12,12 @@ from disegno.text import minilm
 pytestmark = pytest.mark.unit
 
 CATALOGUE = Catalogue(
-    models=(WeightsCard("diorama", "model", "diorama"), WeightsCard("v1-5", "model", "sd1"), WeightsCard("x", "model")),
+    models=(
+        WeightsCard("diorama", "model", "diorama"),
+        WeightsCard("v1-5", "model", "sd1"),
+        WeightsCard("v3", "model", "sd3"),
+        WeightsCard("x", "model"),
+    ),
     files=(WeightsCard("my-cat", "embedding", vectors=(4, 768)),),
 )
 
@@ -30,6 +35,8 @@ CATALOGUE = Catalogue(
         ("a cat <lora:paint:0.8>", "v1-5", 2, 75, 1, 1),
         ("a my-cat", "v1-5", 5, 75, 1, 0),
         ("cat " * 80, "v1-5", 80, 150, 2, 0),
+        ("cat " * 80, "v3", 80, 150, 2, 0),
+        ("a my-cat", "v3", 4, 75, 1, 0),  # an embedding of one CLIP is taken as text
     ],
 )
 def test_a_prompt_is_counted(text: str, model: str, tokens: int, room: int, chunks: int, networks: int) -> None:

@@ -1,6 +1,7 @@
 """What every request passes before a route: names, origins, credentials, bodies. In process; no model is opened."""
 
 import base64
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from starlette.testclient import TestClient
 
 from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
+from disegno.serving import auth
 from disegno.serving.app import create_app
+from disegno.serving.auth import Doorkeeper
 from disegno.serving.settings import Account, Limits, ServerSettings
 
 pytestmark = pytest.mark.unit
@@ -173,3 +176,55 @@ def test_a_fault_of_the_server_tells_a_number_and_nothing_else(tmp_path: Path) -
     answer = _client(_settings(tmp_path)).get("/v1/jobs")  # without its lifespan the app has no jobs
     status, code = _code(answer)
     assert (status, code) == (500, "internal") and "Traceback" not in answer.text and "jobs" not in answer.text
+
+
+# ---- a browser that was opened with a key
+
+
+def _opened(client: TestClient, key: str) -> Response:
+    return client.get(f"/?key={key}", follow_redirects=False)
+
+
+def test_a_key_in_the_address_becomes_a_ticket(tmp_path: Path) -> None:
+    with_accounts = _settings(tmp_path, accounts=ANNA)
+    answer = _opened(_client(with_accounts), "a-long-key")
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    said = answer.headers["set-cookie"]
+    assert "HttpOnly" in said and "SameSite=lax" in said and "a-long-key" not in said
+    ticket = said.partition(";")[0]
+    browser = _client(with_accounts)
+    assert browser.get("/v1/models", headers={"cookie": ticket}).status_code != 401
+    assert browser.get("/v1/models").status_code == 401
+    evil = {"cookie": ticket, "origin": "https://evil.example", "content-type": "application/json"}
+    assert _code(browser.post("/v1/models/look", headers=evil)) == (403, "wrong_origin")
+    changed = _settings(tmp_path, accounts=(Account("robot", "another-long-key", key=True),))
+    assert _client(changed).get("/v1/models", headers={"cookie": ticket}).status_code == 401
+
+
+def test_without_accounts_a_key_in_the_address_is_passed_over(tmp_path: Path) -> None:
+    answer = _opened(_client(_settings(tmp_path)), "x")
+    assert answer.status_code == 303 and "set-cookie" not in answer.headers
+
+
+def test_a_wrong_key_in_the_address_is_a_guess(tmp_path: Path) -> None:
+    client = _client(_settings(tmp_path, accounts=ANNA, limits=Limits(tries_per_minute=3)))
+    assert [_opened(client, key).status_code for key in ("a", SECRET, "anna:correct horse", "b")] == [
+        401,
+        401,
+        401,
+        429,
+    ]
+
+
+def test_only_a_whole_ticket_that_still_holds_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Doorkeeper(_settings(tmp_path, accounts=ANNA))
+    ticket = keeper.ticket("robot")
+    assert keeper.holder(ticket) == "robot" and keeper.ticket("nobody") == ""
+    name, until, seal = ticket.split(".")
+    annas = keeper.ticket("anna").split(".")[0]
+    wrong = (f"{annas}.{until}.{seal}", f"{name}.{int(until) + 1}.{seal}", f"{name}.{until}.{seal[:-1]}", f"..{seal}",
+             "", "...", f"{name}.{'9' * 30}.{seal}", f"{name}.²³.{seal}", f"{name}.{until}.é")  # fmt: skip
+    assert [keeper.holder(each) for each in wrong] == [None] * len(wrong)
+    now = time.time()
+    monkeypatch.setattr(auth.time, "time", lambda: now + auth.TICKET_SECONDS + 60)
+    assert keeper.holder(ticket) is None

@@ -125,6 +125,31 @@ def test_the_heads_are_each_owners_first(store: Store) -> None:
     assert store.ahead(anna[0]) == 1
 
 
+def test_jobs_that_wait_change_places_with_their_owners_next(store: Store) -> None:
+    anna = [_add(store, "anna") for _ in range(3)]
+    ben = _add(store, "ben")
+    lesson, _ = store.add(New("anna", "teach", b"{}", "digest", None))
+    order = lambda: sorted(anna, key=lambda job: getattr(store.get(job.id), "position", 0.0))  # noqa: E731
+    assert [job.id for job in store.swap(anna[2].id, True, KINDS)] == [anna[2].id, anna[1].id]
+    assert order() == [anna[0], anna[2], anna[1]]
+    assert [job.id for job in store.swap(anna[1].id, False, KINDS)] == [anna[1].id]  # only a training comes after it
+    assert [job.id for job in store.swap(ben.id, True, KINDS)] == [ben.id]
+    assert store.swap(lesson.id, True, kinds_of("school"))[0].position == lesson.position
+    store.claim(anna[0].id)
+    assert store.swap(anna[0].id, False, KINDS) == [] and store.swap("none", True, KINDS) == []
+    assert [job.id for job in store.swap(anna[2].id, True, KINDS)] == [anna[2].id]  # what runs keeps its place
+
+
+def test_a_running_job_that_was_saved_waits(store: Store) -> None:
+    job = _add(store)
+    assert store.park(job.id) is None
+    store.claim(job.id)
+    parked = store.park(job.id)
+    assert parked is not None and (parked.state, parked.attempts, parked.started) == ("paused", 0, None)
+    again = store.resume(job.id)
+    assert again is not None and again.state == "queued"
+
+
 def test_each_lane_has_heads_of_its_own(store: Store) -> None:
     long, picture = New("anna", "teach", b"{}", "digest", None), _add(store)
     job, _ = store.add(long)

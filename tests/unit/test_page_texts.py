@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import disegno.ui
+from disegno.annotators.boxes import COLOURS
 
 pytestmark = pytest.mark.unit
 
@@ -14,6 +15,7 @@ SCRIPTS = Path(disegno.ui.__file__).parent / "static/js"
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
 TABLES = {  # texts that are said through a table: t(TABLE[x])
     "board.js": (r'\["\w+", ("[A-Z]\w+"), "\w"\]',),
+    "coco.js": (r'\[("[a-z ]+"), "#',),
     "dataset.js": (r"const COSTS = \{(.*?)\};",),
     "gallery.js": (r"const MOVES = \[(.*?)\];",),
     "inks.js": (r'\[("[a-z ]+"), "#',),
@@ -48,7 +50,9 @@ def _said() -> set[str]:
             parts = re.findall(pattern, code, re.DOTALL)
             assert parts, f"{script.name} has no {pattern} any more"
             strings = [text for part in parts for text in re.findall(_TEXT, part)]
-            found |= set(strings) if script.name == "inks.js" else {text for text in strings if _is_text(text)}
+            found |= (
+                set(strings) if script.name in ("coco.js", "inks.js") else {text for text in strings if _is_text(text)}
+            )
     codes = set(re.findall(rf"\[{_TEXT}, {_TEXT}\]", (SCRIPTS / "prompt.js").read_text("utf-8")))
     return found - {code for code, _ in codes}
 
@@ -72,6 +76,11 @@ def test_what_is_filled_in_is_the_same() -> None:
     for english, chinese in _table().items():
         assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", chinese)), english
         assert re.search("[\u4e00-\u9fff]", chinese) or english in ("LoRAs",), chinese
+
+
+def test_the_boxes_colours_are_the_annotators() -> None:
+    said = re.findall(r'\["([a-z ]+)", "#(\w{6})"\]', (SCRIPTS / "coco.js").read_text("utf-8"))
+    assert {name: tuple(bytes.fromhex(colour)) for name, colour in said} == COLOURS
 
 
 def test_the_classes_colours_are_the_built_in_models() -> None:

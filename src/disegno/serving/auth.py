@@ -1,4 +1,8 @@
-"""Who is asking: HTTP Basic or a key, compared in constant time. Without accounts everybody here is `local`."""
+"""Who is asking: HTTP Basic or a key, compared in constant time. Without accounts everybody here is `local`.
+
+A browser that was opened with a key in its address is given a ticket: a cookie that names the account and until when it
+holds, sealed with the account's secret. Nothing is kept of it here; a changed secret ends all of its tickets.
+"""
 
 import base64
 import binascii
@@ -13,6 +17,8 @@ from disegno.serving.faults import Refused
 from disegno.serving.settings import Account, ServerSettings
 
 LOCAL = "local"
+TICKET = "disegno_ticket"
+TICKET_SECONDS = 30 * 24 * 3600
 MAX_ADDRESSES = 10_000
 _LOOPBACK = ("127.", "::1", "localhost")
 _NOBODY = Account("", "nobody has this secret")
@@ -61,6 +67,29 @@ class Doorkeeper:
             raise Refused(401, "unauthorized", "Say who you are: HTTP Basic, or a key as a Bearer.", headers=challenge)
         return name
 
+    def ticket(self, owner: str) -> str:
+        """Return a ticket for the account of this name; "" where there is none."""
+        account = next((account for account in self.settings.accounts if account.name == owner), None)
+        if account is None:
+            return ""
+        name = base64.urlsafe_b64encode(owner.encode()).decode().rstrip("=")
+        said = f"{name}.{int(time.time()) + TICKET_SECONDS}"
+        return f"{said}.{_seal(said, account)}"
+
+    def holder(self, ticket: str) -> str | None:
+        """Return the name of the account that a ticket is of; None where it is none, or holds no more."""
+        said, _, seal = ticket.rpartition(".")
+        until = said.rpartition(".")[2]
+        if not until.isascii() or not until.isdigit() or len(until) > 12 or int(until) < time.time():
+            return None
+        found = None
+        for account in self.settings.accounts:
+            name = base64.urlsafe_b64encode(account.name.encode()).decode().rstrip("=")
+            named = hmac.compare_digest(_digest(f"{name}.{until}"), _digest(said))
+            if hmac.compare_digest(_digest(_seal(said, account)), _digest(seal)) and named:
+                found = account.name
+        return found
+
     def _require_patience(self, address: str) -> None:
         recent = [at for at in self._tries.get(address, ()) if time.monotonic() - at < 60]
         if recent:
@@ -81,6 +110,10 @@ class Doorkeeper:
             if same and named and secret:
                 found = account.name
         return found
+
+
+def _seal(said: str, account: Account) -> str:
+    return hmac.new(account.secret.encode("utf-8", "surrogatepass"), said.encode(), hashlib.sha256).hexdigest()
 
 
 def _credentials(scheme: str, value: str) -> tuple[str, str]:

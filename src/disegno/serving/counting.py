@@ -74,8 +74,9 @@ def _reader(family: str) -> Reader | None:
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
             Ruler(length, -1 if comma is None else comma),
         )
-    if family in ("sd1", "sd2"):
-        return Reader(clip_tokens.token_ids, Ruler(clip_tokens.LENGTH - 2, clip_tokens.COMMA_ID), takes_learnt=True)
+    if family in ("sd1", "sd2", "sd3"):  # SD 3's two CLIPs cut alike; T5's pieces are longer, and it reads more of them
+        ruler = Ruler(clip_tokens.LENGTH - 2, clip_tokens.COMMA_ID)
+        return Reader(clip_tokens.token_ids, ruler, takes_learnt=family != "sd3")
     return None
 
 

@@ -8,15 +8,15 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import Request, cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from disegno.serving.auth import Doorkeeper, is_loopback
+from disegno.serving.auth import TICKET, TICKET_SECONDS, Doorkeeper, is_loopback
 from disegno.serving.faults import Refused
 from disegno.serving.settings import ServerSettings
 
@@ -66,6 +66,8 @@ class Guard:
             self._check_host(headers)
             self._check_origin(scope["method"], headers)
             self._check_body(scope["method"], headers)
+            if (opened := self._opening(scope)) is not None:
+                return await opened(scope, receive, sender)
             self._check_owner(scope, headers)
             return await self._with_body(scope, receive, sender, headers)
         except Refused as refused:
@@ -124,9 +126,32 @@ class Guard:
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if scope["path"] in OPEN_PATHS or (preflight and headers.get("origin") in self.settings.allow_origins):
             return
-        address = (scope.get("client") or ("", 0))[0]
-        owner = self.doorkeeper.owner(headers.get("authorization"), address)
+        owner = self._holder(headers) or self.doorkeeper.owner(headers.get("authorization"), _address(scope))
         scope.setdefault("state", {})["owner"] = owner
+
+    def _holder(self, headers: Headers) -> str | None:
+        """Return who a browser without credentials has a ticket of."""
+        cookies = headers.get("cookie", "")
+        if TICKET not in cookies or "authorization" in headers:
+            return None
+        return self.doorkeeper.holder(cookie_parser(cookies).get(TICKET, ""))
+
+    def _opening(self, scope: Scope) -> Response | None:
+        """Return the page's address without the key that was in it, and a ticket; None for every other request.
+
+        Raises Refused for a key that nobody has.
+        """
+        if scope["method"] != "GET" or scope["path"] != "/":
+            return None
+        key = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("key")
+        if key is None:
+            return None
+        ticket = self.doorkeeper.ticket(self.doorkeeper.owner(f"Bearer {key}", _address(scope)))
+        answer = RedirectResponse("/", 303)
+        if ticket:
+            safe = scope["scheme"] == "https"
+            answer.set_cookie(TICKET, ticket, TICKET_SECONDS, httponly=True, samesite="lax", secure=safe)
+        return answer
 
     # ---- the body
 
@@ -158,6 +183,10 @@ class Guard:
             body += part
             self.held_bytes += len(part)
             more = message.get("more_body", False)
+
+
+def _address(scope: Scope) -> str:
+    return (scope.get("client") or ("", 0))[0]
 
 
 _CLOSE = {"Connection": "close"}

@@ -2,13 +2,15 @@
 // picture's size, so that lines are smooth.
 
 import { button, fill, h } from "./dom.js";
+import { choice } from "./fields.js";
 import { t } from "./i18n.js";
 import { inksOf } from "./inks.js";
-import { drawing, floodFill } from "./layers.js";
+import { drawing, floodFill, liftPatch } from "./layers.js";
 import { chooseFile, loadImage, readPicture } from "./source.js";
 
+const MANY_INKS = 40; // more of them are a list
 const TOOLS = [
-  ["pen", "Pen", "b"], ["eraser", "Eraser", "e"], ["line", "Line", "l"], ["box", "Box", "r"], ["fill", "Fill", "g"],
+  ["pen", "Pen", "b"], ["eraser", "Eraser", "e"], ["line", "Line", "l"], ["box", "Box", "r"], ["fill", "Fill", "g"], ["move", "Move", "m"],
 ];
 
 /**
@@ -18,9 +20,9 @@ const TOOLS = [
 export function board({ width, height, annotator, image = null, guide = null, changed = () => {}, mask = false }) {
   const scale = Math.max(1, Math.min(4, Math.round(512 / Math.min(width, height))));
   const inks = mask ? { ground: null, inks: [["", "#ffffff"]], pen: 14 } : inksOf(annotator);
-  const sheet = drawing(width * scale, height * scale, inks.ground);
+  const sheet = drawing(width * scale, height * scale, inks.ground, inks.crisp);
   const unit = (scale * Math.min(width, height)) / 128;
-  const state = { tool: "pen", colour: inks.inks[0][1], size: Math.max(1, Math.round(inks.pen * unit)), layer: null };
+  const state = { tool: inks.tool ?? "pen", colour: inks.inks[0][1], size: Math.max(1, Math.round(inks.pen * unit)), layer: null };
 
   if (guide) sheet.add(t("Picture"), { guide: true, image: guide }).shown = mask || !image;
   state.layer = sheet.add(t("Drawing"), { image });
@@ -102,10 +104,37 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     view.addEventListener("pointerup", up);
     view.addEventListener("pointercancel", up);
   };
+  /** Take the patch of one colour under the pointer along, until it is let go. */
+  const carry = (event) => {
+    const [x0, y0] = place(event).map(Math.floor);
+    const held = liftPatch(sheet, x0, y0, sheet.remember);
+    if (!held) return;
+    let by = [0, 0];
+    const move = (each) => {
+      const [x, y] = place(each).map(Math.floor);
+      by = [x - x0, y - y0];
+      overlay = (on) => on.drawImage(held.patch, ...by);
+      render();
+    };
+    const up = () => {
+      view.removeEventListener("pointermove", move);
+      view.removeEventListener("pointerup", up);
+      view.removeEventListener("pointercancel", up);
+      overlay = null;
+      held.layer.context.drawImage(held.patch, ...by);
+      done();
+    };
+    move(event);
+    view.setPointerCapture(event.pointerId);
+    view.addEventListener("pointermove", move);
+    view.addEventListener("pointerup", up);
+    view.addEventListener("pointercancel", up);
+  };
   view.onpointerdown = (event) => {
     if (event.button !== 0) return;
     event.preventDefault();
     view.focus({ preventScroll: true });
+    if (state.tool === "move") return carry(event);
     sheet.remember(state.layer);
     state.layer.shown = true;
     if (state.tool !== "fill") {
@@ -148,6 +177,11 @@ export function board({ width, height, annotator, image = null, guide = null, ch
   const showSwatches = () => {
     const free = inks.free && h("input", { type: "color", value: state.colour, "aria-label": t("Another colour"), oninput: (event) => { state.colour = event.target.value; showSwatches(); } });
     if (inks.inks.length < 2) return;
+    if (inks.inks.length > MANY_INKS) {
+      const choose = (colour) => { state.colour = colour; showSwatches(); };
+      fill(swatches, h("i", { class: "ink", style: { "--colour": state.colour } }), choice(t("Class"), { value: state.colour, options: inks.inks.map(([name, colour]) => [colour, t(name)]), bare: true, change: choose }));
+      return;
+    }
     fill(swatches, inks.inks.map(([name, colour]) => button(name && t(name), {
       class: name ? "swatch" : "swatch plain", "aria-label": name ? t(name) : colour, "aria-pressed": String(colour === state.colour),
       onclick: () => { state.colour = colour; if (state.tool === "eraser") pick("pen"); showSwatches(); },

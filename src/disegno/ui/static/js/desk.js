@@ -82,7 +82,8 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const openBoard = async (card) => {
     const { unit } = card;
-    const annotator = house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
+    const drawnBy = unit.photo && unit.annotate !== "none" ? unit.annotate : null;
+    const annotator = drawnBy ?? house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
     const image = unit.drawing && (await loadImage(unit.drawing));
     const guide = unit.photo && unit.annotate !== "none" ? await loadImage(unit.photo) : null;
     const theBoard = board({ ...size(), annotator, image, guide, changed: () => card.drawn(theBoard.uri(), true) });

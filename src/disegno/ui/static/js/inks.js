@@ -1,6 +1,8 @@
 // What each kind of condition is drawn with: its ground, its inks, its pens. By annotator, since controls are taught on
 // what annotators draw.
 
+import { BOXES } from "./coco.js";
+
 const WHITE_ON_BLACK = { ground: "#000000", inks: [["", "#ffffff"]], pen: 1.2 };
 const GREYS = { ground: "#000000", inks: [["", "#ffffff"], ["", "#bfbfbf"], ["", "#808080"], ["", "#404040"], ["", "#000000"]], pen: 14, free: true };
 const COLOURS = {
@@ -17,15 +19,16 @@ export const CLASSES = [
   ["flyer", "#f2c43d"], ["aircraft", "#5919a6"], ["celestial", "#8ae699"], ["food", "#f23d54"], ["tableware", "#1954a6"], ["object", "#cbe68a"],
   ["furniture", "#f23df2"], ["character", "#19a67c"], ["flower", "#e6b08a"],
 ];
-const SEGMENTS = { ground: "#f23d3d", inks: CLASSES, pen: 18 };
+const SEGMENTS = { ground: "#f23d3d", inks: CLASSES, pen: 18, crisp: true };
 
 const BY_ANNOTATOR = {
   canny: WHITE_ON_BLACK, "line-art": WHITE_ON_BLACK, "soft-edge": { ...WHITE_ON_BLACK, pen: 2 }, scribble: { ...WHITE_ON_BLACK, pen: 2.5 },
   "scribble-xdog": { ...WHITE_ON_BLACK, pen: 2.5 }, "straight-lines": WHITE_ON_BLACK, segmentation: SEGMENTS,
+  boxes: { ground: "#000000", inks: BOXES, pen: 14, crisp: true, tool: "box" }, segments: { ...COLOURS, crisp: true },
   grayscale: GREYS, depth: GREYS, "depth-order": GREYS, threshold: GREYS, illusion: GREYS, "recolor-luminance": GREYS, "recolor-intensity": GREYS,
 };
 
-/** Return what a condition of this annotator is drawn with. `pen` is in pixels of a canvas of 128. */
+/** Return what a condition of this annotator is drawn with. `pen`: in pixels of a canvas of 128; `crisp`: colours are names. */
 export function inksOf(annotator) {
   return BY_ANNOTATOR[annotator] ?? COLOURS;
 }

@@ -4,8 +4,11 @@ import { canvasOf, loadImage } from "./source.js";
 
 const MAX_UNDO = 40;
 
-/** Return a drawing. `background`: a colour, or null where what is not painted stays see-through. */
-export function drawing(width, height, background) {
+/**
+ * Return a drawing. `background`: a colour, or null where what is not painted stays see-through. `crisp`: colours mean
+ * something, so that none is mixed when a drawing is made larger.
+ */
+export function drawing(width, height, background, crisp = false) {
   const layers = [];
   const past = [];
   const future = [];
@@ -15,6 +18,7 @@ export function drawing(width, height, background) {
     const canvas = canvasOf(width, height);
     number += 1;
     const layer = { id: number, name, canvas, context: canvas.getContext("2d", { willReadFrequently: true }), shown: true, guide };
+    layer.context.imageSmoothingEnabled = guide || !crisp;
     if (image) layer.context.drawImage(image, ...fitted(image, width, height, guide));
     layers.push(layer);
     return layer;
@@ -50,7 +54,7 @@ export function drawing(width, height, background) {
   };
 
   return {
-    width, height, layers, add, remember, paint,
+    width, height, layers, add, remember, paint, ground: background,
     undo: () => step(past, future),
     redo: () => step(future, past),
     canUndo: () => past.length > 0,
@@ -79,30 +83,59 @@ function fitted(image, width, height, cut) {
 /** Fill the area of one colour around a point of what is seen, on the layer. */
 export function floodFill(seen, layer, x, y, colour) {
   const { width, height } = seen;
-  const from = new Uint32Array(seen.data.buffer);
   const pixels = layer.context.getImageData(0, 0, width, height);
   const to = new Uint32Array(pixels.data.buffer);
   const [r, g, b] = rgb(colour);
   const ink = (255 << 24) | (b << 16) | (g << 8) | r;
+  spread(seen, y * width + x, (at) => {
+    to[at] = ink;
+  });
+  layer.context.putImageData(pixels, 0, 0);
+}
+
+/**
+ * Lift the patch of one colour around a point off the topmost layer that has something there. Returns { layer, patch }: a
+ * canvas with the patch in its place; null where nothing but the ground is there. The layer is left without it.
+ */
+export function liftPatch(sheet, x, y, before) {
+  const layer = [...sheet.layers].reverse().find((each) => each.shown && !each.guide && each.context.getImageData(x, y, 1, 1).data[3] > 0);
+  if (!layer) return null;
+  const { width, height } = sheet;
+  const pixels = layer.context.getImageData(0, 0, width, height);
+  const from = new Uint32Array(pixels.data.buffer);
   const start = y * width + x;
-  const [r0, g0, b0] = [seen.data[start * 4], seen.data[start * 4 + 1], seen.data[start * 4 + 2]];
-  const same = (at) => {
-    const value = from[at];
-    return Math.abs((value & 255) - r0) + Math.abs(((value >> 8) & 255) - g0) + Math.abs(((value >> 16) & 255) - b0) < 90;
-  };
-  const done = new Uint8Array(width * height);
+  if (sheet.ground && [0, 1, 2].every((n) => pixels.data[start * 4 + n] === rgb(sheet.ground)[n])) return null;
+  before(layer);
+  const patch = canvasOf(width, height);
+  const lifted = patch.getContext("2d").createImageData(width, height);
+  const to = new Uint32Array(lifted.data.buffer);
+  spread(pixels, start, (at) => {
+    to[at] = from[at];
+    from[at] = 0;
+  });
+  patch.getContext("2d").putImageData(lifted, 0, 0);
+  layer.context.putImageData(pixels, 0, 0);
+  return { layer, patch };
+}
+
+/** Call `reach(at)` for every pixel that has nearly the colour of the one at `start`, and is joined to it by such. */
+function spread({ width, height, data }, start, reach) {
+  const [r0, g0, b0, a0] = data.slice(start * 4, start * 4 + 4);
+  const same = (at) => Math.abs(data[at * 4] - r0) + Math.abs(data[at * 4 + 1] - g0) + Math.abs(data[at * 4 + 2] - b0) + Math.abs(data[at * 4 + 3] - a0) < 90;
+  const seen = new Uint8Array(width * height);
+  const found = [];
   const stack = [start];
   while (stack.length) {
     const at = stack.pop();
-    if (done[at] || !same(at)) continue;
-    done[at] = 1;
-    to[at] = ink;
+    if (seen[at] || !same(at)) continue;
+    seen[at] = 1;
+    found.push(at);
     if (at % width) stack.push(at - 1);
     if (at % width < width - 1) stack.push(at + 1);
     if (at >= width) stack.push(at - width);
     if (at < width * (height - 1)) stack.push(at + width);
   }
-  layer.context.putImageData(pixels, 0, 0);
+  found.forEach(reach);
 }
 
 /** Return the three numbers of a colour such as #a0b1c2. */
