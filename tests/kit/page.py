@@ -110,7 +110,7 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
+def visit(browser: Browser, url: str, path: str = "/", **options: Any) -> Iterator[Visit]:
     """Open the page; afterwards there must be no error in its console, and no address of another host."""
     context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
     page = context.new_page()
@@ -119,7 +119,7 @@ def visit(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     page.on("console", lambda said: there.said.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: there.said.append(str(error)))
     page.on("request", lambda asked: there.strangers.append(asked.url) if _is_strange(asked.url, url) else None)
-    page.goto(url)
+    page.goto(url + path)
     page.locator("#tab-draw").wait_for(timeout=60_000)
     yield there
     assert not there.said, there.said

@@ -8,6 +8,7 @@ import pytest
 
 import disegno.ui
 from disegno.annotators.boxes import COLOURS
+from disegno.training.data.problems import KINDS
 
 pytestmark = pytest.mark.unit
 
@@ -54,7 +55,8 @@ def _said() -> set[str]:
                 set(strings) if script.name in ("coco.js", "inks.js") else {text for text in strings if _is_text(text)}
             )
     codes = set(re.findall(rf"\[{_TEXT}, {_TEXT}\]", (SCRIPTS / "prompt.js").read_text("utf-8")))
-    return found - {code for code, _ in codes}
+    told = {text for kind in KINDS.values() for text in (kind.title, kind.advice)}  # by the server's doctor
+    return found - {code for code, _ in codes} | told
 
 
 def _table() -> dict[str, str]:

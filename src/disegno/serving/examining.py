@@ -1,6 +1,7 @@
 """What a worker does before a training: it unpacks a data set, examines it, and says what the training will take."""
 
 import json
+import shutil
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from typing import Any
@@ -106,6 +107,7 @@ def estimate(request: EstimateRequest, bench: Bench) -> Running:
         lesson = yield from _opened(open_lesson(asked, run_of(asked, bench.folder / "run"), settings, ALONE))
         yield Progress(0, 0, "timing a step")
         found, warnings = replace(found, seconds=timed(lesson)), lesson.warnings
+        shutil.rmtree(bench.folder / "run", ignore_errors=True)
     said = expectation(found, asked.steps)
     return Outcome((), tuple(without_paths(warning) for warning in warnings), _told(found, asked.steps, said))
 

@@ -63,7 +63,7 @@ class Limits:
     """Pairs of one evaluation."""
     upload_bytes: int = 4 * 2**30
     """Of one upload."""
-    uploads_per_user: int = 3
+    uploads_per_user: int = 8
     """Uploads of one user that are open."""
     unpacked_bytes: int = 16 * 2**30
     """Of the files of an uploaded zip, unpacked."""

@@ -56,10 +56,15 @@ export async function post(path, body) {
 /** Return the id of an upload, once all of a file has been sent in parts. `told(share)`: how much of it has gone. */
 export async function upload(file, told) {
   let { id, received, part_bytes: size } = await (await call("POST", "/v1/uploads", { body: { num_bytes: file.size } })).json();
-  while (received < file.size) {
-    told(received / file.size);
-    const body = file.slice(received, received + size);
-    ({ received } = await (await call("PUT", `/v1/uploads/${id}?at=${received}`, { body, again: true })).json());
+  try {
+    while (received < file.size) {
+      told(received / file.size);
+      const body = file.slice(received, received + size);
+      ({ received } = await (await call("PUT", `/v1/uploads/${id}?at=${received}`, { body, again: true })).json());
+    }
+  } catch (error) {
+    call("DELETE", `/v1/uploads/${id}`).catch(() => {});
+    throw error;
   }
   return id;
 }

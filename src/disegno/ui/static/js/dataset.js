@@ -83,8 +83,8 @@ export function makeForm(house, names, asked, made) {
 // ---- examined
 
 function problem({ cost, title, advice, count, some }) {
-  return h("details", { class: "more" }, h("summary", {}, h("span", { class: cost === "pair" ? "tag bad" : "tag" }, `${t(COSTS[cost])} ${count}`), " ", title),
-    h("div", {}, h("p", { class: "help" }, advice), some.map((line) => h("p", { class: "small-text muted ellipsis", title: line }, line))));
+  return h("details", { class: "more" }, h("summary", {}, h("span", { class: cost === "pair" ? "tag bad" : "tag" }, `${t(COSTS[cost])} ${count}`), " ", t(title)),
+    h("div", {}, h("p", { class: "help" }, t(advice)), some.map((line) => h("p", { class: "small-text muted ellipsis", title: line }, line))));
 }
 
 function report({ usable, left_out: lost, paired, captioned, canvases, kinds }) {
