@@ -69,7 +69,7 @@ const ICONS = {
   first: "M6 5h12M12 19V9M7 13l5-5 5 5",
   refresh: "M19 12a7 7 0 11-2-5l2 2M19 4v5h-5",
   guide: "M4 6h10v12H4z M9 9h11v12H9z",
-  more: "M6 12h.01M12 12h.01M18 12h.01",
+  more: "M5.500 11.500h1v1h-1z M11.500 11.500h1v1h-1z M17.500 11.500h1v1h-1z",
   pause: "M8 6v12M16 6v12",
   move: "M12 3v18M3 12h18M9 6l3-3 3 3M9 18l3 3 3-3M6 9l-3 3 3 3M18 9l3 3-3 3",
 };
