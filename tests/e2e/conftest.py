@@ -1,4 +1,4 @@
-"""A server and a browser that several files of page tests share: starting them takes longer than most tests."""
+"""A server that several files of tests share, since starting it takes longer than most of them; and a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def page_server(page_folder: Path) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs while it is open, and other tests want one of their own
 def page_browser() -> Iterator[Browser]:
     """A Chromium."""
     with chromium() as opened:
