@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_SECONDS = 2.0  # between two previews of one job, and before the first: a short job costs none
 PREVIEW_PX = 512
+BUSY_SECONDS = 60.0  # between two times that a busy worker gives memory back: else it keeps the most that it ever took
 
 
 @dataclass(eq=False)
@@ -93,6 +94,7 @@ class Desk:
     data_roots: tuple[Path, ...] = ()
     uploads: Path = Path()
     tasks: list[Task] = field(default_factory=list[Task])
+    rested_at: float = field(default_factory=time.monotonic)
 
     @property
     def idle(self) -> bool:
@@ -108,8 +110,9 @@ class Desk:
         self.studio.backbone(BUILT_IN)
 
     def rest(self) -> None:
-        """Give back what the jobs took: called when there have been none for a while."""
+        """Give back what the jobs took: called when there have been none for a while, and now and then between them."""
         give_back()
+        self.rested_at = time.monotonic()
 
     def hear(self, message: Open | Start | Cancel | Finish | Look | Unload) -> None:
         """Do what the server wants."""
@@ -145,6 +148,8 @@ class Desk:
         self.tasks.remove(task)
         task.close()
         self.say(ended)
+        if time.monotonic() - self.rested_at > BUSY_SECONDS:
+            self.rest()
 
     # ---- stepping
 
