@@ -36,7 +36,7 @@ def built_in() -> Path:
 
 
 def write_newborn(folder: Path, scale: Scale) -> Path:
-    """Return `folder`, now a model of this scale with drawn weights; its VAE is `vae.safetensors` beside it, if there."""
+    """Return `folder`, now a model of this scale: drawn weights, and the VAE of `vae.safetensors` beside it, if any."""
     if (folder / "model.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

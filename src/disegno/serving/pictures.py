@@ -23,7 +23,7 @@ def preview_uri(file: Path | BytesIO, most_px: int) -> str | None:
             if opened.width * opened.height > MAX_PIXELS:
                 return None
             return jpeg_uri(opened.convert("RGB"), most_px)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # SyntaxError: Pillow's, of broken PNGs
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # SyntaxError: Pillow's, of a broken PNG
         return None
 
 
