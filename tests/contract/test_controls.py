@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, SD3ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature import draw
-from disegno.controls import CONTROLS, controlnet, controlnet_xs, ctrlora, uni_controlnet, unicontrol
+from disegno.backbones.miniature_sd3 import SD3, VAE
+from disegno.controls import CONTROLS, controlnet, controlnet_sd3, controlnet_xs, ctrlora, uni_controlnet, unicontrol
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.controls.base import Condition, Control
@@ -21,6 +22,7 @@ from disegno.controls.strength import Use, Used, apply
 from disegno.core.curve import parse_curve
 from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call, Residuals, Row
+from disegno.diffusion.patches import block_residuals
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.lora import Lora, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, save_condition
@@ -49,10 +51,13 @@ class TinyHost:
     family: str = "sd1"
     name: str = "tiny"
     fingerprint: str = "tiny"
+    channels: int = 4
+    text: int = 32
+    pooled: int | None = None
 
     def encode_image(self, images: Tensor) -> Tensor:
         small = nn.functional.avg_pool2d(images, 8)
-        return torch.cat([small, small.mean(1, keepdim=True)], dim=1)
+        return torch.cat([small, small.mean(1, keepdim=True)], dim=1).repeat(1, self.channels // 4, 1, 1)
 
     def encode_text(self, prompts: list[str]) -> TextStates:
         tokens = torch.ones(len(prompts), 7, 32)
@@ -64,6 +69,20 @@ class TinyHost:
             return lockstep(self.net, call.x, call.t, call.tokens, r, call.streams)
         added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
         return self.net(call.x, call.t, call.tokens, **added).sample
+
+
+@dataclass(frozen=True)
+class TinyTransformer(TinyHost):
+    """The same with a transformer of six blocks, as Stable Diffusion 3 has it."""
+
+    @property
+    def vae(self) -> nn.Module:
+        return AutoencoderKL(**VAE)
+
+    def evaluate(self, call: Call) -> Tensor:
+        added = call.residuals and block_residuals(call.residuals, call.x)
+        assert call.pooled is not None
+        return self.net(call.x, call.tokens, call.pooled, call.t, added, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
@@ -157,12 +176,27 @@ def _xs(folder: Path, host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict)
 
 
+def _sd3(folder: Path, _host: TinyHost) -> Opened:
+    config = SD3.net_config | {"num_layers": 6}
+    net = SD3Transformer2DModel(**config)
+    fixed = {name: t for name, t in net.state_dict().items() if name.endswith("pos_embed.pos_embed")}
+    net.load_state_dict(draw(net, 11) | fixed)
+    host = TinyTransformer(net.eval().requires_grad_(False), "sd3", channels=16, text=128, pooled=96)
+    own = {name: value for name, value in config.items() if name != "dual_attention_layers"}
+    control = SD3ControlNetModel(**own | {"num_layers": 2})
+    save_file(draw(control, 12) | fixed, folder / "sd3.safetensors")
+    controller = controlnet_sd3.open(folder / "sd3.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict)
+
+
 MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "controlnet": _controlnet,
     "ctrlora": _ctrlora,
     "uni-controlnet": _uni,
     "unicontrol": _unicontrol,
     "controlnet-xs": _xs,
+    "controlnet-sd3": _sd3,
 }
 
 
@@ -180,8 +214,9 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def _call(host: TinyHost, num: int = 3, progress: float = 0.5, seed: int = 5) -> Call:
     g = torch.Generator().manual_seed(seed)
     rows = tuple(Row(i, i % 2 == 0, str(i), progress) for i in range(num))
-    x, tokens = torch.randn(num, 4, 8, 8, generator=g), torch.randn(num, 7, 32, generator=g)
-    return Call(x, torch.linspace(900, 20, num), tokens, rows, net=host.evaluate)
+    x, tokens = torch.randn(num, host.channels, 8, 8, generator=g), torch.randn(num, 7, host.text, generator=g)
+    pooled = None if host.pooled is None else torch.randn(num, host.pooled, generator=g)
+    return Call(x, torch.linspace(900, 20, num), tokens, rows, net=host.evaluate, pooled=pooled)
 
 
 def _tensors(residuals: Residuals) -> tuple[Tensor, ...]:
@@ -194,9 +229,7 @@ def _effect(call: Call) -> tuple[Tensor, ...]:
 
 
 def test_every_mechanism_has_a_miniature() -> None:
-    """Those beside a UNet. SD 3's, beside a transformer, has its own tests in parity/test_controlnet_sd3.py."""
-    modules = {name: CONTROLS.load(name) for name in CONTROLS}
-    own = {n for n, module in modules.items() if module.__name__.startswith("disegno.") and "sd1" in module.families}
+    own = {name for name in CONTROLS if CONTROLS.load(name).__name__.startswith("disegno.")}
     assert own == MINIATURES.keys()
 
 
@@ -251,10 +284,9 @@ def test_a_row_does_not_depend_on_its_batch(opened: Opened) -> None:
     call = _call(opened.host)
     together = _effect(opened.controls[0](call))
     for i in range(3):
-        one = slice(i, i + 1)
-        own = Call(call.x[one], call.t[one], call.tokens[one], call.rows[one], call.net)
+        own = call.take(torch.tensor([i]))
         for a, b in zip(_effect(opened.controls[0](own)), together, strict=True):
-            torch.testing.assert_close(a, b[one], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(a, b[i : i + 1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -> None:
