@@ -13,7 +13,6 @@ from diffusers import ControlNetModel
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
@@ -30,10 +29,9 @@ from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals
 from disegno.weights.unicontrol_files import originals_of as unicontrol_originals
 from disegno.weights.unicontrol_files import own_shapes
 from disegno.weights.xs_files import originals_of as xs_originals
+from kit.clip import SEEN, write_clip
 
 pytestmark = pytest.mark.e2e
-
-SEEN = 12  # numbers that the small CLIP gives of a picture
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
     for name, index in (("a", 0), ("b", 1)):
         Image.fromarray(Discs(2).read(index).condition).save(folder / f"{name}.png")
     _write(folder, miniature.open_miniature().net)
-    config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
-        projection_dim=SEEN,
-    )  # fmt: skip
-    clip = CLIPVisionModelWithProjection(config)
-    clip.load_state_dict(miniature.draw(clip, 11), strict=False)
-    clip.save_pretrained(folder / "clip")
-    settings = Settings(model_dirs=(folder,), cache_dir=folder / "c", dtype="fp32", device="cpu", clip=folder / "clip")
+    clip = write_clip(folder / "clip")
+    settings = Settings(model_dirs=(folder,), cache_dir=folder / "c", dtype="fp32", device="cpu", clip=clip)
     yield World(folder, Studio(settings))
 
 
@@ -142,6 +134,31 @@ def test_units_of_one_file_are_one_evaluation(world: World, monkeypatch: pytest.
     assert (num_together, len(calls)) == (2, 2 + 4)  # a step each; the prompts are of one length
     assert not np.array_equal(together, apart)
     assert np.array_equal(world.drawn(seg, canny), together)
+
+
+def test_unicontrols_conditions_are_mixed_when_units_say_so(world: World) -> None:
+    """One control of the mean of what they show: not the sum, in any order, and more of one by its strength."""
+    canny, seg = (
+        {"name": "unicontrol", "task": task, "picture": p, "mix": True} for task, p in (("canny", "a"), ("seg", "b"))
+    )
+    both = world.drawn(world.unit(**canny), world.unit(**seg))
+    summed = world.drawn(*(world.unit(**{**fields, "mix": False}) for fields in (canny, seg)))
+    alone = world.drawn(world.unit(**canny))
+    assert all(not np.array_equal(both, other) for other in (summed, alone))
+    assert np.array_equal(world.drawn(world.unit(**seg), world.unit(**canny)), both)
+    mostly = world.drawn(world.unit(**canny), world.unit(**seg, strength=0.01))
+    assert np.abs(mostly.astype(int) - alone).mean() < np.abs(both.astype(int) - alone).mean()
+    assert np.array_equal(world.drawn(world.unit(**canny), world.unit(**seg, strength=0.0)), alone)
+
+
+def test_what_cannot_be_mixed_is_said(world: World) -> None:
+    with pytest.raises(RequestError, match="'xs' cannot be mixed with others"):
+        world.drawn(world.unit("xs", mix=True))
+    lone = world.unit("unicontrol", task="canny", mix=True)
+    request = Request(prompt="a", model="mini", steps=1, width=64, height=64, controls=(lone,))
+    result = list(generate(request, studio=world.studio))[-1]
+    assert isinstance(result, Result) and any("Unit 1: mix does nothing" in said for said in result.warnings)
+    assert parse_control("uni.ckpt=a.png,task=canny,mix=true")["mix"] is True
 
 
 def test_content_is_seen_by_clip(world: World) -> None:

@@ -1,7 +1,7 @@
 """UniControl against outputs of the original program (salesforce/UniControl @472c6cd), both forwards, and its files."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from disegno.backbones.miniature import open_miniature
 from disegno.controls import unicontrol
 from disegno.controls._modulation import Version
 from disegno.controls.base import Condition
+from disegno.controls.strength import Use, Used, joined
 from disegno.core.errors import KeyMismatch, UnknownKind, WrongFamily
 from disegno.memory import FULL_PRECISION, Memory, build_empty
 from disegno.weights.identify import identify
@@ -79,6 +81,38 @@ def test_residuals_and_eps(
         for found, theirs in zip((*call.residuals.down, call.residuals.mid), expected, strict=True):
             torch.testing.assert_close(found, theirs[one], **RESIDUALS)
         torch.testing.assert_close(call.run(), io[f"{name}.eps"][one], **EPS)
+
+
+def test_a_mixture_is_one_control_of_the_stems_mean(path: Path, io: dict[str, Tensor], unicontrol_host: Any) -> None:
+    """By hand: the stems' last activations are averaged, and all else happens once."""
+    told = io["task_feature"][0, 0]
+    file, host = read_unicontrol(path), Reading(unicontrol_host, told)
+    controller = unicontrol.fold("uni", file, told, "v1.0", host, MEMORY)
+    images = [io["hint"][:1], io["hint"][1:2].flip(-1)]
+    a, b = (
+        controller.prepare(Condition(image, str(n), task=task))
+        for n, (image, task) in enumerate(zip(images, ("canny", "inpainting"), strict=True))
+    )
+    stems = [_stem(file.own, image, number) for image, number in zip(images, (1, 12), strict=True)]
+    (mixture,) = joined([Used(a, Use(0.5, mix=True)), Used(b, Use(1.5, mix=True))])
+    assert isinstance(mixture, Used) and mixture.use.strength == 1.5
+    expected = replace(a, features=0.25 * stems[0] + 0.75 * stems[1])
+    call = unicontrol_host.call(io["x_noisy"][:1], io["timesteps"][:1], io["context"][:1])
+    found, wanted = mixture(call).residuals, Used(expected, Use(1.5))(call).residuals
+    torch.testing.assert_close((*found.down, found.mid), (*wanted.down, wanted.mid), **RESIDUALS)
+    assert len(joined([Used(a, Use(mix=True)), Used(b, Use(mix=False))])) == 2
+    assert len(joined([Used(a, Use(mix=True)), Used(b, Use(end=0.5, mix=True))])) == 2
+    assert len(joined([Used(a, Use(mix=True)), Used(b, Use(0.0, mix=True))])) == 2  # without strength: not there
+    (same,) = joined([Used(a, Use(mix=True)), Used(a, Use(0.2, mix=True)), Used(a, Use(mix=True))])
+    torch.testing.assert_close(same(call).residuals.mid, a(call).residuals.mid, **RESIDUALS)
+
+
+def _stem(own: Mapping[str, Tensor], image: Tensor, number: int) -> Tensor:
+    """The original's list of layers for a task, written out."""
+    for layer, stride in ((0, 1), (2, 1), (4, 2)):
+        name = f"input_hint_block_list_moe.{number}.{layer}"
+        image = F.silu(F.conv2d(image, own[f"{name}.weight"], own[f"{name}.bias"], stride, 1))
+    return image
 
 
 def test_the_card_says_what_it_is(path: Path) -> None:

@@ -5,7 +5,7 @@ some convolutions: conv(x * s) = conv with W * s. That token is BOS, and CLIP is
 instruction, and for none. So the tasks of a file differ by their stems only, and everything folds once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -62,17 +62,31 @@ def _modulated(weight: Tensor, factors: Tensor) -> Tensor:
 
 
 def hint(image: Tensor, weights: Weights) -> Tensor:
-    """Return a condition's features, (b c h/8 w/8). image: (b 3 h w), RGB in [0, 1]. No activation after the zeros."""
-    strides = (*_STRIDES["stem"], 1, *_STRIDES["share"], 1)
-    h = image
-    for i, stride in enumerate(strides):
+    """Return a condition's features, (b c h/8 w/8). image: (b 3 h w), RGB in [0, 1]."""
+    return shared(stem(image, weights), weights)
+
+
+def stem(image: Tensor, weights: Weights) -> Tensor:
+    """Return what the task's own convolutions make of a condition, (b 32 h/2 w/2)."""
+    return _convolved(image, weights, range(_NUM_OWN))
+
+
+def shared(features: Tensor, weights: Weights) -> Tensor:
+    """Return what all tasks' convolutions make of a stem's features, (b c h/8 w/8)."""
+    return _convolved(features, weights, range(_NUM_OWN, len(_ALL_STRIDES)))
+
+
+def _convolved(h: Tensor, weights: Weights, numbers: Iterable[int]) -> Tensor:
+    for i in numbers:
         weight, bias = (weights[f"{i}.{part}"].to(h.dtype) for part in ("weight", "bias"))
-        h = F.conv2d(h, weight, bias, stride=stride, padding=1)
+        h = F.conv2d(h, weight, bias, stride=_ALL_STRIDES[i], padding=1)
         h = h if i in _BARE else F.silu(h)
     return h
 
 
-_BARE = (3, 8)  # the modulated ones: the stem's end, and the last
+_ALL_STRIDES = (*_STRIDES["stem"], 1, *_STRIDES["share"], 1)
+_NUM_OWN = len(_STRIDES["stem"])
+_BARE = (3, 8)  # no activation after the modulated ones: the first of the shared, and the last
 
 
 class HintBlock(nn.Module):
@@ -84,4 +98,16 @@ class HintBlock(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return a condition's features, (b c h/8 w/8)."""
-        return hint(image, {name.replace("_", "."): weight for name, weight in self.weights.items()})
+        return self.shared(self.stem(image))
+
+    def stem(self, image: Tensor) -> Tensor:
+        """Return the features of the task's own part, (b 32 h/2 w/2)."""
+        return stem(image, self._named)
+
+    def shared(self, features: Tensor) -> Tensor:
+        """Return what the part that all tasks share makes of them, (b c h/8 w/8)."""
+        return shared(features, self._named)
+
+    @property
+    def _named(self) -> dict[str, Tensor]:
+        return {name.replace("_", "."): weight for name, weight in self.weights.items()}

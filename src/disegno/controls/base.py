@@ -95,6 +95,15 @@ class Joining(Protocol):
 
 
 @runtime_checkable
+class Mixing(Protocol):
+    """A control that can be evaluated once for the weighted mean of several conditions' features."""
+
+    def mixed(self, others: Sequence[Control], weights: Sequence[float]) -> Control | None:
+        """Return this one and the others as one, by these weights; None where they are not of one file."""
+        ...
+
+
+@runtime_checkable
 class ManyTasks(Protocol):
     """A controller that knows several conditions: which one a picture is, is said by `Condition.task`.
 

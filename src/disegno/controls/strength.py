@@ -4,7 +4,7 @@ A strength multiplies what a control adds, whichever way it acts: its residuals,
 net beside the model's adds to each block.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Control, Joining
+from disegno.controls.base import Control, Joining, Mixing
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
@@ -39,7 +39,8 @@ class Use:
     """How a control is used. `start` and `end` are shares of the steps.
 
     `curve`: what the strength is multiplied by on the way. `layers`: a weight for each residual, instead of strength
-    and mode's own. `region`: where it acts, (1 1 h w) in [0, 1], as large as the picture or smaller.
+    and mode's own. `region`: where it acts, (1 1 h w) in [0, 1], as large as the picture or smaller. `mix`: one
+    evaluation with the others that say so and are used alike; the strength is then also its share in their mean.
     """
 
     strength: float = 1.0
@@ -49,11 +50,12 @@ class Use:
     curve: tuple[Point, ...] = ()
     layers: tuple[float, ...] = ()
     region: Tensor | None = None
+    mix: bool = False
 
     @classmethod
     def of(cls, unit: ControlUnit) -> "Use":
         """Return how the request wants this control used."""
-        return cls(unit.strength, unit.start, unit.end, unit.mode, parse_curve(unit.curve), unit.layers)
+        return cls(unit.strength, unit.start, unit.end, unit.mode, parse_curve(unit.curve), unit.layers, mix=unit.mix)
 
     def reaches(self, row: Row) -> bool:
         """Return whether the control acts on this row: its prompt, and start <= progress < end (an end of 1 is in)."""
@@ -194,10 +196,10 @@ def joined(controls: Iterable[Control]) -> tuple[Control, ...]:
     """Return the controls in the order in which they act: those that add tokens first, for others may read these.
 
     Those of one file that are used alike become one, evaluated once, where their mechanism was trained with several
-    conditions together.
+    conditions together; and those that are to be mixed.
     """
     out = list[Control]()
-    for control in sorted(controls, key=lambda control: not adds_tokens(control)):
+    for control in sorted(mixed(controls), key=lambda control: not adds_tokens(control)):
         for i, other in enumerate(out):
             if (both := _both(other, control)) is not None:
                 out[i] = both
@@ -205,6 +207,34 @@ def joined(controls: Iterable[Control]) -> tuple[Control, ...]:
         else:
             out.append(control)
     return tuple(out)
+
+
+def mixed(controls: Iterable[Control]) -> list[Control]:
+    """Return the controls; those of one file that are to be mixed, and are used alike, as one.
+
+    It is as strong as the strongest. Those without strength are no part of it: they are as if they were not there.
+    """
+    groups: list[list[Control]] = []
+    for control in controls:
+        fitting = next((group for group in groups if _mixture([*group, control]) is not None), None)
+        if fitting is None:
+            groups.append([control])
+        else:
+            fitting.append(control)
+    return [_mixture(group) or group[0] for group in groups]
+
+
+def _mixture(group: Sequence[Control]) -> Control | None:
+    used = [one for one in group if isinstance(one, Used) and one.use.mix and one.use.strength]
+    if len(used) < max(2, len(group)):
+        return None
+    first, *others = used
+    weights = [one.use.strength for one in used]
+    uses = [replace(one.use, strength=first.use.strength) for one in others]
+    if not isinstance(first.control, Mixing) or not all(first.use.is_like(use) for use in uses):
+        return None
+    both = first.control.mixed([one.control for one in others], weights)
+    return None if both is None else Used(both, replace(first.use, strength=max(weights)))
 
 
 def adds_tokens(control: Control) -> bool:

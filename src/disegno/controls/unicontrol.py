@@ -3,12 +3,14 @@
 Both published files (v1.0, v1.1) have one layout and two forwards; both are loaded by the authors' own programs with
 v1.0's, which is the default here. A header word `disegno.forward` of v1.1 chooses the other.
 
-Several tasks at once: each is evaluated by itself and weighed by its strength, as other controls are. (The authors
-propose the mean of the stems' features in an answer, without a program, and say that it works poorly.)
+Several tasks at once: each is evaluated by itself and weighed by its strength, as other controls are; or, for units
+that say `mix`, once for the weighted mean of the stems' features. (The authors describe that in an answer, issue 10 of
+salesforce/UniControl, without a program; their concatenated instructions change nothing, see `_modulation`.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from disegno.controls._modulation import HintBlock, Version, folded_hint, folded_zeros, scales
 from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Condition, ReadingHost, add, key_of
+from disegno.controls.base import Condition, Control, ReadingHost, add, key_of
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.memory import Memory
@@ -35,19 +37,36 @@ def recognises(card: FileCard) -> bool:
     return card.mechanism == MECHANISM
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UniControl:
-    """A prepared condition. `hint`: its features, (1 c h/8 w/8): they depend on nothing else."""
+    """A prepared condition. `features`: of its task's stem, (1 32 h/2 w/2); `block`: what makes a hint of them."""
 
     net: ControlNetModel
-    hint: Tensor
+    block: HintBlock
+    features: Tensor
     key: str
     sees_x: bool = True
     positive_only: bool = False
 
+    @cached_property
+    def hint(self) -> Tensor:
+        """What is added to x, (1 c h/8 w/8): it depends on nothing else."""
+        with torch.no_grad():
+            return self.block.shared(self.features)
+
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added."""
         return add(call, run(self.net, call.x, self.hint, call.t, call.tokens))
+
+    def mixed(self, others: Sequence[Control], weights: Sequence[float]) -> Control | None:
+        """Return all as one: the weighted mean of the stems' features. None where they are not of one file."""
+        own = [self, *(other for other in others if isinstance(other, UniControl) and other.net is self.net)]
+        if len(own) <= len(others):
+            return None
+        shares = [weight / sum(weights) for weight in weights]
+        parts = [one.features * share for one, share in zip(own, shares, strict=True)]
+        key = key_of("mixed", *(part for one, share in zip(own, shares, strict=True) for part in (one.key, f"{share}")))
+        return UniControl(self.net, self.block, torch.stack(parts).sum(dim=0), key)
 
 
 @dataclass(frozen=True)
@@ -63,23 +82,24 @@ class UniControlController:
     tasks: Mapping[str, str | None]
     fingerprint: str
     memory: Memory
-    stems: dict[str, HintBlock] = field(default_factory=dict[str, HintBlock], repr=False)
+    blocks: dict[str, HintBlock] = field(default_factory=dict[str, HintBlock], repr=False)
 
     def prepare(self, condition: Condition) -> UniControl:
         """Return the control for one condition, `condition.task`."""
-        stem = self.stem(condition.task)
+        block = self.block(condition.task)
         image = condition.image if condition.mask is None else condition.image * (1 - condition.mask)  # a black hole
         with torch.no_grad():
-            hint = stem(image.to(weight_of(stem)))
-        return UniControl(self.net, hint, key_of(MECHANISM, self.fingerprint, condition.task, condition.key))
+            features = block.stem(image.to(weight_of(block)))
+        key = key_of(MECHANISM, self.fingerprint, condition.task, condition.key)
+        return UniControl(self.net, block, features, key)
 
-    def stem(self, task: str) -> HintBlock:
+    def block(self, task: str) -> HintBlock:
         """Return the hint block of a task."""
-        if task not in self.stems:
+        if task not in self.blocks:
             weights = folded_hint(self.file.own, self.factors, list(TASKS).index(task), self.version)
             block = HintBlock({name: weight.float() for name, weight in weights.items()})
-            self.stems[task] = self.memory.place(block).requires_grad_(False)
-        return self.stems[task]
+            self.blocks[task] = self.memory.place(block).requires_grad_(False)
+        return self.blocks[task]
 
 
 def open(path: Path, backbone: ReadingHost, memory: Memory) -> UniControlController:

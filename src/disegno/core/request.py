@@ -85,6 +85,9 @@ class ControlUnit:
     Unset: the one that the annotator makes."""
     base: str | None = None
     """The Base ControlNet of a CtrLoRA condition; unset: the one its header names, or the library's only one."""
+    mix: bool = False
+    """With other units of its file that say so and are used alike (UniControl): one control of the mean of what they
+    show, each weighed by its strength, as strong as the strongest; else what each one adds is summed."""
 
     def __post_init__(self) -> None:
         if self.start > self.end:

@@ -25,7 +25,7 @@ from disegno.engine.pixels import to_pictures, to_pixels
 from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
-from disegno.engine.units import Prepared, Scene, prepare
+from disegno.engine.units import Prepared, Scene, prepare, with_doubts
 from disegno.engine.wording import Encoded, Worded, encode
 
 PICTURES_AT_ONCE = 8  # decoded
@@ -119,10 +119,12 @@ def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...
     """Return the controls that act in a pass. A1111 parity: of a single pass, all of them."""
     hires = job.request.hires
     acting = ("both", which) if hires is not None and hires.denoise else get_args(ControlPass)
-    return tuple(
-        replace(prepare(unit, scene, job.backbone, job.studio), place=place)
-        for place, unit in enumerate(job.request.controls)
-        if unit.passes in acting
+    return with_doubts(
+        [
+            replace(prepare(unit, scene, job.backbone, job.studio), place=place)
+            for place, unit in enumerate(job.request.controls)
+            if unit.passes in acting
+        ]
     )
 
 

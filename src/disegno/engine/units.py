@@ -1,5 +1,6 @@
 """From a ControlUnit to a Control: its picture is read, annotated, fitted to the canvas and shown to the controller."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch import Tensor
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.backbones.base import Backbone
-from disegno.controls.base import Condition, Control, Controller
-from disegno.controls.strength import Use, Used, adds_tokens
+from disegno.controls.base import Condition, Control, Controller, Mixing
+from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlUnit
 from disegno.engine.album import Album, with_mask
@@ -180,8 +181,27 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
             f"The control {unit.name!r} with task={task} acts on the whole picture, by the text: leave out its region"
             " and its layers."
         )
+    if unit.mix and not isinstance(controls[0].control, Mixing):
+        raise RequestError(
+            f"The control {unit.name!r} cannot be mixed with others: leave out mix. UniControl's conditions can."
+        )
     warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller))
     return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator_of(unit, suggested))
+
+
+def with_doubts(prepared: Sequence[Prepared]) -> tuple[Prepared, ...]:
+    """Return the prepared units, with what is to be said of those that should be mixed and have nothing to mix with."""
+    together = mixed(one.controls[0] for one in prepared)
+    said = "mix does nothing: no other unit of this file says so and has the same span, mode, curve, layers and region."
+
+    def is_alone(one: Prepared) -> bool:
+        control = one.controls[0]
+        return isinstance(control, Used) and control.use.mix and any(control is other for other in together)
+
+    return tuple(
+        replace(one, warnings=(*one.warnings, f"Unit {one.place + 1}: {said}")) if is_alone(one) else one
+        for one in prepared
+    )
 
 
 def _cut(region: Tensor | None, window: Window) -> Tensor | None:
