@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from disegno.diffusion.call import Residuals, Steps, Stream
 
@@ -62,7 +63,7 @@ def _encoder(
     h = keep(net.conv_in(h))
     for block in net.down_blocks:
         for resnet, attention in _layers(block):
-            h = keep(_attended(resnet(h, emb), attention, tokens))
+            h = keep(_attended(_residual(block, resnet, h, emb), attention, tokens))
         for sampler in getattr(block, "downsamplers", None) or ():
             h = keep(sampler(h))
     return h, skips
@@ -76,7 +77,7 @@ def _decoder(
     for i, block in enumerate(net.up_blocks):
         for resnet, attention in _layers(block):
             h = _added(h, [(stream, len(skips) - 1, steps.decoding(k)) for stream, steps in beside])
-            h = resnet(torch.cat([h, skips.pop()], dim=1), emb)
+            h = _residual(block, resnet, torch.cat([h, skips.pop()], dim=1), emb)
             h = _attended(h, attention, tokens)
             k += 1
         size = skips[-1].shape[2:] if i < len(net.up_blocks) - 1 else None
@@ -93,6 +94,16 @@ def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:
     """Return a level's residual blocks, each with its attention."""
     attentions: Sequence[nn.Module | None] = getattr(block, "attentions", None) or (None,) * len(block.resnets)
     return list(zip(block.resnets, attentions, strict=True))
+
+
+def _residual(block: Any, resnet: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+    """Return h after a residual block, which is run again in the backward pass where the net was told so.
+
+    Attentions, and the middle, see to that themselves.
+    """
+    if torch.is_grad_enabled() and block.gradient_checkpointing:
+        return checkpoint(resnet, h, emb, use_reentrant=False, preserve_rng_state=False)
+    return resnet(h, emb)
 
 
 def _attended(h: Tensor, attention: nn.Module | None, tokens: Tensor) -> Tensor:

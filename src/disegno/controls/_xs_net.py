@@ -5,8 +5,9 @@ Every norm has as many groups as divide its channels, at most 32, and eps 1e-5 (
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
@@ -15,6 +16,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 MAX_GROUPS, EPS = 32, 1e-5
 Shapes = Mapping[str, tuple[int, ...]]
@@ -107,7 +109,12 @@ class _Level(nn.Module):
 
 
 class XsNet(nn.Module):
-    """The small encoder and its wires, of whatever sizes the shapes have (our names: weights/xs_files.py)."""
+    """The small encoder and its wires, of whatever sizes the shapes have (our names: weights/xs_files.py).
+
+    `recomputes`: while it is taught, each block's inner tensors are worked out again in the backward pass.
+    """
+
+    recomputes = False
 
     def __init__(self, shapes: Shapes, heads: Heads) -> None:
         super().__init__()
@@ -135,7 +142,7 @@ class XsNet(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Return a condition's features, (b c h/8 w/8). image: (b 3 h w), RGB in [0, 1]."""
-        return self.controlnet_cond_embedding(image)
+        return self._run(self.controlnet_cond_embedding, image)
 
     def begin(self, hint: Tensor, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> "XsSteps":
         """Return one evaluation's steps. hint: (1 or b, c h w); x: (b 4 h w); emb: the model's own, (b e)."""
@@ -148,12 +155,20 @@ class XsNet(nn.Module):
         i, j = self.steps[k - 1]
         level = self.down_blocks[i]
         assert isinstance(level, _Level)
-        return level.layer(j, h, emb, tokens)
+        return self._run(level.layer, j, h, emb, tokens)
 
     def middle(self, h: Tensor, emb: Tensor, tokens: Tensor) -> Tensor:
         """Return the middle's output."""
+        return self._run(self._middle, h, emb, tokens)
+
+    def _middle(self, h: Tensor, emb: Tensor, tokens: Tensor) -> Tensor:
         h = self.mid_block.attended(0, self.mid_block.resnets[0](h, emb), tokens)
         return self.mid_block.resnets[1](h, emb)
+
+    def _run(self, part: Callable[..., Tensor], *given: Any) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
+        return part(*given)
 
 
 def _num_steps(level: nn.Module) -> int:

@@ -17,7 +17,6 @@ from torch import Generator, Tensor
 from disegno.controls._xs_net import Heads, XsNet
 from disegno.controls._xs_new import new_xs
 from disegno.controls.controlnet_xs import open_xs
-from disegno.core.errors import RequestError
 from disegno.diffusion.call import Stream
 from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed
@@ -53,12 +52,11 @@ class XsLearner:
 
 
 def open(opening: Opening) -> XsLearner:
-    """Return the control, new or gone on with. Raises RequestError where the request asks to recompute activations."""
+    """Return the control, new or gone on with."""
     request, memory = opening.request, opening.memory
     assert opening.empty is not None
-    if request.checkpointing:
-        raise RequestError("The recipe xs keeps its activations: it is small. Leave out checkpointing.")
     net = _net(opening).requires_grad_(True)
+    net.recomputes = request.checkpointing
     install(net)
 
     def show(batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Stream:
