@@ -24,6 +24,7 @@ from disegno.training.opening import open_training
 from disegno.training.optimise import collect, norm, open_pupil, update
 from disegno.training.order import order_of
 from disegno.training.recipes import RECIPES
+from kit.clip import write_clip
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +36,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     place = tmp_path_factory.mktemp("estimate")
     miniature.write_sd1_checkpoint(place / "mini.safetensors")
     write_base(place / "minibase.safetensors")
-    return Settings(model_dirs=(place,), cache_dir=place / "cache", dtype="fp32", device="cpu")
+    clip = write_clip(place / "clip")
+    return Settings(model_dirs=(place,), cache_dir=place / "cache", dtype="fp32", device="cpu", clip=clip)
 
 
 def asked(recipe: str = "ctrlora", **fields: object) -> TeachRequest:
@@ -76,6 +78,8 @@ def test_every_recipe_is_counted(settings: Settings, recipe: str) -> None:
     assert found.weights > FLOAT * trained > 0
     assert found.step > FLOAT * trained  # gradients are a part of it
     assert found.available is not None and found.fits
+    light = estimate(asked(recipe, checkpointing=True), settings, GPU)
+    assert light.weights > 0 and light.step > 0
 
 
 def test_it_is_what_the_same_step_takes_with_real_tensors(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUPS, EPS = 32, 1e-5
-_DROPOUTS = (0.1, 0.3)
+DROPOUTS = (0.1, 0.3)
 
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -83,8 +83,8 @@ class GlobalAdapter(nn.Module):
     def __init__(self, seen: int, middle: int, out: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(seen), nn.LayerNorm(middle)
-        self.ff1 = FeedForward(seen, middle, activation_fn="geglu", dropout=_DROPOUTS[0])
-        self.ff2 = FeedForward(middle, out, activation_fn="geglu", dropout=_DROPOUTS[1])
+        self.ff1 = FeedForward(seen, middle, activation_fn="geglu", dropout=DROPOUTS[0])
+        self.ff2 = FeedForward(middle, out, activation_fn="geglu", dropout=DROPOUTS[1])
 
     def forward(self, seen: Tensor) -> Tensor:
         """Return all tokens in one vector, (b m*n)."""

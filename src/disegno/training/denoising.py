@@ -21,10 +21,11 @@ from disegno.training.joint import JointNet
 from disegno.training.layers import install
 from disegno.training.recipe import Opening
 
-Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream]
+Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream | Tensor]
 """A control while it learns: (the batch, its rows on the device; x (b c h w), t b, tokens (b n d)) -> residuals.
 
-Or a net that runs beside the model's, whose own encoder and middle then see gradients (ControlNet-XS).
+Or a net that runs beside the model's (ControlNet-XS), or tokens behind the text, (b m d) (Uni-ControlNet's global
+adapter): then all of the model's net sees gradients.
 """
 
 
@@ -87,6 +88,8 @@ class Denoising(nn.Module):
         if isinstance(shown, Stream):
             assert isinstance(self.denoiser, UNet2DConditionModel), "streams go beside a UNet's blocks"
             return evaluate(self.denoiser, x, t, tokens, streams=(shown,))
+        if isinstance(shown, Tensor):
+            tokens, shown = torch.cat([tokens, shown.to(tokens)], dim=1), None  # b n+m d
         added = {} if shown is None else _named(shown)
         return self.denoiser(x, t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
 

@@ -97,7 +97,18 @@ def opening_of(
         )
     base = _base(request, ground, studio) if about.on_base or request.base is not None else None
     start = None if request.start is None else _start(request.start, studio)
-    return Opening(request, ground.bared(about), ground.memory, tuple(tasks), empty, base, start)
+    clip = _clip(request, studio) if about.sees else None
+    return Opening(request, ground.bared(about), ground.memory, tuple(tasks), empty, base, start, clip)
+
+
+def _clip(request: TeachRequest, studio: Studio) -> Path:
+    """Return the folder of the settings' CLIP. Raises RequestError where none is named."""
+    if studio.settings.clip is None:
+        raise RequestError(
+            f"The recipe {request.recipe} learns from what a CLIP sees in pictures. Name its folder in the setting clip"
+            " (DISEGNO_CLIP=clip-vit-large-patch14)."
+        )
+    return studio.settings.clip.expanduser()
 
 
 def _base(request: TeachRequest, ground: Ground, studio: Studio) -> Path:

@@ -87,13 +87,14 @@ class LoraLinear(nn.Module):
         """Return the mask of (b ... r), each row drawn from its own seed: the same again where it is recomputed."""
         share = 1 - self.lora.dropout
         masks = [
-            torch.rand(low.shape[1:], generator=Generator().manual_seed(_seed(seed, self.number))) < share
+            torch.rand(low.shape[1:], generator=Generator().manual_seed(mask_seed(seed, self.number))) < share
             for seed in self.turned.seeds
         ]
         return torch.stack(masks).to(low) / share
 
 
-def _seed(row: int, number: int) -> int:
+def mask_seed(row: int, number: int) -> int:
+    """Return the seed of a row's mask in the layer of this number, 63 bits."""
     digest = hashlib.blake2b(f"{row} {number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -74,4 +74,6 @@ def _fingerprint(opening: Opening, parts: Sequence[CachedExamples]) -> str:
         total.update(repr((row.task, row.shape, sorted(row.tensors.items()))).encode())
     for path in (opening.base, opening.start):
         total.update(b"none" if path is None else digest(path).encode())
+    if opening.clip is not None:
+        total.update(digest(opening.clip).encode())
     return total.hexdigest()

@@ -48,8 +48,9 @@ class About:
     conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
     `joins`: it learns several conditions of one picture together: pairs of one target and caption are one row, whose
     pictures are called `condition.TASK`. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
-    part, which is opened in float32. `saves`: one file, or a folder that is a whole model. `unused`: fields of a
-    request that have no effect.
+    part, which is opened in float32. `saves`: one file, or a folder that is a whole model. `sees`: it wants the CLIP of
+    the settings. `task`: what the result is asked for while it learns, where its file may know several conditions.
+    `unused`: fields of a request that have no effect.
     """
 
     summary: str
@@ -60,6 +61,8 @@ class About:
     on_base: bool = False
     exact: bool = False
     saves: Literal["file", "folder"] = "file"
+    sees: bool = False
+    task: str | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -93,6 +96,7 @@ class Opening:
 
     `empty`: the text states of the empty caption (n d), where the recipe wants tokens. `tasks`: the conditions' names,
     ("",) where there is one. `base`: the Base ControlNet's file. `start`: the file of the same kind to go on from.
+    `clip`: the folder of a CLIP, where the recipe wants one.
     """
 
     request: TeachRequest
@@ -102,6 +106,7 @@ class Opening:
     empty: Tensor | None = None
     base: Path | None = None
     start: Path | None = None
+    clip: Path | None = None
 
 
 class Recipe(Protocol):

@@ -177,7 +177,7 @@ def _watcher(
     own = next(iter(held.values()))
     if about.several or about.saves != "file" or not len(own):
         return None
-    return open_watcher(request, own, folder / "looks", settings)
+    return open_watcher(request, own, folder / "looks", settings, task=about.task)
 
 
 def unused(request: TeachRequest, about: About) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class EngineWatcher:
     """A `Watcher` that draws with the engine. `held_out`: pairs that are not trained on; `folder`: for the sheets.
 
     The model and the Base ControlNet stay open in `studio` between looks. `steps`: of sampling; unset, the model's own.
+    `task`: which of the file's conditions it is.
     """
 
     request: TeachRequest
@@ -64,6 +65,7 @@ class EngineWatcher:
     studio: Studio
     script: Maker | None = None
     steps: int | None = None
+    task: str | None = None
     _baseline: Baseline | None = None
 
     def look(self, control: Path, step: int) -> Looking:
@@ -71,7 +73,7 @@ class EngineWatcher:
         with undisturbed():
             baseline = self._baseline = self._baseline or (yield from self._measure())
             self.studio.close_controls()  # the file may have the last look's name
-            unit = ControlUnit(name=str(control), image="", base=self.request.base)
+            unit = ControlUnit(name=str(control), image="", base=self.request.base, task=self.task)
             drawn = yield from self._draw(baseline.rows, baseline.template, unit)
             self.studio.close_controls()
             values = values_of(baseline.criterion, baseline.rows, drawn)
@@ -138,14 +140,19 @@ class EngineWatcher:
 
 
 def open_watcher(
-    request: TeachRequest, held_out: Pairs, folder: Path, settings: Settings, script: Maker | None = None
+    request: TeachRequest,
+    held_out: Pairs,
+    folder: Path,
+    settings: Settings,
+    script: Maker | None = None,
+    task: str | None = None,
 ) -> EngineWatcher:
     """Return the watcher of a training; nothing is opened or drawn before its first look.
 
-    `script`: what made the conditions, where it was no annotator of the registry.
+    `script`: what made the conditions, where it was no annotator of the registry. `task`: see EngineWatcher.
     """
     few = replace(settings, residual_cache_mib=min(RESIDUALS_MIB, settings.residual_cache_mib))
-    return EngineWatcher(request, held_out, folder, Studio(few), script)
+    return EngineWatcher(request, held_out, folder, Studio(few), script, task=task)
 
 
 def pace(backbone: Backbone, studio: Studio) -> tuple[int, int]:

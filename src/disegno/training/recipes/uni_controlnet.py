@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
 from disegno.controls._uni_nets import FeatureExtractor
 from disegno.controls._xs_new import draw
@@ -19,13 +18,21 @@ from disegno.core.errors import RequestError
 from disegno.diffusion.call import Residuals
 from disegno.memory import build_empty
 from disegno.training.base import Batch, Facts, Turn
-from disegno.training.denoising import NO_HINT, Denoising, frozen_net, net_of, objective_of, placed
+from disegno.training.denoising import Denoising, frozen_net, net_of, objective_of, placed, residuals
 from disegno.training.encoder import copy_encoder, masters_of
 from disegno.training.joining import name_of
 from disegno.training.layers import install
 from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
-from disegno.weights.uni_controlnet_files import CONDITIONS, MECHANISM, Local, originals_of, read_uni
+from disegno.weights.uni_controlnet_files import (
+    CONDITIONS,
+    CONTENT,
+    GLOBAL_PREFIX,
+    MECHANISM,
+    Local,
+    originals_of,
+    read_uni,
+)
 
 ABOUT = About(
     summary="Uni-ControlNet's local adapter: any of seven conditions at once",
@@ -48,11 +55,14 @@ class UniLearner:
     turns: tuple[Turn, ...]
     tasks: tuple[str, ...]
     family: str
+    content: Mapping[str, Tensor]
 
     def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the adapter's file, under the published names."""
+        """Write the adapter's file, under the published names, with the global one of the file that it began from."""
         tensors = originals_of(_sorted(dict(weights or self.turns[0].parameters)))
-        words = told(facts, MECHANISM, self.family, tasks=" ".join(self.tasks))
+        tensors |= {GLOBAL_PREFIX + name: tensor for name, tensor in self.content.items()}
+        tasks = (*self.tasks, *((CONTENT,) if self.content else ()))
+        words = told(facts, MECHANISM, self.family, tasks=" ".join(tasks))
         save_control(path, tensors, words, layout="ldm")
 
 
@@ -80,14 +90,15 @@ def open(opening: Opening) -> UniLearner:
         adapter.net.enable_gradient_checkpointing()
 
     def show(batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
-        maps = adapter.maps(placed(stack_of(batch, module.training), memory.policy))
-        named = {"encoder_hidden_states": tokens, "controlnet_cond": NO_HINT, "return_dict": False}
-        down, mid = functional_call(adapter.net, maps, (x, t), named, tie_weights=False)
-        return Residuals(tuple(down), mid)
+        for name, tensor in adapter.maps(placed(stack_of(batch, module.training), memory.policy)).items():
+            norm, _, part = name.rpartition(".")
+            setattr(adapter.net.get_submodule(norm), part, tensor)  # for longer than this call: blocks may run again
+        return residuals(adapter.net, x, t, tokens)
 
     module = Denoising(frozen_net(opening), objective_of(opening), opening.empty, memory.policy, taught, show)
     turn = Turn("control", _named(taught), request.rate or RATE)
-    return UniLearner(module.train(), (turn,), opening.tasks, opening.model.family)
+    content = None if opening.start is None else read_uni(opening.start).content
+    return UniLearner(module.train(), (turn,), opening.tasks, opening.model.family, content or {})
 
 
 def stack_of(batch: Batch, drops: bool) -> Tensor:
