@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPModel
 
 from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.core.settings import Settings
 from disegno.engine.generate import generate
 from disegno.engine.studio import Studio
+from disegno.memory import FULL_PRECISION, Memory
+from disegno.text.clip import chunk_rows
+from disegno.text.clip_vision import open_clip_vision
 from disegno.text.minilm import TextEncoder
-from disegno.training.base import TeachProgress
+from disegno.training.base import Batch, TeachProgress
+from disegno.training.clip_score import open_clip_score
 from disegno.training.perceptual import open_lpips
 from disegno.training.run import digest
 from disegno.training.trainer import train
@@ -25,8 +30,10 @@ from disegno.weights.load import load_file
 from disegno.weights.quantised import dequantise_rows
 from kit.world import blobs
 
+from recipes.diorama import clip  # isort: skip
 from recipes.diorama.bundle import bundle, copy_package, size_mib, unpack, write_whole  # isort: skip
 from recipes.diorama.chapters import ChapterOrder
+from recipes.diorama.clip_judge import judged
 from recipes.diorama.device_draws import normals, uniforms
 from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
@@ -173,3 +180,37 @@ def test_lpips_travels_in_a_quarter_of_its_size(tmp_path: Path) -> None:
     x, y = (torch.rand(4, 3, 64, 64, generator=generator) * 2 - 1 for _ in range(2))
     for other in (y, x + 0.1 * y, x.roll(2, -1)):
         assert torch.allclose(whole(x, other), back(x, other), rtol=0.02)
+
+
+def test_a_clip_of_the_world_is_one_that_evaluate_takes(place: Place, tmp_path: Path) -> None:
+    own = clip.Place(tmp_path, place.settings, blobs(), clip.TOY)
+    assert clip.taught(own, 6).why == "steps"
+    opened = open_clip_score(own.result)
+    found = judged(opened, blobs(), 40, 32, group=20)
+    shares = (found.caption, found.caption5, found.picture, found.picture5, found.thing, found.colour)
+    assert found.scenes == 40 and all(0 <= share <= 1 for share in shares) and found.caption <= found.caption5
+    assert open_clip_vision(own.result, Memory(FULL_PRECISION)).width == clip.TOY.projected
+    scenes = [compose(blobs(), 5, index, 64) for index in range(2)]
+    scores = opened.scores([scene.image for scene in scenes], [scene.caption for scene in scenes])
+    assert all(-100 <= score <= 100 for score in scores) and scores[0] != scores[1]
+
+
+def test_a_clip_learns_which_caption_is_whose() -> None:
+    """Twelve pictures over and over: in the end each has its own caption, which a measure of chance would not find."""
+    scenes = [compose(blobs(), 6, index, 32) for index in range(12)]
+    config = clip.config_of(clip.TOY)
+    net = CLIPModel(config)
+    net.load_state_dict(clip.drawn(config, 0))
+    module = clip.Contrasting(net)
+    rows = {
+        "target": torch.stack([torch.from_numpy(scene.image).permute(2, 0, 1) for scene in scenes]),
+        "ids": torch.tensor(chunk_rows([scene.caption for scene in scenes])[0], dtype=torch.int32),
+    }
+    batch = Batch(rows, tuple(range(999, 1011)), "", 0)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    before = float(module(batch).mean().detach())
+    for _ in range(60):
+        optimiser.zero_grad()
+        module(batch).mean().backward()
+        optimiser.step()
+    assert float(module(batch).mean().detach()) < 0.2 * before

@@ -30,16 +30,25 @@ class ClipScore:
     model: CLIPModel
     size: int
 
-    @torch.inference_mode()
     def scores(self, pictures: Sequence[Picture], captions: Sequence[str]) -> list[float]:
-        """Return 100 times the cosine of each picture and its caption: about 30 where they agree, 15 where not."""
-        found: list[float] = []
+        """Return 100 times the cosine of each picture and its caption: about 30 where they agree, 15 where not.
+
+        (So with OpenAI's; a CLIP of the world's own has other levels, see recipes/diorama/clip.py.)
+        """
+        seen, read = self.features(pictures, captions)
+        return (100 * (seen * read).sum(dim=1)).tolist()
+
+    @torch.inference_mode()
+    def features(self, pictures: Sequence[Picture], captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return what is seen in as many pictures as there are captions, and what is read, (n d) each, of length 1."""
+        seen, read = list[Tensor](), list[Tensor]()
         for start in range(0, len(pictures), BATCH):
             ids = torch.tensor(chunk_rows(captions[start : start + BATCH])[0])  # b 77
             pixels = torch.stack([self.pixels(picture) for picture in pictures[start : start + BATCH]])
             out = self.model(input_ids=ids, pixel_values=pixels)
-            found += (100 * (out.image_embeds * out.text_embeds).sum(dim=1)).tolist()
-        return found
+            seen.append(out.image_embeds)
+            read.append(out.text_embeds)
+        return torch.cat(seen), torch.cat(read)
 
     def pixels(self, picture: Picture) -> Tensor:
         """Return what CLIP is shown, (3 h w): the short side at its size, the middle, its own normalisation."""
