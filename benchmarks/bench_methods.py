@@ -3,8 +3,10 @@
     python benchmarks/bench_methods.py PICTURES OUT [--steps 400] [--batch 8] [--num 24] [--annotator canny]
 
 PICTURES: a folder of pictures with captions. Each method is taught in a process of its own under the built-in model;
-pairs that it was not taught with are drawn through the engine and measured (docs/explanation/figures.md). OUT gets
-METHOD.json each, methods.json, methods.md (the table) and methods.png: one row a drawing, one column a method.
+pairs that it was not taught with are drawn through the engine and measured (docs/explanation/figures.md). What is in
+OUT already is kept, so a run that was broken off goes on, but only with the same work: another is refused. At the end
+sampling is timed for all in turn. OUT gets METHOD.json each, methods.md (the table) and methods.png: one row a drawing,
+one column a method.
 """
 
 import argparse
@@ -15,7 +17,9 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common import report
@@ -42,7 +46,7 @@ from disegno.weights.load import open_file
 RATES = {"controlnet": 5e-4, "ctrlora": 5e-4, "unicontrol": 5e-4, "uni-controlnet": 5e-4, "xs": 1e-3}
 HOLDOUT = 64
 SHOWN = 4  # drawings in the picture
-PACE_STEPS = 21  # of sampling; against one step, so that decoding and text do not count
+PACE_STEPS = (16, 1)  # of sampling: many against one, so that decoding and text do not count
 ROUNDS = 3
 
 
@@ -56,6 +60,11 @@ class Work:
     batch: int
     num: int
     annotator: str
+
+    @property
+    def words(self) -> str:
+        """What was done, so that only equal work stands in one table."""
+        return f"{self.annotator}, {self.steps} steps of {self.batch} pairs, {self.num} drawings"
 
     @property
     def settings(self) -> Settings:
@@ -92,14 +101,13 @@ def taught(work: Work, method: str) -> dict[str, Any]:
     """Teach a method, and return what that took."""
     request, found, folder = work.request(method), dict[str, Any](), work.out / method
     run = run_of(request, folder)
-    began = last = 0.0
+    ends = list[float]()
     for event in train(request, run, _counted(open_lesson(request, run, work.settings, ALONE), found)):
         if isinstance(event, TeachProgress) and event.stage == "teaching":
-            last = time.perf_counter()
-            began = began or last
+            ends.append(time.perf_counter())
             if event.step % 50 == 0:
                 print(f"{method}: step {event.step}, loss {event.loss}", file=sys.stderr, flush=True)
-    found["seconds_per_step"] = round((last - began) / max(1, work.steps - 1), 3)
+    found["seconds_per_step"] = round(median(b - a for a, b in pairwise(ends)), 3)
     found["training_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return found
 
@@ -138,20 +146,26 @@ def _parameters(path: Path) -> int:
         return sum(file.tensor(key).numel() for key in file.contents.entries)
 
 
-def pace(work: Work, method: str | None) -> float:
-    """Return the seconds of a guided sampling step with a new prompt: the median of some pictures."""
-    studio, seconds = Studio(work.settings), list[float]()
-    units: tuple[ControlUnit, ...] = ()
-    if method is not None:
-        task = work.annotator if RECIPES.load(method).ABOUT.several else None
-        path, image = work.out / method / f"{method}.safetensors", work.out / "condition-0.png"
-        units = (ControlUnit(name=str(path), image=str(image), annotate="none", task=task),)
+def paces(work: Work, methods: list[str]) -> dict[str, float]:
+    """Return the seconds of a guided sampling step with a new prompt, under each method and under none ("").
+
+    They take turns, picture by picture, so that what else the machine does falls on all alike; medians.
+    """
+    studio, seconds = Studio(work.settings), {method: list[float]() for method in ("", *methods)}
     for n in range(ROUNDS + 1):
-        took = [
-            _seconds(Request(prompt=f"picture {n}", steps=k, seed=n, controls=units), studio) for k in (PACE_STEPS, 1)
-        ]
-        seconds.append((took[0] - took[1]) / (PACE_STEPS - 1))
-    return round(sorted(seconds[1:])[ROUNDS // 2], 4)
+        for method, own in seconds.items():
+            asked = [Request(prompt=f"picture {n}", steps=k, seed=n, controls=_units(work, method)) for k in PACE_STEPS]
+            many, one = (_seconds(request, studio) for request in asked)
+            own.append((many - one) / (PACE_STEPS[0] - PACE_STEPS[1]))
+    return {method: round(median(own[1:]), 4) for method, own in seconds.items()}  # the first opens the control
+
+
+def _units(work: Work, method: str) -> tuple[ControlUnit, ...]:
+    if not method:
+        return ()
+    task = work.annotator if RECIPES.load(method).ABOUT.several else None
+    path, image = work.out / method / f"{method}.safetensors", work.out / "condition-0.png"
+    return (ControlUnit(name=str(path), image=str(image), annotate="none", task=task),)
 
 
 def _seconds(request: Request, studio: Studio) -> float:
@@ -163,8 +177,7 @@ def _seconds(request: Request, studio: Studio) -> float:
 
 def one(work: Work, method: str) -> None:
     """Do a method's work and write METHOD.json."""
-    found = {"method": method, **taught(work, method), **measured(work, method)}
-    found |= {"sampling_step": pace(work, method), "sampling_step_without": pace(work, None)}
+    found = {"method": method, "work": work.words, **taught(work, method), **measured(work, method)}
     (work.out / f"{method}.json").write_text(json.dumps(found, indent=1), "utf-8")
 
 
@@ -182,6 +195,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "controllability": "controllability",
         "error": "its error",
         "sampling_step": "s a sampling step",
+        "times": "against none",
     }
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     lines += [
@@ -221,6 +235,13 @@ def main() -> None:
         if not (work.out / f"{method}.json").is_file():
             subprocess.run([sys.executable, *sys.argv, "--one", method], check=True)
     found = [json.loads((work.out / f"{method}.json").read_text("utf-8")) for method in given.methods]
+    for row in found:
+        if row["work"] != work.words:
+            parser.error(f"{row['method']} did other work ({row['work']}); now: {work.words}. Choose another folder.")
+    seconds = paces(work, given.methods)
+    for row in found:
+        step = seconds[row["method"]]
+        row |= {"sampling_step": step, "times": round(step / seconds[""], 2)}
     (work.out / "methods.md").write_text(table(found), "utf-8")
     page(work, given.methods).save(work.out / "methods.png")
     report("methods", steps=work.steps, batch=work.batch, methods=found)
