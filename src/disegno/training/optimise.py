@@ -144,7 +144,7 @@ def restore(pupil: Pupil, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     for key, value in tensors.get("optimiser", {}).items():
         whose, _, word = key.rpartition("|")
         if whose in own:
-            states.setdefault(whose, {})[word] = _state(value, own[whose].device)
+            states.setdefault(whose, {})[word] = _state(value, own[whose])
     with torch.no_grad():
         for name, parameter in pupil.turn.parameters.items():
             key = f"{pupil.turn.name}|{name}"
@@ -155,6 +155,14 @@ def restore(pupil: Pupil, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
                 pupil.average[name].copy_(averages[key])
 
 
-def _state(value: Tensor, device: torch.device) -> Tensor | int:
-    """Return an optimiser's state as it keeps it: some count their steps in a Python number."""
-    return int(value) if value.dtype == torch.int64 and not value.ndim else value.to(device, copy=True)
+def _state(value: Tensor, master: Tensor) -> Tensor | int:
+    """Return an optimiser's state as it keeps it: some count their steps in a Python number.
+
+    Moments lie in memory as their weights do, whatever the file's order is: a fused optimiser goes through all of them
+    by address, and would take other weights' moments (on a CPU) or refuse (on a GPU).
+    """
+    if value.dtype == torch.int64 and not value.ndim:
+        return int(value)
+    if value.shape == master.shape:
+        return torch.empty_like(master, dtype=value.dtype, requires_grad=False).copy_(value)
+    return value.to(master.device, copy=True)
