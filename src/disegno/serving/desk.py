@@ -38,7 +38,7 @@ from disegno.serving.wire import (
     Look,
     Looked,
     Moved,
-    Open,
+    Order,
     Ready,
     Start,
     Unload,
@@ -114,7 +114,7 @@ class Desk:
         give_back()
         self.rested_at = time.monotonic()
 
-    def hear(self, message: Open | Start | Cancel | Finish | Look | Unload) -> None:
+    def hear(self, message: Order) -> None:
         """Do what the server wants."""
         if isinstance(message, Start):
             self._begin(message)

@@ -134,10 +134,11 @@ class Logged:
     tag: Literal["logged"] = "logged"
 
 
-ToWorker = Annotated[Open | Start | Cancel | Finish | Look | Unload, Field(discriminator="tag")]
+Order = Open | Start | Cancel | Finish | Look | Unload
+ToWorker = Annotated[Order, Field(discriminator="tag")]
 FromWorker = Annotated[Ready | Moved | Looked | Ended | Logged, Field(discriminator="tag")]
 
-TO_WORKER: TypeAdapter[Open | Start | Cancel | Finish | Look | Unload] = TypeAdapter(ToWorker)
+TO_WORKER: TypeAdapter[Order] = TypeAdapter(ToWorker)
 FROM_WORKER: TypeAdapter[Ready | Moved | Looked | Ended | Logged] = TypeAdapter(FromWorker)
 
 

@@ -19,22 +19,17 @@ from disegno.serving import wire
 from disegno.serving.wire import (
     FROM_WORKER,
     TO_WORKER,
-    Cancel,
     Ended,
-    Finish,
     Logged,
-    Look,
     Looked,
     Moved,
     Open,
+    Order,
     Ready,
-    Start,
-    Unload,
 )
 
 IDLE_SECONDS = 30.0  # without a job, before memory is given back: the next one takes it anew, which costs a little
 
-Message = Open | Start | Cancel | Finish | Look | Unload
 Say = Callable[[Ready | Moved | Looked | Ended | Logged], None]
 
 
@@ -49,7 +44,7 @@ class _ToServer(logging.Handler):
         self.say(Logged(record.levelno, record.name, self.format(record)))
 
 
-def _read(stream: BinaryIO, inbox: "queue.SimpleQueue[Message]") -> None:
+def _read(stream: BinaryIO, inbox: "queue.SimpleQueue[Order]") -> None:
     """Put every message into the inbox; end the process when there are no more."""
     while len(head := stream.read(4)) == 4:
         inbox.put(TO_WORKER.validate_json(stream.read(wire.length_of(head))))
@@ -96,7 +91,7 @@ def _open(opening: Open, say: Say) -> Any:
     return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots, Path(opening.uploads))
 
 
-def _next(inbox: "queue.SimpleQueue[Message]", rest: Callable[[], None]) -> Message:
+def _next(inbox: "queue.SimpleQueue[Order]", rest: Callable[[], None]) -> Order:
     """Return the next message; where none comes for a while, `rest` first."""
     try:
         return inbox.get(timeout=IDLE_SECONDS)
@@ -108,7 +103,7 @@ def _next(inbox: "queue.SimpleQueue[Message]", rest: Callable[[], None]) -> Mess
 def main() -> None:
     """Carry jobs out until the server closes the pipe."""
     incoming, outgoing = _streams()
-    say, inbox = _sayer(outgoing), queue.SimpleQueue[Message]()
+    say, inbox = _sayer(outgoing), queue.SimpleQueue[Order]()
     logging.getLogger().addHandler(_ToServer(say))
     logging.getLogger().setLevel(logging.INFO)
     threading.Thread(target=_read, args=(incoming, inbox), daemon=True, name="reader").start()

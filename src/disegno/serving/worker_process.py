@@ -16,15 +16,11 @@ from disegno.serving.wire import (
     FROM_WORKER,
     OPENING,
     TO_WORKER,
-    Cancel,
-    Finish,
     Logged,
-    Look,
     Moved,
     Open,
+    Order,
     Ready,
-    Start,
-    Unload,
 )
 
 log = logging.getLogger(__name__)
@@ -72,7 +68,7 @@ class WorkerProcess:
         """The process's number."""
         return self.process.pid if self.process else None
 
-    async def send(self, message: Open | Start | Cancel | Finish | Look | Unload) -> bool:
+    async def send(self, message: Order) -> bool:
         """Say something to the worker; False where it is gone, which `gone` tells too."""
         if self.process is None or self.process.stdin is None:
             return False

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from disegno.weights.keys._renaming import renamed
+
 PREFIX = "depth_model.model."
 _LAYER = {
     "norm1": ("layernorm_before",),
@@ -88,11 +90,7 @@ def _names(name: str) -> tuple[str, ...]:
 
 def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by the names of DPTForDepthEstimation. `tensors`: no prefix."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        new = _names(name)
-        found |= zip(new, tensor.chunk(len(new)) if len(new) > 1 else [tensor] * len(new), strict=True)
-    return found
+    return renamed(tensors, _names)
 
 
 def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

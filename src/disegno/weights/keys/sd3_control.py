@@ -19,6 +19,8 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor
 
+from disegno.weights.keys._renaming import renamed
+
 MARK = "transformer_blocks.0.attn.qkv.weight"
 CONTROL_TYPE = "control_type"
 CONTROL_TYPES = ("blur", "canny", "depth")  # by the number in a file
@@ -58,11 +60,7 @@ def placed(names: Mapping[str, object]) -> Set[str]:
 
 def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by the names of SD3ControlNetModel; those without a place are left out."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        new = _names(name)
-        found |= zip(new, tensor.chunk(len(new)) if len(new) > 1 else [tensor] * len(new), strict=True)
-    return found
+    return renamed(tensors, _names)
 
 
 def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
