@@ -67,12 +67,14 @@ def draw(wardrobe: Wardrobe, wish: Wish, first: int, last: int) -> Drawn:
 _OPEN: list[Wardrobe] = []  # of a worker process
 
 
-def _start(pack: Path) -> None:
+def start_worker(pack: Path) -> None:
+    """Make this process ready for `drawn_by_worker`."""
     cv2.setNumThreads(1)
     _OPEN.append(open_pack(pack))
 
 
-def _work(job: tuple[Wish, int, int]) -> Drawn:
+def drawn_by_worker(job: tuple[Wish, int, int]) -> Drawn:
+    """Return what `draw` does."""
     return draw(_OPEN[0], *job)
 
 
@@ -91,7 +93,7 @@ class Composer:
     def __post_init__(self) -> None:
         if self.workers:
             assert self.pack is not None
-            self._pool = get_context("spawn").Pool(self.workers, _start, (self.pack,))
+            self._pool = get_context("spawn").Pool(self.workers, start_worker, (self.pack,))
         elif self.wardrobe is None:
             assert self.pack is not None
             self.wardrobe = open_pack(self.pack)
@@ -108,7 +110,7 @@ class Composer:
             return draw(self.wardrobe, self.wish, number * self.count, (number + 1) * self.count)
         for wanted in (number, number + 1):
             if wanted not in self._ahead:
-                self._ahead[wanted] = self._pool.map_async(_work, self._jobs(wanted), chunksize=1)
+                self._ahead[wanted] = self._pool.map_async(drawn_by_worker, self._jobs(wanted), chunksize=1)
         parts = self._ahead.pop(number).get()
         return joined(parts)
 
@@ -163,6 +165,10 @@ class ChapterOrder:
     def newest(self, step: int) -> int:
         """Return the newest chapter that a step draws from."""
         return min(self.lead - 1 + step // self.steps_per_chapter, self.most - 1)
+
+    def scenes(self, steps: int) -> int:
+        """Return how many different scenes are shown in so many steps, at most."""
+        return min((self.newest(steps - 1) + 1) * self.chapter, steps * self.num_rows)
 
     def rows(self, step: int) -> list[int]:
         """Return numbers of scenes in the whole stream; scene k shows the task k modulo their number."""

@@ -195,13 +195,12 @@ def open_clip(place: Place, request: TeachRequest) -> Opening:
     order = ChapterOrder(request.seed, request.batch, sizes.chapter, sizes.uses)
     module = FromChapters(Contrasting(net).train(), Captioned(composer, memory.policy.device), order)
     turn = Turn(NAME, dict(net.named_parameters()), RATE)
-    scenes = min(-(-request.steps // order.steps_per_chapter) * sizes.chapter, request.steps * request.batch)
     return Lesson(
         request=request,
         learner=ClipLearner(module, (turn,), config),
         examples=Numbers(sizes.chapter),
         held_out=None,
-        facts=Facts(name=NAME, training_pairs=scenes, licence="Apache-2.0"),
+        facts=Facts(name=NAME, training_pairs=order.scenes(request.steps), licence="Apache-2.0"),
         fingerprint=f"{sizes} {len(place.wardrobe.looks)}",
         order=order,
     )

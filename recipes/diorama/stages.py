@@ -149,7 +149,7 @@ def open_stage(place: Place, name: str, request: TeachRequest) -> Opening:
         learner=Worldly(module.train(), learner.turns, learner),
         examples=Numbers(course.chapter, stage.tasks),
         held_out=None,
-        facts=Facts(name=name, training_pairs=seen(order, request), licence="Apache-2.0"),
+        facts=Facts(name=name, training_pairs=order.scenes(request.steps), licence="Apache-2.0"),
         fingerprint=hashlib.sha256(f"{fingerprint} {wish} {course}".encode()).hexdigest(),
         order=order,
     )
@@ -197,11 +197,6 @@ def encoders_of(place: Place, name: str) -> str:
     if place.stock is None or not set(STAGES[name].encodes) & set(SHARED):
         return ""
     return hashlib.sha256((place.model_of(name) / "vae.safetensors").read_bytes()).hexdigest()
-
-
-def seen(order: ChapterOrder, request: TeachRequest) -> int:
-    """Return how many different scenes a whole stage shows."""
-    return min((order.newest(request.steps - 1) + 1) * order.chapter, request.steps * request.batch)
 
 
 # ---- what trains

@@ -15,16 +15,15 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from .chapters import Drawn, Wish, draw, joined
+from .chapters import Drawn, Wish, drawn_by_worker, joined, start_worker
 from .world.labels import Labels
 from .world.maps import BASE_CONDITIONS
-from .world.pack import Wardrobe, open_pack
 
 PART = 128  # scenes of one file
 POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 120.0  # without a new part
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,13 @@ class Stock:
         return all(path.exists() for path, _, _ in self.parts(number))
 
     def chapter(self, number: int) -> Drawn:
-        """Return a chapter; waits until it is there."""
+        """Return a chapter; waits until it is there. Raises RuntimeError where nothing comes any more."""
+        there, since = -1, time.monotonic()
         while not self.has(number):
+            if (now := sum(path.exists() for path, _, _ in self.parts(number))) != there:
+                there, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE_SECONDS:
+                raise RuntimeError(f"Chapter {number} does not come to {self.folder}: run recipes.diorama.stock there.")
             time.sleep(POLL_SECONDS)
         return joined([self._read(path) for path, _, _ in self.parts(number)])
 
@@ -65,7 +69,8 @@ class Stock:
 _SMALL = ("noun", "colour", "captions")
 
 
-def _write(path: Path, drawn: Drawn) -> None:
+def write_part(path: Path, drawn: Drawn) -> None:
+    """Write a part, whole or not at all."""
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.mkdir(parents=True)
     arrays = {
@@ -80,17 +85,9 @@ def _write(path: Path, drawn: Drawn) -> None:
     unfinished.rename(path)
 
 
-_OPEN: list[Wardrobe] = []  # of a worker process
-
-
-def _start(pack: Path) -> None:
-    cv2.setNumThreads(1)
-    _OPEN.append(open_pack(pack))
-
-
 def _work(job: tuple[Wish, Path, int, int]) -> int:
     wish, path, first, last = job
-    _write(path, draw(_OPEN[0], wish, first, last))
+    write_part(path, drawn_by_worker((wish, first, last)))
     return last - first
 
 
@@ -105,7 +102,7 @@ def jobs(stock: Stock, chapters: int, mapped: int) -> Iterator[tuple[Wish, Path,
 def fill(stock: Stock, pack: Path, chapters: int, mapped: int, workers: int) -> float:
     """Compose what is not there yet; return scenes a second."""
     began, made = time.monotonic(), 0
-    with get_context("spawn").Pool(workers, _start, (pack,)) as pool:
+    with get_context("spawn").Pool(workers, start_worker, (pack,)) as pool:
         for count in pool.imap(_work, jobs(stock, chapters, mapped)):
             made += count
     return made / (time.monotonic() - began)

@@ -1,13 +1,17 @@
 """The built-in model's recipes as a toy: every stage learns in the one loop, goes on exactly, and is drawn with."""
 
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import CLIPModel
@@ -32,13 +36,16 @@ from kit.world import blobs
 
 from recipes.diorama import clip  # isort: skip
 from recipes.diorama.bundle import bundle, copy_package, size_mib, unpack, write_whole  # isort: skip
-from recipes.diorama.chapters import ChapterOrder
+from recipes.diorama.chapters import ChapterOrder, cut, draw
 from recipes.diorama.clip_judge import judged
+from recipes.diorama.course import pieces, run_all
 from recipes.diorama.device_draws import normals, uniforms
+from recipes.diorama.haste import drawn_rows
 from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
 from recipes.diorama.shards import join, split
-from recipes.diorama.stages import STAGES, Place, open_stage, request_of
+from recipes.diorama.stages import STAGES, Place, open_stage, open_taught, request_of
+from recipes.diorama.stock import Stock, jobs, write_part
 from recipes.diorama.train import bring, compact, finish, leave, run_of, slice_of
 from recipes.diorama.world.render import compose
 
@@ -78,6 +85,83 @@ def test_every_stage_learns_and_its_model_draws(place: Place) -> None:
     request = replace(request, prompt="a red car", controls=(unit,))
     (drawn,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
     assert drawn.images[0].size == (64, 64)
+
+
+def test_stages_run_by_the_clock_on_shared_scenes(place: Place, tmp_path: Path) -> None:
+    """One has time to end, one is ended at once: both leave what they have; it travels once."""
+    stock = Stock(tmp_path / "stock", TOY.stocked, TOY.size)
+    for wish, path, first, last in jobs(stock, chapters=2, mapped=1):
+        write_part(path, draw(blobs(), wish, first, last))
+    assert not [*jobs(stock, 2, 1)]
+    drawn, first = stock.chapter(0), draw(blobs(), stock.wish, 0, TOY.stocked)
+    assert np.array_equal(drawn.images, first.images) and np.array_equal(drawn.conditions, first.conditions)
+    assert drawn.captions == first.captions
+    assert all(np.array_equal(a.noun, b.noun) for a, b in zip(drawn.labels, first.labels, strict=True))
+
+    shared = replace(place, run=tmp_path / "run", stock=stock.folder, made={})
+    for stage in ("vae", "net"):
+        courses = shared.scale.courses | {stage: replace(shared.scale.courses[stage], window=2, lead=1, most=2)}
+        shared = replace(shared, scale=replace(shared.scale, courses=courses))
+    run_all(shared, {"vae": 60.0, "net": 0.0}, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out/vae").iterdir()} >= {"vae.safetensors"}
+    assert {p.name for p in (tmp_path / "out/net").iterdir()} >= {"unet.safetensors"}
+    made = pieces(tmp_path / "out", tmp_path / "sent")
+    assert made and not pieces(tmp_path / "out", tmp_path / "again")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in made))) as tar:
+        assert {"vae/vae.safetensors", "net/unet.safetensors"} <= set(tar.getnames())
+
+
+def test_a_stock_that_nobody_fills_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.diorama.stock.PATIENCE_SECONDS", 0.1)
+    with pytest.raises(RuntimeError, match=r"run recipes\.diorama\.stock"):
+        Stock(tmp_path, TOY.stocked, TOY.size).chapter(0)
+
+
+def test_conditions_are_one_program_for_a_compiled_base(place: Place) -> None:
+    """Nine conditions take turns; each gives its own LoRA gradients, and the program is translated once."""
+    request = replace(request_of(place, "base"), model=str(place.model_of("vae")))
+    learner, _ = open_taught(place, "base", request)
+    net, programs = learner.module.control, list[object]()
+
+    def kept(program: Any, _: object) -> Any:
+        programs.append(program)
+        return program
+
+    net.compile(backend=kept, fullgraph=True)
+    torch.manual_seed(0)
+    for step, task in enumerate(STAGES["base"].tasks):
+        rows = drawn_rows(TOY, 2, torch.device("cpu"))
+        loss = learner.module(Batch(rows, (1, 2), task, step)).sum()
+        loss.backward(inputs=list(learner.turns[0].parameters.values()))
+        taught = {
+            n.split(".")[1]
+            for n, p in learner.turns[0].parameters.items()
+            if n.startswith("loras.") and p.grad is not None
+        }
+        assert taught == {task}
+        for parameter in learner.turns[0].parameters.values():
+            parameter.grad = None
+    assert len(programs) == 1
+
+
+def test_a_window_draws_from_the_newest_chapters_and_no_other() -> None:
+    order = ChapterOrder(seed=1, num_rows=8, chapter=12, uses=2, tasks=("a", "b"), window=3, lead=2, most=6)
+    for step in range(40):
+        newest = min(1 + step // order.steps_per_chapter, 5)
+        rows = order.rows(step)
+        assert order.newest(step) == newest and rows == order.rows(step)
+        assert {row // 12 for row in rows} <= set(range(max(0, newest - 2), newest + 1))
+        assert {("a", "b")[row % 2] for row in rows} == {order.task(step)}
+    assert order.scenes(2) == 16 and order.scenes(1000) == 72
+
+
+def test_squares_of_target_and_condition_are_cut_at_one_place() -> None:
+    x = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    rows = cut({"target": x, "condition": -x, "other": x}, (11, 70), 4)
+    assert torch.equal(rows["condition"], -rows["target"]) and rows["other"] is x
+    for row, seed in enumerate((11, 70)):
+        top, left = seed % 5, seed // 5 % 5
+        assert torch.equal(rows["target"][row], x[row, :, top : top + 4, left : left + 4])
 
 
 def test_a_slice_goes_on_exactly_also_on_another_machine(place: Place, tmp_path: Path) -> None:
