@@ -81,6 +81,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     if (innerWidth <= 760) boardPlace.scrollIntoView({ behavior: "smooth" });
   };
   const openBoard = async (card) => {
+    fill(boardPlace); // while pictures are read, nothing is drawn on the board that was there
     const { unit } = card;
     const drawnBy = unit.photo && unit.annotate !== "none" ? unit.annotate : null;
     const annotator = drawnBy ?? house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
@@ -91,6 +92,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
 
   const openRegion = async ({ unit, regionPainted }) => {
+    fill(boardPlace);
     const guide = unit.photo ?? unit.drawing;
     const theBoard = board({
       ...size(), mask: true, guide: guide && (await loadImage(guide)), image: unit.region && (await seeThrough(unit.region)),
