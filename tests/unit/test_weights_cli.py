@@ -42,12 +42,20 @@ def test_an_empty_library_says_where_it_looked(models: Path) -> None:
 def test_list_and_show(models: Path) -> None:
     save_safetensors(models / "line.safetensors", PAIR, {"note": "\x1b[2Jred"})
     (models / "broken.ckpt").write_bytes(b"<html>404 not found</html>")
-    (line,) = json.loads(_run("list", "--kind", "lora", "--json").output)
+    line, *others = json.loads(_run("list", "--kind", "lora", "--json").output)
+    assert not line["shipped"] and all(each["shipped"] for each in others)
     assert (line["family"], line["rank"], line["num_tensors"]) == ("sd1", 4, 2)
     assert "broken.ckpt" in _run("list").output
     shown = _run("show", "line").output
     assert "\x1b" not in shown
     assert json.loads(_run("show", "line", "--json").output)["metadata"] == {"note": "\x1b[2Jred"}
+
+
+def test_what_came_with_the_built_in_model_is_listed_and_shown(models: Path) -> None:
+    assert "shipped" in _run("list", "--kind", "control").output
+    shipped = [each["name"] for each in json.loads(_run("list", "--json").output)]
+    assert {"canny", "segmentation"} <= set(shipped)
+    assert json.loads(_run("show", "canny", "--json").output)["family"] == "diorama"
 
 
 def test_convert_writes_safetensors(models: Path, tmp_path: Path) -> None:

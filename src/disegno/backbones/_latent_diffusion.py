@@ -22,6 +22,7 @@ from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
 from disegno.memory import Memory
 from disegno.text.learnt import TextOptions
+from disegno.weights.built_in import FewSteps
 
 Config = dict[str, Any]  # a configuration of diffusers' or transformers' classes, as its JSON file has it
 Tensors = Mapping[str, Tensor]
@@ -136,6 +137,7 @@ class LatentDiffusion:
     fingerprint: str
     conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
     base_control: Path | None = None
+    few_steps: FewSteps | None = None
     warnings: list[str] = field(default_factory=list[str])
     depth: DepthReader | None = None
 

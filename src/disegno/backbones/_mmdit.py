@@ -21,6 +21,7 @@ from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
 from disegno.memory import Memory
 from disegno.text.learnt import TextOptions
+from disegno.weights.built_in import FewSteps
 
 _TEXTS = {"clip_l": "te", "clip_g": "te2", "t5": "te3"}  # as LoRAs' files call them
 
@@ -47,6 +48,7 @@ class Mmdit:
     fingerprint: str
     conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
     base_control: Path | None = None
+    few_steps: FewSteps | None = None
     warnings: list[str] = field(default_factory=list[str])
 
     @property

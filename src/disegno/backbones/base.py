@@ -19,6 +19,7 @@ from disegno.diffusion.call import Call
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
 from disegno.text.learnt import TextOptions
+from disegno.weights.built_in import FewSteps
 
 
 def text_key(tokens: Tensor) -> str:
@@ -115,6 +116,11 @@ class Backbone(Protocol):
     @property
     def base_control(self) -> Path | None:
         """The Base ControlNet that the model ships for its conditions."""
+        ...
+
+    @property
+    def few_steps(self) -> FewSteps | None:
+        """How the model draws in few steps, with a LoRA that it ships; None where it ships none."""
         ...
 
     @property

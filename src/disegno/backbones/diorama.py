@@ -8,6 +8,8 @@ A folder of it holds
     vae.safetensors       the same
     text.safetensors, tokenizer.json      MiniLM: see `disegno.text.minilm`
     basecn.safetensors    the Base ControlNet of the conditions, if there are any
+    few.safetensors       a LoRA for few steps, where model.json has few_steps: lora (the file), steps,
+                          cfg, sampler, schedule
 """
 
 import json
@@ -33,7 +35,7 @@ from disegno.core.errors import CorruptFile, ResourceError, WrongFamily
 from disegno.memory import Memory
 from disegno.text import minilm
 from disegno.text.learnt import TextOptions
-from disegno.weights.built_in import built_in_folder, conditions_of
+from disegno.weights.built_in import built_in_folder, conditions_of, few_steps_of
 from disegno.weights.load import open_file
 from disegno.weights.quantised import dequantise_rows
 
@@ -92,6 +94,7 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         fingerprint=fingerprint(unet, vae, encoder.network.state_dict()),
         conditions=conditions_of(folder, about),
         base_control=base if (base := folder / "basecn.safetensors").is_file() else None,
+        few_steps=few_steps_of(folder, about),
     )
 
 

@@ -15,6 +15,7 @@ NESTED = "__"  # between a group and its field: click wants identifiers
 SHORT = {"seed": "-s", "batch": "-n"}
 _NUMBERS = {"integer": int, "number": float}
 _SINGULAR = {"styles": "--style"}  # of a list, each is given by itself
+_NAMED = {"few_steps": "--few"}
 _HIDDEN_DEFAULTS = (None, "", 0, 0.0, [])
 
 
@@ -95,7 +96,7 @@ def request_options(exclude: set[str], of: type[Any] = Request) -> Callable[[F],
 
     def decorate(function: F) -> F:
         for name, schema in reversed([(n, s) for n, s in properties.items() if n not in exclude]):
-            long = f"--{name.replace('_', '-')}"
+            long = _NAMED.get(name, f"--{name.replace('_', '-')}")
             function = _option(name, _main_type(schema), _text(schema), long, name in needed)(function)
         return function
 

@@ -20,8 +20,8 @@ _FILE = click.argument("file")
 def command() -> None:
     """List, show, convert and verify files of weights.
 
-    FILE is a path, or a name from the library (the folders in DISEGNO_MODEL_DIRS). Files are known by their tensors,
-    not by their names or folders; nothing in a file is ever executed.
+    FILE is a path, or a name from the library (the folders in DISEGNO_MODEL_DIRS) or of the built-in model's own
+    controls and LoRAs. Files are known by their tensors, not by their names or folders; nothing in them is executed.
     """
 
 
@@ -29,16 +29,19 @@ def command() -> None:
 @click.option("--kind", type=click.Choice(KINDS), help="Only files of this kind.")
 @_AS_JSON
 def list_models(kind: str | None, as_json: bool) -> None:
-    """Print every file of the library, from its header alone."""
+    """Print every file of the library, from its header alone, and those that came with the built-in model."""
     from disegno.weights.library import Library
 
     settings = load_settings()
-    cards = Library(settings).cards(kind)
+    cards, shipped = Library(settings).cards(kind), _shipped(kind)
     if as_json:
-        click.echo(json.dumps([_fields(card) for card in cards], indent=2))
-    elif cards:
-        _print_table(cards)
-    else:
+        shown = [_fields(card) | {"shipped": False} for card in cards]
+        shown += [_fields(card) | {"name": name, "shipped": True} for name, card in shipped.items()]
+        click.echo(json.dumps(shown, indent=2))
+        return
+    if cards or shipped:
+        _print_table([(card.path.name, card, "") for card in cards] + [(n, c, "shipped") for n, c in shipped.items()])
+    if not cards:
         folders = ", ".join(str(folder) for folder in settings.model_dirs)
         click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
 
@@ -102,9 +105,17 @@ def verify(file: str, sha256: str | None) -> None:
         click.echo(f"{part}: sound, sha256 {digest}")
 
 
+def _shipped(kind: str | None) -> "dict[str, FileCard]":
+    from disegno.weights.built_in import shipped
+    from disegno.weights.identify import identify
+
+    return {name: identify(path) for files in shipped(kind).values() for name, path in files.items()}
+
+
 def _card(file: str) -> "FileCard":
     """Return the card of a path, or of a name in the library whatever its kind."""
     from disegno.core.errors import UnknownName
+    from disegno.weights.built_in import shipped_file
     from disegno.weights.identify import identify
     from disegno.weights.library import Library
 
@@ -116,6 +127,8 @@ def _card(file: str) -> "FileCard":
             return library.find(file, kind)
         except UnknownName:
             continue
+    if (shipped := shipped_file(file)) is not None:
+        return identify(shipped)
     raise UnknownName.of("file", file, [card.path.stem for card in library.cards()])
 
 
@@ -125,18 +138,19 @@ def _fields(card: "FileCard") -> dict[str, Any]:
     return asdict(card) | {"path": str(card.path), "metadata": dict(card.metadata)}
 
 
-def _print_table(cards: "list[FileCard]") -> None:
+def _print_table(rows: "list[tuple[str, FileCard, str]]") -> None:
+    """Print a line for each name and card; the last word is where it comes from, if it is not from the folders."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None)
     for column in ("name", "kind", "family", "names", "dtype", "size", "note"):
         table.add_column(column, overflow="fold")
-    for card in cards:
-        note = card.problem or card.annotator or ""
+    for name, card, whence in rows:
+        note = card.problem or ", ".join(filter(None, (card.annotator, whence)))
         kind = card.mechanism or card.kind
         size = _size(card.num_bytes) if card.num_bytes else ""
-        row = (card.path.name, kind, card.family, card.layout, card.dtype, size, note)
+        row = (name, kind, card.family, card.layout, card.dtype, size, note)
         table.add_row(*(_plain(text) for text in row))
     Console(highlight=False, markup=False).print(table)
 

@@ -241,6 +241,9 @@ class Request:
     """How many images."""
     steps: Annotated[int | None, Field(ge=1, le=1000)] = None
     """Sampling steps; unset: the model's own."""
+    few_steps: bool = False
+    """Draw in the few steps that the model was taught: its LoRA for them, and its steps, guidance, sampler and schedule
+    where they are unset."""
     sampler: str | None = None
     """How the noise is removed; unset: the model's own."""
     schedule: str | None = None
@@ -282,7 +285,8 @@ class Request:
     noise_source: NoiseSource = "cpu"
     """torch's CPU generator, or the numbers that an NVIDIA card would draw."""
     loras: tuple[LoraUse, ...] = ()
-    """Style LoRAs, beside those that the prompt names (<lora:name:0.8>)."""
+    """Style LoRAs, beside those that the prompt names (<lora:name:0.8>). The one that the model brings for few steps
+    is named, too."""
     controls: tuple[ControlUnit, ...] = ()
     """The controls, all at once."""
     init: InitImage | None = None

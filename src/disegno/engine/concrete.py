@@ -8,6 +8,7 @@ from disegno.core.errors import RequestError
 from disegno.core.request import NUM_SEEDS, Hires, InitImage, Request, Tiles
 from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
+from disegno.engine.few_steps import in_few_steps
 from disegno.engine.hires import target_size
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
@@ -21,9 +22,11 @@ _OF_A_MASK = ("fill", "mask_mode", "mask_blur", "padding", "mask_weight")
 def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
     """Return the request with the model's own defaults for what it leaves open, and its seeds drawn.
 
-    Raises RequestError.
+    One for few steps says what that means for the model. Raises RequestError.
     """
     own = backbone.defaults
+    if request.few_steps:
+        request, own = in_few_steps(request, backbone)
     schedule = request.schedule or (None if request.sampler else own.schedule)
     sampler, schedule = resolve_names(request.sampler or own.sampler, schedule)
     width, height = _size(request, backbone, album)

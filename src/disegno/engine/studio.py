@@ -175,7 +175,7 @@ class Studio:
             return NO_LORAS
         if len(uses) > MAX_LORAS_AT_ONCE:
             raise RequestError(f"The prompt names {len(uses)} LoRAs; at most {MAX_LORAS_AT_ONCE} work at once.")
-        found = self._find_all(dict.fromkeys(use.name for use in uses), "lora", "LoRA")
+        found = self._find_loras(backbone, dict.fromkeys(use.name for use in uses))
         cards = [found[use.name] for use in uses]
         for card in cards:
             require_family(card, backbone.family)
@@ -187,6 +187,12 @@ class Studio:
             return put_on(backbone.lora_nets, worn)
 
         return self._loras.get(key, put)
+
+    def _find_loras(self, backbone: Backbone, names: Iterable[str]) -> dict[str, FileCard]:
+        """Return the card of each LoRA: the one that the model brings, before the library's."""
+        few = backbone.few_steps
+        own = {few.name: identify(few.lora)} if few is not None and few.name in names else {}
+        return own | self._find_all((name for name in names if name not in own), "lora", "LoRA")
 
     def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
         """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""

@@ -16,15 +16,24 @@ from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import describe, read
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Defaults
-from disegno.core.errors import DisegnoError, RequestError
+from disegno.core.errors import CorruptFile, DisegnoError, RequestError
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
 from disegno.serving.pictures import preview_uri
-from disegno.serving.words import AnnotatorCard, Catalogue, ParamCard, SamplerCard, ScheduleCard, StyleCard, WeightsCard
+from disegno.serving.words import (
+    AnnotatorCard,
+    Catalogue,
+    FewStepsCard,
+    ParamCard,
+    SamplerCard,
+    ScheduleCard,
+    StyleCard,
+    WeightsCard,
+)
 from disegno.text.learnt import read_learnt
-from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of
+from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of, few_steps_of, loras_of
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 
@@ -34,6 +43,7 @@ _HASHED = ("model", "control", "lora", "embedding")
 PREVIEW_PX = 192
 _PREVIEWS = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 _MAX_HEADER_PREVIEW = 1 << 20  # characters
+_LATENTS_AND_DEPTH = 5  # channels that Stable Diffusion 2's depth model is shown
 _TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
 
 
@@ -51,9 +61,11 @@ def _card(card: FileCard, studio: Studio) -> WeightsCard:
         tag=_tag(card.path) if card.kind == "control" else None,
         tasks=card.tasks,
         vectors=_vectors(card.path) if card.kind == "embedding" else None,
-        defaults=_defaults(card.family) if card.kind == "model" else None,
+        defaults=_defaults(card) if card.kind == "model" else None,
         layout=card.layout or None,
         preview=_preview(card),
+        few_steps=_few_steps(card.path) if _is_ours(card) else None,
+        sees_depth=card.kind == "model" and card.in_channels == _LATENTS_AND_DEPTH,
     )
 
 
@@ -84,12 +96,29 @@ def _shipped(name: str) -> str | None:
     return _small(path, 0) if path.is_file() else None
 
 
-def _defaults(family: str) -> dict[str, int | float | str] | None:
-    """Return what models of a family fill in; None where the family says nothing without a file."""
-    if family not in BACKBONES:
+def _is_ours(card: FileCard) -> bool:
+    """Return whether it is a folder in the built-in model's form."""
+    return card.kind == "model" and (card.path / "model.json").is_file()
+
+
+def _defaults(card: FileCard) -> dict[str, int | float | str] | None:
+    """Return what a model fills in: as its folder says, or its family; None where neither says anything."""
+    if _is_ours(card):
+        return defaults_of(card.path)
+    if card.family not in BACKBONES:
         return None
-    own: Defaults | None = getattr(BACKBONES.load(family), "DEFAULTS", None)
+    own: Defaults | None = getattr(BACKBONES.load(card.family), "DEFAULTS", None)
     return asdict(own) if own else None
+
+
+def _few_steps(folder: Path) -> FewStepsCard | None:
+    """Return how a folder's model draws in few steps; what says it in part is said in the log, and is none."""
+    try:
+        few = few_steps_of(folder)
+    except CorruptFile as error:
+        log.warning("%s", error)
+        return None
+    return few and FewStepsCard(few.name, few.steps, few.cfg, few.sampler, few.schedule)
 
 
 def _vectors(path: Path) -> tuple[int, int] | None:
@@ -112,7 +141,9 @@ def _tag(path: Path) -> str | None:
 
 def _built_in() -> WeightsCard:
     """Return the built-in model, which need not be open to be described."""
-    return WeightsCard(BUILT_IN, "model", BUILT_IN, defaults=defaults_of(built_in_folder()), preview=_shipped(""))
+    folder = built_in_folder()
+    own, few = defaults_of(folder), _few_steps(folder)
+    return WeightsCard(BUILT_IN, "model", BUILT_IN, defaults=own, preview=_shipped(""), shipped=True, few_steps=few)
 
 
 def _conditions() -> Iterator[WeightsCard]:
@@ -128,7 +159,16 @@ def _conditions() -> Iterator[WeightsCard]:
             tag=_tag(path),
             layout=card.layout or None,
             preview=_shipped(name),
+            shipped=True,
         )
+
+
+def _loras() -> Iterator[WeightsCard]:
+    """Yield the LoRA that the built-in model ships, where it ships one."""
+    for name, path in loras_of(built_in_folder()).items():
+        card = identify(path)
+        family, mechanism = card.family or BUILT_IN, card.mechanism or None
+        yield WeightsCard(name, "lora", family, mechanism, num_bytes=card.num_bytes, sha256=card.sha256(), shipped=True)
 
 
 def _annotators() -> Iterator[AnnotatorCard]:
@@ -161,7 +201,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),
         controls=(*_conditions(), *(card for card in cards if card.kind == "control")),
-        files=tuple(card for card in cards if card.kind not in ("model", "control")),
+        files=(*_loras(), *(card for card in cards if card.kind not in ("model", "control"))),
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),
         schedules=tuple(ScheduleCard(spec.name, spec.label, spec.names) for spec in SCHEDULES.values()),

@@ -24,7 +24,7 @@ from disegno.serving.shelf import ExportRequest, VerifyRequest
 from disegno.serving.store import Job, State
 from disegno.serving.views import JobList, JobView, ProgressView, progress_view, view
 from disegno.serving.wire import Looked, Moved
-from disegno.serving.words import AnnotatorCard, LookView, SamplerCard, ScheduleCard, WeightsCard
+from disegno.serving.words import AnnotatorCard, FewStepsCard, LookView, SamplerCard, ScheduleCard, WeightsCard
 
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="ignore")
 _STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -286,6 +286,10 @@ class ModelView:
     """Whose names its tensors have: ldm (the original programs'), diffusers ..."""
     preview: str | None = None
     """A small picture of what it draws, as a data URI."""
+    few_steps: FewStepsCard | None = None
+    """How it draws in few steps, where it was taught to (a request's `few_steps`)."""
+    sees_depth: bool = False
+    """Whether it draws by a depth map (a request's `depth`)."""
 
 
 def _model(card: WeightsCard) -> ModelView:
@@ -298,6 +302,8 @@ def _model(card: WeightsCard) -> ModelView:
         sha256=card.sha256,
         layout=card.layout,
         preview=card.preview,
+        few_steps=card.few_steps,
+        sees_depth=card.sees_depth,
     )
 
 

@@ -17,7 +17,7 @@ class VerifyRequest:
     """All of a file, read: its structure, its hash, and whether every weight is a finite number."""
 
     name: str
-    """A file of the library, by its name or its file's, or a condition that the built-in model ships."""
+    """A file of the library, by its name or its file's, or a condition or LoRA that the built-in model ships."""
     kind: FileKind | None = None
     """What kind of file, where several have the name."""
     sha256: Annotated[str | None, Field(pattern="^[0-9a-fA-F]{8,64}$")] = None
@@ -29,7 +29,7 @@ class ExportRequest:
     """A file of the library as it is, or in another form, and its card beside it."""
 
     name: str
-    """A file of the library, by its name or its file's, or a condition that the built-in model ships."""
+    """A file of the library, by its name or its file's, or a condition or LoRA that the built-in model ships."""
     kind: FileKind | None = None
     """What kind of file, where several have the name."""
     layout: Literal["ldm", "diffusers"] | None = None

@@ -12,7 +12,7 @@ from disegno.serving.faults import without_paths
 from disegno.serving.runners import Bench, Running
 from disegno.serving.shelf import ExportRequest, FileKind, VerifyRequest
 from disegno.serving.words import Outcome, StoredFile
-from disegno.weights.built_in import built_in_folder, conditions_of
+from disegno.weights.built_in import shipped_file
 from disegno.weights.card import FileCard
 from disegno.weights.card_text import card_text
 from disegno.weights.convert import convert
@@ -26,10 +26,9 @@ _AT_ONCE = 32  # tensors that are looked at between two words of progress
 
 
 def find_card(bench: Bench, name: str, kind: FileKind | None) -> FileCard:
-    """Return the card of a file of the library, or of a condition that the built-in model ships. Raises UnknownName."""
-    shipped = conditions_of(built_in_folder())
-    if name in shipped and kind in (None, "control"):
-        return identify(shipped[name])
+    """Return the card of a file of the library, or of one that the built-in model ships. Raises UnknownName."""
+    if (shipped := shipped_file(name, kind)) is not None:
+        return identify(shipped)
     cards = [card for card in bench.studio.library.cards(kind) if card.kind != "unknown"]
     found = next((card for card in cards if card.path.name == name), None)
     found = found or next((card for card in cards if card.path.stem == name), None)

@@ -72,6 +72,18 @@ class LookView:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class FewStepsCard:
+    """How a model draws in few steps (a request's `few_steps`): by a LoRA that it brings."""
+
+    lora: str
+    """What prompts call the LoRA."""
+    steps: int
+    cfg: float
+    sampler: str
+    schedule: str
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class WeightsCard:
     """A file of the library, or something that is built in."""
 
@@ -105,6 +117,12 @@ class WeightsCard:
     """Whose names its tensors have: ldm (the original programs'), diffusers ..."""
     preview: str | None = None
     """A small picture of what it does, as a data URI: NAME.preview.png beside the file, or its header's own."""
+    shipped: bool = False
+    """Whether it came with the built-in model."""
+    few_steps: FewStepsCard | None = None
+    """Of a model that was taught to draw in few steps: how."""
+    sees_depth: bool = False
+    """Of a model: whether it draws by a depth map (Stable Diffusion 2 depth)."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

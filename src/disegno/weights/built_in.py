@@ -1,9 +1,28 @@
 """Where the built-in model's files are, and which conditions a model's folder brings, without opening the model."""
 
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from disegno.core.errors import CorruptFile
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """A LoRA with which a model draws in few steps, and what a request is then best left at."""
+
+    lora: Path
+    steps: int
+    cfg: float
+    sampler: str
+    schedule: str
+
+    @property
+    def name(self) -> str:
+        """Return what prompts call the LoRA."""
+        return self.lora.stem
 
 
 def built_in_folder() -> Path:
@@ -21,3 +40,39 @@ def defaults_of(folder: Path) -> dict[str, int | float | str]:
     """Return what a folder's model.json says a request's open fields become."""
     told = json.loads((folder / "model.json").read_text("utf-8"))
     return dict(told.get("defaults", {}))
+
+
+def few_steps_of(folder: Path, about: Any = None) -> FewSteps | None:
+    """Return how a folder's model draws in few steps; None where it was not taught to. `about`: as in `conditions_of`.
+
+    Raises CorruptFile where its model.json says it in part.
+    """
+    told = (about or json.loads((folder / "model.json").read_text("utf-8"))).get("few_steps")
+    if told is None:
+        return None
+    try:
+        file = folder / Path(str(told["lora"])).name
+        return FewSteps(file, int(told["steps"]), float(told["cfg"]), str(told["sampler"]), str(told["schedule"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(
+            f"{folder.name}/model.json: its few_steps want lora (a file's name), steps, cfg, sampler and schedule"
+            f" ({error!r}). Reinstall the model."
+        ) from error
+
+
+def loras_of(folder: Path) -> dict[str, Path]:
+    """Return the LoRAs that a folder brings, by name: the one for few steps, where its file is there."""
+    few = few_steps_of(folder)
+    return {few.name: few.lora} if few is not None and few.lora.is_file() else {}
+
+
+def shipped(kind: str | None = None) -> dict[str, dict[str, Path]]:
+    """Return the files that came with the built-in model, by kind and by name: its conditions, and its LoRA."""
+    folder = built_in_folder()
+    there = {"control": conditions_of(folder), "lora": loras_of(folder)}
+    return {each: files for each, files in there.items() if kind in (None, each)}
+
+
+def shipped_file(name: str, kind: str | None = None) -> Path | None:
+    """Return the file of this name that came with the built-in model; None where none did."""
+    return next((files[name] for files in shipped(kind).values() if name in files), None)

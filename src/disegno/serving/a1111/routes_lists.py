@@ -93,7 +93,7 @@ def _files(catalogue: Catalogue, kind: str) -> list[WeightsCard]:
 async def loras(request: Request) -> Response:
     """The LoRAs."""
     cards = _files(await _catalogue(request), "lora")
-    return JSONResponse([{"name": c.name, "alias": c.name, "path": c.file, "metadata": {}} for c in cards])
+    return JSONResponse([{"name": c.name, "alias": c.name, "path": c.file or c.name, "metadata": {}} for c in cards])
 
 
 @router.get(f"{API}/embeddings")

@@ -1,0 +1,31 @@
+"""Few steps: a model that was taught to draw in a handful of them, by a LoRA that it brings, and what they want."""
+
+from dataclasses import replace
+
+from disegno.backbones.base import Backbone, Defaults
+from disegno.core.errors import RequestError
+from disegno.core.request import LoraUse, Request
+from disegno.prompts.networks import LORA_KINDS, cut_tags
+
+
+def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
+    """Return the request with the model's LoRA for few steps in place of `few_steps`, and what fills in the rest.
+
+    A LoRA that the request names already stays as it is named. Raises RequestError where the model brings none.
+    """
+    few = backbone.few_steps
+    if few is None:
+        raise RequestError(
+            f"{backbone.name} brings nothing to draw in few steps with. Leave few_steps out, or give a LoRA that was"
+            f" made for it (LCM, for {backbone.family}): --lora NAME --steps 4 --sampler LCM --cfg 1."
+        )
+    added = () if few.name in _named(request) else (LoraUse(name=few.name),)
+    own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
+    return replace(request, few_steps=False, loras=(*request.loras, *added)), own
+
+
+def _named(request: Request) -> set[str]:
+    """Return the LoRAs that a request names, its prompts' tags too."""
+    tags = (tag for prompt in (request.prompt, *request.prompts) for tag in cut_tags(prompt)[1])
+    tagged = (tag.positional[:1] for tag in tags if tag.kind in LORA_KINDS)
+    return {use.name for use in request.loras} | {name for names in tagged for name in names}
