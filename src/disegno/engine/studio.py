@@ -192,7 +192,8 @@ class Studio:
         """Return the card of each LoRA: the one that the model brings, before the library's."""
         few = backbone.few_steps
         own = {few.name: identify(few.lora)} if few is not None and few.name in names else {}
-        return own | self._find_all((name for name in names if name not in own), "lora", "LoRA")
+        others = [name for name in names if name not in own]
+        return own | (self._find_all(others, "lora", "LoRA") if others else {})  # without a look at the folders
 
     def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
         """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""

@@ -2,6 +2,7 @@
 
 import { button, fill, h, toast } from "./dom.js";
 import { board } from "./board.js";
+import { depthCard } from "./depth.js";
 import { debounced } from "./dom.js";
 import { toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
@@ -21,9 +22,9 @@ import { misfit, unitCard } from "./unit.js";
 
 /**
  * Return a desk. `name`: under which it is kept; `hint`: what an empty stage says; `top(tools)`: what comes above the
- * prompt, or null; `toRequest(desk)`: { kind, request }; `plain(desk)`: whether the form's other cards are of no use.
+ * prompt, or null; `toRequest(desk, model)`: { kind, request }; `plain(desk)`: whether the form's other cards are of no use.
  */
-export async function makeDesk({ name, house, hint, top = null, toRequest = (desk) => ({ kind: "generate", request: requestOf(desk) }), plain = () => false, goText = () => t("Draw") }) {
+export async function makeDesk({ name, house, hint, top = null, toRequest = (desk, model) => ({ kind: "generate", request: requestOf(desk, model) }), plain = () => false, goText = () => t("Draw") }) {
   const desk = { ...emptyDesk(), ...(await kept(name)) };
   const element = h("div", { class: "desk" });
   const form = h("form", { class: "desk-form", autocomplete: "off", onsubmit: (event) => { event.preventDefault(); go(); } });
@@ -41,18 +42,19 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     localStorage.setItem(`disegno.job.${name}`, job.id); // at once: a reload may come before the rest is kept
     saveNow();
   };
+  const model = () => modelOf(house, desk.model);
   const size = () => sizeOf(desk, ownOf(house, desk.model));
   const changed = () => {
     save();
     live.changed();
   };
   const theStage = stage({ hint, seed: (value) => { desk.seed = value; settings.refresh(); changed(); toast(t("The seed {seed} is kept.", { seed: value })); } });
-  const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk), seed: () => desk.seed, show: (job) => { remember(job); theStage.watch(job); } });
+  const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk, model()), few: () => model()?.few_steps, seed: () => desk.seed, show: (job) => { remember(job); theStage.watch(job); } });
 
   const go = async () => {
     let asked;
     try {
-      asked = sheetOf(desk, toRequest(desk));
+      asked = sheetOf(desk, toRequest(desk, model()));
     } catch (error) {
       return toast(error.message, "bad");
     }
@@ -111,7 +113,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const showUnit = (unit) => {
     const card = unitCard({
-      unit, size, changed, house: { ...house, model: () => modelOf(house, desk.model) }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
+      unit, size, changed, house: { ...house, model }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
       drop: () => {
         desk.units.splice(desk.units.indexOf(unit), 1);
         cards = cards.filter((each) => each !== card);
@@ -124,7 +126,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     units.append(card.element);
     return card;
   };
-  const fitting = () => house.controls.find((each) => !misfit(each, modelOf(house, desk.model)));
+  const fitting = () => house.controls.find((each) => !misfit(each, model()));
   const newUnit = (controlName = null) => {
     const control = controlName ?? fitting()?.name;
     if (!control) return toast(t("No control fits this model. The library tells which ones there are."), "bad");
@@ -138,11 +140,12 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     fill(units);
     closeBoard();
     prompt = promptCard({ desk, changed });
-    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); prompt.count(); } });
+    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); depth.offer(); prompt.count(); } });
+    const depth = depthCard({ desk, house, model, changed, pictures: Boolean(top) });
     topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
-    const rest = plain(desk) ? [] : [prompt.element, controls, settings.element, sheetCard({ desk, changed })];
+    const rest = plain(desk) ? [] : [prompt.element, controls, depth.element, settings.element, sheetCard({ desk, changed })];
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
     if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
     fill(form, topCard?.element, rest,

@@ -12,7 +12,7 @@ const GIVEN = ["lora", "embedding", "vae", "upscaler"]; // kinds of files that c
 const KINDS = { lora: "LoRAs", embedding: "Embeddings", vae: "VAEs", upscaler: "Upscalers", unknown: "Unknown", broken: "Broken" };
 
 function card(weights, { why = "", actions = [], kind = null } = {}) {
-  const tags = [weights.family, weights.mechanism, weights.annotator && t("drawn by {name}", { name: weights.annotator })].filter(Boolean);
+  const tags = [weights.shipped && t("shipped"), weights.family, weights.mechanism, weights.few_steps && t("few steps"), weights.sees_depth && t("sees depth"), weights.annotator && t("drawn by {name}", { name: weights.annotator })].filter(Boolean);
   const details = [weights.file && weights.file !== weights.name && weights.file, weights.num_bytes && bytes(weights.num_bytes), weights.sha256 && `SHA-256 ${weights.sha256.slice(0, 10)}`].filter(Boolean).join(" · ");
   const work = kind && fileWork(weights, kind);
   return h("article", { class: why ? "card weights wrong" : "card weights" },

@@ -1,12 +1,21 @@
 // Live: after each change the picture is drawn anew, in few steps and from one seed; what was overtaken leaves no trace.
+// A model that was taught few steps draws in those.
 
 import { debounced, toast } from "./dom.js";
 import { change, ENDED, ended, remove, start } from "./jobs.js";
 
-export const LIVE_STEPS = 8;
+const LIVE_STEPS = 8; // of a model that was not taught fewer
+const WAIT_MS = 60; // so that a drag of a slider is one change, not a hundred
 
-/** Return how a desk draws live. `request()`: what it asks for; `show(job)`. */
-export function liveDrawing({ isOn, request, seed, show }) {
+/** Return a request that is drawn in few steps. `few`: how the model does that, or null. */
+function quickly(request, few) {
+  if (!few) return { ...request, steps: LIVE_STEPS };
+  const { steps, cfg, sampler, schedule, ...asked } = request;
+  return { ...asked, few_steps: true };
+}
+
+/** Return how a desk draws live. `request()`: what it asks for; `few()`: its model's few steps; `show(job)`. */
+export function liveDrawing({ isOn, request, few, seed, show }) {
   const own = Math.floor(Math.random() * 2 ** 32);
   let running = null; // the job on its way
   let shown = null; // the id of the last picture
@@ -21,7 +30,7 @@ export function liveDrawing({ isOn, request, seed, show }) {
     }
     if (running && !ENDED.includes(running.state)) change(running.id, "cancel").catch(() => {});
     try {
-      const mine = await start("generate", { ...asked, seed: seed() ?? own, batch: 1, steps: LIVE_STEPS });
+      const mine = await start("generate", { ...quickly(asked, few()), seed: seed() ?? own, batch: 1 });
       running = mine;
       show(mine);
       const job = await ended(mine.id);
@@ -33,5 +42,5 @@ export function liveDrawing({ isOn, request, seed, show }) {
       toast(error.message, "bad");
     }
   };
-  return { changed: debounced(draw, 120) };
+  return { changed: debounced(draw, WAIT_MS) };
 }

@@ -35,14 +35,14 @@ function initOf(desk) {
 }
 
 /** Return what the tab asks the server for. Throws an Error that says what is missing. */
-function toRequest(desk) {
+function toRequest(desk, model) {
   needSource(desk);
   if (desk.way === "enlarge") {
     const { width, height } = desk.sourceSize;
     const [w, h2] = [width, height].map((side) => Math.round(side * desk.factor));
     return { kind: "upscale", request: { image: desk.source, width: w, height: h2, upscaler: desk.upscaler } };
   }
-  const request = { ...requestOf(desk), init: initOf(desk) };
+  const request = { ...requestOf(desk, model), init: initOf(desk) };
   if (desk.way === "extend") Object.assign(request, extendedSize(desk));
   return { kind: "generate", request };
 }

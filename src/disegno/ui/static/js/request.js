@@ -8,7 +8,7 @@ import { emptySheet } from "./sheet.js";
 export function emptyDesk() {
   return {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
-    sampler: null, schedule: null, units: [], live: false,
+    sampler: null, schedule: null, few: false, units: [], live: false, depth: null, depthBy: null,
     source: null, way: "change", denoise: 0.6, repaint: 0.9, mask: null, blur: 4, fill: "original", only: false,
     extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
   };
@@ -33,14 +33,21 @@ function controlsOf(desk) {
   });
 }
 
-/** Return the request of a desk. Throws an Error that says what is missing. */
-export function requestOf(desk) {
+/** Return the request of a desk. `model`: its card, or null. Throws an Error that says what is missing. */
+export function requestOf(desk, model) {
   const request = { ...desk.others, prompt: desk.prompt, negative: desk.negative, model: desk.model, batch: desk.batch, controls: controlsOf(desk) };
   for (const name of ["width", "height", "steps", "cfg", "sampler", "schedule"]) {
     if (desk[name] !== null) request[name] = desk[name];
   }
   if (desk.seed !== null) request.seed = desk.seed;
+  if (desk.few && model?.few_steps) request.few_steps = true;
+  if (model?.sees_depth) Object.assign(request, depthOf(desk));
   return request;
+}
+
+/** Return the part of a request that a desk's depth card stands for. */
+function depthOf({ depth, depthBy }) {
+  return { ...(depth && { depth }), ...(depthBy && { depth_annotate: depthBy }) };
 }
 
 /** Return the size that a desk draws at. `own`: the model's. */
@@ -49,6 +56,7 @@ export function sizeOf(desk, own) {
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule"];
+const ELSEWHERE = ["few_steps", "depth", "depth_annotate"]; // shown under another name
 const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
 const UNIT_SHOWN = [...UNIT_KEPT, "image", "annotate", "params", "region"];
 
@@ -69,7 +77,8 @@ export function deskOf(request, seed) {
   for (const name of SHOWN) if (request[name] !== undefined && request[name] !== null) desk[name] = request[name];
   const { controls = [], init = null, ...rest } = request;
   desk.units = controls.map(unitOf);
-  desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => !SHOWN.includes(key)));
+  desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => ![...SHOWN, ...ELSEWHERE].includes(key)));
+  Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;
   if (init) {

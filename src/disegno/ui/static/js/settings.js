@@ -1,7 +1,7 @@
 // The rest of a desk's form: model, size, steps, guidance, seed, how many, sampler, schedule.
 
 import { button, h } from "./dom.js";
-import { choice, more, numberField, slider } from "./fields.js";
+import { choice, more, numberField, slider, toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
 
@@ -48,9 +48,32 @@ function seedField({ desk, changed }) {
   return element;
 }
 
+/** Return whether a desk draws in the few steps of its model: as it is asked to, or by the LoRA of a picture's request. */
+function isFew(desk, few) {
+  return Boolean(few) && (desk.few || (desk.others.loras ?? []).some((use) => use.name === few.lora));
+}
+
+/** Return the switch of few steps, which is there only where the model has them. `refresh()`: shows what they want. */
+function fewSwitch({ desk, few, changed, refresh }) {
+  const element = toggle(t("Few steps"), { value: false, change: (value) => {
+    desk.few = value;
+    if (!value) desk.others = { ...desk.others, loras: (desk.others.loras ?? []).filter((use) => use.name !== few().lora) };
+    for (const name of ["steps", "cfg", "sampler", "schedule"]) desk[name] = null;
+    refresh();
+    changed();
+  } });
+  element.title = t("Draw in the few steps that this model was taught");
+  element.refresh = () => {
+    element.hidden = !few();
+    element.set(isFew(desk, few()));
+  };
+  return element;
+}
+
 /** Return the card of settings. `modelChanged()`: another model is chosen. */
 export function settingsCard({ desk, house, changed, modelChanged, sized }) {
-  const own = () => ownOf(house, desk.model);
+  const few = () => modelOf(house, desk.model)?.few_steps ?? null;
+  const own = () => ({ ...ownOf(house, desk.model), ...(isFew(desk, few()) && few()) });
   const set = (name) => (value) => {
     desk[name] = value;
     changed();
@@ -72,13 +95,18 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const sampler = choice(t("Sampler"), { value: desk.sampler ?? "", options: [auto, ...house.samplers.map((each) => [each.name, each.name])], change: (value) => set("sampler")(value || null) });
   const schedule = choice(t("Schedule"), { value: desk.schedule ?? "", options: [auto, ...house.schedules.map((each) => [each.label, each.label])], change: (value) => set("schedule")(value || null) });
   const refresh = () => {
+    fewer.refresh();
+    sampler.set(desk.sampler ?? "");
+    schedule.set(desk.schedule ?? "");
     model.set(desk.model);
     steps.set(desk.steps ?? own().steps);
     cfg.set(desk.cfg ?? own().cfg);
     size.refresh();
     seed.refresh();
   };
-  const element = h("div", { class: "card panel" }, house.models.length > 1 || !modelOf(house, desk.model) ? model : null, size, steps, batch,
+  const fewer = fewSwitch({ desk, few, changed, refresh });
+  refresh();
+  const element = h("div", { class: "card panel" }, house.models.length > 1 || !modelOf(house, desk.model) ? model : null, size, fewer, steps, batch,
     more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule)));
   return { element, refresh };
 }
