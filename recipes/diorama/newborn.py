@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from disegno.weights.load import load_file
+from disegno.weights.quantised import dequantise_rows
 from disegno.weights.save import save_safetensors
 
 from .scale import Scale
@@ -35,8 +36,11 @@ def built_in() -> Path:
     return Path(str(files("disegno").joinpath("data/diorama")))
 
 
-def write_newborn(folder: Path, scale: Scale) -> Path:
-    """Return `folder`, now a model of this scale: drawn weights, and the VAE of `vae.safetensors` beside it, if any."""
+def write_newborn(folder: Path, scale: Scale, known: Collection[str] | None = None) -> Path:
+    """Return `folder`, now a model of this scale: drawn weights, or those of the same file's name beside it, if any.
+
+    `known`: the codes of the nouns that it will be shown; None for all.
+    """
     if (folder / "model.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,18 +50,18 @@ def write_newborn(folder: Path, scale: Scale) -> Path:
     with torch.no_grad():
         vae.quant_conv.bias[4:] = torch.log(torch.tensor(POSTERIOR_VARIANCE))
         vae.quant_conv.weight[4:] *= 0.01
-    earlier = folder.with_name("vae.safetensors")
-    if earlier.exists():
-        vae.load_state_dict({name: tensor.float() for name, tensor in load_file(earlier).items()})
-    save_safetensors(folder / "unet.safetensors", unet.state_dict(), {"format": "pt"})
-    save_safetensors(folder / "vae.safetensors", vae.state_dict(), {"format": "pt"})
+    for name, net in (("unet.safetensors", unet), ("vae.safetensors", vae)):
+        if (earlier := folder.with_name(name)).exists():
+            tensors = dequantise_rows(load_file(earlier))
+            net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+        save_safetensors(folder / name, net.state_dict(), {"format": "pt"})
     for name in ("text.safetensors", "tokenizer.json"):
         shutil.copy(built_in() / name, folder / name)
-    (folder / "model.json").write_text(json.dumps(describe(scale), indent=1) + "\n", "utf-8")
+    (folder / "model.json").write_text(json.dumps(describe(scale, known), indent=1) + "\n", "utf-8")
     return folder
 
 
-def describe(scale: Scale) -> dict[str, object]:
+def describe(scale: Scale, known: Collection[str] | None = None) -> dict[str, object]:
     """Return the content of model.json."""
     return {
         "family": "diorama",
@@ -71,7 +75,7 @@ def describe(scale: Scale) -> dict[str, object]:
         "base_conditions": list(BASE_CONDITIONS),
         "segmentation_colours": dict(zip(CLASSES, class_colours().tolist(), strict=True)),
         "vocabulary": {
-            "nouns": [name for noun in nouns() for name in noun.names],
+            "nouns": [name for noun in nouns() for name in noun.names if known is None or noun.code in known],
             "places": {place: list(setting.phrases) for place, setting in SETTINGS.items()},
             "colours": list(COLOURS),
         },

@@ -121,4 +121,20 @@ SMALL = Scale(
     FULL.vae,
     {"detector": Course(1_200, 32, 1.5e-3, 40, chapter=1_024, uses=4, ema=0.99)},
 )
-SCALES = {scale.name: scale for scale in (FULL, TOY, SMALL)}
+# What two cores of a CPU learn in an evening: version 0's nets, its nouns, and pictures of 128 pixels.
+HOME = Scale(
+    "home",
+    128,
+    SHARED,
+    unet(128, (64, 128, 256), 4, 32),
+    FULL.vae,
+    {
+        "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
+        "net": Course(20_000, 64, 4e-4, 100, SHARED, uses=10, window=8, lead=3),
+        "base": Course(20_000, 64, 3e-4, 100, SHARED, uses=10, window=8, lead=2, caption_dropout=0.3),
+        "few": Course(2_000, 64, 3e-4, 50, SHARED, uses=10, window=8, lead=1, ema=0.99, rank=32, caption_dropout=0.0),
+        "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),
+        "detector": Course(1_500, 32, 1.5e-3, 40, chapter=1_152, uses=4, ema=0.99),
+    },
+)
+SCALES = {scale.name: scale for scale in (FULL, TOY, SMALL, HOME)}

@@ -91,7 +91,8 @@ class Place:
     def model_of(self, stage: str) -> Path:
         """Return the model that a stage starts from."""
         start = STAGES[stage].start
-        return write_newborn(self.run / "newborn", self.scale) if not start else self.result(start)
+        known = None if self.wardrobe is None else self.wardrobe.looks
+        return write_newborn(self.run / "newborn", self.scale, known) if not start else self.result(start)
 
 
 def request_of(place: Place, name: str, steps: int | None = None) -> TeachRequest:
@@ -219,6 +220,7 @@ def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner
     ground = open_ground(request, recipe.ABOUT, studio)
     empty = ground.backbone.encode_text([""]).tokens[0] if "tokens" in stage.encodes else None
     opening = opening_of(request, ground, recipe.ABOUT, stage.tasks, empty, studio)
+    opening = replace(opening, packs=not place.compiled)
     learner = open_few(opening, request.rate or 0.0) if name == "few" else recipe.open(opening)
     device = ground.policy.device
     objective = getattr(learner.module, "objective", None)

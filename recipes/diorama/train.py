@@ -44,7 +44,7 @@ from .world.pack import Wardrobe, open_pack
 
 LOG_SECONDS = 10.0
 MOST_MIB = 60.0  # of what a slice leaves
-MEASURED_SCENES = {"full": 192, "toy": 8}
+MEASURED_SCENES = {"full": 192, "home": 192, "toy": 8}
 PARTS = {"vae": "vae.safetensors", "net": "unet.safetensors"}
 
 
@@ -216,13 +216,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--scale", choices=tuple(SCALES), default="full")
     parser.add_argument("--vocabulary", type=Path, help="a model.json: only nouns that it knows; drawn in this process")
+    parser.add_argument("--compiled", action="store_true", help="compile net and base: 1.5 times as fast")
     parser.add_argument("--bring", type=Path, help="a folder of shards to go on from")
     parser.add_argument("--leave", type=Path, help="where to write shards for the next slice")
     parser.add_argument("--finish", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args(arguments)
     pack = args.pack or args.run / "world.zip"
-    place = Place(args.run, SCALES[args.scale], load_settings(), pack, args.workers)
+    place = Place(args.run, SCALES[args.scale], load_settings(), pack, args.workers, compiled=args.compiled)
     if args.vocabulary is not None:
         place = replace(place, workers=0, wardrobe=known_to(args.vocabulary, open_pack(pack)))
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.bring is not None:
         bring(place, args.stage, args.bring)
     if args.finish:
-        finish(replace(place, workers=0), args.stage)
+        finish(replace(place, workers=0, compiled=False), args.stage)
     else:
         slice_of(place, args.stage, args.minutes, args.steps)
     if args.leave is not None:

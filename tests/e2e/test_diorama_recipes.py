@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPModel
 
+from disegno.backbones._tiny_decoder import open_tiny_decoder
 from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.core.settings import Settings
@@ -40,6 +42,7 @@ from recipes.diorama.chapters import ChapterOrder, cut, draw
 from recipes.diorama.clip_judge import judged
 from recipes.diorama.course import pieces, run_all
 from recipes.diorama.device_draws import normals, uniforms
+from recipes.diorama.export import export
 from recipes.diorama.haste import drawn_rows
 from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
@@ -47,6 +50,7 @@ from recipes.diorama.shards import join, split
 from recipes.diorama.stages import STAGES, Place, open_stage, open_taught, request_of
 from recipes.diorama.stock import Stock, jobs, write_part
 from recipes.diorama.train import bring, compact, finish, leave, run_of, slice_of
+from recipes.diorama.world.maps import BASE_CONDITIONS
 from recipes.diorama.world.render import compose
 
 pytestmark = pytest.mark.e2e
@@ -85,6 +89,32 @@ def test_every_stage_learns_and_its_model_draws(place: Place) -> None:
     request = replace(request, prompt="a red car", controls=(unit,))
     (drawn,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
     assert drawn.images[0].size == (64, 64)
+
+
+def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path: Path) -> None:
+    """The folder opens and draws; its conditions are its Base's own; a condition of another Base has no place in it."""
+    about = export(place, tmp_path / "whole", {})
+    assert set(about["conditions"]) == set(BASE_CONDITIONS) and size_mib((tmp_path / "whole").iterdir()) < 30
+    edges = tmp_path / "edges.png"
+    Image.fromarray(compose(blobs(), 3, 0, 64).image).save(edges)
+    studio = Studio(place.settings)
+    backbone = studio.backbone(str(tmp_path / "whole"))
+    unit = ControlUnit(name="canny", image=str(edges))
+    asked = Request(prompt="a red car", model=str(tmp_path / "whole"), steps=2, seed=1, controls=(unit,))
+    (drawn,) = (e for e in generate(asked, studio=studio) if isinstance(e, Result))
+    assert drawn.images[0].size == (64, 64)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = open_tiny_decoder(place.result("tiny"), 4, studio.memory)(latents)
+    assert torch.allclose(studio.preview_decoder(backbone)(latents), own, atol=0.01)
+
+    shipped = tmp_path / "whole" / about["conditions"]["canny"]
+    assert (
+        export(place, tmp_path / "more", {"palette": shipped})["conditions"]["palette"] == "control_palette.safetensors"
+    )
+    with pytest.raises(ValueError, match="another Base ControlNet"):
+        export(place, tmp_path / "more", {"palette": place.result("base").with_name("base_canny.safetensors")})
+    with pytest.raises(ValueError, match="another folder"):
+        export(place, built_in(), {})
 
 
 def test_stages_run_by_the_clock_on_shared_scenes(place: Place, tmp_path: Path) -> None:

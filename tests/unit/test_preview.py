@@ -30,7 +30,7 @@ REQUEST = Request(prompt="a cat", model="mini", seed=3, steps=6, width=64, heigh
 class LinearVae:
     """A backbone whose VAE is linear: a cell's latents are its mean colour, mixed."""
 
-    downscale, latent_channels, fingerprint = 8, 4, "linear"
+    downscale, latent_channels, fingerprint, preview = 8, 4, "linear", None
 
     def __init__(self) -> None:
         self.encoded = 0

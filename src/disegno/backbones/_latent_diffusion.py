@@ -138,6 +138,7 @@ class LatentDiffusion:
     conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
     base_control: Path | None = None
     few_steps: FewSteps | None = None
+    preview: Path | None = None
     warnings: list[str] = field(default_factory=list[str])
     depth: DepthReader | None = None
 

@@ -49,6 +49,7 @@ class Mmdit:
     conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
     base_control: Path | None = None
     few_steps: FewSteps | None = None
+    preview: Path | None = None
     warnings: list[str] = field(default_factory=list[str])
 
     @property

@@ -124,6 +124,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def preview(self) -> Path | None:
+        """The tiny decoder (TAESD) that the model ships for previews of its latents."""
+        ...
+
+    @property
     def warnings(self) -> Sequence[str]:
         """What happened since the model was opened that a person should know, in plain words."""
         ...

@@ -3,7 +3,8 @@
 A folder of it holds
 
     model.json            family, version, unet and vae (configurations), prediction_type, schedule (a scheduler's
-                          configuration, diffusers' names), defaults, conditions (name -> file)
+                          configuration, diffusers' names), defaults, conditions (name -> file), and where there is
+                          one, preview: the file of a tiny decoder
     unet.safetensors      diffusers' names; float16, or row-wise int8 with `X.scale` beside `X`
     vae.safetensors       the same
     text.safetensors, tokenizer.json      MiniLM: see `disegno.text.minilm`
@@ -95,6 +96,7 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         conditions=conditions_of(folder, about),
         base_control=base if (base := folder / "basecn.safetensors").is_file() else None,
         few_steps=few_steps_of(folder, about),
+        preview=folder / str(about["preview"]) if "preview" in about else None,
     )
 
 

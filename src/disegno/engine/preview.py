@@ -1,7 +1,7 @@
 """Pictures of what is being drawn, cheaply: a linear map from latents to colours, or a tiny decoder.
 
 The map is fitted to each VAE by least squares, on coloured scenes that the VAE itself encodes (a second for the
-built-in model), and kept in the cache folder. Nothing here changes what is drawn.
+built-in model's), and kept in the cache folder. Nothing here changes what is drawn.
 """
 
 import json
@@ -91,9 +91,10 @@ def fit(backbone: Backbone) -> LatentRgb:
 
 
 def open_decoder(backbone: Backbone, settings: Settings, memory: Memory) -> Decoder:
-    """Return what shows a model's latents: the tiny decoder of the settings, else the map, fitted once for each VAE."""
-    if settings.preview_decoder is not None:
-        return open_tiny_decoder(settings.preview_decoder, backbone.latent_channels, memory)
+    """Return what shows a model's latents: the tiny decoder of the settings, or the model's own, else the fitted map."""
+    tiny = settings.preview_decoder or backbone.preview
+    if tiny is not None:
+        return open_tiny_decoder(tiny, backbone.latent_channels, memory)
     path = settings.cache_dir / _CACHE
     kept = _read(path)
     if len(kept.get(backbone.fingerprint, ())) != 3 * (backbone.latent_channels * REACH**2 + 1):

@@ -131,7 +131,7 @@ def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel | J
         return _frozen_joint(opening, opening.model.module)
     net, memory = net_of(opening), opening.memory
     memory.place(net).requires_grad_(False)
-    inference = Memory(replace(memory.policy, packs=packs))
+    inference = Memory(replace(memory.policy, packs=packs and opening.packs))
     for part in (net.time_embedding, net.down_blocks, net.mid_block):
         inference.pack(part)
     install(net)

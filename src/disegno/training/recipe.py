@@ -96,7 +96,8 @@ class Opening:
 
     `empty`: the text states of the empty caption (n d), where the recipe wants tokens. `tasks`: the conditions' names,
     ("",) where there is one. `base`: the Base ControlNet's file. `start`: the file of the same kind to go on from.
-    `clip`: the folder of a CLIP, where the recipe wants one.
+    `clip`: the folder of a CLIP, where the recipe wants one. `packs`: whether frozen nets may be laid out for
+    inference; not where they will be compiled, since the compiler lays weights out by itself.
     """
 
     request: TeachRequest
@@ -107,6 +108,7 @@ class Opening:
     base: Path | None = None
     start: Path | None = None
     clip: Path | None = None
+    packs: bool = True
 
 
 class Recipe(Protocol):

@@ -1,0 +1,120 @@
+"""Write what the stages and `disegno teach` have left as the folder that the program ships.
+
+python -m recipes.diorama.export --run RUN --out FOLDER [--scale home] [--control palette=FILE ...]
+
+Nets are stored as int8 rows, the rest in 16 bits. Every condition's file names the Base ControlNet as it is stored, by
+its digest; conditions of `--control` were taught on the folder that an earlier call has written. Of a stage that has
+left nothing, the folder has nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from disegno.core.settings import load_settings
+from disegno.memory import DTYPES
+from disegno.training.recipes.base import condition_path
+from disegno.weights.ctrlora_files import MECHANISM
+from disegno.weights.load import open_file
+from disegno.weights.save import save_safetensors
+
+from .bundle import size_mib
+from .course import packed
+from .newborn import built_in
+from .scale import FULL, SCALES
+from .stages import Place
+from .world.maps import BASE_CONDITIONS
+
+BASE, FEW, TINY = "basecn.safetensors", "few.safetensors", "preview.safetensors"
+FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": "automatic"}
+MOST_MIB = 96.0
+_DIGEST = "disegno.base_sha256"
+
+
+def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, Any]:
+    """Write the folder, and return its description (model.json). `controls`: conditions that were taught later.
+
+    Raises FileNotFoundError where the net was not trained, ValueError where a control was taught on another Base.
+    """
+    model = place.result("net")
+    about = json.loads((model / "model.json").read_text("utf-8"))
+    if out.resolve() == built_in().resolve():
+        raise ValueError("The built-in model is what this starts from: write another folder, then put it there.")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("unet.safetensors", "vae.safetensors"):
+        packed(model / name, out / name)
+    for name in ("text.safetensors", "tokenizer.json"):
+        shutil.copy(model / name, out / name)
+    conditions = _base(place, out) | {name: _taught(path, name, out) for name, path in controls.items()}
+    about |= {"conditions": conditions}
+    if place.result("few").exists():
+        packed(place.result("few"), out / FEW)
+        about |= {"few_steps": FEW_STEPS}
+    if place.result("tiny").exists():
+        packed(place.result("tiny"), out / TINY)
+        about |= {"preview": TINY}
+    (out / "model.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    return about
+
+
+def _base(place: Place, out: Path) -> dict[str, str]:
+    """Write the Base ControlNet and its conditions; return their files by name."""
+    base = place.result("base")
+    if not base.exists():
+        return {}
+    packed(base, out / BASE)
+    return {
+        name: _condition(path, name, out) for name in BASE_CONDITIONS if (path := condition_path(base, name)).exists()
+    }
+
+
+def _condition(path: Path, name: str, out: Path) -> str:
+    """Write a condition in 16 bits, for the Base as it is stored here; return its file's name."""
+    with open_file(path) as file:
+        tensors, words = dict(file.tensors()), dict(file.metadata)
+    target = out / f"control_{name}.safetensors"
+    halves = {key: tensor.to(DTYPES["fp16"]).contiguous() for key, tensor in tensors.items()}
+    save_safetensors(target, halves, words | {_DIGEST: digest_of(out / BASE)})
+    return target.name
+
+
+def _taught(path: Path, name: str, out: Path) -> str:
+    """Write a condition that `disegno teach` has left; return its file's name."""
+    with open_file(path) as file:
+        words = dict(file.metadata)
+    if words.get("disegno.mechanism") == MECHANISM and words.get(_DIGEST) != digest_of(out / BASE):
+        raise ValueError(
+            f"{path.name} was taught on another Base ControlNet than {out / BASE}. Teach it again on this."
+        )
+    return _condition(path, name, out)
+
+
+def digest_of(path: Path) -> str:
+    """Return a file's sha256."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scale", choices=tuple(SCALES), default=FULL.name)
+    parser.add_argument("--control", action="append", default=[], metavar="NAME=FILE")
+    args = parser.parse_args(arguments)
+    place = Place(args.run, SCALES[args.scale], load_settings())
+    controls = {name: Path(path) for name, _, path in (given.partition("=") for given in args.control)}
+    about = export(place, args.out, controls)
+    size = size_mib(args.out.iterdir())
+    print(f"{args.out}: {size:.1f} MiB of at most {MOST_MIB:.0f}; conditions: {', '.join(about['conditions'])}")
+
+
+if __name__ == "__main__":
+    main()
