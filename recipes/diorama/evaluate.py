@@ -1,7 +1,7 @@
 """What the model can do, measured: the table of its card.
 
 python -m recipes.diorama.evaluate --pack RUN/world.zip --detector RUN/stages/detector/detector.safetensors --out REPORT
-    [--model FOLDER] [--prompts 1000] [--pairs 48] [--card src/disegno/data/diorama/CARD.md]
+    [--clip RUN/clip/clip] [--model FOLDER] [--prompts 1000] [--pairs 48] [--card src/disegno/data/diorama/CARD.md]
 
 Prompts and scenes are of a stream of their own, which nothing was trained on, with nouns that the model knows. Each
 figure of the model stands beside the same figure of real scenes: what the detector, or the annotator, reaches at best.
@@ -13,6 +13,7 @@ import argparse
 import base64
 import io
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,11 +29,13 @@ from disegno.core.result import Result
 from disegno.core.settings import load_settings
 from disegno.engine.generate import generate
 from disegno.engine.studio import Studio
+from disegno.training.clip_score import ClipScore, open_clip_score
 from disegno.training.efficientnet import open_efficientnet
 from disegno.training.features import kernel_distance
 from disegno.training.measures import measure_of
 from disegno.training.trial import through_vae
 
+from .clip_judge import GROUP, Retrieval, judged_pictures
 from .compose import SEEDS
 from .detector import Detector, detect, open_detector
 from .newborn import built_in
@@ -43,6 +46,13 @@ from .world.pack import Wardrobe, open_pack
 from .world.render import Scene, compose
 
 Picture = NDArray[np.uint8]
+TOLD = {
+    "caption": "by a small CLIP: its caption is the nearest of a hundred",
+    "caption5": "its caption is among the five nearest of a hundred",
+    "noun": "its first thing's name is the nearest of all things'",
+    "thing": "its caption is nearer than one with another thing (chance 50 %)",
+    "colour": "its caption is nearer than one with another colour (chance 50 %)",
+}
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 SHEET_PROMPTS, SHEET_COLUMNS = 24, 6
 
@@ -135,7 +145,7 @@ def data_uri(picture: Picture) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures. `model`, `real`: None where no detector judged.
+    """All figures. `model`, `real`: None where no detector judged; `told`, `told_real`: where no CLIP did.
 
     `kernel`: of the model's pictures to scenes, and of those scenes to others.
     """
@@ -145,10 +155,20 @@ class Report:
     real: Scores | None
     kernel: tuple[float, float]
     conditions: tuple[Consistency, ...]
+    told: Retrieval | None = None
+    told_real: Retrieval | None = None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who says what is in a picture."""
+
+    detector: Detector | None = None
+    clip: ClipScore | None = None
 
 
 def evaluate(
-    subject: Subject, detector: Detector | None, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
+    subject: Subject, judges: Judges, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
 ) -> Report:  # fmt: skip
     """Return the report, and write the sheet of the first prompts, unselected, with what was asked."""
     out.mkdir(parents=True, exist_ok=True)
@@ -165,8 +185,11 @@ def evaluate(
     kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
     names = [name for name in SEEN_AGAIN if name in subject.about.get("conditions", {})]
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
+    detector, clip = judges.detector, judges.clip
     model, reached = (detector and judged(detector, scenes, pictures) for pictures in (drawn, real))
-    return Report(prompts, model, reached, kernel, conditions)
+    group = math.gcd(prompts, GROUP)
+    told = [clip and judged_pictures(clip, scenes, pictures, group) for pictures in (drawn, real)]
+    return Report(prompts, model, reached, kernel, conditions, *told)
 
 
 def write_sheet(path: Path, scenes: Sequence[Scene], pictures: Sequence[Picture], side: int = 160) -> None:
@@ -192,6 +215,11 @@ def table(report: Report) -> str:
             for name in (("object", "colour", "count", "relation") if report.model else ())
         ),
     ]
+    if report.told and report.told_real:
+        told, reached = asdict(report.told), asdict(report.told_real)
+        lines += [
+            f"| {words} | {100 * told[name]:.1f} % | {100 * reached[name]:.1f} % |" for name, words in TOLD.items()
+        ]
     lines.append(f"| distance KID-EffLite0 (not FID) | {report.kernel[0]:.3f} | {report.kernel[1]:.3f} |")
     if report.conditions:
         lines += ["", "| condition | measure | with it | without it | the real scene through the VAE | pairs |"]
@@ -219,6 +247,7 @@ def main() -> None:
     for name in ("pack", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--detector", type=Path, help="unset: objects, colours, counts and relations are not judged")
+    parser.add_argument("--clip", type=Path, help="of recipes/diorama/clip.py: judges pictures by their captions")
     parser.add_argument("--model", type=Path, help="a folder; unset: the built-in model")
     parser.add_argument("--card", type=Path, help="a Markdown file to put the table into")
     parser.add_argument("--prompts", type=int, default=1000)
@@ -226,8 +255,8 @@ def main() -> None:
     args = parser.parse_args()
     subject = Subject(args.model, Studio(load_settings()))
     wardrobe = known_to((args.model or built_in()) / "model.json", open_pack(args.pack))
-    detector = args.detector and open_detector(args.detector)
-    report = evaluate(subject, detector, wardrobe, args.prompts, args.pairs, args.out)
+    judges = Judges(args.detector and open_detector(args.detector), args.clip and open_clip_score(args.clip))
+    report = evaluate(subject, judges, wardrobe, args.prompts, args.pairs, args.out)
     (args.out / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", "utf-8")
     print(table(report))
     if args.card is not None:

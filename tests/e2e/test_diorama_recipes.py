@@ -301,7 +301,7 @@ def test_a_clip_of_the_world_is_one_that_evaluate_takes(place: Place, tmp_path: 
     assert clip.taught(own, 6).why == "steps"
     opened = open_clip_score(own.result)
     found = judged(opened, blobs(), 40, 32, group=20)
-    shares = (found.caption, found.caption5, found.picture, found.picture5, found.thing, found.colour)
+    shares = (found.caption, found.caption5, found.picture, found.thing, found.colour, found.noun)
     assert found.scenes == 40 and all(0 <= share <= 1 for share in shares) and found.caption <= found.caption5
     assert open_clip_vision(own.result, Memory(FULL_PRECISION)).width == clip.TOY.projected
     scenes = [compose(blobs(), 5, index, 64) for index in range(2)]

@@ -91,7 +91,7 @@ def fit(backbone: Backbone) -> LatentRgb:
 
 
 def open_decoder(backbone: Backbone, settings: Settings, memory: Memory) -> Decoder:
-    """Return what shows a model's latents: the tiny decoder of the settings, or the model's own, else the fitted map."""
+    """Return what shows a model's latents: the settings' tiny decoder, the model's own, or the map, fitted once."""
     tiny = settings.preview_decoder or backbone.preview
     if tiny is not None:
         return open_tiny_decoder(tiny, backbone.latent_channels, memory)

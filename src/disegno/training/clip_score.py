@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from disegno.core.errors import CorruptFile, ModelFileError
@@ -49,6 +50,15 @@ class ClipScore:
             seen.append(out.image_embeds)
             read.append(out.text_embeds)
         return torch.cat(seen), torch.cat(read)
+
+    @torch.inference_mode()
+    def read(self, captions: Sequence[str]) -> Tensor:
+        """Return what is read in captions alone, (n d), of length 1."""
+        parts: list[Tensor] = []
+        for start in range(0, len(captions), BATCH):
+            ids = torch.tensor(chunk_rows(captions[start : start + BATCH])[0])  # b 77
+            parts.append(self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output))
+        return F.normalize(torch.cat(parts), dim=1)
 
     def pixels(self, picture: Picture) -> Tensor:
         """Return what CLIP is shown, (3 h w): the short side at its size, the middle, its own normalisation."""
