@@ -31,8 +31,8 @@ class Retrieval:
     """Shares in [0, 1]. `caption`: the right caption of a picture is the nearest of 100; `picture`: the other way.
 
     `caption5`, `picture5`: it is among the five nearest. `thing`, `colour`: the true caption is nearer than one that
-    names another thing, or another colour, in one place; chance is a half. `noun`: the first thing's name is the nearest of
-    all things'. `mean`: of the right pair's cosine, `wrong`: of the others'.
+    names another thing, or another colour, in one place; chance is a half. `noun`: the first thing's name is the
+    nearest of all things'. `mean`: of the right pair's cosine, `wrong`: of the others'.
     """
 
     scenes: int
