@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from .world.maps import MAPS
-from .world.pack import Wardrobe, open_pack
+from .world.pack import Wardrobe, known_to, open_pack
 from .world.render import compose
 
 SEEDS = {"train": 1, "held_out": 2, "test": 3}
@@ -63,8 +63,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--size", type=int, default=SIZE)
     parser.add_argument("--seed", type=int, default=SEEDS["train"])
+    parser.add_argument("--vocabulary", type=Path, help="a model.json: only nouns that it knows")
     args = parser.parse_args()
     wardrobe = open_pack(args.pack)
+    if args.vocabulary is not None:
+        wardrobe = known_to(args.vocabulary, wardrobe)
     if args.out is not None:
         write_pairs(wardrobe, args.out, args.condition, args.count, args.size, args.seed)
     else:

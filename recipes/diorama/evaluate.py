@@ -40,9 +40,8 @@ from .compose import SEEDS
 from .detector import Detector, detect, open_detector
 from .newborn import built_in
 from .scoring import Scores, score
-from .train import known_to
 from .world.maps import MAPS
-from .world.pack import Wardrobe, open_pack
+from .world.pack import Wardrobe, known_to, open_pack
 from .world.render import Scene, compose
 
 Picture = NDArray[np.uint8]

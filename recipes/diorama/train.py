@@ -40,7 +40,7 @@ from .newborn import standardised
 from .scale import SCALES, TOY
 from .shards import INDEX, join, split
 from .stages import STAGES, Place, measured, open_stage, request_of
-from .world.pack import Wardrobe, open_pack
+from .world.pack import known_to, open_pack
 
 LOG_SECONDS = 10.0
 MOST_MIB = 60.0  # of what a slice leaves
@@ -198,11 +198,6 @@ def rehearse(place: Place) -> dict[str, float]:
         slice_of(place, stage, minutes=60)
         seconds[stage] = time.monotonic() - began
     return seconds
-
-
-def known_to(model: Path, wardrobe: Wardrobe) -> Wardrobe:
-    """Return the part of a wardrobe whose nouns a model's description names."""
-    return wardrobe.only(json.loads(model.read_text("utf-8"))["vocabulary"]["nouns"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

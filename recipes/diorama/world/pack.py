@@ -71,6 +71,11 @@ class Wardrobe:
         return Wardrobe({code: look for code, look in self.looks.items() if code in codes}, self.pixels)
 
 
+def known_to(model: Path, wardrobe: Wardrobe) -> Wardrobe:
+    """Return the part of a wardrobe whose nouns a model's description (model.json) names."""
+    return wardrobe.only(json.loads(model.read_text("utf-8"))["vocabulary"]["nouns"])
+
+
 def open_pack(path: Path) -> Wardrobe:
     """Return the drawings of a pack. Raises FileNotFoundError; ValueError where a source is not free."""
     with zipfile.ZipFile(path) as archive:
