@@ -131,7 +131,7 @@ HOME = Scale(
     {
         "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
         "net": Course(20_000, 64, 4e-4, 100, SHARED, uses=10, window=8, lead=3),
-        "base": Course(20_000, 64, 3e-4, 100, SHARED, uses=10, window=8, lead=2, caption_dropout=0.3),
+        "base": Course(20_000, 64, 3e-4, 100, SHARED, uses=12, window=8, caption_dropout=0.3),
         "few": Course(2_000, 64, 3e-4, 50, SHARED, uses=10, window=8, lead=1, ema=0.99, rank=32, caption_dropout=0.0),
         "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),
         "detector": Course(1_500, 32, 1.5e-3, 40, chapter=1_152, uses=4, ema=0.99),

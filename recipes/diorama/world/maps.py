@@ -133,6 +133,11 @@ def _seeded(name: str) -> Callable[[Scene, Wardrobe], Map]:
     return draw
 
 
+def palette(scene: Scene, _: Wardrobe) -> Map:
+    """Return the scene's colours, 8 by 8, whatever its size."""
+    return annotated("palette", scene.image, cell=scene.image.shape[0] // 8)
+
+
 def outpainting(scene: Scene, _: Wardrobe) -> Map:
     """Return the picture's inner part on black; which part, its seed says."""
     rng = np.random.default_rng([*scene.seed, 3])
@@ -154,7 +159,7 @@ MAPS: dict[str, Callable[[Scene, Wardrobe], Map]] = {
     "boxes": boxes,
     "outpainting": outpainting,
     "grayscale": _from_picture("grayscale"),
-    "palette": _from_picture("palette", cell=32),
+    "palette": palette,
     "line-art": _from_picture("line-art"),
     "inpainting-brush": _seeded("inpainting-brush"),
     "flat": flat,
