@@ -96,7 +96,7 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         conditions=conditions_of(folder, about),
         base_control=base if (base := folder / "basecn.safetensors").is_file() else None,
         few_steps=few_steps_of(folder, about),
-        preview=folder / str(about["preview"]) if "preview" in about else None,
+        preview=folder / Path(str(about["preview"])).name if "preview" in about else None,
     )
 
 
