@@ -18,6 +18,8 @@ import requests
 from PIL import Image, ImageDraw
 from webuiapi import ControlNetUnit, WebUIApi
 
+from disegno.weights.built_in import shipped
+
 pytestmark = pytest.mark.e2e
 
 START_SECONDS = 90
@@ -217,8 +219,9 @@ def test_every_list_answers(api: WebUIApi) -> None:
         api.get_samplers, api.get_schedulers, api.get_upscalers, api.get_latent_upscale_modes, api.get_sd_models,
     )  # fmt: skip
     assert all(ask() for ask in lists)
-    empty = (api.get_sd_vae, api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models, api.get_loras)
+    empty = api.get_sd_vae, api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models
     assert all(ask() == [] for ask in empty)
+    assert [each["name"] for each in api.get_loras()] == list(shipped("lora")["lora"])
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_memory()["ram"]["total"] > 0
     assert "controlnet m2m" in api.get_scripts()["txt2img"]
