@@ -28,6 +28,7 @@ from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.core.settings import load_settings
 from disegno.engine.generate import generate
+from disegno.engine.sheet import sheet
 from disegno.engine.studio import Studio
 from disegno.training.clip_score import ClipScore, open_clip_score
 from disegno.training.efficientnet import open_efficientnet
@@ -53,7 +54,7 @@ TOLD = {
     "colour": "its caption is nearer than one with another colour (chance 50 %)",
 }
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-SHEET_PROMPTS, SHEET_COLUMNS = 24, 6
+SHEET_PROMPTS, SHEET_COLUMNS, SHOWN_DRAWINGS = 24, 6, 4
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Judges:
 def evaluate(
     subject: Subject, judges: Judges, wardrobe: Wardrobe, prompts: int, pairs: int, out: Path
 ) -> Report:  # fmt: skip
-    """Return the report, and write the sheet of the first prompts, unselected, with what was asked."""
+    """Return the report, and write sheets of the first prompts and drawings, unselected, with what was asked."""
     out.mkdir(parents=True, exist_ok=True)
     scenes = list(scenes_of(wardrobe, prompts, subject.size))
     drawn: list[Picture] = []
@@ -183,6 +184,7 @@ def evaluate(
     features = [net.features(pictures) for pictures in (drawn, real, others)]
     kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
     names = [name for name in SEEN_AGAIN if name in subject.about.get("conditions", {})]
+    write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
     detector, clip = judges.detector, judges.clip
     model, reached = (detector and judged(detector, scenes, pictures) for pictures in (drawn, real))
@@ -191,17 +193,30 @@ def evaluate(
     return Report(prompts, model, reached, kernel, conditions, *told)
 
 
+def write_conditions(path: Path, subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe) -> None:
+    """Write a row for each of the model's conditions that the world has: drawings, each beside the picture of it."""
+    cells: list[tuple[Picture, str]] = []
+    for condition in (name for name in subject.about.get("conditions", {}) if name in MAPS):
+        for scene in scenes:
+            wanted = MAPS[condition](scene, wardrobe)
+            unit = ControlUnit(name=condition, image=data_uri(wanted), annotate="none")
+            cells += [(wanted, condition), (subject.draw(scene.caption, scene.seed[1], unit), scene.caption)]
+    if cells:
+        pictures = [Image.fromarray(picture) for picture, _ in cells]
+        sheet(pictures, [words for _, words in cells], 2 * len(scenes), subject.size).save(path, optimize=True)
+
+
 def write_sheet(path: Path, scenes: Sequence[Scene], pictures: Sequence[Picture], side: int = 160) -> None:
     """Write pictures with their prompts, and their seeds."""
     rows = -(-len(scenes) // SHEET_COLUMNS)
-    sheet = Image.new("RGB", (SHEET_COLUMNS * (side + 8), rows * (side + 52)), "white")
-    pen = ImageDraw.Draw(sheet)
+    page = Image.new("RGB", (SHEET_COLUMNS * (side + 8), rows * (side + 52)), "white")
+    pen = ImageDraw.Draw(page)
     for k, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
         x, y = k % SHEET_COLUMNS * (side + 8), k // SHEET_COLUMNS * (side + 52)
-        sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        page.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (x, y))
         for line, words in enumerate(textwrap.wrap(scene.caption, 27)[:4]):
             pen.text((x, y + side + 1 + 11 * line), words, fill="black")
-    sheet.save(path, optimize=True)
+    page.save(path, optimize=True)
 
 
 def table(report: Report) -> str:

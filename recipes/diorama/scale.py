@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from disegno.core.teach import RateSchedule
+
 Config = Mapping[str, object]
 _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
@@ -14,7 +16,9 @@ class Course:
     """How long a stage learns at most, and how fast: at a constant rate, with an average that may be taken at any time.
 
     `chapter`: scenes composed at a time; `uses`: how often each is seen; `window`, `lead`, `most`: how many chapters
-    are drawn from, are there at first, and in all (`ChapterOrder`). `side`: of the squares that are shown, 0: whole."""
+    are drawn from, are there at first, and in all (`ChapterOrder`). `side`: of the squares that are shown, 0: whole.
+    `decay`: of the rate, over all of the steps: for a stage whose length is known before.
+    """
 
     steps: int
     batch: int
@@ -29,6 +33,7 @@ class Course:
     lead: int = 1
     most: int = 2**31
     side: int = 0
+    decay: RateSchedule = "constant"
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ HOME = Scale(
     FULL.vae,
     {
         "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
-        "net": Course(20_000, 64, 4e-4, 100, SHARED, uses=10, window=8, lead=3),
+        "net": Course(900, 64, 3e-4, 30, SHARED, uses=10, window=4, lead=2, ema=0.99, decay="cosine"),
         "base": Course(20_000, 64, 3e-4, 100, SHARED, uses=12, window=8, caption_dropout=0.3),
         "few": Course(2_000, 64, 3e-4, 50, SHARED, uses=10, window=8, lead=1, ema=0.99, rank=32, caption_dropout=0.0),
         "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),

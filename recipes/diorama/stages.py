@@ -109,6 +109,7 @@ def request_of(place: Place, name: str, steps: int | None = None) -> TeachReques
         batch=course.batch,
         rank=course.rank,
         rate=course.rate,
+        rate_schedule=course.decay,
         warmup=course.warmup,
         start=str(brought) if (brought := place.run / "brought" / name / f"{name}.safetensors").exists() else None,
         ema=course.ema,
