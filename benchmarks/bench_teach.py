@@ -2,12 +2,13 @@
 
     python benchmarks/bench_teach.py [--size 512] [--rank 128] [--steps 3]
 
-Random weights, batch 1. Ours: the recipe `ctrlora` on cached examples, at the dtype of this machine. The peer is plain
-PyTorch around diffusers' and transformers' own classes, and does what xyfJASON/ctrlora's finetuning does: float32; VAE
-and CLIP in memory, the target and the condition encoded at every step; activations recomputed; the decoder of the UNet
-left to require gradients. Its attention is PyTorch's fused one, which is faster than the reference's. Each runs in a
-process of its own, one after the other, from the same files. One JSON line: seconds a step, processor time (on a busy
-machine the fairer one), peak memory, ratios.
+Random weights, batch 1. Ours: the recipe `ctrlora` on cached examples, at the dtype of this machine. The peer is
+plain PyTorch around diffusers' and transformers' own classes, and does what xyfJASON/ctrlora's finetuning does:
+float32; VAE and CLIP in memory, the target and the condition encoded at every step; activations recomputed; the
+decoder of the UNet left to require gradients. `reference` attends as that program does where there is no xformers, as
+on a CPU: by products, with the whole matrix of scores (ldm/modules/attention.py). `fused` is the same peer with
+PyTorch's fused attention. Each runs in a process of its own, one after the other, from the same files. One JSON line:
+seconds a step, processor time (on a busy machine the fairer one), peak memory, ratios to each peer.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any, cast
 import torch
 from common import UNET, VAE, make, median, report
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -141,10 +143,22 @@ def plain_net(folder: Path) -> Any:
     return net
 
 
-def open_peer(folder: Path, size: int, rank: int) -> Step:
+def open_reference(folder: Path, size: int, rank: int) -> Step:
     """Return a function that takes one step as the reference does."""
+    return open_peer(folder, size, rank, AttnProcessor())
+
+
+def open_fused(folder: Path, size: int, rank: int) -> Step:
+    """Return a function that takes one step as the reference does, but for its attention."""
+    return open_peer(folder, size, rank, AttnProcessor2_0())
+
+
+def open_peer(folder: Path, size: int, rank: int, attention: AttnProcessor | AttnProcessor2_0) -> Step:
+    """Return a function that takes one step as the reference does, with this attention."""
     net, (control, trained) = plain_net(folder), plain_control(folder, rank)
     vae = loaded(lambda: AutoencoderKL(**cast(Any, VAE)), load_file(folder / "vae.safetensors")).requires_grad_(False)
+    for each in (net, control, vae):
+        each.set_attn_processor(attention)
     text = CLIPTextModel(CLIPTextConfig(**CLIP)).requires_grad_(False)
     optimiser = torch.optim.AdamW(trained, lr=RATE)
     table, scale = scaled_linear_table().alphas_cumprod, 0.18215
@@ -167,7 +181,7 @@ def open_peer(folder: Path, size: int, rank: int) -> Step:
     return step
 
 
-OPENERS = {"disegno": open_ours, "reference": open_peer}
+OPENERS = {"disegno": open_ours, "reference": open_reference, "fused": open_fused}
 
 
 def work(name: str, folder: Path, size: int, rank: int, steps: int) -> None:
@@ -199,6 +213,15 @@ def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def ratios(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, float]:
+    """Return how ours compares with a peer."""
+    return {
+        "faster": round(median(peer["seconds"]) / median(ours["seconds"]), 2),
+        "less_cpu": round(median(peer["cpu_seconds"]) / median(ours["cpu_seconds"]), 2),
+        "memory_share": round(ours["peak_mib"] / peer["peak_mib"], 3),
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,16 +239,10 @@ def main() -> None:
         write_weights(Path(folder))
         names = [args.only] if args.only else list(OPENERS)
         found = {name: measured(name, Path(folder), args) for name in names}
-    ratios: dict[str, float] = {}
-    if len(found) == len(OPENERS):
-        ours, peer = found["disegno"], found["reference"]
-        ratios = {
-            "faster": round(median(peer["seconds"]) / median(ours["seconds"]), 2),
-            "less_cpu": round(median(peer["cpu_seconds"]) / median(ours["cpu_seconds"]), 2),
-            "memory_share": round(ours["peak_mib"] / peer["peak_mib"], 3),
-        }
+    ours = found.get("disegno")
+    against = {name: ratios(ours, peer) for name, peer in found.items() if ours is not None and peer is not ours}
     seconds = {name: median(one["seconds"]) for name, one in found.items()}
-    report("teach_step", size=args.size, rank=args.rank, step_seconds=seconds, measured=found, **ratios)
+    report("teach_step", size=args.size, rank=args.rank, step_seconds=seconds, measured=found, against=against)
 
 
 if __name__ == "__main__":
