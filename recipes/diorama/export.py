@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from disegno.core.settings import load_settings
 from disegno.memory import DTYPES
@@ -25,15 +27,20 @@ from disegno.weights.load import open_file
 from disegno.weights.save import save_safetensors
 
 from .bundle import size_mib
+from .compose import SEEDS
 from .course import packed
 from .newborn import built_in
 from .scale import FULL, SCALES
 from .stages import Place
-from .world.maps import BASE_CONDITIONS
+from .world.maps import BASE_CONDITIONS, MAPS, class_colours
+from .world.pack import Wardrobe, known_to, open_pack
+from .world.render import compose
+from .world.vocabulary import CLASSES
 
 BASE, FEW, TINY = "basecn.safetensors", "few.safetensors", "preview.safetensors"
 FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": "automatic"}
 MOST_MIB = 96.0
+EXAMPLE = 665  # of version 0's nouns: "a castle in the snow"
 _DIGEST = "disegno.base_sha256"
 
 
@@ -53,6 +60,7 @@ def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, A
         shutil.copy(model / name, out / name)
     conditions = _base(place, out) | {name: _taught(path, name, out) for name, path in controls.items()}
     about |= {"conditions": conditions}
+    about |= {"segmentation_colours": dict(zip(CLASSES, class_colours().tolist(), strict=True))}
     if place.result("few").exists():
         packed(place.result("few"), out / FEW)
         about |= {"few_steps": FEW_STEPS}
@@ -95,6 +103,15 @@ def _taught(path: Path, name: str, out: Path) -> str:
     return _condition(path, name, out)
 
 
+def write_examples(folder: Path, wardrobe: Wardrobe, size: int, names: Collection[str]) -> None:
+    """Write a scene of the test's stream as castle.png, and its drawings as castle_CONDITION.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = compose(wardrobe, SEEDS["test"], EXAMPLE, size)
+    pictures = {"": scene.image} | {f"_{name}": MAPS[name](scene, wardrobe) for name in names if name in MAPS}
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"castle{name}.png", optimize=True)
+
+
 def digest_of(path: Path) -> str:
     """Return a file's sha256."""
     with path.open("rb") as file:
@@ -107,11 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scale", choices=tuple(SCALES), default=FULL.name)
+    parser.add_argument("--examples", type=Path, help="a pack: also write a scene and its drawings")
     parser.add_argument("--control", action="append", default=[], metavar="NAME=FILE")
     args = parser.parse_args(arguments)
     place = Place(args.run, SCALES[args.scale], load_settings())
     controls = {name: Path(path) for name, _, path in (given.partition("=") for given in args.control)}
     about = export(place, args.out, controls)
+    if args.examples is not None:
+        wardrobe = known_to(args.out / "model.json", open_pack(args.examples))
+        write_examples(args.out / "examples", wardrobe, about["defaults"]["width"], about["conditions"])
     size = size_mib(args.out.iterdir())
     print(f"{args.out}: {size:.1f} MiB of at most {MOST_MIB:.0f}; conditions: {', '.join(about['conditions'])}")
 

@@ -136,8 +136,8 @@ HOME = Scale(
     {
         "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
         "net": Course(900, 64, 3e-4, 30, SHARED, uses=10, window=4, lead=2, ema=0.99, decay="cosine"),
-        "base": Course(20_000, 64, 3e-4, 100, SHARED, uses=12, window=8, caption_dropout=0.3),
-        "few": Course(2_000, 64, 3e-4, 50, SHARED, uses=10, window=8, lead=1, ema=0.99, rank=32, caption_dropout=0.0),
+        "base": Course(20_000, 64, 3e-4, 100, 2_304, uses=12, window=8, ema=0.99, caption_dropout=0.3),
+        "few": Course(2_000, 32, 5e-4, 30, 1_536, uses=10, window=8, ema=0.98, rank=32, caption_dropout=0.0),
         "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),
         "detector": Course(1_500, 32, 1.5e-3, 40, chapter=1_152, uses=4, ema=0.99),
     },
