@@ -1,7 +1,5 @@
 """The built-in model: it draws what the sentence says, and its edges follow the drawing."""
 
-import base64
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,15 +16,8 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.annotators import ANNOTATORS
 from disegno.cli.main import main
-from disegno.training.run import digest
-from disegno.weights.built_in import conditions_of
-from disegno.weights.identify import identify
 
 pytestmark = pytest.mark.e2e
-
-BASE_CONDITIONS = (
-    *("canny", "soft-edge", "scribble", "segmentation", "depth", "normal", "boxes", "outpainting", "grayscale"),
-)
 
 DATA = Path(__file__).parent.parent.parent / "src/disegno/data/diorama"
 CAR = DATA / "examples/car_512.png"
@@ -50,13 +41,6 @@ def _edges(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return canny.annotate(picture, canny.Params())[..., 0] > 0
 
 
-def data_uri(picture: NDArray[np.uint8]) -> str:
-    """Return a picture as a data URI."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def _near(edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
     size = 2 * TOLERANCE_PX + 1
     return cv2.dilate(edges.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
@@ -71,12 +55,9 @@ def edge_f1(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
 
 def test_what_is_shipped_is_small_and_credited() -> None:
     size = sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file())
-    assert size <= 96 * 2**20, size
+    assert size <= 60_000_000, size
     about = json.loads((DATA / "model.json").read_text("utf-8"))
-    assert set(BASE_CONDITIONS) <= set(about["conditions"])
-    for name, path in conditions_of(DATA).items():
-        card = identify(path)
-        assert (card.mechanism, card.name, card.base_sha256) == ("ctrlora", name, digest(DATA / "basecn.safetensors"))
+    assert {"canny", "segmentation"} <= set(about["conditions"])
     assert "MIT" in (DATA / "NOTICE.md").read_text("utf-8") and (DATA / "CARD.md").is_file()
 
 
@@ -89,45 +70,6 @@ def test_the_edges_follow_the_drawing(studio: Studio) -> None:
         for result in (controlled, plain)
     )
     assert with_control > without + 0.1, (with_control, without)  # measured: 0.69 and 0.51
-
-
-def test_four_steps_draw_it_too(studio: Studio) -> None:
-    """Without guidance, with the LoRA that the model brings: the colour, and the drawing's edges."""
-    few = replace(REQUEST, steps=None, few_steps=True)
-    drawn = _draw(replace(few, prompt="a red car"), studio)
-    assert (drawn.request.steps, drawn.request.cfg, drawn.request.sampler) == (4, 1.0, "LCM")
-    assert _redness(drawn) > _redness(_draw(replace(few, prompt="a blue car"), studio)) + 20
-    controlled = _draw(replace(few, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
-    wanted = np.asarray(controlled.conditions[0])[..., 0] > 127
-    scores = [
-        np.mean([edge_f1(wanted, _edges(np.asarray(image))) for image in result.images])
-        for result in (controlled, _draw(few, studio))
-    ]
-    assert scores[0] > scores[1] + 0.1, scores
-
-
-@pytest.mark.parametrize("name", BASE_CONDITIONS)
-def test_every_base_condition_is_followed(studio: Studio, name: str) -> None:
-    """Drawn from a drawing of the castle, the picture is more like the castle's than the mirrored drawing's is."""
-    with Image.open(DATA / "examples/castle.png") as image:
-        castle = np.asarray(image.convert("RGB")).astype(float)
-    with Image.open(DATA / f"examples/castle_{name}.png") as image:
-        drawing = np.asarray(image.convert("RGB"))
-    asked = replace(REQUEST, prompt="a castle in the snow", batch=2)
-    units = [
-        ControlUnit(name=name, image=data_uri(np.ascontiguousarray(picture)), annotate="none")
-        for picture in (drawing, drawing[:, ::-1])
-    ]
-    away = [
-        np.mean(
-            [
-                np.abs(np.asarray(image) - castle).mean()
-                for image in _draw(replace(asked, controls=(unit,)), studio).images
-            ]
-        )
-        for unit in units
-    ]
-    assert away[0] < away[1], away
 
 
 def _redness(result: Result) -> float:

@@ -42,7 +42,7 @@ from recipes.diorama.chapters import ChapterOrder, cut, draw
 from recipes.diorama.clip_judge import judged
 from recipes.diorama.course import pieces, run_all
 from recipes.diorama.device_draws import normals, uniforms
-from recipes.diorama.export import export
+from recipes.diorama.export import export, write_examples
 from recipes.diorama.haste import drawn_rows
 from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
@@ -113,6 +113,8 @@ def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path
     )
     with pytest.raises(ValueError, match="another Base ControlNet"):
         export(place, tmp_path / "more", {"palette": place.result("base").with_name("base_canny.safetensors")})
+    write_examples(tmp_path / "examples", blobs(), 64, about["conditions"])
+    assert len([*(tmp_path / "examples").glob("castle_*.png")]) == len(BASE_CONDITIONS)
     with pytest.raises(ValueError, match="another folder"):
         export(place, built_in(), {})
 
