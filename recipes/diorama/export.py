@@ -38,7 +38,7 @@ from .world.render import compose
 from .world.vocabulary import CLASSES
 
 BASE, FEW, TINY = "basecn.safetensors", "few.safetensors", "preview.safetensors"
-FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": "automatic"}
+FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": "Turbo"}
 MOST_MIB = 96.0
 EXAMPLE = 665  # of version 0's nouns: "a castle in the snow"
 _DIGEST = "disegno.base_sha256"

@@ -84,6 +84,22 @@ def test_colours_are_obeyed(studio: Studio) -> None:
     assert _redness(red) > _redness(blue) + 20
 
 
+def test_four_steps_draw_it_too(studio: Studio) -> None:
+    """As the model is, without a LoRA: the colours are obeyed, and the drawing's edges followed."""
+    few = replace(REQUEST, steps=None, few_steps=True)
+    red, blue = (_draw(replace(few, prompt=f"a {colour} car"), studio) for colour in ("red", "blue"))
+    made = red.request
+    assert (made.steps, made.cfg, made.sampler, made.loras) == (4, 3.0, "DDIM", ())
+    assert _redness(red) > _redness(blue) + 20
+    controlled = _draw(replace(few, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
+    wanted = np.asarray(controlled.conditions[0])[..., 0] > 127
+    with_control, without = (
+        np.mean([edge_f1(wanted, _edges(np.asarray(image))) for image in result.images])
+        for result in (controlled, _draw(few, studio))
+    )
+    assert with_control > without + 0.1, (with_control, without)
+
+
 def test_the_command_line_draws_with_it(tmp_path: Path) -> None:
     words = ["generate", REQUEST.prompt, "--control", f"canny={CAR}", "--seed", "1", "-o", str(tmp_path / "out.png")]
     done = CliRunner().invoke(main, [*words, "--json"])

@@ -9,7 +9,7 @@ A folder of it holds
     vae.safetensors       the same
     text.safetensors, tokenizer.json      MiniLM: see `disegno.text.minilm`
     basecn.safetensors    the Base ControlNet of the conditions, if there are any
-    few.safetensors       a LoRA for few steps, where model.json has few_steps: lora (the file), steps,
+    few.safetensors       a LoRA for few steps, where model.json has few_steps: lora (the file, or null), steps,
                           cfg, sampler, schedule
 """
 

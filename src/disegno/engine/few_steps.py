@@ -1,4 +1,4 @@
-"""Few steps: a model that was taught to draw in a handful of them, by a LoRA that it brings, and what they want."""
+"""Few steps: a model that draws in a handful of them, by a LoRA that it brings or as it is, and what they want."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from disegno.prompts.networks import LORA_KINDS, cut_tags
 
 
 def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
-    """Return the request with the model's LoRA for few steps in place of `few_steps`, and what fills in the rest.
+    """Return the request with the model's own LoRA, if any, in place of `few_steps`, and what fills in the rest.
 
     A LoRA that the request names already stays as it is named. Raises RequestError where the model brings none.
     """
@@ -19,7 +19,7 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
             f"{backbone.name} brings nothing to draw in few steps with. Leave few_steps out, or give a LoRA that was"
             f" made for it (LCM, for {backbone.family}): --lora NAME --steps 4 --sampler LCM --cfg 1."
         )
-    added = () if few.name in _named(request) else (LoraUse(name=few.name),)
+    added = () if few.name is None or few.name in _named(request) else (LoraUse(name=few.name),)
     own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
     return replace(request, few_steps=False, loras=(*request.loras, *added)), own
 

@@ -191,7 +191,8 @@ class Studio:
     def _find_loras(self, backbone: Backbone, names: Iterable[str]) -> dict[str, FileCard]:
         """Return the card of each LoRA: the one that the model brings, before the library's."""
         few = backbone.few_steps
-        own = {few.name: identify(few.lora)} if few is not None and few.name in names else {}
+        lora = few and few.lora
+        own = {lora.stem: identify(lora)} if lora is not None and lora.stem in names else {}
         others = [name for name in names if name not in own]
         return own | (self._find_all(others, "lora", "LoRA") if others else {})  # without a look at the folders
 

@@ -73,10 +73,10 @@ class LookView:
 
 @dataclass(frozen=True, config=_CONFIG)
 class FewStepsCard:
-    """How a model draws in few steps (a request's `few_steps`): by a LoRA that it brings."""
+    """How a model draws in few steps (a request's `few_steps`)."""
 
-    lora: str
-    """What prompts call the LoRA."""
+    lora: str | None
+    """What prompts call the LoRA that it brings for them; null where it needs none."""
     steps: int
     cfg: float
     sampler: str

@@ -11,18 +11,18 @@ from disegno.core.errors import CorruptFile
 
 @dataclass(frozen=True)
 class FewSteps:
-    """A LoRA with which a model draws in few steps, and what a request is then best left at."""
+    """How a model draws in few steps: with a LoRA, if it wants one, and what a request is then best left at."""
 
-    lora: Path
+    lora: Path | None
     steps: int
     cfg: float
     sampler: str
     schedule: str
 
     @property
-    def name(self) -> str:
+    def name(self) -> str | None:
         """Return what prompts call the LoRA."""
-        return self.lora.stem
+        return self.lora and self.lora.stem
 
 
 def built_in_folder() -> Path:
@@ -51,19 +51,20 @@ def few_steps_of(folder: Path, about: Any = None) -> FewSteps | None:
     if told is None:
         return None
     try:
-        file = folder / Path(str(told["lora"])).name
+        file = folder / Path(str(told["lora"])).name if told["lora"] is not None else None
         return FewSteps(file, int(told["steps"]), float(told["cfg"]), str(told["sampler"]), str(told["schedule"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(
-            f"{folder.name}/model.json: its few_steps want lora (a file's name), steps, cfg, sampler and schedule"
-            f" ({error!r}). Reinstall the model."
+            f"{folder.name}/model.json: its few_steps want lora (a file's name, or null), steps, cfg, sampler and"
+            f" schedule ({error!r}). Reinstall the model."
         ) from error
 
 
 def loras_of(folder: Path) -> dict[str, Path]:
     """Return the LoRAs that a folder brings, by name: the one for few steps, where its file is there."""
     few = few_steps_of(folder)
-    return {few.name: few.lora} if few is not None and few.lora.is_file() else {}
+    lora = few and few.lora
+    return {lora.stem: lora} if lora is not None and lora.is_file() else {}
 
 
 def shipped(kind: str | None = None) -> dict[str, dict[str, Path]]:

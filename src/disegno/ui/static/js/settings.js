@@ -50,7 +50,7 @@ function seedField({ desk, changed }) {
 
 /** Return whether a desk draws in the few steps of its model: as it is asked to, or by the LoRA of a picture's request. */
 function isFew(desk, few) {
-  return Boolean(few) && (desk.few || (desk.others.loras ?? []).some((use) => use.name === few.lora));
+  return Boolean(few) && (desk.few || (few.lora && (desk.others.loras ?? []).some((use) => use.name === few.lora)));
 }
 
 /** Return the switch of few steps, which is there only where the model has them. `refresh()`: shows what they want. */
