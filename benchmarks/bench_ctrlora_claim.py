@@ -22,6 +22,7 @@ from typing import Any
 
 from common import report
 
+from disegno.core.request import Scalar
 from disegno.core.settings import load_settings
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Look, TeachProgress, TeachResult
@@ -34,6 +35,7 @@ from disegno.weights.load import open_file
 RATES = {"ctrlora": 1e-3, "controlnet": 5e-4, "full": 5e-4}
 STEPS = {"ctrlora": 1000, "controlnet": 5000, "full": 1000}
 STYLES = {"ctrlora": "c1", "controlnet": "c2", "full": "c2 dashed"}
+PARAMS: dict[str, dict[str, Scalar]] = {"palette": {"cell": 16}}  # 8 by 8 cells of 128 pixels, as the world draws it
 ON_BASE = ("ctrlora", "full")
 STYLE = """text{font:10px sans-serif;fill:#555}.title{font-size:12px;font-weight:600}.y,.end{text-anchor:end}
 .x{text-anchor:middle}.grid{stroke:#ccc;stroke-width:.6}.level{stroke:#888;stroke-dasharray:4 3;fill:none}
@@ -61,6 +63,7 @@ class Trial:
             data=(str(self.pairs),),
             recipe=self.recipe,
             model=args.model,
+            params=PARAMS.get(self.condition, {}),
             annotator=self.condition if self.condition not in args.unseen else None,
             steps=self.steps,
             batch=args.batch,
@@ -152,7 +155,7 @@ def parsed() -> argparse.Namespace:
         "--steps", nargs="+", default=[], metavar="RECIPE=STEPS", help="a recipe that is left out: STEPS"
     )
     parser.add_argument("--recipes", nargs="+", choices=tuple(RATES), default=list(RATES))
-    parser.add_argument("--unseen", nargs="*", default=["flat", "inpainting"], help="conditions without an annotator")
+    parser.add_argument("--unseen", nargs="*", default=["flat"], help="conditions without an annotator")
     for name, default in (("every", 250), ("batch", 8), ("rank", 32), ("holdout", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--one", help=argparse.SUPPRESS)

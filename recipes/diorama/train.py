@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--scale", choices=tuple(SCALES), default="full")
     parser.add_argument("--vocabulary", type=Path, help="a model.json: only nouns that it knows; drawn in this process")
-    parser.add_argument("--compiled", action="store_true", help="compile net and base: 1.5 times as fast")
+    parser.add_argument("--compiled", action="store_true", help="compile net and base: 1.3 times as fast on a CPU")
     parser.add_argument("--bring", type=Path, help="a folder of shards to go on from")
     parser.add_argument("--leave", type=Path, help="where to write shards for the next slice")
     parser.add_argument("--finish", action="store_true")

@@ -120,7 +120,7 @@ class Backbone(Protocol):
 
     @property
     def few_steps(self) -> FewSteps | None:
-        """How the model draws in few steps, with a LoRA that it ships; None where it ships none."""
+        """How the model draws in few steps, with a LoRA that it ships or as it is; None where it does not."""
         ...
 
     @property
