@@ -156,7 +156,7 @@ def test_a_training_is_estimated_paused_and_resumed(page_server: Server) -> None
     job = page_server.submit("teach", TEACH)["id"]
     step = page_server.wait_step(job, 2)
     page_server.ask("POST", f"/v1/jobs/{job}/pause")
-    _wait_state(page_server, job, "paused")
+    page_server.wait_state(job, "paused")
     waiting = page_server.get(f"/v1/jobs/{job}")
     assert waiting["attempts"] == 0 and waiting["position"] is not None
     assert page_server.ask("POST", f"/v1/jobs/{job}/resume").ok
@@ -164,14 +164,6 @@ def test_a_training_is_estimated_paused_and_resumed(page_server: Server) -> None
     page_server.ask("POST", f"/v1/jobs/{job}/cancel")
     assert page_server.wait(job)["state"] == "cancelled"
     page_server.ask("DELETE", f"/v1/jobs/{job}")
-
-
-def _wait_state(server: Server, job_id: str, state: str) -> None:
-    for _ in range(600):
-        if server.get(f"/v1/jobs/{job_id}")["state"] == state:
-            return
-        server.ask("GET", "/health")
-    raise AssertionError(server.get(f"/v1/jobs/{job_id}"))
 
 
 # ---- the queue

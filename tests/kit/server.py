@@ -49,6 +49,13 @@ class Server:
             time.sleep(0.05)
         return job
 
+    def wait_state(self, job_id: str, state: str, seconds: float = 120.0) -> None:
+        """Return when the job is in this state."""
+        until = time.monotonic() + seconds
+        while (job := self.get(f"/v1/jobs/{job_id}"))["state"] != state:
+            assert time.monotonic() < until, job
+            time.sleep(0.05)
+
     def wait_step(self, job_id: str, step: int, seconds: float = 120.0) -> int:
         """Return how far a running training is, once that is further than `step`."""
         until = time.monotonic() + seconds
