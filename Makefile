@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Files of tests that run at a time: each worker may start a server of its own, with a model or two in memory.
+WORKERS ?= 2
 PIP_FLAGS := --disable-pip-version-check --quiet
 
 .PHONY: setup demo test test-slow check bench clean
@@ -22,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/04_gallery.py
 
 test: $(STAMP)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow

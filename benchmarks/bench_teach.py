@@ -37,8 +37,12 @@ from disegno.memory import Memory, build_empty, tune_allocator
 from disegno.training.base import Batch, row_seed
 from disegno.training.cache import CachedExamples, Row
 from disegno.training.ground import training_memory
+from disegno.training.optimise import open_pupil
+from disegno.training.processes import Processes
 from disegno.training.recipe import Model, Opening
 from disegno.training.recipes import ctrlora
+from disegno.training.step import Course, take
+from disegno.training.stopping import Stop
 from disegno.training.store import Store
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
@@ -60,26 +64,22 @@ def write_weights(folder: Path) -> None:
 
 
 def open_ours(folder: Path, size: int, rank: int) -> Step:
-    """Return a function that takes one step as `training/step.py` does: forward, backward, AdamW."""
+    """Return a function that takes one step of the program's own loop: forward, backward, clipping, AdamW."""
     tune_allocator()
     memory = training_memory(Settings())
     net = memory.build(
         lambda: UNet2DConditionModel(**cast(Any, UNET)), load_file(folder / "unet.safetensors"), "The UNet"
     )
     model = Model(None, "sd1", "random", "", net, PREDICTIONS["epsilon"], scaled_linear_table(), 8, None)
-    request = TeachRequest(name="bench", data=("none",), rank=rank)
+    request = TeachRequest(name="bench", data=("none",), rank=rank, rate=RATE)
     opening = Opening(request, model, memory, ("",), torch.randn(77, 768), folder / "controlnet.safetensors")
     learner = ctrlora.open(opening)
     examples = cached(folder, size, memory)
-    turn = learner.turns[0]
-    optimiser = torch.optim.AdamW(list(turn.parameters.values()), lr=RATE)
+    course = Course(request, learner.module, [open_pupil(learner.turns[0], request)], Processes(), Stop())
 
     def step(number: int) -> None:
         rows = {name: tensor[None] for name, tensor in examples[0].items()}
-        optimiser.zero_grad()
-        learner.module(Batch(rows, (row_seed(0, number, 0),), "", number), turn.name).mean().backward()
-        torch.nn.utils.clip_grad_norm_(list(turn.parameters.values()), 1.0)
-        optimiser.step()
+        take(course, Batch(rows, (row_seed(0, number, 0),), "", number), 1)
 
     return step
 
