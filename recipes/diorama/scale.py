@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from disegno.core.teach import RateSchedule
+from disegno.core.teach import RateSchedule, TimeDraw
 
 Config = Mapping[str, object]
 _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -17,7 +17,8 @@ class Course:
 
     `chapter`: scenes composed at a time; `uses`: how often each is seen; `window`, `lead`, `most`: how many chapters
     are drawn from, are there at first, and in all (`ChapterOrder`). `side`: of the squares that are shown, 0: whole.
-    `decay`: of the rate, over all of the steps: for a stage whose length is known before.
+    `decay`: of the rate, over all of the steps: for a stage whose length is known before. `timesteps`: which noise
+    levels are drawn more often (a drawing is followed where there is much noise).
     """
 
     steps: int
@@ -34,6 +35,7 @@ class Course:
     most: int = 2**31
     side: int = 0
     decay: RateSchedule = "constant"
+    timesteps: TimeDraw = "auto"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,19 @@ HOME = Scale(
     {
         "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
         "net": Course(900, 64, 3e-4, 30, SHARED, uses=10, window=4, lead=2, ema=0.99, decay="cosine"),
-        "base": Course(20_000, 64, 3e-4, 100, 2_304, uses=12, window=8, ema=0.99, caption_dropout=0.3),
+        "base": Course(
+            2_800,
+            64,
+            5e-4,
+            50,
+            2_304,
+            uses=12,
+            window=8,
+            ema=0.99,
+            caption_dropout=0.3,
+            decay="cosine",
+            timesteps="high-noise",
+        ),
         "few": Course(2_000, 32, 5e-4, 30, 1_536, uses=10, window=8, ema=0.98, rank=32, caption_dropout=0.0),
         "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),
         "detector": Course(1_500, 32, 1.5e-3, 40, chapter=1_152, uses=4, ema=0.99),

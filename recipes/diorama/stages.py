@@ -114,6 +114,7 @@ def request_of(place: Place, name: str, steps: int | None = None) -> TeachReques
         start=str(brought) if (brought := place.run / "brought" / name / f"{name}.safetensors").exists() else None,
         ema=course.ema,
         caption_dropout=course.caption_dropout,
+        timesteps=course.timesteps,
         holdout=0,
         validate_every=0,
         save_every=10**9,

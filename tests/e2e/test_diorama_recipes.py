@@ -106,6 +106,8 @@ def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     own = open_tiny_decoder(place.result("tiny"), 4, studio.memory)(latents)
     assert torch.allclose(studio.preview_decoder(backbone)(latents), own, atol=0.01)
+    for name in BASE_CONDITIONS:
+        assert studio.controller(ControlUnit(name=name, image=str(edges)), backbone).annotator == name
 
     shipped = tmp_path / "whole" / about["conditions"]["canny"]
     assert (

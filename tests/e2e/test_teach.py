@@ -178,6 +178,7 @@ MISTAKES = {
     "a bad rate": (["x", "--data", "pairs", "--rate", "0"], 2, "rate"),
     "nothing to resume": (["--resume", "pairs"], 2, "holds no training"),
     "resume and more": (["--resume", "runs/discs", "--steps", "9"], 2, "give it alone"),
+    "a name of the model's own": (["canny", "--data", "pairs"], 2, "my-canny"),
     "a name that is taken": (["discs", "--data", "pairs", "--run", "elsewhere"], 2, "--replace"),
 }
 

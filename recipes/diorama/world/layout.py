@@ -27,7 +27,8 @@ from .vocabulary import (
 from .words import can_be_counted, without_colour
 
 COUNT_SHARE, ABOVE_SHARE, ON_SHARE, AFLOAT_SHARE = 0.17, 0.24, 0.14, 0.25
-NUM_THINGS = {1: 0.38, 2: 0.36, 3: 0.18, 4: 0.08}
+NUM_THINGS = {1: 0.46, 2: 0.33, 3: 0.15, 4: 0.06}
+CLOSE_SHARE = 0.5  # of the things that stand alone fill the picture
 PLAIN_NUM = {1: 0.8, 2: 0.2}
 SIZE_POWER = 0.36  # a castle of 11 m is drawn 4 times as tall as an apple of 0.1 m, if they ever meet
 MOST_UNLIKE = 2.1  # times: things that differ more in drawn height do not share a scene
@@ -188,15 +189,16 @@ def _place_standing(
     """Return things on the ground: farther ones higher up and smaller, all of them within the picture."""
     count = len(chosen)
     alone = count == 1
-    depth = rng.uniform(0.55, 0.85, 1) if alone else rng.uniform(0.30, 0.95, count)
+    close = alone and rng.random() < CLOSE_SHARE
+    depth = rng.uniform(*((0.75, 1.0) if close else (0.55, 0.85)), 1) if alone else rng.uniform(0.30, 0.95, count)
     if not alone and rng.random() < 0.5:
         depth = np.clip(rng.uniform(0.5, 0.9) + rng.uniform(-0.08, 0.08, count), 0.2, 1)  # in a row
     bases = np.clip(horizon + (0.95 - horizon) * depth, horizon + 0.05, 0.95)
     raw = np.array([drawn_height(noun) for noun, _, _ in chosen]) * (0.62 + 0.38 * (bases - horizon) / (0.95 - horizon))
     ratios = np.array([_width_over_height(wardrobe, noun) for noun, _, _ in chosen])
-    tallest, widest = (0.70 if alone else 0.56), (0.80 if alone else 0.98)
+    tallest, widest = (0.80, 0.92) if close else (0.70, 0.80) if alone else (0.56, 0.98)
     zoom = min(tallest / raw.max(), widest / float((raw * ratios).sum()))
-    zoom *= rng.uniform(0.62, 1.0) if alone else rng.uniform(0.86, 1.02)
+    zoom *= rng.uniform(*((0.85, 1.0) if close else (0.62, 1.0) if alone else (0.86, 1.02)))
     heights = np.minimum(raw * zoom, bases - 0.03)
     widths = heights * ratios
     order = rng.permutation(count)

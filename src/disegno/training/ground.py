@@ -83,6 +83,11 @@ def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Mem
             f"{backbone.name} was made for inpainting or editing (its net sees {backbone.in_channels} channels). "
             "Teach under a text-to-image model."
         )
+    if about.saves == "file" and request.name in backbone.conditions:
+        raise RequestError(
+            f"{backbone.name} brings a control named {request.name!r} of its own, which would be found in place of "
+            f"what is taught. Choose another name: disegno teach my-{request.name}"
+        )
     return Ground(card and card.path, backbone, memory)
 
 
