@@ -33,7 +33,7 @@ from disegno.engine.studio import Studio
 from disegno.training.clip_score import ClipScore, open_clip_score
 from disegno.training.efficientnet import open_efficientnet
 from disegno.training.features import kernel_distance
-from disegno.training.measures import measure_of
+from disegno.training.measures import find_measure, measure_of
 from disegno.training.trial import through_vae
 
 from .clip_judge import GROUP, Retrieval, judged_pictures
@@ -108,14 +108,25 @@ class Consistency:
     real: float
     pairs: int
 
+    @property
+    def followed(self) -> float:
+        """Return how far pictures come with the control: 0 is without it, 1 the real scenes."""
+        way = self.real - self.without
+        return (self.control - self.without) / way if way else 0.0
 
-# What can be seen again in a picture without a net. Segmentation, depth and normals would need one of our own.
-SEEN_AGAIN = ("canny", "soft-edge", "scribble", "grayscale", "palette", "line-art", "pixelate")
+
+# What can be seen again in a picture without a net. What cannot (segments, depth, normals, boxes, the flat twin) is
+# judged by how like the picture is to the scene that the drawing is of.
+SEEN_AGAIN = (
+    *("canny", "soft-edge", "scribble", "grayscale", "outpainting"),
+    *("palette", "line-art", "inpainting-brush", "pixelate"),
+)
 
 
 def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, condition: str) -> Consistency:
-    """Return how well the model follows a condition that can be seen again in a picture."""
-    measure = measure_of(condition)
+    """Return how well the model follows a condition."""
+    seen_again = condition in SEEN_AGAIN
+    measure = measure_of(condition) if seen_again else find_measure("ssim")
     backbone = subject.studio.open_model(subject.studio.find_model(subject.name), subject.studio.memory)
     rows = []
     for scene in scenes:
@@ -127,10 +138,13 @@ def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, c
             subject.draw(scene.caption, seed),
             through_vae(scene.image, backbone),
         )
-        again = [MAPS[condition](replace(scene, image=picture), wardrobe) for picture in drawn]
-        rows.append([measure(wanted, each) for each in again])
+        aim, again = scene.image, drawn
+        if seen_again:
+            aim, again = wanted, [MAPS[condition](replace(scene, image=picture), wardrobe) for picture in drawn]
+        rows.append([measure(aim, each) for each in again])
     means = np.mean(rows, axis=0).tolist()
-    return Consistency(condition, measure.title, *means, len(rows))
+    title = measure.title if seen_again else f"{measure.title} to the true scene"
+    return Consistency(condition, title, *means, len(rows))
 
 
 def data_uri(picture: Picture) -> str:
@@ -183,7 +197,7 @@ def evaluate(
     net = open_efficientnet()
     features = [net.features(pictures) for pictures in (drawn, real, others)]
     kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
-    names = [name for name in SEEN_AGAIN if name in subject.about.get("conditions", {})]
+    names = [name for name in MAPS if name in subject.about.get("conditions", {})]
     write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
     detector, clip = judges.detector, judges.clip
@@ -236,11 +250,14 @@ def table(report: Report) -> str:
         ]
     lines.append(f"| distance KID-EffLite0 (not FID) | {report.kernel[0]:.3f} | {report.kernel[1]:.3f} |")
     if report.conditions:
-        lines += ["", "| condition | measure | with it | without it | the real scene through the VAE | pairs |"]
-        lines.append("|---|---|---|---|---|---|")
+        lines += [
+            "",
+            "| condition | measure | with it | without it | the real scene through the VAE | of the way | pairs |",
+        ]
+        lines.append("|---|---|---|---|---|---|---|")
     for each in report.conditions:
         figures = " | ".join(f"{value:.2f}" for value in (each.control, each.without, each.real))
-        lines.append(f"| {each.condition} | {each.measure} | {figures} | {each.pairs} |")
+        lines.append(f"| {each.condition} | {each.measure} | {figures} | {100 * each.followed:.0f} % | {each.pairs} |")
     return "\n".join(lines) + "\n"
 
 

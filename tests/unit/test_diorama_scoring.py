@@ -63,4 +63,4 @@ def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
         put_into(card, table(Report(4, Scores(Share(hits, 4)), Scores(Share(4, 4)), (0.5, 0.0), conditions)))
     text = card.read_text()
     assert text.count(BEGIN) == 1 and "50 % of 4" in text and "25 %" not in text and text.startswith("# card\n")
-    assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 8 |" in text
+    assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 80 % | 8 |" in text
