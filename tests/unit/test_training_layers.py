@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disegno.backbones import miniature
-from disegno.training import layers
+from disegno.training import attention, layers
 from disegno.training.layers import Attend, FastGroupNorm, install
 
 pytestmark = pytest.mark.unit
@@ -61,15 +61,53 @@ def test_attention_is_the_same_plain_and_fused(
     num_keys: int | None, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "MAX_PLAIN_SCORES", largest)
-    attention = Attention(32, None if num_keys is None else 16, heads=4, dim_head=8)
+    net = Attention(32, None if num_keys is None else 16, heads=4, dim_head=8)
     states = None if num_keys is None else some(2, num_keys, 16, seed=1)
     grads = []
     for processor in (AttnProcessor2_0(), Attend()):
-        attention.set_processor(processor)  # pyright: ignore[reportArgumentType]
+        net.set_processor(processor)  # pyright: ignore[reportArgumentType]
         x = some(2, 20, 32).requires_grad_()
-        attention(x, states).square().sum().backward()
+        net(x, states).square().sum().backward()
         grads.append(x.grad)
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_keys", [None, 70])
+@pytest.mark.parametrize("block", [64, 3_000])
+def test_attention_in_blocks_has_the_exact_gradients(
+    num_keys: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One query a block, and a last block that is not full; self attention and across."""
+    monkeypatch.setattr(layers, "MAX_PLAIN_SCORES", 0)
+    monkeypatch.setattr(attention, "BLOCK_SCORES", block)
+    net = Attention(32, None if num_keys is None else 16, heads=4, dim_head=8)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(parameter.bfloat16())
+    exact = deepcopy(net).double()
+    exact.set_processor(AttnProcessor2_0())
+    net.bfloat16().set_processor(Attend())  # pyright: ignore[reportArgumentType]
+    states = None if num_keys is None else some(2, num_keys, 16, seed=1).bfloat16()
+    grads = []
+    for own, dtype in ((net, torch.bfloat16), (exact, torch.float64)):
+        x = (some(2, 100, 32) * 3).bfloat16().to(dtype).requires_grad_()
+        own(x, None if states is None else states.to(dtype)).square().sum().backward()
+        grads.append([x.grad, *(parameter.grad for parameter in own.parameters())])
+    for mine, true in zip(*grads, strict=True):
+        assert relative(mine, true) < 0.02
+    drawn = net(some(2, 100, 32).bfloat16(), states)
+    assert "BlockedAttentionBackward" in _names(drawn)  # and not another way to the same numbers
+
+
+def _names(x: Tensor) -> set[str]:
+    """Return the names of all functions that a tensor came from."""
+    names, nodes = set[str](), [x.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            names.add(node.name())
+            nodes += [each for each, _ in node.next_functions]
+    return names
 
 
 def test_a_whole_net_has_the_same_gradients_in_float32() -> None:
