@@ -23,7 +23,7 @@ from disegno.core.settings import load_settings
 from disegno.memory import DTYPES
 from disegno.training.recipes.base import condition_path
 from disegno.weights.ctrlora_files import MECHANISM
-from disegno.weights.load import open_file
+from disegno.weights.load import load_file, open_file
 from disegno.weights.save import save_safetensors
 
 from .bundle import size_mib
@@ -54,8 +54,8 @@ def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, A
     if out.resolve() == built_in().resolve():
         raise ValueError("The built-in model is what this starts from: write another folder, then put it there.")
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("unet.safetensors", "vae.safetensors"):
-        packed(model / name, out / name)
+    packed(model / "unet.safetensors", out / "unet.safetensors")
+    packed(_autoencoder(place, model / "vae.safetensors"), out / "vae.safetensors")
     for name in ("text.safetensors", "tokenizer.json"):
         shutil.copy(model / name, out / name)
     conditions = _base(place, out) | {name: _taught(path, name, out) for name, path in controls.items()}
@@ -69,6 +69,16 @@ def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, A
         about |= {"preview": TINY}
     (out / "model.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     return about
+
+
+def _autoencoder(place: Place, path: Path) -> Path:
+    """Return the autoencoder's file, with the decoder that was taught later, where there is one."""
+    decoder = place.result("decoder")
+    if not decoder.exists():
+        return path
+    newer = decoder.with_name("vae.safetensors")
+    save_safetensors(newer, dict(load_file(path)) | dict(load_file(decoder)), {"format": "pt"})
+    return newer
 
 
 def _base(place: Place, out: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
 
 from .chapters import Ahead, ChapterOrder, Composer, Drawn, FromChapters, Numbers, Source, Wish, chunks, to_tensor
+from .decoder import open_decoder
 from .detector import open_learner
 from .device_draws import DeviceObjective
 from .few import open_few
@@ -57,6 +58,7 @@ STAGES: dict[str, Stage] = {
     "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens")),
     "base": Stage("net", "base", "file", ("latent", "condition_latent", "tokens"), BASE_CONDITIONS, BASE_CONDITIONS),
     "few": Stage("net", "", "file", ("latent", "tokens")),
+    "decoder": Stage("net", "", "file", ("latent", "target")),
     "tiny": Stage("vae", "", "file", ("latent", "target")),
     "detector": Stage("", "", "file", ("target",), labels=True),
 }
@@ -240,6 +242,14 @@ def _with_latents(place: Place, name: str, request: TeachRequest) -> Opened:
     return learner, _encoder(ground), ground.backbone.fingerprint
 
 
+def _with_decoder(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open a sharper decoder beside the model whose latents it learns."""
+    ground = open_ground(request, About("", ("latent",)), Studio(place.settings))
+    backbone = ground.backbone
+    learner = open_decoder(backbone.vae, backbone.scaling_factor, ground.memory, request.rate or 0.0, request.seed)
+    return learner, _encoder(ground), ground.backbone.fingerprint
+
+
 def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open the detector, which needs no model."""
     memory = training_memory(place.settings)
@@ -257,7 +267,7 @@ def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
 
 _OPENERS = {
     "vae": _with_model, "net": _with_model, "base": _with_model, "few": _with_model, "tiny": _with_latents,
-    "detector": _alone,
+    "decoder": _with_decoder, "detector": _alone,
 }  # fmt: skip
 
 

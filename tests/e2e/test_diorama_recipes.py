@@ -106,13 +106,17 @@ def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     own = open_tiny_decoder(place.result("tiny"), 4, studio.memory)(latents)
     assert torch.allclose(studio.preview_decoder(backbone)(latents), own, atol=0.01)
+    shipped, old = (load_file(folder / "vae.safetensors") for folder in (tmp_path / "whole", place.result("net")))
+    newer = load_file(place.result("decoder"))
+    assert newer and all(torch.allclose(shipped[name].float(), newer[name], atol=1e-3) for name in newer)
+    assert all(torch.allclose(shipped[n].float(), old[n].float(), atol=1e-3) for n in old.keys() - newer.keys())
+    assert any(not torch.equal(newer[name], old[name].float()) for name in newer)
     for name in BASE_CONDITIONS:
         assert studio.controller(ControlUnit(name=name, image=str(edges)), backbone).annotator == name
 
-    shipped = tmp_path / "whole" / about["conditions"]["canny"]
-    assert (
-        export(place, tmp_path / "more", {"palette": shipped})["conditions"]["palette"] == "control_palette.safetensors"
-    )
+    canny = tmp_path / "whole" / about["conditions"]["canny"]
+    more = export(place, tmp_path / "more", {"palette": canny})
+    assert more["conditions"]["palette"] == "control_palette.safetensors"
     with pytest.raises(ValueError, match="another Base ControlNet"):
         export(place, tmp_path / "more", {"palette": place.result("base").with_name("base_canny.safetensors")})
     write_examples(tmp_path / "examples", blobs(), 64, about["conditions"])

@@ -1,0 +1,82 @@
+"""A sharper decoder for latents that stay as they are: what was taught on them, nets and conditions, keeps its worth.
+
+The recipe `vae` with its encoder left alone: absolute difference, LPIPS and a critic of patches (Esser et al. 2021).
+Stable Diffusion's own decoders were finetuned so after its net had learned ("sd-vae-ft-mse", Stability AI 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Generator, Tensor
+
+from disegno.memory import Memory
+from disegno.training.base import Batch, Facts, Turn
+from disegno.training.critic import Critic
+from disegno.training.denoising import placed
+from disegno.training.encoder import masters_of
+from disegno.training.layers import install
+from disegno.training.perceptual import open_lpips
+from disegno.training.recipes.vae import AUTOENCODER, CRITIC, Autoencoding
+from disegno.weights.save import save_safetensors
+
+CRITIC_FROM = 300  # steps
+UNSURE = 0.05  # deviation of what is added to latents: those of a net are not exact
+
+
+class Redecoding(Autoencoding):
+    """`Autoencoding`, whose latents are given and noised a little, each from its row's seed."""
+
+    def _drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the pictures (b 3 h w) in [-1, 1], and the latents (b 4 h/8 w/8)."""
+        target = batch.rows["target"].to(self.policy.device).float() / 127.5 - 1
+        latent = batch.rows["latent"].to(self.policy.device).float()
+        noise = [torch.randn(latent.shape[1:], generator=Generator().manual_seed(seed)) for seed in batch.seeds]
+        return target, latent + UNSURE * torch.stack(noise).to(latent)
+
+    def _reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's pictures, (b 3 h w), float32, and no KL. `noise`: the latents."""
+        z = cast(torch.FloatTensor, placed(noise, self.policy))
+        return self.vae.decode(z, return_dict=False)[0].float(), x.new_zeros(len(x))
+
+
+@dataclass(frozen=True)
+class DecoderLearner:
+    """A decoder and its critic, in training."""
+
+    module: Redecoding
+    turns: tuple[Turn, ...]
+
+    def save(self, path: Path, facts: Facts, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the decoder's tensors by the autoencoder's names; the critic is not kept."""
+        tensors = weights or self.turns[0].parameters
+        save_safetensors(path, {name: tensors[name].detach() for name in self.turns[0].parameters}, {"format": "pt"})
+
+
+def open_decoder(vae: AutoencoderKL, scaling_factor: float, memory: Memory, rate: float, seed: int) -> DecoderLearner:
+    """Return a copy of an autoencoder whose decoder learns, and a new critic.
+
+    Raises NotInstalled where LPIPS's weights are not there.
+    """
+    assert scaling_factor == 1.0, "latents are decoded as they are"
+    masters = masters_of(memory)
+    own = masters.place(deepcopy(vae).float()).requires_grad_(False)
+    critic = masters.place(Critic(Generator().manual_seed(seed)))
+    lpips = memory.place(open_lpips("alex"))  # VGG16, the recipe's own, is twenty times as much work
+    for net in (own, critic, lpips):
+        install(net)
+    learns = {name: p for name, p in own.named_parameters() if name.startswith(("decoder.", "post_quant_conv."))}
+    for parameter in learns.values():
+        parameter.requires_grad_(True)
+    module = Redecoding(own, critic, lpips, memory.policy, CRITIC_FROM)
+    turns = (
+        Turn(AUTOENCODER, learns, rate),
+        Turn(CRITIC, {f"critic.{name}": p for name, p in critic.named_parameters()}, rate),
+    )
+    return DecoderLearner(module.train(), turns)
