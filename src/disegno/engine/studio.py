@@ -196,14 +196,16 @@ class Studio:
         others = [name for name in names if name not in own]
         return own | (self._find_all(others, "lora", "LoRA") if others else {})  # without a look at the folders
 
+    def control_card(self, unit: ControlUnit, backbone: Backbone) -> FileCard:
+        """Return the card of the control that a unit names: one of the model's own, or of the library's."""
+        if unit.name in backbone.conditions:
+            return identify(backbone.conditions[unit.name])
+        return self._find(unit.name, "control", "control", sorted(backbone.conditions))
+
     def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
         """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""
-        if unit.name in backbone.conditions:
-            path, base = backbone.conditions[unit.name], unit.base or backbone.base_control
-            card = identify(path)
-        else:
-            card = self._find(unit.name, "control", "control", sorted(backbone.conditions))
-            base = unit.base
+        card = self.control_card(unit, backbone)
+        base = unit.base or (backbone.base_control if unit.name in backbone.conditions else None)
         require_family(card, backbone.family)
         key = (backbone.fingerprint, str(card.path), str(base))
         return self._controllers.get(key, lambda: self._open_controller(card, base, backbone))

@@ -22,6 +22,7 @@ from disegno.engine.pictures import fit, pixel_perfect_resolution
 from disegno.engine.residuals import Shared
 from disegno.engine.studio import Studio, content_key
 from disegno.engine.tasks import annotator_for, doubts, task_of
+from disegno.engine.taught import as_taught
 from disegno.engine.tiles import Window
 
 INPAINT = "inpaint"  # as an annotator's name: the picture with its masked part taken out
@@ -167,6 +168,8 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
     controller = studio.controller(unit, backbone)
     task = task_of(unit, controller)
     suggested = annotator_for(controller, task)
+    if suggested is not None and suggested == annotator_of(unit, suggested):
+        unit = as_taught(unit, suggested, studio.control_card(unit, backbone))
     shown, region = shown_to(unit, scene, suggested), region_of(unit, scene)
     use = Use.of(unit)
     if scene.windows:

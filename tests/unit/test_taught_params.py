@@ -1,0 +1,39 @@
+"""A control is shown what it was taught with: its file's parameters, under those that are given."""
+
+from pathlib import Path
+
+import pytest
+
+from disegno import ControlUnit
+from disegno.engine.taught import as_taught
+from disegno.weights.card import FileCard
+
+pytestmark = pytest.mark.unit
+
+
+def card(params: str | None, annotator: str = "palette") -> FileCard:
+    words = {} if params is None else {"disegno.params": params}
+    return FileCard(Path("mosaic.safetensors"), "control", "mosaic", metadata=words, annotator=annotator)
+
+
+def unit(**params: int) -> ControlUnit:
+    return ControlUnit(name="mosaic", image="photo.jpg", params=dict(params))
+
+
+def test_what_was_taught_is_what_is_shown() -> None:
+    assert as_taught(unit(), "palette", card('{"cell": 16}')).params == {"cell": 16}
+
+
+def test_what_is_given_counts_more() -> None:
+    assert as_taught(unit(cell=32), "palette", card('{"cell": 16}')).params == {"cell": 32}
+
+
+@pytest.mark.parametrize(
+    "said", [None, "", "[1]", "{", '{"cell": -1}', '{"sell": 4}', '{"cell": [16]}', '{"cell": null}']
+)
+def test_what_a_file_cannot_mean_counts_for_nothing(said: str | None) -> None:
+    assert as_taught(unit(), "palette", card(said)).params == {}
+
+
+def test_another_annotators_parameters_count_for_nothing() -> None:
+    assert as_taught(unit(), "canny", card('{"low": 10}')).params == {}
