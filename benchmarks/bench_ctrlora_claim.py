@@ -5,9 +5,9 @@
 
 PAIRS: a folder of `python -m recipes.diorama.compose --out`. Every condition is taught by every recipe from the same
 pairs, batches and seeds, each in a process of its own, and looked at through the engine every so many steps: drawings
-that were held out are followed how well (docs/explanation/figures.md). Peers: the recipes `controlnet` (Zhang et al.
-2023) and `full` (the paper's ablation). What is in OUT already is kept; a training that was broken off goes on. OUT
-gets CONDITION-RECIPE-PAIRS.json each, claim.md (the table) and claim-CONDITION.svg (the curves).
+that were held out are followed how well (docs/explanation/figures.md). Rates fall by a cosine. Peers: the recipes
+`controlnet` (Zhang et al. 2023) and `full` (the paper's ablation). What is in OUT already is kept; a training that was
+broken off goes on. OUT gets CONDITION-RECIPE-PAIRS.json each, claim.md (the table), claim-CONDITION.svg (the curves).
 """
 
 import argparse
@@ -69,6 +69,8 @@ class Trial:
             batch=args.batch,
             rank=args.rank,
             rate=RATES[self.recipe],
+            rate_schedule="cosine",
+            timesteps="high-noise",
             warmup=min(50, self.steps // 10),
             validate_every=min(args.every, self.steps),
             holdout=args.holdout,

@@ -42,6 +42,7 @@ FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": 
 MOST_MIB = 96.0
 EXAMPLE = 665  # of version 0's nouns: "a castle in the snow"
 _DIGEST, _ANNOTATOR = "disegno.base_sha256", "disegno.annotator"
+_NAME, _TITLE = "disegno.name", "modelspec.title"
 
 
 def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _condition(path: Path, name: str, out: Path) -> str:
         tensors, words = dict(file.tensors()), dict(file.metadata)
     target = out / f"control_{name}.safetensors"
     halves = {key: tensor.to(DTYPES["fp16"]).contiguous() for key, tensor in tensors.items()}
-    save_safetensors(target, halves, {_ANNOTATOR: name} | words | {_DIGEST: digest_of(out / BASE)})
+    named = {_NAME: name, _TITLE: name, _DIGEST: digest_of(out / BASE)}
+    save_safetensors(target, halves, {_ANNOTATOR: name} | words | named)
     return target.name
 
 

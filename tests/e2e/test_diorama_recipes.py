@@ -32,7 +32,7 @@ from disegno.training.clip_score import open_clip_score
 from disegno.training.perceptual import open_lpips
 from disegno.training.run import digest
 from disegno.training.trainer import train
-from disegno.weights.load import load_file
+from disegno.weights.load import load_file, open_file
 from disegno.weights.quantised import dequantise_rows
 from kit.world import blobs
 
@@ -117,6 +117,8 @@ def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path
     canny = tmp_path / "whole" / about["conditions"]["canny"]
     more = export(place, tmp_path / "more", {"palette": canny})
     assert more["conditions"]["palette"] == "control_palette.safetensors"
+    with open_file(tmp_path / "more/control_palette.safetensors") as file:
+        assert file.metadata["disegno.name"] == "palette" and file.metadata["disegno.annotator"] == "canny"
     with pytest.raises(ValueError, match="another Base ControlNet"):
         export(place, tmp_path / "more", {"palette": place.result("base").with_name("base_canny.safetensors")})
     write_examples(tmp_path / "examples", blobs(), 64, about["conditions"])
