@@ -85,7 +85,7 @@ def test_attention_in_blocks_has_the_exact_gradients(
         for parameter in net.parameters():
             parameter.copy_(parameter.bfloat16())
     exact = deepcopy(net).double()
-    exact.set_processor(AttnProcessor2_0())
+    exact.set_processor(AttnProcessor2_0())  # pyright: ignore[reportArgumentType]
     net.bfloat16().set_processor(Attend())  # pyright: ignore[reportArgumentType]
     states = None if num_keys is None else some(2, num_keys, 16, seed=1).bfloat16()
     grads = []
