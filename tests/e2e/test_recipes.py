@@ -237,6 +237,11 @@ def test_full_learns_a_whole_base(world: World) -> None:
     batch = stacked(opened.examples, [0, 1], 5, 0)
     torch.testing.assert_close(residual_of(again.learner, batch), residual_of(opened.learner, batch))
 
+    first = drawn(world, str(path))
+    teach(opened.learner, opened.examples, 10)
+    opened.learner.save(path, FACTS)  # as for every look at a training
+    assert drawn(world, str(path)) != first
+
 
 def test_controlnet_begins_with_nothing_and_learns(world: World) -> None:
     data = {"": Discs(24)}

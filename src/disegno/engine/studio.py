@@ -207,7 +207,7 @@ class Studio:
         card = self.control_card(unit, backbone)
         base = unit.base or (backbone.base_control if unit.name in backbone.conditions else None)
         require_family(card, backbone.family)
-        key = (backbone.fingerprint, str(card.path), str(base))
+        key = (backbone.fingerprint, str(card.path), _version_of(card.path), str(base))
         return self._controllers.get(key, lambda: self._open_controller(card, base, backbone))
 
     def control(self, controller: Controller, condition: Condition) -> Control:
@@ -252,7 +252,8 @@ class Studio:
             return module.open(card.path, backbone, self.memory, **parts)
         path = card.path if module.brings_base(card) else self._base(card, base, backbone)
         opened = self._bases.get(
-            (backbone.fingerprint, str(path)), lambda: module.open_base(path, backbone, self.memory)
+            (backbone.fingerprint, str(path), _version_of(path)),
+            lambda: module.open_base(path, backbone, self.memory),
         )
         return module.open(card.path, backbone, self.memory, base=opened)
 
@@ -303,6 +304,12 @@ class Studio:
             f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found: {_names_of(bases)}."
             f" Name one with base=FILE, as in --control {card.path.stem}=IMAGE,base=ctrlora_sd15_basecn700k.ckpt."
         )
+
+
+def _version_of(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is replaced: what was taught again is not what was opened before."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
 
 
 def _names_of(cards: Iterable[FileCard]) -> str:
