@@ -68,11 +68,11 @@ class Trial:
             steps=self.steps,
             batch=args.batch,
             rank=args.rank,
-            rate=RATES[self.recipe],
+            rate=args.rate or RATES[self.recipe],
             rate_schedule="cosine",
             timesteps="high-noise",
             warmup=min(50, self.steps // 10),
-            validate_every=min(args.every, self.steps),
+            validate_every=min(max(args.every, self.steps // 5), self.steps),
             holdout=args.holdout,
             base=args.base if self.recipe in ON_BASE else None,
         )
@@ -160,6 +160,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--unseen", nargs="*", default=["flat"], help="conditions without an annotator")
     for name, default in (("every", 250), ("batch", 8), ("rank", 32), ("holdout", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rate", type=float, help="the peak, of every recipe; unset: each its own")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 

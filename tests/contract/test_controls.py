@@ -280,13 +280,16 @@ def test_several_at_once_are_summed(opened: Opened) -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch(opened: Opened) -> None:
-    """Alone or among others: the same within float32's rounding, which depends on how sums are blocked."""
+    """Alone or among others: the same within float32's rounding, which depends on how sums are blocked.
+
+    Of the largest value, 3e-6 at most was seen (an AVX2 processor; residuals go up to 13).
+    """
     call = _call(opened.host)
     together = _effect(opened.controls[0](call))
     for i in range(3):
         own = call.take(torch.tensor([i]))
         for a, b in zip(_effect(opened.controls[0](own)), together, strict=True):
-            torch.testing.assert_close(a, b[i : i + 1], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(a, b[i : i + 1], atol=5e-6 * float(b.abs().max()), rtol=0)
 
 
 def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from disegno.cli.fields import nested_options, or_none, request_options
+from disegno.cli.lean import open_nets
 from disegno.cli.output import output_paths, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
@@ -170,6 +171,7 @@ def command(
             " or --from PICTURE, or --again PICTURE."
         )
     began = time.perf_counter()
+    open_nets()
     require_out(out)
     require_out(preview)
     if outpaint is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from disegno import __version__
+from disegno.cli.lean import ALONE
 from disegno.core.errors import DisegnoError
 
 COMMANDS = {
@@ -59,5 +60,10 @@ def main() -> None:
     """
 
 
+def program() -> None:
+    """The program `disegno`, in a process of its own: in such a one, no other code wants all of diffusers."""
+    sys.exit(main(obj=ALONE))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

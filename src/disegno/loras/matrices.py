@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.loha.layer import make_weight, make_weight_cp
-from peft.tuners.lokr.layer import make_kron
-from peft.tuners.lokr.layer import make_weight_cp as make_core
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch
@@ -42,23 +39,28 @@ class Scale:
         return self.alpha / (rank**0.5 if self.by_root else rank)
 
 
+def _with_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return the weight of a Tucker decomposition, (o i kh kw). `core`: (r s kh kw); `a`: (r o); `b`: (s i)."""
+    return torch.einsum("rshw,ro,si->oihw", core, a, b)
+
+
 def _lora(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     down, up = m["lora_down"], m["lora_up"]
     factor = scale.of(m, len(down))  # of the whole rank, whatever the limit. A1111 parity: dyn
     down, up = down[:limit], up[:, :limit]
     if "lora_mid" in m:
         core = m["lora_mid"][:limit, :limit]
-        return factor * make_core(core, up.flatten(1).T, down.flatten(1))
+        return factor * _with_core(core, up.flatten(1).T, down.flatten(1))
     made = up.flatten(1) @ down.flatten(1)
     return factor * made.reshape(len(up), *down.shape[1:])
 
 
 def _loha(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     a1, b1, a2, b2 = (m[f"hada_{name}"].flatten(1) for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    factor = torch.tensor(scale.of(m, len(b1)))
+    factor = scale.of(m, len(b1))
     if "hada_t1" in m:
-        return make_weight_cp(m["hada_t1"], a1, b1, m["hada_t2"], a2, b2, factor)
-    return make_weight(a1, b1, a2, b2, factor)
+        return factor * _with_core(m["hada_t1"], a1, b1) * _with_core(m["hada_t2"], a2, b2)
+    return factor * (a1 @ b1) * (a2 @ b2)
 
 
 def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
@@ -66,12 +68,13 @@ def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     if "lokr_w2" in m:
         w2 = m["lokr_w2"]
     elif "lokr_t2" in m:
-        w2 = make_core(m["lokr_t2"], m["lokr_w2_a"], m["lokr_w2_b"])
+        w2 = _with_core(m["lokr_t2"], m["lokr_w2_a"], m["lokr_w2_b"])
     else:
         a, b = m["lokr_w2_a"], m["lokr_w2_b"]
         w2 = (a @ b.flatten(1)).reshape(len(a), *b.shape[1:])
     ranks = [len(m[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in m]
-    return make_kron(w1, w2, scale.of(m, ranks[-1] if ranks else None))
+    w1 = w1.reshape(*w1.shape, *[1] * (w2.ndim - w1.ndim))
+    return scale.of(m, ranks[-1] if ranks else None) * torch.kron(w1, w2)
 
 
 def _full(m: Matrices, scale: Scale, limit: int | None) -> Tensor:

@@ -1,0 +1,58 @@
+"""Diffusers' nets, opened without the libraries that it would open beside them: a picture comes seconds sooner.
+
+A net is torch alone. With it diffusers opens whatever is installed of transformers, peft, accelerate and scipy, and torch's
+compiler: 1,800 modules, more than half of the time of a small picture. In a process that only draws, they are not there while
+diffusers is opened, which it is made for (they are optional to it), and are there again afterwards for those who want
+them themselves, as a model with CLIP does (docs/decisions/0005-diffusers-is-opened-alone.md).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, cast
+
+import click
+
+ALONE = "a process of its own"  # click's object of such a program: a test or a notebook may want diffusers' pipelines
+OPTIONAL = ("peft", "transformers", "accelerate", "scipy", "torch._dynamo")
+
+
+def open_nets() -> None:
+    """Open diffusers' nets alone, where this process is the program's own: diffusers' pipelines are then not in it."""
+    if click.get_current_context().find_root().obj != ALONE or "diffusers" in sys.modules:
+        return
+    import torch
+
+    with _absent(OPTIONAL), _uncompiled(torch.compiler):
+        import diffusers.models.autoencoders.autoencoder_kl
+        import diffusers.models.controlnets.controlnet
+        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+
+
+@contextmanager
+def _absent(names: tuple[str, ...]) -> Iterator[None]:
+    """Within, modules that are not open cannot be found: None is Python's own sign of that."""
+    modules = cast(dict[str, ModuleType | None], sys.modules)
+    hidden = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
+@contextmanager
+def _uncompiled(compiler: Any) -> Iterator[None]:
+    """Within, `torch.compiler.disable` marks nothing: to mark a function it opens the compiler, which is not used."""
+    kept = compiler.disable
+    compiler.disable = _unmarked
+    try:
+        yield
+    finally:
+        compiler.disable = kept
+
+
+def _unmarked(fn: Callable[..., Any] | None = None, *_: object, **__: object) -> Callable[..., Any]:
+    return fn if fn is not None else lambda each: each

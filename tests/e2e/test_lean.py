@@ -1,0 +1,62 @@
+"""A process that only draws opens little, and draws the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+DRAWN = """
+import sys
+from disegno.cli.main import program
+sys.argv = ["disegno", "generate", "a red car", "--few", "--seed", "1", "-q", "-o", sys.argv[1]]
+try:
+    program()
+except SystemExit as end:
+    assert not end.code
+    print(" ".join(sys.modules))
+"""
+FULL = "import diffusers, diffusers.models.unets.unet_2d_condition\n" + DRAWN
+AFTER = """
+from disegno.cli import lean
+with lean.click.Context(lean.click.Command("x"), obj=lean.ALONE):
+    lean.open_nets()
+import torch, transformers, scipy.stats, peft, accelerate
+from transformers import CLIPTextModel
+from diffusers import AutoencoderKL, ControlNetModel, SD3ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
+net = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+assert net(torch.ones(1, 2)).shape == (1, 2)
+assert torch.compiler.disable.__module__ == "torch.compiler"
+"""
+OTHERS = """
+import sys
+from disegno.cli import lean
+with lean.click.Context(lean.click.Command("x")):
+    lean.open_nets()
+assert "diffusers" not in sys.modules
+"""
+
+
+def _run(code: str, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_picture_is_the_same_without_what_diffusers_opens_beside_its_nets(tmp_path: Path) -> None:
+    lean, full = tmp_path / "lean.png", tmp_path / "full.png"
+    opened, all_opened = set(_run(DRAWN, str(lean)).split()), set(_run(FULL, str(full)).split())
+    heavy = {"transformers", "peft", "torch._dynamo", "scipy.stats", "sympy"}
+    assert not opened & heavy, opened & heavy
+    assert heavy <= all_opened
+    assert lean.read_bytes() == full.read_bytes()
+
+
+def test_what_was_left_out_can_be_opened_afterwards() -> None:
+    _run(AFTER)
+
+
+def test_in_somebody_elses_process_nothing_is_left_out() -> None:
+    _run(OTHERS)
