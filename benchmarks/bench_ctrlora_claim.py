@@ -94,10 +94,10 @@ class Outcome:
 
 
 def run(trial: Trial, args: argparse.Namespace) -> Outcome:
-    """Return what a training came to. `seconds`: of all its steps, without the looks."""
-    curve, path, seconds, last = dict[int, dict[str, float]](), args.out, 0.0, time.monotonic()
+    """Return what a training came to. `seconds`: of a processor, for all its steps, without the looks."""
+    curve, path, seconds, last = dict[int, dict[str, float]](), args.out, 0.0, time.process_time()
     for event in teach(trial.request(args), load_settings(cache_dir=args.out / "cache"), args.out / trial.name):
-        now = time.monotonic()
+        now = time.process_time()
         if isinstance(event, TeachProgress) and event.stage == "teaching":
             seconds += now - last
             if event.step % 50 == 0:
@@ -106,7 +106,7 @@ def run(trial: Trial, args: argparse.Namespace) -> Outcome:
             curve[event.step] = dict(event.metrics)
         if isinstance(event, TeachResult):
             path = event.path
-        last = time.monotonic()
+        last = time.process_time()
     with open_file(path) as file:
         trainable = sum(file.tensor(key).numel() for key in file.contents.entries)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -117,7 +117,7 @@ def run(trial: Trial, args: argparse.Namespace) -> Outcome:
 def table(found: list[dict[str, Any]]) -> str:
     """Return all outcomes in Markdown: a line a training."""
     looks = sorted({int(step) for row in found for step in row["curve"]})
-    head = ["condition", "pairs", "recipe", "parameters taught", "file, MiB", "s", "memory, MiB"]
+    head = ["condition", "pairs", "recipe", "parameters taught", "file, MiB", "core s", "memory, MiB"]
     lines = ["| " + " | ".join([*head, *(f"at {step}" for step in looks)]) + " |"]
     lines.append("|" + "---|" * (len(head) + len(looks)))
     for row in found:

@@ -222,7 +222,7 @@ def residual_of(learner: Any, batch: Batch) -> Tensor:
     return kept[0]
 
 
-def test_full_learns_a_whole_base(world: World) -> None:
+def test_full_learns_a_whole_base(world: World, caplog: pytest.LogCaptureFixture) -> None:
     data = {"": Discs(24)}
     opened = world.opened(data, {"": Discs(8, seed=1)}, recipe="full", rate=3e-3)
     assert opened.held_out is not None
@@ -233,6 +233,7 @@ def test_full_learns_a_whole_base(world: World) -> None:
     opened.learner.save(path, FACTS)
     assert identify(path).mechanism == "ctrlora-full"
     assert drawn(world, str(path)) != drawn(world, str(path), strength=0.0)
+    assert not caplog.messages  # it is its own base: nothing is said of the one that it was taught from
     again = world.opened(data, {}, recipe="full", start=str(path))
     batch = stacked(opened.examples, [0, 1], 5, 0)
     torch.testing.assert_close(residual_of(again.learner, batch), residual_of(opened.learner, batch))

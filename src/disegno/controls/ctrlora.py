@@ -206,7 +206,7 @@ def open(
             f"Choose a condition for {backbone.family} or a model of {file.info.family}."
         )
     tensors, applied = _fitted(path.name, file, base)
-    warnings = tuple(_doubts(path.name, file.info, applied, base))
+    warnings = tuple(_doubts(path.name, file, applied, base))
     for warning in warnings:
         log.warning(warning)
     log.info("%s: %d of %d LoRA modules applied", path.name, applied.num_applied, applied.num_modules)
@@ -214,11 +214,12 @@ def open(
     return CtrLoraController(base, tensors, file.info, applied, fingerprint, backbone, warnings)
 
 
-def _doubts(name: str, info: ConditionInfo, applied: Applied, base: Base) -> Iterator[str]:
+def _doubts(name: str, file: ConditionFile, applied: Applied, base: Base) -> Iterator[str]:
     """Yield what may make the condition work less well than it could."""
     if applied.num_applied < applied.num_modules:
         yield f"{name}: only {applied.num_applied} of its {applied.num_modules} LoRA modules are in {base.name}."
-    if info.base_sha256 not in (None, base.sha256):
+    info = file.info
+    if not file.is_whole and info.base_sha256 not in (None, base.sha256):
         yield f"{name} was taught on another base ({info.base_sha256:.12}) than {base.name} ({base.sha256:.12})."
 
 
