@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -171,3 +172,34 @@ def test_a_sheet_that_cannot_be_is_refused_at_once(page_server: Server, fields: 
     body = {"kind": "sheet", "request": {"request": {"prompt": "x"}} | fields}
     answer = page_server.ask("POST", "/v1/jobs", body)
     assert answer.status_code == 422 and answer.json()["error"] == code, answer.text
+
+
+def test_a_photo_is_drawn_as_the_control_was_taught(page_browser: Browser, page_server: Server) -> None:
+    """The shipped palette was taught on cells of 16 pixels; the annotator's own are of another size."""
+    (card,) = (each for each in page_server.get("/v1/controls") if each["name"] == "palette")
+    assert card["params"] == {"cell": 16}
+    own = next(each for each in page_server.get("/v1/annotators") if each["name"] == "palette")
+    assert next(param["default"] for param in own["params"] if param["name"] == "cell") != 16
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_role("button", name="Add a control").click()
+        unit = draw.locator(".unit")
+        there.upload(unit.get_by_role("button", name="Upload"), CAR)
+        drawing = unit.locator(".thumb img")
+        expect(drawing).to_be_visible(timeout=60_000)
+        first = str(drawing.get_attribute("src"))
+        unit.get_by_label("Control", exact=True).last.select_option("palette")
+        expect(drawing).not_to_have_attribute("src", first, timeout=60_000)
+        assert _cells(str(drawing.get_attribute("src"))) == 16
+        other = str(drawing.get_attribute("src"))
+        expect(unit.locator('input[type="range"]').first).to_have_value("16")
+        unit.locator('input[type="range"]').first.fill("32")
+        expect(drawing).not_to_have_attribute("src", other, timeout=60_000)
+        assert _cells(str(drawing.get_attribute("src"))) == 32
+
+
+def _cells(uri: str) -> int:
+    """Return how wide the cells of one colour are, in pixels of a canvas of 128."""
+    pixels = np.asarray(picture_of(uri).convert("RGB")).astype(int)
+    changes = np.flatnonzero(np.abs(np.diff(pixels, axis=1)).sum(axis=(0, 2))) + 1
+    return int(np.gcd.reduce(changes)) * 128 // pixels.shape[1]

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from recipes.diorama.blend import blended, main
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from disegno import ControlUnit
-from disegno.engine.taught import as_taught
+from disegno.engine.taught import as_taught, taught_params
 from disegno.weights.card import FileCard
 
 pytestmark = pytest.mark.unit
@@ -37,3 +37,9 @@ def test_what_a_file_cannot_mean_counts_for_nothing(said: str | None) -> None:
 
 def test_another_annotators_parameters_count_for_nothing() -> None:
     assert as_taught(unit(), "canny", card('{"low": 10}')).params == {}
+
+
+@pytest.mark.parametrize("annotator", [None, "", "a net of somebody else's"])
+def test_of_an_annotator_that_is_not_here_nothing_is_known(annotator: str | None) -> None:
+    known = FileCard(Path("a.safetensors"), "control", "a", metadata={"disegno.params": "{}"}, annotator=annotator)
+    assert taught_params(known) == {}

@@ -127,7 +127,11 @@ def _target(out: Path | None, image: str, name: str) -> Path:
     "-o", "--out", type=click.Path(path_type=Path), help="A .png file, or a folder. Unset: IMAGE.NAME.png, here."
 )
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; @FILE reads a long value.")
-@click.option("--resolution", type=click.IntRange(1, 4096), help="Annotate with the short side at so many pixels.")
+@click.option(
+    "--resolution",
+    type=click.IntRange(1, 4096),
+    help="Annotate with the short side at so many pixels; unset: the canvas's, or the picture's own.",
+)
 @click.option("--size", metavar="WxH", help="Fit the drawing to a canvas of this size.")
 @click.option("--resize", type=click.Choice(["stretch", "crop", "fill"]), default="crop", help="How --size fits it.")
 @click.option("--sheet", is_flag=True, help="Write picture and drawing beside each other.")
@@ -155,9 +159,11 @@ def command(
     canvas = parse_size(size) if size else None
     target = _target(out, image, name)
     ANNOTATORS.load(name)  # an unknown name is said before the picture is read
-    from disegno.engine.pictures import fit, read_picture
+    from disegno.engine.pictures import fit, pixel_perfect_resolution, read_picture
 
     picture = read_picture(image)
+    if canvas and resolution is None:
+        resolution = pixel_perfect_resolution(picture, *canvas, resize)
     drawing = draw(name, picture, dict(parse_setting(text) for text in settings), resolution)
     _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
     click.echo(str(target))

@@ -1,9 +1,9 @@
 """Diffusers' nets, opened without the libraries that it would open beside them: a picture comes seconds sooner.
 
-A net is torch alone. With it diffusers opens whatever is installed of transformers, peft, accelerate and scipy, and torch's
-compiler: 1,800 modules, more than half of the time of a small picture. In a process that only draws, they are not there while
-diffusers is opened, which it is made for (they are optional to it), and are there again afterwards for those who want
-them themselves, as a model with CLIP does (docs/decisions/0005-diffusers-is-opened-alone.md).
+A net is torch alone. With it diffusers opens whatever is installed of transformers, peft, accelerate and scipy, and
+torch's compiler: 1,800 modules, more than half of the time of a small picture. In a process that only draws, they are
+not there while diffusers is opened, which it is made for (they are optional to it), and are there again afterwards for
+those who want them, as a model with CLIP does (docs/decisions/0005-diffusers-is-opened-alone.md).
 """
 
 import sys

@@ -12,24 +12,29 @@ from disegno.weights.card import FileCard
 _SCALARS = (bool, int, float, str)
 
 
-def as_taught(unit: ControlUnit, annotator: str, card: FileCard) -> ControlUnit:
-    """Return the unit with the parameters that its control's file names, under those that the unit gives.
+def taught_params(card: FileCard) -> dict[str, Scalar]:
+    """Return the parameters of its annotator that a control's file names.
 
-    What a file says of another annotator, or what this one does not have or cannot do, counts for nothing.
+    What is said of an annotator that is not here, or what it does not have or cannot do, counts for nothing.
     """
-    if card.annotator != annotator:
-        return unit
     try:
         said = json.loads(card.metadata.get("disegno.params", "{}"))
     except ValueError:
-        return unit
-    module = ANNOTATORS.load(annotator)
+        return {}
+    if not card.annotator or card.annotator not in ANNOTATORS or not isinstance(said, dict):
+        return {}
+    module = ANNOTATORS.load(card.annotator)
     taught: dict[str, Scalar] = {}
-    for name, value in said.items() if isinstance(said, dict) else ():
+    for name, value in said.items():
         try:
             if isinstance(value, _SCALARS):
                 make_params(module, {name: value})
                 taught[name] = value
         except RequestError:
             continue
-    return replace(unit, params=taught | unit.params)
+    return taught
+
+
+def as_taught(unit: ControlUnit, annotator: str, card: FileCard) -> ControlUnit:
+    """Return the unit with what its control's file says of this annotator, under what the unit itself gives."""
+    return replace(unit, params=taught_params(card) | unit.params) if card.annotator == annotator else unit

@@ -19,6 +19,7 @@ from disegno.backbones.base import Defaults
 from disegno.core.errors import CorruptFile, DisegnoError, RequestError
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
+from disegno.engine.taught import taught_params
 from disegno.samplers.catalogue import all_samplers
 from disegno.serving.faults import without_paths
 from disegno.serving.pictures import preview_uri
@@ -66,6 +67,7 @@ def _card(card: FileCard, studio: Studio) -> WeightsCard:
         preview=_preview(card),
         few_steps=_few_steps(card.path) if _is_ours(card) else None,
         sees_depth=card.kind == "model" and card.in_channels == _LATENTS_AND_DEPTH,
+        params=taught_params(card) if card.kind == "control" else {},
     )
 
 
@@ -160,6 +162,7 @@ def _conditions() -> Iterator[WeightsCard]:
             layout=card.layout or None,
             preview=_shipped(name),
             shipped=True,
+            params=taught_params(card),
         )
 
 

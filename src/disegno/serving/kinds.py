@@ -50,7 +50,8 @@ class AnnotateRequest:
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     """The annotator's parameters, by name."""
     resolution: Annotated[int | None, Field(ge=64, le=4096)] = None
-    """The short side of what the annotator sees, in pixels; unset: the picture's own."""
+    """The short side of what the annotator sees, in pixels; unset: what meets the canvas's pixels one to one, as for a
+    control's own drawing; without a canvas, the picture's own."""
     width: Annotated[int | None, Field(ge=64, le=4096)] = None
     """With `height`: fit the drawing to a canvas of this size."""
     height: Annotated[int | None, Field(ge=64, le=4096)] = None

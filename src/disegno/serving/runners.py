@@ -147,15 +147,17 @@ def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     """Draw what an annotator sees: drawing.png."""
     from disegno.annotators import ANNOTATORS
     from disegno.annotators.base import annotate_at, make_params
-    from disegno.engine.pictures import fit, read_picture
+    from disegno.engine.pictures import fit, pixel_perfect_resolution, read_picture
 
     module = ANNOTATORS.load(request.name)
     params = make_params(module, request.params)
     picture = read_picture(request.image, bench.studio.limits)
     yield Progress(0, 1, "annotating")
-    drawing = annotate_at(module, picture, params, request.resolution, request.back)
-    if request.width and request.height:
-        drawing = fit(drawing, request.width, request.height, request.resize)
+    canvas = (request.width, request.height) if request.width and request.height else None
+    own = pixel_perfect_resolution(picture, *canvas, request.resize) if canvas else None
+    drawing = annotate_at(module, picture, params, request.resolution or own, request.back)
+    if canvas:
+        drawing = fit(drawing, *canvas, request.resize)
     file = bench.write("drawing.png", "image", png(Image.fromarray(drawing)))
     facts = {"annotator": request.name, "params": TypeAdapter(type(params)).dump_python(params, mode="json")}
     return Outcome((file,), (), facts)

@@ -123,6 +123,9 @@ class WeightsCard:
     """Of a model that was taught to draw in few steps: how."""
     sees_depth: bool = False
     """Of a model: whether it draws by a depth map (Stable Diffusion 2 depth)."""
+    params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
+    """Of a control: its annotator's parameters in the drawings that it was taught with, where they are not the
+    annotator's own."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

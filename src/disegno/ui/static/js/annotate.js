@@ -23,10 +23,11 @@ function paramField(param, value, change) {
 }
 
 /**
- * Return the form of a unit's photo: which annotator, its sliders. `size()`: of the picture that is drawn; `drawn(uri)`:
- * is told what the annotator drew; `busy(is)`: while it works.
+ * Return the form of a unit's photo: which annotator, its sliders. `taught()`: the parameters of the drawings that the
+ * unit's control was taught with; `size()`: of the picture that is drawn; `drawn(uri)`: is told what the annotator drew;
+ * `busy(is)`: while it works.
  */
-export function annotatorForm({ unit, annotators, size, drawn, busy, changed }) {
+export function annotatorForm({ unit, annotators, taught, size, drawn, busy, changed }) {
   const sliders = h("div", { class: "stack" });
   const help = h("p", { class: "help" });
   let turn = 0;
@@ -37,7 +38,7 @@ export function annotatorForm({ unit, annotators, size, drawn, busy, changed }) 
     const { width, height } = size();
     busy(true);
     try {
-      const request = { name: unit.annotate, image: unit.photo, params: unit.params, width, height, resize: unit.resize };
+      const request = { name: unit.annotate, image: unit.photo, params: { ...taught(), ...unit.params }, width, height, resize: unit.resize };
       const uri = await briefly("annotate", request, (job) => dataUri(job.result.files[0].url));
       if (mine === turn && uri) drawn(uri);
     } catch (error) {
@@ -52,7 +53,7 @@ export function annotatorForm({ unit, annotators, size, drawn, busy, changed }) 
     const card = annotators.find((each) => each.name === unit.annotate);
     help.textContent = card ? card.summary : "";
     fill(sliders, (card?.params ?? []).map((param) =>
-      paramField(param, unit.params[param.name] ?? param.default, (value) => {
+      paramField(param, unit.params[param.name] ?? taught()[param.name] ?? param.default, (value) => {
         unit.params = { ...unit.params, [param.name]: value };
         changed();
         soon();

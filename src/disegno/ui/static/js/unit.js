@@ -66,14 +66,16 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     showThumb();
     changed();
   };
+  const control = () => house.controls.find((each) => each.name === unit.name);
+  const taught = () => (unit.annotate === control()?.annotator ? control().params : {});
   const ownAnnotator = () => {
-    const own = house.controls.find((each) => each.name === unit.name)?.annotator;
+    const own = control()?.annotator;
     return house.annotators.some((each) => each.name === own) ? own : "none";
   };
   const showPhoto = () => {
     fill(photoForm);
     if (!unit.photo) return null;
-    const form = annotatorForm({ unit, annotators: house.annotators, size, drawn, changed, busy: (is) => thumb.classList.toggle("busy", is) });
+    const form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
   };
