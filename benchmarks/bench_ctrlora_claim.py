@@ -26,7 +26,7 @@ from disegno.core.request import Scalar
 from disegno.core.settings import load_settings
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Look, TeachProgress, TeachResult
-from disegno.training.convergence import CONTROLLABILITY
+from disegno.training.convergence import CONTROLLABILITY, ERROR
 from disegno.training.curves import HEIGHT, WIDTH, Curve, Level, chart
 from disegno.training.teach import teach
 from disegno.weights.load import open_file
@@ -40,6 +40,7 @@ ON_BASE = ("ctrlora", "full")
 STYLE = """text{font:10px sans-serif;fill:#555}.title{font-size:12px;font-weight:600}.y,.end{text-anchor:end}
 .x{text-anchor:middle}.grid{stroke:#ccc;stroke-width:.6}.level{stroke:#888;stroke-dasharray:4 3;fill:none}
 .line{fill:none;stroke-width:1.8}.c1{stroke:#a34a1f}.c2{stroke:#2f6f8f}.dashed{stroke-dasharray:5 3}
+.error{fill:none;opacity:.45;stroke-dasharray:none!important}
 circle{fill:#fff;stroke-dasharray:none!important}"""
 
 
@@ -121,11 +122,16 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join([*head, *(f"at {step}" for step in looks)]) + " |"]
     lines.append("|" + "---|" * (len(head) + len(looks)))
     for row in found:
-        reached = [row["curve"].get(str(step), {}).get(CONTROLLABILITY) for step in looks]
+        reached = [row["curve"].get(str(step), {}) for step in looks]
         cells = [row["condition"], row["pairs"], row["recipe"], f"{row['trainable']:,}", f"{row['file_mib']:.1f}"]
         cells += [f"{row['seconds']:.0f}", f"{row['peak_mib']:.0f}"]
-        lines.append("| " + " | ".join([*cells, *("" if r is None else f"{r:.2f}" for r in reached)]) + " |")
+        lines.append("| " + " | ".join([*cells, *map(_told, reached)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _told(look: dict[str, float]) -> str:
+    """Return what a look found, with its standard error."""
+    return f"{look[CONTROLLABILITY]:.2f} ± {look[ERROR]:.2f}" if CONTROLLABILITY in look else ""
 
 
 def drawing(condition: str, found: list[dict[str, Any]]) -> str:
@@ -133,8 +139,10 @@ def drawing(condition: str, found: list[dict[str, Any]]) -> str:
     curves: list[Curve] = []
     for row in found:
         looks = sorted((int(step), figures) for step, figures in row["curve"].items())
-        points = [(step, figures[CONTROLLABILITY]) for step, figures in looks if CONTROLLABILITY in figures]
-        curves.append(Curve(f"{row['recipe']}, {row['pairs']}", points, STYLES[row["recipe"]], marks=True))
+        looks = [(step, figures) for step, figures in looks if CONTROLLABILITY in figures]
+        points = [(step, figures[CONTROLLABILITY]) for step, figures in looks]
+        errors = [figures.get(ERROR, 0.0) for _, figures in looks]
+        curves.append(Curve(f"{row['recipe']}, {row['pairs']}", points, STYLES[row["recipe"]], True, errors))
     levels = [Level("no control", 0.0), Level("the real pictures", 1.0)]
     svg = chart(f"{condition}: controllability", curves, levels).partition("</svg>")[0]
     legend = "".join(
