@@ -165,7 +165,12 @@ def parsed() -> argparse.Namespace:
         "--steps", nargs="+", default=[], metavar="RECIPE=STEPS", help="a recipe that is left out: STEPS"
     )
     parser.add_argument("--recipes", nargs="+", choices=tuple(RATES), default=list(RATES))
-    parser.add_argument("--unseen", nargs="*", default=["flat"], help="conditions without an annotator")
+    parser.add_argument(
+        "--unseen",
+        nargs="*",
+        default=["flat", "inpainting-brush"],
+        help="conditions that cannot be drawn again: none draws the first, and the second's hole is drawn by chance",
+    )
     for name, default in (("every", 250), ("batch", 8), ("rank", 32), ("holdout", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rate", type=float, help="the peak, of every recipe; unset: each its own")

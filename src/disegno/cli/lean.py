@@ -7,14 +7,16 @@ those who want them, as a model with CLIP does (docs/decisions/0005-diffusers-is
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
 import click
 
 ALONE = "a process of its own"  # click's object of such a program: a test or a notebook may want diffusers' pipelines
+NETS = ("autoencoders.autoencoder_kl", "controlnets.controlnet", "unets.unet_2d_condition")
 OPTIONAL = ("peft", "transformers", "accelerate", "scipy", "torch._dynamo")
 
 
@@ -25,13 +27,12 @@ def open_nets() -> None:
     import torch
 
     with _absent(OPTIONAL), _uncompiled(torch.compiler):
-        import diffusers.models.autoencoders.autoencoder_kl
-        import diffusers.models.controlnets.controlnet
-        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+        for name in NETS:
+            import_module(f"diffusers.models.{name}")
 
 
 @contextmanager
-def _absent(names: tuple[str, ...]) -> Iterator[None]:
+def _absent(names: tuple[str, ...]) -> Generator[None]:
     """Within, modules that are not open cannot be found: None is Python's own sign of that."""
     modules = cast(dict[str, ModuleType | None], sys.modules)
     hidden = [name for name in names if name not in modules]
@@ -44,7 +45,7 @@ def _absent(names: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def _uncompiled(compiler: Any) -> Iterator[None]:
+def _uncompiled(compiler: Any) -> Generator[None]:
     """Within, `torch.compiler.disable` marks nothing: to mark a function it opens the compiler, which is not used."""
     kept = compiler.disable
     compiler.disable = _unmarked
