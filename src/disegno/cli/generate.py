@@ -171,13 +171,13 @@ def command(
             " or --from PICTURE, or --again PICTURE."
         )
     began = time.perf_counter()
-    open_nets()
     require_out(out)
     require_out(preview)
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)
     settings = load_settings(dtype=_dtype(dtype, again), device=device, t5=t5)
+    open_nets()
     axes = [text for text in (x, y, z) if text]
     if axes or matrix:
         return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet, preview))
