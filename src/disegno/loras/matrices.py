@@ -74,7 +74,7 @@ def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
         w2 = (a @ b.flatten(1)).reshape(len(a), *b.shape[1:])
     ranks = [len(m[name]) for name in ("lokr_w1_b", "lokr_w2_b") if name in m]
     w1 = w1.reshape(*w1.shape, *[1] * (w2.ndim - w1.ndim))
-    return scale.of(m, ranks[-1] if ranks else None) * torch.kron(w1, w2)
+    return scale.of(m, ranks[-1] if ranks else None) * torch.kron(w1, w2.contiguous())  # its views want that
 
 
 def _full(m: Matrices, scale: Scale, limit: int | None) -> Tensor:

@@ -34,6 +34,13 @@ export function fill(element, ...children) {
   return append(element, children);
 }
 
+let pressedOn = null;
+addEventListener("pointerdown", ({ target }) => { pressedOn = target; }, true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => { pressedOn = null; }), true);
+
+/** Whether something in an element is being pressed: drawn anew between press and release, a button loses its click. */
+export const isPressed = (element) => pressedOn !== null && element.contains(pressedOn);
+
 const ICONS = {
   plus: "M12 5v14M5 12h14",
   minus: "M5 12h14",

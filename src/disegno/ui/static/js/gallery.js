@@ -1,7 +1,7 @@
 // The gallery: what is on its way, and every picture that was made, the newest first.
 
 import { get } from "./api.js";
-import { button, fill, h, icon, toast } from "./dom.js";
+import { button, fill, h, icon, isPressed, toast } from "./dom.js";
 import { compare } from "./compare.js";
 import { t } from "./i18n.js";
 import { all, change, ENDED, older, remove, status, subscribe } from "./jobs.js";
@@ -115,6 +115,7 @@ export function galleryTab() {
   const draw = () => {
     pending = false;
     if (!visible) return;
+    if (isPressed(queue)) return void setTimeout(soon, 100);
     const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
     const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse().sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
     const focused = document.activeElement?.closest?.(".job") && markOf(document.activeElement);

@@ -1,6 +1,6 @@
 // Where a job becomes a picture: waiting, progress with its preview, the result and what can be done with it.
 
-import { button, fill, h, icon, toast } from "./dom.js";
+import { button, fill, h, icon, isPressed, toast } from "./dom.js";
 import { menu } from "./fields.js";
 import { seconds, t } from "./i18n.js";
 import { change, ENDED, follow } from "./jobs.js";
@@ -85,6 +85,7 @@ export function stage({ hint, seed }) {
       warnings.map((each) => h("p", { class: "note" }, each)));
   };
   const showRunning = () => {
+    if (isPressed(frame)) return; // the next step shows it
     const preview = current.preview ?? last;
     below.style.visibility = "hidden"; // what is said there is of the picture before
     const act = (action) => () => change(current.id, action).catch((error) => toast(error.message, "bad"));
