@@ -162,8 +162,9 @@ def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, serv
             np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
             for content in (second, server.ask("GET", again["result"]["files"][0]["url"]).content)
         )
-        # The second of two is drawn alone now: where the processor computes in float32, sums are blocked otherwise
-        assert was.shape == now.shape and np.abs(was - now).max() <= 1, np.abs(was - now).max()
+        # The second of two is drawn alone now: float32's sums are blocked otherwise then, bfloat16's come to the same
+        levels = 1 if again["result"]["facts"]["environment"]["dtype"] == "fp32" else 0
+        assert was.shape == now.shape and np.abs(was - now).max() <= levels, np.abs(was - now).max()
 
 
 def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browser, server: Server) -> None:
