@@ -2,12 +2,15 @@
 
     python benchmarks/bench_ctrlora_claim.py OUT --data palette=PAIRS --data line-art=PAIRS [--model FOLDER]
         [--steps ctrlora=1000 controlnet=5000 full=1000] [--every 250] [--batch 8] [--rank 32]
+        [--pairs 100 300] [--judge palette=PAIRS --judge line-art=PAIRS]
 
 PAIRS: a folder of `python -m recipes.diorama.compose --out`. Every condition is taught by every recipe from the same
 pairs, batches and seeds, each in a process of its own, and looked at through the engine every so many steps: drawings
 that were held out are followed how well (docs/explanation/figures.md). Rates fall by a cosine. Peers: the recipes
 `controlnet` (Zhang et al. 2023) and `full` (the paper's ablation). What is in OUT already is kept; a training that was
-broken off goes on. OUT gets CONDITION-RECIPE-PAIRS.json each, claim.md (the table), claim-CONDITION.svg (the curves).
+broken off goes on. `--pairs`: ctrlora learns from so few as well. `--judge`: what all reach in the end, on more pairs
+than a look draws. OUT gets CONDITION-RECIPE-PAIRS.json each, claim.md (the table), claim-CONDITION.svg (the curves),
+CONDITION-judged.json each and judged.md.
 """
 
 import argparse
@@ -20,7 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from claim_judge import judge
 from common import report
+from PIL import Image
 
 from disegno.core.request import Scalar
 from disegno.core.settings import load_settings
@@ -28,6 +33,8 @@ from disegno.core.teach import TeachRequest
 from disegno.training.base import Look, TeachProgress, TeachResult
 from disegno.training.convergence import CONTROLLABILITY, ERROR
 from disegno.training.curves import HEIGHT, WIDTH, Curve, Level, chart
+from disegno.training.data.opening import open_pairs
+from disegno.training.data.split import split
 from disegno.training.teach import teach
 from disegno.weights.load import open_file
 
@@ -46,12 +53,13 @@ circle{fill:#fff;stroke-dasharray:none!important}"""
 
 @dataclass(frozen=True)
 class Trial:
-    """One training. `pairs`: a folder of pairs of the condition."""
+    """One training. `pairs`: a folder of pairs of the condition; `looked`: whether some are kept back and drawn."""
 
     condition: str
     recipe: str
     pairs: Path
     steps: int
+    looked: bool = True
 
     @property
     def name(self) -> str:
@@ -65,7 +73,7 @@ class Trial:
             recipe=self.recipe,
             model=args.model,
             params=PARAMS.get(self.condition, {}),
-            annotator=self.condition if self.condition not in args.unseen else None,
+            annotator=annotator_of(self.condition, args),
             steps=self.steps,
             batch=args.batch,
             rank=args.rank,
@@ -73,8 +81,8 @@ class Trial:
             rate_schedule="cosine",
             timesteps="high-noise",
             warmup=min(50, self.steps // 10),
-            validate_every=min(max(args.every, self.steps // 5), self.steps),
-            holdout=args.holdout,
+            validate_every=min(max(args.every, self.steps // 5), self.steps) if self.looked else 0,
+            holdout=args.holdout if self.looked else 0,
             base=args.base if self.recipe in ON_BASE else None,
         )
 
@@ -92,6 +100,30 @@ class Outcome:
     peak_mib: float
     file_mib: float
     curve: dict[int, dict[str, float]]
+
+
+def annotator_of(condition: str, args: argparse.Namespace) -> str | None:
+    """Return what draws the condition again; None: nothing does."""
+    return None if condition in args.unseen else condition
+
+
+def few(condition: str, pairs: Path, num: int, args: argparse.Namespace) -> Path:
+    """Return a folder of `num` of the pairs, of those that the other trainings learn from."""
+    folder = args.out / "pairs" / f"{condition}-{num}"
+    if (folder / "prompt.json").is_file():
+        return folder
+    taught, lines = split(open_pairs(str(pairs)), args.holdout)[0], list[str]()
+    if len(taught) < num:
+        raise SystemExit(f"{pairs} has {len(taught)} pairs to learn from; --pairs asks for {num}.")
+    for part in ("source", "target"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for index in range(num):
+        sample, names = taught.read(index), {part: f"{part}/{index:06d}.png" for part in ("source", "target")}
+        Image.fromarray(sample.condition).save(folder / names["source"])
+        Image.fromarray(sample.target).save(folder / names["target"])
+        lines.append(json.dumps(names | {"prompt": sample.caption}))
+    (folder / "prompt.json").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
 
 
 def run(trial: Trial, args: argparse.Namespace) -> Outcome:
@@ -134,6 +166,25 @@ def _told(look: dict[str, float]) -> str:
     return f"{look[CONTROLLABILITY]:.2f} ± {look[ERROR]:.2f}" if CONTROLLABILITY in look else ""
 
 
+def _cell(figure: list[float] | None) -> str:
+    """Return a mean and its error; a set's distance has none."""
+    if figure is None:
+        return ""
+    mean, error = figure
+    return f"{mean:.3f} ± {error:.3f}" if error else f"{mean:.3f}"
+
+
+def judged_table(found: dict[str, Any]) -> str:
+    """Return what all controls reach on the judged pairs in Markdown: a line a control."""
+    lines = list[str]()
+    for condition, figures in found.items():
+        lines += ["| " + " | ".join([condition, *figures]) + " |", "|" + "---|" * (len(figures) + 1)]
+        for way in next(iter(figures.values())):
+            lines.append("| " + " | ".join([way, *(_cell(of.get(way)) for of in figures.values())]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def drawing(condition: str, found: list[dict[str, Any]]) -> str:
     """Return the curves of a condition as a whole SVG file: controllability by step, a line a recipe."""
     curves: list[Curve] = []
@@ -174,8 +225,44 @@ def parsed() -> argparse.Namespace:
     for name, default in (("every", 250), ("batch", 8), ("rank", 32), ("holdout", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rate", type=float, help="the peak, of every recipe; unset: each its own")
+    parser.add_argument("--pairs", nargs="*", type=int, default=[], help="ctrlora learns from so many as well")
+    parser.add_argument("--judge", action="append", default=[], metavar="CONDITION=PAIRS")
+    parser.add_argument("--judged-on", type=int, default=64, help="so many pairs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def trials_of(given: str, steps: dict[str, int], args: argparse.Namespace) -> list[Trial]:
+    """Return what is taught from CONDITION=PAIRS."""
+    condition, pairs = _named(given)
+    whole = [Trial(condition, recipe, Path(pairs), steps[recipe]) for recipe in args.recipes]
+    if "ctrlora" not in args.recipes:
+        return whole
+    parts = (few(condition, Path(pairs), num, args) for num in args.pairs)
+    return whole + [Trial(condition, "ctrlora", part, steps["ctrlora"], looked=False) for part in parts]
+
+
+def _named(given: str) -> tuple[str, str]:
+    condition, _, pairs = given.partition("=")
+    return condition, pairs
+
+
+def _judged(condition: str, pairs: Path, trials: list[Trial], args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the condition's controls reach, from its file where it is there."""
+    path = args.out / f"{condition}-judged.json"
+    if not path.is_file():
+        own = [trial.name for trial in trials if trial.condition == condition]
+        found = judge(
+            {name: args.out / name / f"{name}.safetensors" for name in own},
+            pairs,
+            args.judged_on,
+            model=args.model,
+            annotator=annotator_of(condition, args),
+            params=PARAMS.get(condition),
+            settings=load_settings(cache_dir=args.out / "cache"),
+        )
+        path.write_text(json.dumps(found, indent=1), "utf-8")
+    return json.loads(path.read_text("utf-8"))
 
 
 def main() -> None:
@@ -183,11 +270,7 @@ def main() -> None:
     args = parsed()
     args.out.mkdir(parents=True, exist_ok=True)
     steps = STEPS | {recipe: int(n) for recipe, _, n in (given.partition("=") for given in args.steps)}
-    trials = [
-        Trial(condition, recipe, Path(pairs), steps[recipe])
-        for condition, _, pairs in (given.partition("=") for given in args.data)
-        for recipe in args.recipes
-    ]
+    trials = [trial for given in args.data for trial in trials_of(given, steps, args)]
     if args.one:
         (trial,) = (each for each in trials if each.name == args.one)
         (args.out / f"{trial.name}.json").write_text(json.dumps(asdict(run(trial, args)), indent=1), "utf-8")
@@ -200,6 +283,8 @@ def main() -> None:
     for condition in dict.fromkeys(trial.condition for trial in trials):
         own = [row for row in found if row["condition"] == condition]
         (args.out / f"claim-{condition}.svg").write_text(drawing(condition, own), "utf-8")
+    judged = {condition: _judged(condition, Path(pairs), trials, args) for condition, pairs in map(_named, args.judge)}
+    (args.out / "judged.md").write_text(judged_table(judged), "utf-8")
     for row in found:
         report("ctrlora_claim", **row)
 

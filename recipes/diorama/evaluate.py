@@ -5,12 +5,15 @@ python -m recipes.diorama.evaluate --pack RUN/world.zip --detector RUN/stages/de
 
 Prompts and scenes are of a stream of their own, which nothing was trained on, with nouns that the model knows. Each
 figure of the model stands beside the same figure of real scenes: what the detector, or the annotator, reaches at best.
+Pictures are kept in REPORT/drawn under the model's sha256: an evaluation that was broken off goes on, and one with
+another judge draws nothing again.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import io
 import json
 import math
@@ -24,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from disegno.core.files import write_atomically
 from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.core.settings import load_settings
@@ -59,10 +63,11 @@ SHEET_PROMPTS, SHEET_COLUMNS, SHOWN_DRAWINGS = 24, 6, 4
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is judged. `folder`: None for the built-in one."""
+    """The model that is judged. `folder`: None for the built-in one. `kept`: a folder for its pictures."""
 
     folder: Path | None
     studio: Studio
+    kept: Path | None = None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -77,10 +82,28 @@ class Subject:
         return "diorama" if self.folder is None else str(self.folder)
 
     def draw(self, prompt: str, seed: int, control: ControlUnit | None = None) -> Picture:
-        """Return the model's picture at its defaults."""
+        """Return the model's picture at its defaults, drawn or kept."""
+        path = self.kept and self.kept / f"{control.name if control else 'plain'}-{seed:06d}.png"
+        if path and path.is_file():
+            return np.asarray(Image.open(path).convert("RGB"))
+        picture = self._draw(prompt, seed, control)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, "PNG"))
+        return picture
+
+    def _draw(self, prompt: str, seed: int, control: ControlUnit | None) -> Picture:
         request = Request(prompt=prompt, seed=seed, model=self.name, controls=() if control is None else (control,))
         (result,) = (event for event in generate(request, studio=self.studio) if isinstance(event, Result))
         return np.asarray(result.images[0].convert("RGB"))
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the first digits of the sha256 of a model's files; its card is none."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in {".safetensors", ".json"}):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def scenes_of(wardrobe: Wardrobe, count: int, size: int, first: int = 0) -> Iterator[Scene]:
@@ -142,9 +165,9 @@ def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, c
         if seen_again:
             aim, again = wanted, [MAPS[condition](replace(scene, image=picture), wardrobe) for picture in drawn]
         rows.append([measure(aim, each) for each in again])
-    means = np.mean(rows, axis=0).tolist()
+    control, without, real = np.mean(rows, axis=0).tolist()
     title = measure.title if seen_again else f"{measure.title} to the true scene"
-    return Consistency(condition, title, *means, len(rows))
+    return Consistency(condition, title, control, without, real, len(rows))
 
 
 def data_uri(picture: Picture) -> str:
@@ -284,8 +307,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=48)
     args = parser.parse_args()
-    subject = Subject(args.model, Studio(load_settings()))
-    wardrobe = known_to((args.model or built_in()) / "model.json", open_pack(args.pack))
+    folder = args.model or built_in()
+    subject = Subject(args.model, Studio(load_settings()), args.out / "drawn" / fingerprint(folder))
+    wardrobe = known_to(folder / "model.json", open_pack(args.pack))
     judges = Judges(args.detector and open_detector(args.detector), args.clip and open_clip_score(args.clip))
     report = evaluate(subject, judges, wardrobe, args.prompts, args.pairs, args.out)
     (args.out / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", "utf-8")

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from disegno.core.request import ControlUnit
+from disegno.core.settings import load_settings
+from disegno.engine.studio import Studio
 from kit.world import blobs
 
 from recipes.diorama.detector import Found  # isort: skip
-from recipes.diorama.evaluate import BEGIN, Consistency, Report, put_into, table
+from recipes.diorama.evaluate import BEGIN, Consistency, Report, Subject, fingerprint, put_into, table
 from recipes.diorama.scoring import Scores, Share, score
 from recipes.diorama.world.captions import Facts, Mention, Relation
 from recipes.diorama.world.labels import CELLS, COLOUR_NAMES, labels_of
@@ -64,3 +69,29 @@ def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
     text = card.read_text()
     assert text.count(BEGIN) == 1 and "50 % of 4" in text and "25 %" not in text and text.startswith("# card\n")
     assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 80 % | 8 |" in text
+
+
+def test_a_picture_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def draw(_: Subject, prompt: str, seed: int, control: ControlUnit | None) -> NDArray[np.uint8]:
+        drawn.append((control.name if control else prompt, seed))
+        return np.full((8, 8, 3), len(drawn), np.uint8)
+
+    monkeypatch.setattr(Subject, "_draw", draw)
+    subject = Subject(None, Studio(load_settings()), tmp_path / "drawn")
+    canny = ControlUnit(name="canny", image="")
+    first = [subject.draw("a car", 3), subject.draw("a car", 4), subject.draw("a car", 3, canny)]
+    again = [subject.draw("a car", 3), subject.draw("a car", 4), subject.draw("a car", 3, canny)]
+    assert drawn == [("a car", 3), ("a car", 4), ("canny", 3)]
+    assert [int(picture.mean()) for picture in first] == [int(picture.mean()) for picture in again] == [1, 2, 3]
+
+
+def test_pictures_of_another_model_are_others(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "vae.safetensors").write_bytes(b"a")
+    before = fingerprint(tmp_path)
+    (tmp_path / "CARD.md").write_text("# its card, with the figures that were found")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "vae.safetensors").write_bytes(b"b")
+    assert fingerprint(tmp_path) != before
