@@ -1,15 +1,15 @@
-"""Few steps: a net that goes from any noise to the picture at once, taught by the net that needs many.
+"""Few steps: a net that goes in one step as far as the net that it learns from goes in several, guided.
 
-Latent consistency distillation (Song et al. 2023; Luo et al. 2023, arXiv 2310.04378): the teacher takes one step of
-DDIM under guidance, from t to an earlier s; the student must say at t what it says at s. Guidance is so built in. With
-v prediction and zero terminal SNR the student's estimate is x itself where there is no noise, so the boundary holds
-without skip weights, and the first of the few steps starts from pure noise. What differs between the two is a LoRA on
-every linear layer and convolution (Luo et al. 2023, arXiv 2311.05556), in peft's names: any prompt can ask for it.
+Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512) with guidance built in (Meng et al. 2023, arXiv
+2210.03142), for the very levels that are drawn with (those of the schedule Turbo): the teacher takes SUBSTEPS steps of
+DDIM under guidance from one of them to the next, the student must arrive there in one, without guidance. v prediction
+with zero terminal SNR begins at noise alone. What differs between the two is a LoRA on every linear layer and
+convolution (Luo et al. 2023, arXiv 2311.05556), in peft's names: any prompt can ask for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,13 @@ from disegno.weights.save import save_safetensors
 from .device_draws import DeviceObjective
 
 GUIDANCE = 4.5
-NUM_LEVELS = 40  # the student meets every 25th of 1000 levels, of which Turbo visits four
-HUBER = 0.03  # of the pseudo-Huber loss, times the root of a row's size (Song and Dhariwal 2023, section 3.3)
+STEPS = 4
+SUBSTEPS = 2  # of the teacher's, for each of the student's
+
+
+def levels_of(size: int) -> list[int]:
+    """Return the levels that are drawn with, of a table of so many: 249, 499, 749 and 999 of 1000."""
+    return [(k + 1) * size // STEPS - 1 for k in range(STEPS)]
 
 
 class Distilling(nn.Module):
@@ -47,32 +52,26 @@ class Distilling(nn.Module):
         self.empty = opening.empty.to(self.policy.device, self.policy.dtype)
 
     def forward(self, batch: Batch, turn: str = "") -> Tensor:
-        """Return each row's loss, (b,), float32: the difference of the student's estimates at two levels."""
+        """Return each row's loss, (b,), float32: what the two differ by, as an error of v."""
         x0 = batch.rows["latent"].float()
         tokens = batch.rows["tokens"].to(self.policy.dtype)
         draws = self.objective.draw(batch.seeds, x0.shape[1:])
-        step = len(self.table.sigmas) // NUM_LEVELS
-        t = (draws.level // step + 1) * step - 1
-        s = t - step
         sigmas = self.table.sigmas.to(x0.device)
-        at, to = sigmas[t], torch.where(s >= 0, sigmas[s.clamp(min=0)], torch.zeros_like(sigmas[0]))
-        noised = x0 + at.view(-1, 1, 1, 1) * draws.noise
+        levels = torch.tensor(levels_of(len(sigmas)), device=x0.device)
+        t = levels[draws.level * STEPS // len(sigmas)]
+        noised = x0 + _per_row(sigmas[t]) * draws.noise
         with torch.no_grad():
-            guided = self._guided(noised, at, t, tokens)
-            direction = (noised - guided) / at.view(-1, 1, 1, 1)
-            nearer = guided + to.view(-1, 1, 1, 1) * direction
-            target = torch.where(
-                (s >= 0).view(-1, 1, 1, 1), self._estimate(self.net, nearer, to, s.clamp(min=0), tokens), nearer
-            )
-        made = self._estimate(self.net, noised, at, t, tokens)
-        squares = (made - target).square().flatten(1).sum(dim=1)
-        slack = HUBER * made[0].numel() ** 0.5
-        return (squares + slack**2).sqrt() - slack
+            target = arrival(lambda x, at, here: self._guided(x, at, here, tokens), noised, t, sigmas)
+        made = self._estimate(self.net, noised, sigmas[t], t, tokens)
+        of_v = 1 + sigmas[t] ** -2  # v = (alpha noise - x0) / sigma', so an error of x0 counts by the inverse of sigma'
+        return (made - target).square().flatten(1).mean(dim=1) * of_v
 
     def _guided(self, x: Tensor, sigma: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        teacher = self._teacher[0]
-        told = self._estimate(teacher, x, sigma, t, tokens)
-        untold = self._estimate(teacher, x, sigma, t, self.empty.expand_as(tokens))
+        """Return the teacher's estimate of x0; both halves in one call."""
+        both = torch.cat([tokens, self.empty.expand_as(tokens)])
+        told, untold = self._estimate(self._teacher[0], x.repeat(2, 1, 1, 1), sigma.repeat(2), t.repeat(2), both).chunk(
+            2
+        )
         return untold + GUIDANCE * (told - untold)
 
     def _estimate(self, net: nn.Module, x: Tensor, sigma: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
@@ -80,6 +79,28 @@ class Distilling(nn.Module):
         shown = placed(self.prediction.scale(x, sigma), self.policy)
         out = net(shown, t.float(), encoder_hidden_states=tokens, return_dict=False)[0]
         return self.prediction.denoise(x, sigma, out.float())
+
+
+def arrival(guided: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, t: Tensor, sigmas: Tensor) -> Tensor:
+    """Return the x0 with which one step of DDIM, from t to the next of the levels, ends where the teacher's several do.
+
+    `guided`: the teacher's estimate of x0 from (x, sigma, level). x: (b c h w), x0 + sigma noise. t: (b,).
+    """
+    step = len(sigmas) // STEPS
+    begin, at, here = x, sigmas[t], t
+    for k in range(1, SUBSTEPS + 1):
+        there = t - k * step // SUBSTEPS
+        to = torch.where(there >= 0, sigmas[there.clamp(min=0)], torch.zeros_like(at))
+        estimate = guided(x, at, here)
+        x = estimate + _per_row(to / at) * (x - estimate)
+        at, here = to, there.clamp(min=0)
+    share = _per_row(at / sigmas[t])
+    return (x - share * begin) / (1 - share)
+
+
+def _per_row(x: Tensor) -> Tensor:
+    """Return (b,) as (b 1 1 1)."""
+    return x.view(-1, 1, 1, 1)
 
 
 class Delta(nn.Module):

@@ -153,7 +153,9 @@ HOME = Scale(
             decay="cosine",
             timesteps="high-noise",
         ),
-        "few": Course(2_000, 32, 5e-4, 30, 1_536, uses=10, window=8, ema=0.98, rank=32, caption_dropout=0.0),
+        "few": Course(
+            700, 32, 5e-4, 30, 1_536, uses=6, window=4, ema=0.98, rank=32, caption_dropout=0.0, decay="cosine"
+        ),
         "decoder": Course(2_400, 8, 2e-4, 50, 1_152, uses=4, window=2, ema=0.995, decay="cosine"),
         "tiny": Course(1_500, 32, 5e-4, 50, SHARED, uses=4, window=2),
         "detector": Course(1_500, 32, 1.5e-3, 40, chapter=1_152, uses=4, ema=0.99),

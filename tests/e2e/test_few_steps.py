@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from recipes.diorama.few import NUM_LEVELS
+from recipes.diorama.few import levels_of
 
 from disegno import Request, Result, Settings, Studio, generate
 from disegno.backbones.miniature import open_miniature
@@ -63,9 +63,8 @@ def test_the_levels_are_those_that_the_recipe_teaches(studio: Studio) -> None:
     backbone = studio.backbone("quick")
     few, table = backbone.few_steps, backbone.table
     assert few is not None and (few.name, few.steps, few.cfg) == ("few", 4, 1.0)
-    step = len(table.sigmas) // NUM_LEVELS
-    taught = table.sigmas[step - 1 :: step]
-    for steps in (1, 2, few.steps, 8):
+    taught = table.sigmas[levels_of(len(table.sigmas))]
+    for steps in (1, 2, few.steps):
         *levels, last = plan_sigmas(find_sampler(few.sampler), few.schedule, steps, table).tolist()
         assert len(levels) == steps and last == 0
         assert set(levels) <= set(taught.tolist())
