@@ -1,7 +1,8 @@
 """What the model can do, measured: the table of its card.
 
 python -m recipes.diorama.evaluate --pack RUN/world.zip --detector RUN/stages/detector/detector.safetensors --out REPORT
-    [--clip RUN/clip/clip] [--model FOLDER] [--prompts 1000] [--pairs 48] [--card src/disegno/data/diorama/CARD.md]
+    [--clip RUN/clip/clip] [--model FOLDER] [--few] [--prompts 1000] [--pairs 48]
+    [--card src/disegno/data/diorama/CARD.md]
 
 Prompts and scenes are of a stream of their own, which nothing was trained on, with nouns that the model knows. Each
 figure of the model stands beside the same figure of real scenes: what the detector, or the annotator, reaches at best.
@@ -63,11 +64,15 @@ SHEET_PROMPTS, SHEET_COLUMNS, SHOWN_DRAWINGS = 24, 6, 4
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is judged. `folder`: None for the built-in one. `kept`: a folder for its pictures."""
+    """The model that is judged. `folder`: None for the built-in one. `kept`: a folder for its pictures.
+
+    `few`: whether it draws in its few steps.
+    """
 
     folder: Path | None
     studio: Studio
     kept: Path | None = None
+    few: bool = False
 
     @property
     def about(self) -> dict[str, Any]:
@@ -83,7 +88,8 @@ class Subject:
 
     def draw(self, prompt: str, seed: int, control: ControlUnit | None = None) -> Picture:
         """Return the model's picture at its defaults, drawn or kept."""
-        path = self.kept and self.kept / f"{control.name if control else 'plain'}-{seed:06d}.png"
+        name = f"{'few-' if self.few else ''}{control.name if control else 'plain'}-{seed:06d}.png"
+        path = self.kept and self.kept / name
         if path and path.is_file():
             return np.asarray(Image.open(path).convert("RGB"))
         picture = self._draw(prompt, seed, control)
@@ -93,7 +99,8 @@ class Subject:
         return picture
 
     def _draw(self, prompt: str, seed: int, control: ControlUnit | None) -> Picture:
-        request = Request(prompt=prompt, seed=seed, model=self.name, controls=() if control is None else (control,))
+        controls = () if control is None else (control,)
+        request = Request(prompt=prompt, seed=seed, model=self.name, controls=controls, few_steps=self.few)
         (result,) = (event for event in generate(request, studio=self.studio) if isinstance(event, Result))
         return np.asarray(result.images[0].convert("RGB"))
 
@@ -220,8 +227,9 @@ def evaluate(
     net = open_efficientnet()
     features = [net.features(pictures) for pictures in (drawn, real, others)]
     kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
-    names = [name for name in MAPS if name in subject.about.get("conditions", {})]
-    write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
+    names = [name for name in MAPS if pairs and name in subject.about.get("conditions", {})]
+    if names:
+        write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
     detector, clip = judges.detector, judges.clip
     model, reached = (detector and judged(detector, scenes, pictures) for pictures in (drawn, real))
@@ -303,12 +311,13 @@ def main() -> None:
     parser.add_argument("--detector", type=Path, help="unset: objects, colours, counts and relations are not judged")
     parser.add_argument("--clip", type=Path, help="of recipes/diorama/clip.py: judges pictures by their captions")
     parser.add_argument("--model", type=Path, help="a folder; unset: the built-in model")
+    parser.add_argument("--few", action="store_true", help="draw in the model's few steps")
     parser.add_argument("--card", type=Path, help="a Markdown file to put the table into")
     parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--pairs", type=int, default=48, help="for each condition; 0: conditions are not judged")
     args = parser.parse_args()
     folder = args.model or built_in()
-    subject = Subject(args.model, Studio(load_settings()), args.out / "drawn" / fingerprint(folder))
+    subject = Subject(args.model, Studio(load_settings()), args.out / "drawn" / fingerprint(folder), args.few)
     wardrobe = known_to(folder / "model.json", open_pack(args.pack))
     judges = Judges(args.detector and open_detector(args.detector), args.clip and open_clip_score(args.clip))
     report = evaluate(subject, judges, wardrobe, args.prompts, args.pairs, args.out)

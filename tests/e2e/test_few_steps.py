@@ -14,7 +14,7 @@ from disegno import Request, Result, Settings, Studio, generate
 from disegno.backbones.miniature import open_miniature
 from disegno.cli.main import main
 from disegno.core.errors import CorruptFile, RequestError
-from disegno.core.request import InitImage, LoraUse
+from disegno.core.request import Hires, InitImage, LoraUse
 from disegno.diffusion.schedules import plan_sigmas
 from disegno.engine.album import Album
 from disegno.engine.concrete import concrete
@@ -25,7 +25,7 @@ from disegno.serving import catalogue
 from disegno.serving.catalogue import catalogue_of
 from disegno.weights import built_in
 from disegno.weights.built_in import few_steps_of, shipped_file
-from kit.few import FEW, write_few
+from kit.few import FEW, write_few, write_plain
 
 pytestmark = pytest.mark.e2e
 
@@ -105,6 +105,18 @@ def test_a_picture_is_changed_in_few_steps(drawn: Result, studio: Studio, tmp_pa
     init = InitImage(image=str(tmp_path / "photo.png"), denoise=0.5)
     changed = _draw(replace(ASKED, init=init), studio)
     assert changed.request.steps == 4 and not np.array_equal(_pixels(changed), _pixels(drawn))
+
+
+def test_a_hires_pass_of_another_model_goes_without_the_lora(folder: Path, studio: Studio) -> None:
+    plain = write_plain(folder.parent / "plain")
+    other = Hires(model=plain.name, scale=1.0, upscaler="Lanczos", denoise=0.5)
+    with pytest.raises(RequestError, match=r"hires pass is drawn by plain\. Say its steps and its guidance"):
+        concrete(replace(ASKED, hires=other), studio.backbone("quick"), Album(studio.limits))
+    told = replace(other, steps=2, cfg=2.0, sampler="DDIM")
+    both = _draw(replace(ASKED, hires=told), studio)
+    assert both.request.loras == (FEW_LORA,) and both.request.hires and both.request.hires.cfg == 2.0
+    tagged = replace(SPELLED, prompt=f"{ASKED.prompt} <lora:few:1>", hires=told)
+    assert np.array_equal(_pixels(_draw(tagged, studio)), _pixels(both))
 
 
 def test_a_model_that_brings_none_says_what_to_do() -> None:

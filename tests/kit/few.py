@@ -26,6 +26,14 @@ def write_few(folder: Path) -> Path:
     return folder
 
 
+def write_plain(folder: Path) -> Path:
+    """Return the folder, now a copy of the built-in model that has no few steps."""
+    shutil.copytree(built_in_folder(), folder, ignore=_EXAMPLES)
+    about = json.loads((folder / "model.json").read_text("utf-8"))
+    (folder / "model.json").write_text(json.dumps({k: v for k, v in about.items() if k != "few_steps"}), "utf-8")
+    return folder
+
+
 def _lora(folder: Path) -> dict[str, Tensor]:
     """Return a LoRA on every linear layer and convolution of the UNet, in peft's names, as the recipe writes it."""
     generator, made = Generator().manual_seed(7), dict[str, Tensor]()

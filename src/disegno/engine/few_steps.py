@@ -5,19 +5,27 @@ from dataclasses import replace
 from disegno.backbones.base import Backbone, Defaults
 from disegno.core.errors import RequestError
 from disegno.core.request import LoraUse, Request
+from disegno.engine.wording import Worded
 from disegno.prompts.networks import LORA_KINDS, cut_tags
 
 
 def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
     """Return the request with the model's own LoRA, if any, in place of `few_steps`, and what fills in the rest.
 
-    A LoRA that the request names already stays as it is named. Raises RequestError where the model brings none.
+    A LoRA that the request names already stays as it is named. Raises RequestError where the model brings none, or
+    where the hires pass is drawn by another model and does not say how.
     """
     few = backbone.few_steps
     if few is None:
         raise RequestError(
             f"{backbone.name} brings nothing to draw in few steps with. Leave few_steps out, or give a LoRA that was"
             f" made for it (LCM, for {backbone.family}): --lora NAME --steps 4 --sampler LCM --cfg 1."
+        )
+    hires = request.hires
+    if hires is not None and hires.model not in (None, request.model) and (hires.steps is None or hires.cfg is None):
+        raise RequestError(
+            f"{few.steps} steps at guidance {few.cfg:g} are what {backbone.name} wants; the hires pass is drawn by"
+            f" {hires.model}. Say its steps and its guidance too."
         )
     added = () if few.name is None or few.name in _named(request) else (LoraUse(name=few.name),)
     own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
@@ -29,3 +37,16 @@ def _named(request: Request) -> set[str]:
     tags = (tag for prompt in (request.prompt, *request.prompts) for tag in cut_tags(prompt)[1])
     tagged = (tag.positional[:1] for tag in tags if tag.kind in LORA_KINDS)
     return {use.name for use in request.loras} | {name for names in tagged for name in names}
+
+
+def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
+    """Return what a second pass draws, by another model: without the LoRA that only the first one brings."""
+    own, others = (model.few_steps.name if model.few_steps else None for model in (first, second))
+    if own is None or own == others:
+        return request, worded
+
+    def without(uses: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
+        return tuple(use for use in uses if use.name != own)
+
+    wordings = tuple(replace(wording, loras=without(wording.loras)) for wording in worded.wordings)
+    return replace(request, loras=without(request.loras)), replace(worded, wordings=wordings)

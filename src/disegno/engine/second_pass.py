@@ -9,6 +9,7 @@ from torch import Tensor
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, Request
 from disegno.engine.depth import check_depth
+from disegno.engine.few_steps import for_another
 from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin
@@ -56,7 +57,8 @@ def open_second(job: Job) -> Second | None:
         if unit.passes != "first":
             job.studio.controller(unit, backbone)  # what is wrong with it is said now
     worded = word(request, job.seeds, job.studio, part=1)
-    second = replace(job, request=_request(request, hires), backbone=backbone, worded=worded)
+    drawn, worded = for_another(job.backbone, backbone, _request(request, hires), worded)
+    second = replace(job, request=drawn, backbone=backbone, worded=worded)
     return Second(hires, second, target, mode or find_upscaler(hires.upscaler, job.studio))
 
 
