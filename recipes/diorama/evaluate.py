@@ -59,6 +59,7 @@ TOLD = {
     "colour": "its caption is nearer than one with another colour (chance 50 %)",
 }
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+DRAWN_AT_ONCE = 4
 SHEET_PROMPTS, SHEET_COLUMNS, SHOWN_DRAWINGS = 24, 6, 4
 
 
@@ -71,7 +72,7 @@ class Subject:
 
     folder: Path | None
     studio: Studio
-    kept: Path | None = None
+    kept: Path
     few: bool = False
 
     @property
@@ -88,21 +89,33 @@ class Subject:
 
     def draw(self, prompt: str, seed: int, control: ControlUnit | None = None) -> Picture:
         """Return the model's picture at its defaults, drawn or kept."""
-        name = f"{'few-' if self.few else ''}{control.name if control else 'plain'}-{seed:06d}.png"
-        path = self.kept and self.kept / name
-        if path and path.is_file():
-            return np.asarray(Image.open(path).convert("RGB"))
-        picture = self._draw(prompt, seed, control)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, "PNG"))
+        (picture,) = self.draw_all([prompt], seed, control)
         return picture
 
-    def _draw(self, prompt: str, seed: int, control: ControlUnit | None) -> Picture:
-        controls = () if control is None else (control,)
-        request = Request(prompt=prompt, seed=seed, model=self.name, controls=controls, few_steps=self.few)
+    def draw_all(self, prompts: Sequence[str], seed: int, control: ControlUnit | None = None) -> list[Picture]:
+        """Return a picture for each prompt, of this seed and those that follow it, drawn at once or kept."""
+        paths = [self._path(seed + k, control) for k in range(len(prompts))]
+        if not all(path.is_file() for path in paths):
+            for path, picture in zip(paths, self._drawn(prompts, seed, control), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, lambda temporary, shown=picture: shown.save(temporary, "PNG"))
+        return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+
+    def _path(self, seed: int, control: ControlUnit | None) -> Path:
+        way = f"{'few-' if self.few else ''}{control.name if control else 'plain'}"
+        return self.kept / f"{way}-{seed:06d}.png"
+
+    def _drawn(self, prompts: Sequence[str], seed: int, control: ControlUnit | None) -> Sequence[Image.Image]:
+        request = Request(
+            prompts=tuple(prompts),
+            batch=len(prompts),
+            seed=seed,
+            model=self.name,
+            controls=() if control is None else (control,),
+            few_steps=self.few,
+        )
         (result,) = (event for event in generate(request, studio=self.studio) if isinstance(event, Result))
-        return np.asarray(result.images[0].convert("RGB"))
+        return result.images
 
 
 def fingerprint(folder: Path) -> str:
@@ -218,9 +231,10 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     scenes = list(scenes_of(wardrobe, prompts, subject.size))
     drawn: list[Picture] = []
-    for scene in scenes:
-        drawn.append(subject.draw(scene.caption, scene.seed[1]))
-        print(f"prompt {len(drawn)}/{prompts}: {scene.caption}", flush=True)
+    for first in range(0, prompts, DRAWN_AT_ONCE):
+        some = scenes[first : first + DRAWN_AT_ONCE]
+        drawn += subject.draw_all([scene.caption for scene in some], some[0].seed[1])
+        print(f"prompt {len(drawn)}/{prompts}: {some[-1].caption}", flush=True)
     write_sheet(out / "prompts.png", scenes[:SHEET_PROMPTS], drawn[:SHEET_PROMPTS])
     real = [scene.image for scene in scenes]
     others = [scene.image for scene in scenes_of(wardrobe, prompts, subject.size, first=prompts)]

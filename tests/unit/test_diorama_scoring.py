@@ -1,10 +1,11 @@
 """How pictures are judged: what was found, held against what a caption claims; and the card's table."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from PIL import Image
 
 from disegno.core.request import ControlUnit
 from disegno.core.settings import load_settings
@@ -72,19 +73,22 @@ def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[str, int]] = []
+    asked: list[tuple[tuple[str, ...], int, str]] = []
 
-    def draw(_: Subject, prompt: str, seed: int, control: ControlUnit | None) -> NDArray[np.uint8]:
-        drawn.append((control.name if control else prompt, seed))
-        return np.full((8, 8, 3), len(drawn), np.uint8)
+    def draw(_: Subject, prompts: Sequence[str], seed: int, control: ControlUnit | None) -> list[Image.Image]:
+        asked.append((tuple(prompts), seed, control.name if control else ""))
+        return [Image.new("RGB", (8, 8), (len(asked), k, 0)) for k in range(len(prompts))]
 
-    monkeypatch.setattr(Subject, "_draw", draw)
+    monkeypatch.setattr(Subject, "_drawn", draw)
     subject = Subject(None, Studio(load_settings()), tmp_path / "drawn")
     canny = ControlUnit(name="canny", image="")
-    first = [subject.draw("a car", 3), subject.draw("a car", 4), subject.draw("a car", 3, canny)]
-    again = [subject.draw("a car", 3), subject.draw("a car", 4), subject.draw("a car", 3, canny)]
-    assert drawn == [("a car", 3), ("a car", 4), ("canny", 3)]
-    assert [int(picture.mean()) for picture in first] == [int(picture.mean()) for picture in again] == [1, 2, 3]
+    for _ in range(2):
+        both = subject.draw_all(["a car", "a cat"], 3)
+        assert [picture[0, 0].tolist() for picture in both] == [[1, 0, 0], [1, 1, 0]]
+        assert subject.draw("a cat", 4)[0, 0].tolist() == [1, 1, 0]
+        assert subject.draw("a car", 3, canny)[0, 0].tolist() == [2, 0, 0]
+        assert replace(subject, few=True).draw("a car", 3)[0, 0].tolist() == [3, 0, 0]
+    assert asked == [(("a car", "a cat"), 3, ""), (("a car",), 3, "canny"), (("a car",), 3, "")]
 
 
 def test_pictures_of_another_model_are_others(tmp_path: Path) -> None:
