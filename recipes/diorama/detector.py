@@ -1,8 +1,9 @@
 """A detector of the world's things: which noun is where, and in which colour. It judges what the model draws.
 
 A head on ImageNet's features that looks for centres (Zhou et al. 2019, "Objects as Points"): one heat map a noun over
-16 x 16 cells, and a colour a cell. It learns from the composer's exact labels, in pictures of which half are blurred,
-as a young model's are. Its own accuracy on held-out scenes is the ceiling of every figure that it gives.
+16 x 16 cells, and a colour a cell. It learns from the composer's exact labels, in pictures of which half have been
+through the model's autoencoder and half are blurred, as a young model's are. Its own accuracy on held-out scenes, as
+the autoencoder leaves them, is the ceiling of every figure that it gives.
 """
 
 from __future__ import annotations
@@ -121,11 +122,15 @@ class DetectorLearner:
         save_safetensors(path, tensors, {"disegno.steps": str(facts.steps)})
 
 
-def open_learner(memory: Memory, rate: float, seed: int) -> DetectorLearner:
-    """Return a new detector, to be taught."""
+def open_learner(memory: Memory, rate: float, seed: int, start: str | None = None) -> DetectorLearner:
+    """Return a new detector, to be taught, or the one of a file (`start`), to be taught on."""
     masters = masters_of(memory)
     trunk = masters.place(open_efficientnet())
-    net = masters.place(Detector(trunk, Generator().manual_seed(seed))).requires_grad_(True).train()
+    net = Detector(trunk, Generator().manual_seed(seed))
+    if start is not None:
+        with open_file(Path(start)) as file:
+            net.load_state_dict(dict(file.tensors()))
+    net = masters.place(net).requires_grad_(True).train()
     return DetectorLearner(Detecting(net, memory), (Turn("detector", dict(net.named_parameters()), rate),))
 
 

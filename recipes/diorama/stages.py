@@ -19,6 +19,7 @@ from disegno.training.ground import Ground, open_ground, opening_of, training_me
 from disegno.training.lesson import Lesson, Opening
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
+from disegno.training.trial import through_vae
 
 from .chapters import Ahead, ChapterOrder, Composer, Drawn, FromChapters, Numbers, Source, Wish, chunks, to_tensor
 from .decoder import open_decoder
@@ -94,7 +95,14 @@ class Place:
         """Return the model that a stage starts from."""
         start = STAGES[stage].start
         known = None if self.wardrobe is None else self.wardrobe.looks
+        if stage == "detector" and (judged := self.judged) is not None:
+            return judged
         return write_newborn(self.run / "newborn", self.scale, known) if not start else self.result(start)
+
+    @property
+    def judged(self) -> Path | None:
+        """Return the run's model, whose pictures a detector will judge; None where there is none yet."""
+        return next((path for path in map(self.result, ("net", "vae")) if path.exists()), None)
 
 
 def request_of(place: Place, name: str, steps: int | None = None) -> TeachRequest:
@@ -250,24 +258,29 @@ def _with_decoder(place: Place, name: str, request: TeachRequest) -> Opened:
     return learner, _encoder(ground), ground.backbone.fingerprint
 
 
-def _alone(place: Place, name: str, request: TeachRequest) -> Opened:
-    """Open the detector, which needs no model."""
+def _judging(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open the detector. Where the run has a model, every second scene is shown as its autoencoder leaves it."""
     memory = training_memory(place.settings)
     device = memory.policy.device
+    learner = open_learner(memory, request.rate or 0.0, request.seed, request.start)
+    model = place.judged and open_ground(request, About("", ("latent",)), Studio(place.settings)).backbone
 
     def encode(drawn: Drawn, names: Sequence[str]) -> Mapping[str, Tensor]:
+        target = to_tensor(drawn.images, device)
+        if model:
+            target[1::2] = to_tensor(np.stack([through_vae(image, model) for image in drawn.images[1::2]]), device)
         return {
-            "target": to_tensor(drawn.images, device),
+            "target": target,
             "noun": torch.from_numpy(np.stack([labels.noun for labels in drawn.labels])).to(device),
             "colour": torch.from_numpy(np.stack([labels.colour for labels in drawn.labels])).to(device),
         }
 
-    return open_learner(memory, request.rate or 0.0, request.seed), encode, "detector"
+    return learner, encode, f"detector {model.fingerprint}" if model else "detector"
 
 
 _OPENERS = {
     "vae": _with_model, "net": _with_model, "base": _with_model, "few": _with_model, "tiny": _with_latents,
-    "decoder": _with_decoder, "detector": _alone,
+    "decoder": _with_decoder, "detector": _judging,
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ python -m recipes.diorama.train STAGE --run RUN --minutes 9 [--workers 15] [--br
 python -m recipes.diorama.train STAGE --run RUN --finish              # end a stage with what it has learned so far
 python -m recipes.diorama.train --rehearse --run RUN                  # every stage as a toy, in under three minutes
 
-STAGE: vae, net, base, few, decoder, tiny, detector, in this order (detector needs none of the others).
+STAGE: vae, net, base, few, decoder, tiny, detector, in this order (detector needs none of the others, and
+learns to see through the autoencoder where there is one).
 """
 
 from __future__ import annotations
