@@ -51,6 +51,12 @@ from .world.pack import Wardrobe, known_to, open_pack
 from .world.render import Scene, compose
 
 Picture = NDArray[np.uint8]
+FOUND = {
+    "object": "by a detector: a thing that was asked for is there",
+    "colour": "a thing that is there has its colour",
+    "count": "two and more of a kind are as many",
+    "relation": "left of, right of, on: it stands so",
+}
 TOLD = {
     "caption": "by a small CLIP: its caption is the nearest of a hundred",
     "caption5": "its caption is among the five nearest of a hundred",
@@ -202,18 +208,17 @@ def data_uri(picture: Picture) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """All figures. `model`, `real`: None where no detector judged; `told`, `told_real`: where no CLIP did.
+    """All figures, each of the model's pictures, of real scenes, and of these as the model's autoencoder leaves them.
 
-    `kernel`: of the model's pictures to scenes, and of those scenes to others.
+    `found`: by the detector, `told`: by the CLIP; empty without one. `kernel`: distances to the scenes; of the real
+    ones to others.
     """
 
     prompts: int
-    model: Scores | None
-    real: Scores | None
-    kernel: tuple[float, float]
-    conditions: tuple[Consistency, ...]
-    told: Retrieval | None = None
-    told_real: Retrieval | None = None
+    kernel: tuple[float, float, float]
+    conditions: tuple[Consistency, ...] = ()
+    found: tuple[Scores, ...] = ()
+    told: tuple[Retrieval, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,20 +241,25 @@ def evaluate(
         drawn += subject.draw_all([scene.caption for scene in some], some[0].seed[1])
         print(f"prompt {len(drawn)}/{prompts}: {some[-1].caption}", flush=True)
     write_sheet(out / "prompts.png", scenes[:SHEET_PROMPTS], drawn[:SHEET_PROMPTS])
+    backbone = subject.studio.open_model(subject.studio.find_model(subject.name), subject.studio.memory)
     real = [scene.image for scene in scenes]
+    ways = drawn, real, [through_vae(picture, backbone) for picture in real]
     others = [scene.image for scene in scenes_of(wardrobe, prompts, subject.size, first=prompts)]
     net = open_efficientnet()
-    features = [net.features(pictures) for pictures in (drawn, real, others)]
-    kernel = kernel_distance(features[0], features[1]), kernel_distance(features[1], features[2])
+    features = [net.features(pictures) for pictures in (*ways, others)]
+    distances = [kernel_distance(features[way], features[to]) for way, to in ((0, 1), (1, 3), (2, 1))]
     names = [name for name in MAPS if pairs and name in subject.about.get("conditions", {})]
     if names:
         write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
     conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
-    detector, clip = judges.detector, judges.clip
-    model, reached = (detector and judged(detector, scenes, pictures) for pictures in (drawn, real))
-    group = math.gcd(prompts, GROUP)
-    told = [clip and judged_pictures(clip, scenes, pictures, group) for pictures in (drawn, real)]
-    return Report(prompts, model, reached, kernel, conditions, *told)
+    detector, clip, group = judges.detector, judges.clip, math.gcd(prompts, GROUP)
+    return Report(
+        prompts,
+        (distances[0], distances[1], distances[2]),
+        conditions,
+        tuple(judged(detector, scenes, pictures) for pictures in ways) if detector else (),
+        tuple(judged_pictures(clip, scenes, pictures, group) for pictures in ways) if clip else (),
+    )
 
 
 def write_conditions(path: Path, subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe) -> None:
@@ -280,20 +290,13 @@ def write_sheet(path: Path, scenes: Sequence[Scene], pictures: Sequence[Picture]
 
 def table(report: Report) -> str:
     """Return the report in Markdown."""
-    lines = [
-        f"| in {report.prompts} prompts of the test stream | the model's pictures | real scenes |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {getattr(report.model, name)} | {getattr(report.real, name)} |"
-            for name in (("object", "colour", "count", "relation") if report.model else ())
-        ),
-    ]
-    if report.told and report.told_real:
-        told, reached = asdict(report.told), asdict(report.told_real)
-        lines += [
-            f"| {words} | {100 * told[name]:.1f} % | {100 * reached[name]:.1f} % |" for name, words in TOLD.items()
-        ]
-    lines.append(f"| distance KID-EffLite0 (not FID) | {report.kernel[0]:.3f} | {report.kernel[1]:.3f} |")
+    titles = "the model's pictures", "real scenes", "real scenes through the VAE"
+    lines = [_line(f"in {report.prompts} prompts of the test stream", *titles), _line(*["---"] * 4)]
+    for name, words in FOUND.items():
+        lines += [_line(words, *(str(getattr(each, name)) for each in report.found))] if report.found else []
+    for name, words in TOLD.items():
+        lines += [_line(words, *(f"{100 * getattr(each, name):.1f} %" for each in report.told))] if report.told else []
+    lines.append(_line("distance KID-EffLite0 (not FID)", *(f"{distance:.3f}" for distance in report.kernel)))
     if report.conditions:
         lines += [
             "",
@@ -304,6 +307,11 @@ def table(report: Report) -> str:
         figures = " | ".join(f"{value:.2f}" for value in (each.control, each.without, each.real))
         lines.append(f"| {each.condition} | {each.measure} | {figures} | {100 * each.followed:.0f} % | {each.pairs} |")
     return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def put_into(card: Path, figures: str) -> None:

@@ -66,9 +66,12 @@ def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
     card.write_text("# card\n")
     conditions = (Consistency("canny", "edge F1", 0.8, 0.4, 0.9, 8),)
     for hits in (1, 2):
-        put_into(card, table(Report(4, Scores(Share(hits, 4)), Scores(Share(4, 4)), (0.5, 0.0), conditions)))
+        found = Scores(Share(hits, 4)), Scores(Share(4, 4)), Scores(Share(3, 4))
+        put_into(card, table(Report(4, (0.5, 0.0, 0.1), conditions, found)))
     text = card.read_text()
     assert text.count(BEGIN) == 1 and "50 % of 4" in text and "25 %" not in text and text.startswith("# card\n")
+    assert "| by a detector: a thing that was asked for is there | 50 % of 4 | 100 % of 4 | 75 % of 4 |" in text
+    assert "| distance KID-EffLite0 (not FID) | 0.500 | 0.000 | 0.100 |" in text
     assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 80 % | 8 |" in text
 
 
