@@ -16,6 +16,7 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.annotators import ANNOTATORS
 from disegno.cli.main import main
+from disegno.core.request import LoraUse
 
 pytestmark = pytest.mark.e2e
 
@@ -87,11 +88,11 @@ def test_colours_are_obeyed(studio: Studio) -> None:
 
 
 def test_four_steps_draw_it_too(studio: Studio) -> None:
-    """As the model is, without a LoRA: the colours are obeyed, and the drawing's edges followed."""
+    """Without guidance, by the LoRA for them: the colours are obeyed, and the drawing's edges followed."""
     few = replace(REQUEST, steps=None, few_steps=True)
     red, blue = (_draw(replace(few, prompt=f"a {colour} car"), studio) for colour in ("red", "blue"))
     made = red.request
-    assert (made.steps, made.cfg, made.sampler, made.loras) == (4, 3.0, "DDIM", ())
+    assert (made.steps, made.cfg, made.sampler, made.loras) == (4, 1.0, "DDIM", (LoraUse(name="few"),))
     assert _redness(red) > _redness(blue) + 20
     controlled = _draw(replace(few, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
     wanted = np.asarray(controlled.conditions[0])[..., 0] > 127
