@@ -281,7 +281,7 @@ def main() -> None:
     found = [json.loads((args.out / f"{trial.name}.json").read_text("utf-8")) for trial in trials]
     (args.out / "claim.md").write_text(table(found), "utf-8")
     for condition in dict.fromkeys(trial.condition for trial in trials):
-        own = [row for row in found if row["condition"] == condition]
+        own = [row for row in found if row["condition"] == condition and row["curve"]]
         (args.out / f"claim-{condition}.svg").write_text(drawing(condition, own), "utf-8")
     judged = {condition: _judged(condition, Path(pairs), trials, args) for condition, pairs in map(_named, args.judge)}
     (args.out / "judged.md").write_text(judged_table(judged), "utf-8")
