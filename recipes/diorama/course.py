@@ -1,6 +1,6 @@
 """All stages in one go, by the clock: for a machine that is there for some minutes only.
 
-python -m recipes.diorama.course --run RUN --stock STOCK --out OUT --ends vae=105 net=440 base=585 few=665 detector=725
+python -m recipes.diorama.course --run RUN --stock STOCK --out OUT --ends vae=105 half=270 net=440 base=585 few=665
 
 Each stage ends when its second is over, counted from the start, and the next begins from what it has learned. Before
 it, and beside it, run `stock` (the scenes) and `haste` (the compiler's cache). What a stage leaves is in OUT/STAGE, as
@@ -34,7 +34,7 @@ from .bundle import size_mib
 from .scale import FULL, SCALES
 from .shards import MOST_BYTES
 from .stages import STAGES, Place
-from .train import finish, slice_of
+from .train import PARTS, finish, slice_of
 
 LARGE = ("unet.safetensors", "base.safetensors")
 FAILURES = (
@@ -50,7 +50,7 @@ def files_of(place: Place, stage: str) -> list[Path]:
     """Return the files of a stage's result that are its own."""
     path = place.result(stage)
     if path.is_dir():
-        return [path / {"vae": "vae.safetensors", "net": "unet.safetensors"}[stage]]
+        return [path / PARTS[stage]]
     return [path, *sorted(path.parent.glob(f"{path.stem}_*{path.suffix}"))]
 
 
@@ -109,10 +109,14 @@ def run_all(place: Place, ends: dict[str, float], out: Path) -> None:
 
 
 def pieces(out: Path, to: Path) -> list[Path]:
-    """Cut what stages have left since the last time into files of at most 15 MiB; as many stages as fit MOST_MIB."""
+    """Cut what stages have left since the last time into files of at most 15 MiB; as many stages as fit MOST_MIB.
+
+    What another stage has gone on from, and nothing else needs, is left out.
+    """
     to.mkdir(parents=True, exist_ok=True)
     new: list[Path] = []
-    for folder in (out / stage for stage in STAGES):
+    passed = {STAGES[stage].rather for stage in STAGES if (out / stage).is_dir()}
+    for folder in (out / stage for stage in STAGES if stage not in passed):
         if folder.is_dir() and not (folder / SENT).exists():
             all_files = (path for each in (*new, folder) for path in each.iterdir())
             new += [folder] if size_mib(all_files) < MOST_MIB else []

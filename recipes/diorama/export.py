@@ -32,13 +32,14 @@ from .course import packed
 from .newborn import built_in
 from .scale import FULL, SCALES
 from .stages import Place
+from .widen import wide_config
 from .world.maps import BASE_CONDITIONS, MAPS, class_colours
 from .world.pack import Wardrobe, known_to, open_pack
 from .world.render import compose
 from .world.vocabulary import CLASSES
 
 BASE, FEW, TINY = "basecn.safetensors", "few.safetensors", "preview.safetensors"
-FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "LCM", "schedule": "Turbo"}
+FEW_STEPS = {"lora": FEW, "steps": 4, "cfg": 1.0, "sampler": "DDIM", "schedule": "Turbo"}
 MOST_MIB = 96.0
 EXAMPLE = 665  # of version 0's nouns: "a castle in the snow"
 _DIGEST, _ANNOTATOR = "disegno.base_sha256", "disegno.annotator"
@@ -56,7 +57,9 @@ def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, A
         raise ValueError("The built-in model is what this starts from: write another folder, then put it there.")
     out.mkdir(parents=True, exist_ok=True)
     packed(model / "unet.safetensors", out / "unet.safetensors")
-    packed(_autoencoder(place, model / "vae.safetensors"), out / "vae.safetensors")
+    vae = _autoencoder(place, model / "vae.safetensors")
+    packed(vae, out / "vae.safetensors")
+    about |= {"vae": wide_config(about["vae"], load_file(vae))}
     for name in ("text.safetensors", "tokenizer.json"):
         shutil.copy(model / name, out / name)
     conditions = _base(place, out) | {name: _taught(path, name, out) for name, path in controls.items()}

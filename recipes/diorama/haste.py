@@ -31,9 +31,9 @@ def hasten(module: nn.Module) -> None:
             net.compile(dynamic=False)
 
 
-def drawn_rows(scale: Scale, count: int, device: torch.device) -> dict[str, Tensor]:
+def drawn_rows(scale: Scale, count: int, device: torch.device, shrink: int = 1) -> dict[str, Tensor]:
     """Return rows of no meaning, of the shapes that a stage is given."""
-    side = scale.size // 8
+    side = scale.size // shrink // 8
     latents = {name: torch.randn(count, 4, side, side, device=device) for name in ("latent", "condition_latent")}
     return {**latents, "tokens": torch.randn(count, NUM_TOKENS, TEXT_WIDTH, device=device).bfloat16()}
 
@@ -49,7 +49,8 @@ def warm(run: Path, stage: str, scale: Scale) -> float:
     learner, ground = open_taught(place, stage, request)
     device = ground.policy.device
     for step, task in enumerate(STAGES[stage].tasks[:2]):
-        batch = Batch(drawn_rows(scale, request.batch, device), tuple(range(1, request.batch + 1)), task, step)
+        rows = drawn_rows(scale, request.batch, device, STAGES[stage].shrink)
+        batch = Batch(rows, tuple(range(1, request.batch + 1)), task, step)
         loss = learner.module(batch, learner.turns[0].name).sum() / request.batch
         loss.backward(inputs=list(learner.turns[0].parameters.values()))
         assert bool(torch.isfinite(loss))
@@ -59,7 +60,7 @@ def warm(run: Path, stage: str, scale: Scale) -> float:
 def main() -> None:
     """Warm the compiler's cache from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="+", choices=("net", "base"))
+    parser.add_argument("stages", nargs="+", choices=("half", "net", "base"))
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--scale", choices=tuple(SCALES), default=FULL.name)
     args = parser.parse_args()

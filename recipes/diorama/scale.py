@@ -42,7 +42,9 @@ class Course:
 class Scale:
     """The sizes of the nets, and each stage's course. `size`: of the pictures, in pixels.
 
-    `stocked`: scenes in a chapter that all stages share (stock.py)."""
+    `stocked`: scenes in a chapter that all stages share (stock.py). `decoder`: widths that the stage of this name gives
+    the autoencoder's decoder; () leaves them.
+    """
 
     name: str
     size: int
@@ -50,6 +52,7 @@ class Scale:
     unet: Config
     vae: Config
     courses: Mapping[str, Course] = field(default_factory=dict)
+    decoder: tuple[int, ...] = ()
 
 
 def unet(size: int, widths: tuple[int, ...], heads: int, groups: int) -> Config:
@@ -96,6 +99,7 @@ FULL = Scale(
     vae(256, (16, 32, 64, 128), 8),
     {
         "vae": Course(12_000, 32, 2e-4, 100, SHARED, uses=2, window=6, most=6, ema=0.995, side=128),
+        "half": Course(40_000, 512, 8e-4, 300, SHARED, uses=32, window=40, lead=4, most=40),
         "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
         "base": Course(16_000, 128, 1e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
         "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
@@ -104,6 +108,7 @@ FULL = Scale(
         "tiny": Course(6_000, 32, 5e-4, 100, SHARED, uses=2, window=2, most=4),
         "detector": Course(8_000, 128, 1.5e-3, 100, SHARED, uses=3, window=6, lead=6, most=12, ema=0.99),
     },
+    decoder=(32, 64, 128, 256),
 )  # fmt: skip
 TOY = Scale(
     "toy",
@@ -113,6 +118,7 @@ TOY = Scale(
     vae(64, (8, 8, 16, 16), 4),
     {
         "vae": Course(3, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, side=32),
+        "half": Course(4, 4, 4e-4, 1, chapter=18, uses=1, ema=0.9, window=3, lead=2, most=3),
         "net": Course(4, 4, 4e-4, 1, chapter=18, uses=1, ema=0.9, window=3, lead=2, most=3),
         "base": Course(9, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, rank=4),
         "few": Course(2, 2, 1e-4, 1, chapter=18, uses=1, ema=0.9),
@@ -120,6 +126,7 @@ TOY = Scale(
         "tiny": Course(2, 2, 5e-4, 1, chapter=18, uses=1, ema=0.9),
         "detector": Course(3, 4, 1e-3, 1, chapter=18, uses=1, ema=0.9),
     },
+    decoder=(16, 16, 32, 32),
 )
 # What judges version 0 of the model, on a CPU: a detector of its own nouns, at its size.
 SMALL = Scale(
@@ -139,6 +146,7 @@ HOME = Scale(
     FULL.vae,
     {
         "vae": Course(2_000, 32, 1e-4, 50, SHARED, uses=4, window=4, ema=0.995),
+        "half": Course(900, 64, 3e-4, 30, SHARED, uses=10, window=4, lead=2, ema=0.99, decay="cosine"),
         "net": Course(900, 64, 3e-4, 30, SHARED, uses=10, window=4, lead=2, ema=0.99, decay="cosine"),
         "base": Course(
             2_800,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
@@ -42,7 +43,8 @@ ENCODED_AT_ONCE = 128
 class Stage:
     """One stage. `start`: the stage whose result it starts from; "" is a newborn model. `recipe`: the program's.
 
-    `conditions`: what it is shown; `encodes`: what of a scene's tensors the model's own encoders make.
+    `rather`: a stage whose result it starts from where there is one. `conditions`: what it is shown; `encodes`: what of
+    a scene's tensors the model's own encoders make. `shrink`: how many times smaller its pictures are.
     """
 
     start: str
@@ -52,11 +54,14 @@ class Stage:
     conditions: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("",)
     labels: bool = False
+    rather: str = ""
+    shrink: int = 1
 
 
 STAGES: dict[str, Stage] = {
     "vae": Stage("", "vae", "folder", ("target", "condition"), BASE_CONDITIONS),
-    "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens")),
+    "half": Stage("vae", "text_to_image", "folder", ("latent", "tokens"), shrink=2),
+    "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens"), rather="half"),
     "base": Stage("net", "base", "file", ("latent", "condition_latent", "tokens"), BASE_CONDITIONS, BASE_CONDITIONS),
     "few": Stage("net", "", "file", ("latent", "tokens")),
     "decoder": Stage("net", "", "file", ("latent", "target")),
@@ -93,7 +98,9 @@ class Place:
 
     def model_of(self, stage: str) -> Path:
         """Return the model that a stage starts from."""
-        start = STAGES[stage].start
+        start, rather = STAGES[stage].start, STAGES[stage].rather
+        if rather and self.result(rather).exists():
+            return self.result(rather)
         known = None if self.wardrobe is None else self.wardrobe.looks
         if stage == "detector" and (judged := self.judged) is not None:
             return judged
@@ -154,7 +161,8 @@ def open_stage(place: Place, name: str, request: TeachRequest) -> Opening:
     stage, course = STAGES[name], place.scale.courses[name]
     wish = Wish(place.scale.size, stage.conditions, stage.labels)
     learner, encode, fingerprint = _OPENERS[name](place, name, request)
-    chapters = Made(source_of(place, wish, course), encode, stage.encodes, encoders_of(place, name), place.made)
+    source, encoders = source_of(place, wish, course), encoders_of(place, name)
+    chapters = Made(source, encode, stage.encodes, encoders, place.made, stage.shrink)
     order = order_of(place, name, request)
     module = FromChapters(learner.module, chapters, order, course.side)
     return Lesson(
@@ -187,22 +195,29 @@ SHARED = ("latent", "tokens")  # the same for every stage after the VAE's
 
 @dataclass(frozen=True)
 class Made:
-    """Chapters as tensors (`Chapters`). `made`: what was made before with the same `encoders`; "": nothing is kept."""
+    """Chapters as tensors (`Chapters`). `made`: what was made before with the same `encoders`; "": nothing is kept.
+
+    `shrink`: the stage's, of which the latents are.
+    """
 
     source: Source
     encode: Encode
     names: tuple[str, ...]
     encoders: str
     made: dict[tuple[str, str, int], Tensor]
+    shrink: int = 1
 
     def tensors(self, number: int) -> Mapping[str, Tensor]:
         """Return each name's tensor, (scenes ...)."""
-        there = {name: self.made[key] for name in self.names if (key := (self.encoders, name, number)) in self.made}
+        there = {name: self.made[key] for name in self.names if (key := self._key(name, number)) in self.made}
         missing = [name for name in self.names if name not in there]
         new = dict(self.encode(self.source.chapter(number), missing)) if missing else {}
         kept = SHARED if self.encoders else ()
-        self.made.update({(self.encoders, name, number): tensor for name, tensor in new.items() if name in kept})
+        self.made.update({self._key(name, number): tensor for name, tensor in new.items() if name in kept})
         return there | new
+
+    def _key(self, name: str, number: int) -> tuple[str, str, int]:
+        return self.encoders, f"{name}/{self.shrink}" if name == "latent" else name, number
 
 
 def encoders_of(place: Place, name: str) -> str:
@@ -221,7 +236,7 @@ Opened = tuple[Learner, Encode, str]  # what trains, what makes its tensors, wha
 def _with_model(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open a recipe of the program, or the few steps, beside the model that it starts from."""
     learner, ground = open_taught(place, name, request)
-    return learner, _encoder(ground), ground.backbone.fingerprint
+    return learner, _encoder(ground, STAGES[name].shrink), ground.backbone.fingerprint
 
 
 def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner, Ground]:
@@ -254,7 +269,8 @@ def _with_decoder(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open a sharper decoder beside the model whose latents it learns."""
     ground = open_ground(request, About("", ("latent",)), Studio(place.settings))
     backbone = ground.backbone
-    learner = open_decoder(backbone.vae, backbone.scaling_factor, ground.memory, request.rate or 0.0, request.seed)
+    rate, widths = request.rate or 0.0, place.scale.decoder
+    learner = open_decoder(backbone.vae, backbone.scaling_factor, ground.memory, rate, request.seed, widths)
     return learner, _encoder(ground), ground.backbone.fingerprint
 
 
@@ -279,18 +295,21 @@ def _judging(place: Place, name: str, request: TeachRequest) -> Opened:
 
 
 _OPENERS = {
-    "vae": _with_model, "net": _with_model, "base": _with_model, "few": _with_model, "tiny": _with_latents,
-    "decoder": _with_decoder, "detector": _judging,
+    "vae": _with_model, "half": _with_model, "net": _with_model, "base": _with_model, "few": _with_model,
+    "tiny": _with_latents, "decoder": _with_decoder, "detector": _judging,
 }  # fmt: skip
 
 
-def _encoder(ground: Ground) -> Encode:
-    """Return what makes a chapter's tensors: pixels as they are, latents and text states by the model's encoders."""
+def _encoder(ground: Ground, shrink: int = 1) -> Encode:
+    """Return what makes a chapter's tensors: pixels as they are, latents and text states by the model's encoders.
+
+    `shrink`: how many times smaller the pictures are encoded.
+    """
     device = ground.policy.device
     makers: dict[str, Callable[[Drawn], Tensor]] = {
         "target": lambda drawn: to_tensor(drawn.images, device),
         "condition": lambda drawn: to_tensor(drawn.conditions, device),
-        "latent": lambda drawn: _latents(ground, drawn, drawn.images, signed=True),
+        "latent": lambda drawn: _latents(ground, drawn, drawn.images, signed=True, shrink=shrink),
         "condition_latent": lambda drawn: _latents(ground, drawn, drawn.conditions, signed=False),
         "tokens": lambda drawn: _tokens(ground, drawn),
     }
@@ -298,12 +317,13 @@ def _encoder(ground: Ground) -> Encode:
 
 
 @torch.no_grad()
-def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool) -> Tensor:
+def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool, shrink: int = 1) -> Tensor:
     """Return latents' modes, (n 4 h/8 w/8); conditions are shown in [0, 1], as CtrLoRA shows them."""
     vae, policy = ground.backbone.vae, ground.policy
     parts = []
     for part in chunks(drawn, ENCODED_AT_ONCE):
         x = to_tensor(pictures[part], policy.device).float() / 255
+        x = avg_pool2d(x, shrink) if shrink > 1 else x
         x = (x * 2 - 1 if signed else x).to(vae.dtype).contiguous(memory_format=policy.memory_format)
         parts.append(vae.encode(x, return_dict=False)[0].mode().float() * ground.backbone.scaling_factor)
     return torch.cat(parts)

@@ -139,16 +139,20 @@ def test_stages_run_by_the_clock_on_shared_scenes(place: Place, tmp_path: Path) 
     assert all(np.array_equal(a.noun, b.noun) for a, b in zip(drawn.labels, first.labels, strict=True))
 
     shared = replace(place, run=tmp_path / "run", stock=stock.folder, made={})
-    for stage in ("vae", "net"):
+    for stage in ("vae", "half", "net"):
         courses = shared.scale.courses | {stage: replace(shared.scale.courses[stage], window=2, lead=1, most=2)}
         shared = replace(shared, scale=replace(shared.scale, courses=courses))
-    run_all(shared, {"vae": 60.0, "net": 0.0}, tmp_path / "out")
+    run_all(shared, {"vae": 60.0, "half": 60.0, "net": 0.0}, tmp_path / "out")
+    latents = {name: len(each[0, 0]) for (_, name, _), each in shared.made.items() if name.startswith("latent")}
+    assert latents == {"latent/2": 4}
+    assert shared.model_of("net") == shared.result("half") and shared.model_of("half") == shared.result("vae")
     assert {p.name for p in (tmp_path / "out/vae").iterdir()} >= {"vae.safetensors"}
     assert {p.name for p in (tmp_path / "out/net").iterdir()} >= {"unet.safetensors"}
     made = pieces(tmp_path / "out", tmp_path / "sent")
     assert made and not pieces(tmp_path / "out", tmp_path / "again")
     with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in made))) as tar:
         assert {"vae/vae.safetensors", "net/unet.safetensors"} <= set(tar.getnames())
+        assert "half" not in tar.getnames()  # the net went on from it
 
 
 def test_a_stock_that_nobody_fills_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,35 @@ So a picture does not depend on its batch, and memory does not grow with it; it 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import Decoder, DiagonalGaussianDistribution
 from torch import Tensor
 
 from disegno.memory import Memory
 
 log = logging.getLogger(__name__)
+
+DECODER_WIDTHS = "decoder_block_out_channels"  # of a configuration: as diffusers' AutoencoderKLFlux2 calls them
+_SHARED = ("up_block_types", "layers_per_block", "norm_num_groups", "act_fn", "mid_block_add_attention")
+
+
+def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL:
+    """Return the autoencoder of a configuration, whose decoder may have other widths than its encoder."""
+    widths = config.get(DECODER_WIDTHS)
+    plain = {name: value for name, value in config.items() if name != DECODER_WIDTHS}
+    vae = cast(AutoencoderKL, AutoencoderKL.from_config(plain))
+    if widths is None:
+        return vae
+    shared = {name: vae.config[name] for name in _SHARED}
+    latent, out = vae.config["latent_channels"], vae.config["out_channels"]
+    vae.decoder = Decoder(in_channels=latent, out_channels=out, block_out_channels=tuple(widths), **shared)
+    vae.register_to_config(**{DECODER_WIDTHS: list(widths)})
+    return vae
 
 
 @dataclass(frozen=True)

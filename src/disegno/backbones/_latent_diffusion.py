@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from disegno.backbones._autoencoder import Autoencoder
+from disegno.backbones._autoencoder import Autoencoder, build_autoencoder
 from disegno.backbones._lockstep import evaluate
 from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
@@ -113,7 +113,7 @@ def open_nets(nets: Nets, name: str, memory: Memory) -> tuple[UNet2DConditionMod
         return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(nets.unet_config))
 
     def vae() -> AutoencoderKL:
-        return cast(AutoencoderKL, AutoencoderKL.from_config(nets.vae_config))
+        return build_autoencoder(nets.vae_config)
 
     return (
         memory.pack(memory.build(unet, nets.unet, f"The UNet of {name}")),

@@ -6,7 +6,7 @@ A folder of it holds
                           configuration, diffusers' names), defaults, conditions (name -> file), and where there is
                           one, preview: the file of a tiny decoder
     unet.safetensors      diffusers' names; float16, or row-wise int8 with `X.scale` beside `X`
-    vae.safetensors       the same
+    vae.safetensors       the same; vae may say decoder_block_out_channels where its decoder is wider than its encoder
     text.safetensors, tokenizer.json      MiniLM: see `disegno.text.minilm`
     basecn.safetensors    the Base ControlNet of the conditions, if there are any
     few.safetensors       a LoRA for few steps, where model.json has few_steps: lora (the file, or null), steps,

@@ -61,7 +61,7 @@ class Autoencoding(nn.Module):
         if turn == CRITIC:
             with torch.no_grad():
                 made = self._reconstructed(x, noise)[0]
-            return hinge(*(self.critic(placed(p, self.policy)).float() for p in (x, made)))
+            return hinge(*(self._marks(p) for p in (x, made)))
         with _inputs_of(self.vae.decoder.conv_out) as inputs:
             made, kl = self._reconstructed(x, noise)
         reconstruction = self._difference(x, made)
@@ -89,6 +89,10 @@ class Autoencoding(nn.Module):
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(dim=1) / x[0].numel()
         return self.vae.decode(cast(torch.FloatTensor, placed(z, self.policy)), return_dict=False)[0].float(), kl
 
+    def _marks(self, pictures: Tensor) -> Tensor:
+        """Return the critic's marks of pictures (b 3 h w), (b 1 h/8 w/8), float32."""
+        return self.critic(placed(pictures, self.policy)).float()
+
     def _difference(self, x: Tensor, made: Tensor) -> Tensor:
         perceived = self._lpips[0](*(placed(p, self.policy) for p in (made, x))).float()
         return (x - made).abs().flatten(1).mean(dim=1) + perceived
@@ -100,7 +104,7 @@ class Autoencoding(nn.Module):
         twice.
         """
         shown = made.detach().requires_grad_()
-        against = -self.critic(placed(shown, self.policy)).float().flatten(1).mean(dim=1)
+        against = -self._marks(shown).flatten(1).mean(dim=1)
         to_critic = torch.autograd.grad(against.sum(), shown)[0]
         to_pictures = torch.autograd.grad(reconstruction.sum(), made, retain_graph=True)[0]
         lengths = [self._last_gradients(last_input, gradient) for gradient in (to_pictures, to_critic)]
