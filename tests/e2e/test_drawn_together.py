@@ -45,6 +45,7 @@ ASKED: dict[str, dict[str, object]] = {
     "two calls a step": {"sampler": "Heun"},
     "rescaled guidance": {"cfg_rescale": 0.7},
     "no guidance": {"cfg": 1.0},
+    "steps without guidance": {"negative_min": 3.0, "negative_min_all": True, "cfg_start": 0.1},
     "a prompt for each": {"batch": 2, "prompts": ("a red car", "a blue truck, " * 20)},
     "a changed picture": {"init": INIT},
     "a masked one": {"init": replace(INIT, mask="MASK")},

@@ -1,6 +1,7 @@
 """The step-level batch: requests at different steps share evaluations and do not notice each other."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.noise import ImageNoise, start_latents
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, plan_sigmas, scaled_linear_table
-from disegno.engine.batch import Batch, Run
+from disegno.engine.batch import Batch, Run, calls_of
 from disegno.engine.texts import Texts
-from disegno.samplers.base import Plan
+from disegno.samplers.base import Eval, Plan
 from disegno.samplers.catalogue import SAMPLERS, find_sampler
 
 pytestmark = pytest.mark.unit
@@ -66,6 +67,33 @@ def _run(
     positive = TextStates(torch.full((1, 3, 5), seed * 0.1), None, (f"text {seed}",))
     texts = Texts.plain(positive, TextStates(torch.zeros(1, 3, 5), None, ("",)), num)
     return Run(spec.sample(x, plan), texts, Guidance(cfg), sigmas, controls)
+
+
+def test_steps_without_guidance_ask_for_half_as_much() -> None:
+    """They are those of guidance 1; the others are as they were."""
+    backbone, plain = Toy(), Toy()
+    run, x = _run(backbone, 1, "Euler", 8), _run(plain, 1, "Euler", 8).sampling.send(None).x
+    run.guidance = Guidance(3.0, start=0.125, lowest=1.5)
+    batch = Batch(backbone)
+    batch.add(run)
+    while batch.runs:
+        batch.step()
+    rows = [n < 2 or (sigma < 1.5 and n % 2 == 1) for n, sigma in enumerate(run.sigmas[:-1].tolist())]
+    assert backbone.evaluations == [1 if alone else 2 for alone in rows] and 2 < sum(rows) < 8
+    for n, (sigma, after) in enumerate(pairwise(run.sigmas)):
+        one = _run(plain, 1, "Euler", 8)
+        one.guidance = Guidance(1.0 if rows[n] else 3.0)
+        one.question = Eval(x, sigma)
+        out = torch.cat([plain.evaluate(call) for call in calls_of(one, plain)])
+        denoised = _estimate(x, sigma, out, one)
+        x = x + (x - denoised) / sigma * (after - sigma)
+    assert run.latents is not None and torch.allclose(x, run.latents, atol=1e-5)
+
+
+def _estimate(x: Tensor, sigma: Tensor, out: Tensor, run: Run) -> Tensor:
+    (positive, *negative) = out.split(1)
+    guided = negative[0] + 3.0 * (positive - negative[0]) if negative else positive
+    return x - sigma * guided
 
 
 def _alone(sampler: str, seed: int, steps: int, num: int = 1) -> Tensor:

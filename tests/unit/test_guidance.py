@@ -1,5 +1,7 @@
 """Guidance, and the way from a net's rows to a sampler's answer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,6 +57,26 @@ def test_an_image_without_a_negative_row_is_its_own() -> None:
     positive, negative = split_rows(out, (ROWS[0], ROWS[1], ROWS[3]), 2)
     assert torch.equal(positive, out[[0, 1]])
     assert torch.equal(negative, out[[0, 2]])
+
+
+def test_the_first_of_several_parts_stands_for_a_negative_row_that_is_not_there() -> None:
+    """A1111 parity: its fake_uncond."""
+    out = some(2, 1, 2, 2)
+    parts = replace(ROWS[0], weight=0.5), replace(ROWS[0], weight=2.0)
+    positive, negative = split_rows(out, parts, 1)
+    assert torch.equal(negative[0], out[0])
+    torch.testing.assert_close(positive[0], out[0] + 2.0 * (out[1] - out[0]))
+
+
+def test_guidance_pauses_early_and_at_low_noise() -> None:
+    """A1111 parity: CFGDenoiser.forward's skip_uncond."""
+    assert not any(Guidance(7.0).pauses(sigma, 0.0, 1) for sigma in (0.0, 14.0))
+    early = Guidance(7.0, start=0.25)
+    assert [early.pauses(9.0, n / 8, n) for n in range(8)] == [True] * 3 + [False] * 5
+    late = Guidance(7.0, lowest=3.0)
+    assert [late.pauses(5.0 - n, n / 6, n) for n in range(6)] == [False, False, False, True, False, True]
+    assert [replace(late, lowest_all=True).pauses(5.0 - n, n / 6, n) for n in range(6)] == [False] * 3 + [True] * 3
+    assert not replace(late, lowest_all=True, image_cfg=1.5).pauses(0.1, 0.9, 1)
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)

@@ -102,6 +102,12 @@ def test_a_hires_pass_comes_back(tmp_path: Path) -> None:
     assert request.init is None
 
 
+def test_steps_without_guidance_come_back() -> None:
+    told = told_of(_with(OWN, "NGMS: 1.5, NGMS all steps: True, Skip Early CFG: 0.1"))
+    expected = {"negative_min": 1.5, "negative_min_all": True, "cfg_start": 0.1}
+    assert not told.doubts and {name: told.fields[name] for name in expected} == expected
+
+
 def test_a_changed_picture_wants_the_picture_that_was_changed(tmp_path: Path) -> None:
     said = "Denoising strength: 0.4, Mask blur: 9, Inpaint area: Only masked, Masked content: latent noise"
     text = _with(OWN, said)

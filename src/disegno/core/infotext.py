@@ -188,6 +188,9 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
     yield "Sigma tmin", request.churn_min or None
     yield "Sigma tmax", request.churn_max or None
     yield "Sigma noise", request.churn_noise if request.churn_noise != 1 else None
+    yield "NGMS", request.negative_min or None
+    yield "NGMS all steps", (bool(request.negative_min) and request.negative_min_all) or None
+    yield "Skip Early CFG", request.cfg_start or None
     yield "Emphasis", EMPHASIS[request.emphasis] if request.emphasis != "original" else None
     yield "Pad conds", request.pad_texts or None
     yield "Old prompt editing timelines", request.old_timelines or None

@@ -252,6 +252,13 @@ class Request:
     """Classifier-free guidance: how far to go from the negative prompt to the prompt; 1 is off; unset: the model's."""
     cfg_rescale: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """How much of the guided estimate's contrast is put back to the unguided one's (Lin et al. 2023, eq. 15-16)."""
+    cfg_start: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """The share of the steps, the first ones, that go without guidance (A1111's Skip Early CFG); 0: none does."""
+    negative_min: Annotated[float, Field(ge=0.0)] = 0.0
+    """Below this sigma every second step goes without the negative prompt and guidance, in half the time (A1111's
+    NGMS); 0: none does."""
+    negative_min_all: bool = False
+    """Below `negative_min` all steps go without them (Kynkäänniemi et al. 2024), not every second."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which layer of CLIP, counted from its end, gives the text states."""
     emphasis: Emphasis = "original"

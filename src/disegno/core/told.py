@@ -53,6 +53,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Sigma tmin": ("churn_min", _number),
     "Sigma tmax": ("churn_max", _number),
     "Sigma noise": ("churn_noise", _number),
+    "NGMS": ("negative_min", _number),
+    "NGMS all steps": ("negative_min_all", _claim),
+    "Skip Early CFG": ("cfg_start", _number),
     "Pad conds": ("pad_texts", _claim),
     "Old prompt editing timelines": ("old_timelines", _claim),
 }

@@ -19,12 +19,27 @@ class Guidance:
     """How the prompt and the negative prompt are weighed.
 
     `cfg`, `rescale`: one value, or (b,) where requests share a batch. `image_cfg`: of an editing model, how the picture
-    is weighed against none.
+    is weighed against none. Steps without guidance: the share `start` of them, and below the sigma `lowest` every
+    second evaluation, or with `lowest_all` each.
     """
 
     cfg: Tensor | float = 1.0
     rescale: Tensor | float = 0.0
     image_cfg: float | None = None
+    start: float = 0.0
+    lowest: float = 0.0
+    lowest_all: bool = False
+
+    def pauses(self, sigma: float, progress: float, evaluation: int) -> bool:
+        """Return whether there is no guidance now. `progress`: the share of steps done; `evaluation`: counted from 0.
+
+        A1111 parity: skip_early_cond, s_min_uncond and s_min_uncond_all, where its editing models know the first alone.
+        """
+        if self.weighs_image():
+            return False
+        if self.start and progress <= self.start:
+            return True
+        return sigma < self.lowest and (self.lowest_all or evaluation % 2 == 1)
 
     def wants_rescale(self) -> bool:
         """Return whether any image's contrast is put back."""
@@ -38,10 +53,10 @@ class Guidance:
 def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tensor, Tensor]:
     """Return the rows of the positive and of the negative prompts, each (b c h w), image by image. `out`: (r c h w).
 
-    An image that has no negative row (cfg 1) is given its positive one. The parts of a prompt come together as
-    negative + sum(weight (part - negative)): Liu et al. 2022, eq. 9, before guidance.
+    An image that has no negative row (no guidance) is given its positive one, the first of several. The parts of a
+    prompt come together as negative + sum(weight (part - negative)): Liu et al. 2022, eq. 9, before guidance.
     """
-    positive = {row.image: i for i, row in enumerate(rows) if row.positive}
+    positive = {row.image: i for i, row in reversed([*enumerate(rows)]) if row.positive}
     negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive and row.is_shown}
     return _composed(out, rows, _picked(out, positive, num_images), _picked(out, negative, num_images))
 

@@ -155,7 +155,8 @@ def _start(
 def _guidance(request: Request, backbone: Backbone, spec: SamplerSpec) -> Guidance:
     assert request.cfg is not None
     image_cfg = request.image_cfg if edits(backbone) else None
-    return Guidance(request.cfg / spec.cfg_divisor, request.cfg_rescale, image_cfg)
+    pauses = request.cfg_start, request.negative_min, request.negative_min_all
+    return Guidance(request.cfg / spec.cfg_divisor, request.cfg_rescale, image_cfg, *pauses)
 
 
 def edits(backbone: Backbone) -> bool:

@@ -58,7 +58,7 @@ COMMON = (
         means="`eta`; null is the setting eta_ddim or eta_ancestral, where that is changed",
     ),
     Field("denoising_strength", "float", 0.75, like="init.denoise", when=_HR, means="`hires.denoise`"),
-    Field("s_min_uncond", "float", None, unused="every step sees the negative prompt", off=(0,)),
+    Field("s_min_uncond", "float", None, like="negative_min", means="`negative_min`; null is the setting"),
     Field("s_churn", "float", None, like="churn", means="`churn`; a setting that is not the default wins"),
     Field(
         "s_tmax",

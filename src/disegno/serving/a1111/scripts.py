@@ -107,7 +107,7 @@ _AXES: tuple[tuple[str, str, Change | None, tuple[str, ...]], ...] = (
     ("Hires sampler", "str", _sets("hr_sampler_name"), _TXT2IMG),
     ("Sampler", "str", _sets("sampler_name"), _IMG2IMG),
     ("Checkpoint name", "str", _setting("sd_model_checkpoint"), _BOTH),
-    ("Negative Guidance minimum sigma", "float", None, _BOTH),
+    ("Negative Guidance minimum sigma", "float", _sets("s_min_uncond"), _BOTH),
     ("Sigma Churn", "float", _sets("s_churn"), _BOTH),
     ("Sigma min", "float", _sets("s_tmin"), _BOTH),
     ("Sigma max", "float", _sets("s_tmax"), _BOTH),
