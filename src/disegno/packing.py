@@ -44,23 +44,46 @@ class _Packed(nn.Module):
 
 
 class PackedConv2d(_Packed):
-    """A frozen convolution. x: (b c h w) -> (b o h' w'). Gradients reach x through the plain operator."""
+    """A frozen convolution. x: (b c h w) -> (b o h' w'). Gradients reach x through the plain operator.
+
+    `padding_mode`: as nn.Conv2d's; it may be changed.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         assert isinstance(conv.padding, tuple), "padding by name has no place here"
-        self.bias = conv.bias
+        self.bias, self.padding_mode, self.kernel_size = conv.bias, "zeros", conv.kernel_size
         self.how = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
         stride, padding, dilation, groups = self.how
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, padding, stride, dilation, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         stride, padding, dilation, groups = self.how
+        if self.padding_mode != "zeros":
+            return self._going_round(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, padding, stride, dilation, groups, *_NO_ACTIVATION
         )
+
+    def _going_round(self, x: Tensor) -> Tensor:
+        """Return what it gives with padding that is no zeros, by the same kernel: of a larger picture, the middle.
+
+        The packed weight is for its own padding, which then falls outside.
+        """
+        stride, padding, dilation, _ = self.how
+        wide = [p * s for p, s in zip(padding, stride, strict=True)]
+        sides = [
+            (side + 2 * p - d * (k - 1) - 1) // s + 1
+            for side, p, d, k, s in zip(x.shape[2:], padding, dilation, self.kernel_size, stride, strict=True)
+        ]
+        mode, self.padding_mode = self.padding_mode, "zeros"
+        try:
+            out = self(F.pad(x, (wide[1], wide[1], wide[0], wide[0]), mode))
+        finally:
+            self.padding_mode = mode
+        return out[:, :, padding[0] : padding[0] + sides[0], padding[1] : padding[1] + sides[1]]
 
 
 class PackedLinear(_Packed):

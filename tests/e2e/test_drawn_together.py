@@ -52,6 +52,7 @@ ASKED: dict[str, dict[str, object]] = {
     "the masked part alone": {"init": replace(INIT, mask="MASK", only_masked=True, padding=8)},
     "a differential mask": {"init": replace(INIT, mask="MASK", mask_mode="differential")},
     "what lies around": {"init": replace(INIT, outpaint=Outpaint(left=32)), "width": 160},
+    "no seam": {"seamless": True},
     "a second pass": {"hires": Hires(scale=1.5, denoise=0.5)},
     "parts of a canvas": {"width": 192, "tiles": Tiles(size=128)},
 }

@@ -125,6 +125,23 @@ def test_few_steps_are_switched_on_and_come_back_from_the_picture(browser: Brows
         assert (made["steps"], made["loras"]) == (20, [])
 
 
+def test_a_picture_without_a_seam_is_asked_for_and_comes_back(browser: Browser, server: Server) -> None:
+    with visit(browser, server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.locator("summary", has_text="Guidance, seed, sampler").click()
+        draw.locator("label.switch", has_text="Without a seam").click()
+        draw.get_by_label("Prompt", exact=True).fill(PROMPT)
+        first, png = _drawn(draw, server)
+        assert _made(server, first)["seamless"] is True
+        draw.locator("label.switch", has_text="Without a seam").click()
+        second, _ = _drawn(draw, server, first)
+        assert _made(server, second)["seamless"] is False
+        there.drop("#tab-draw .desk", "round.png", png)
+        expect(draw.get_by_role("switch", name="Without a seam")).to_be_checked()
+        _, again = _drawn(draw, server, second)
+        assert np.array_equal(_pixels(again), _pixels(png))
+
+
 def _drawn(tab: Any, server: Server, last: str = "none") -> tuple[str, bytes]:
     """Return the job of the picture that is drawn now, after that of `last`, and its file."""
     tab.locator(".desk-go button.primary").click()

@@ -88,7 +88,7 @@ def test_a_request_is_written_and_read() -> None:
     request = Request(
         prompt="unused", steps=12, sampler="Euler a", schedule="Karras", cfg=5.5, width=64, height=128, seed=1,
         clip_skip=2, subseed_strength=0.25, seed_delta=31337, emphasis="no-norm", pad_texts=True, old_timelines=True,
-        negative_min=1.5, negative_min_all=True, cfg_start=0.1,
+        negative_min=1.5, negative_min_all=True, cfg_start=0.1, seamless=True,
     )  # fmt: skip
     text = write_infotext("a (cat:1.2)\nin snow", "", values_of(request, 7, 9, {"Model": "v1, 5", "Version": "0.1.0"}))
     read = read_infotext(text)
@@ -96,7 +96,7 @@ def test_a_request_is_written_and_read() -> None:
     expected = {
         "Prompt": "a (cat:1.2)\nin snow", "Size-1": "64", "Size-2": "128", "Model": "v1, 5", "Variation seed": "9",
         "ENSD": "31337", "RNG": "CPU", "Emphasis": "No norm", "Pad conds": "True", "Clip skip": "2",
-        "NGMS": "1.5", "NGMS all steps": "True", "Skip Early CFG": "0.1",
+        "NGMS": "1.5", "NGMS all steps": "True", "Skip Early CFG": "0.1", "Tiling": "True",
     }  # fmt: skip
     assert {name: read[name] for name in expected} == expected
 

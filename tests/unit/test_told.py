@@ -102,9 +102,9 @@ def test_a_hires_pass_comes_back(tmp_path: Path) -> None:
     assert request.init is None
 
 
-def test_steps_without_guidance_come_back() -> None:
-    told = told_of(_with(OWN, "NGMS: 1.5, NGMS all steps: True, Skip Early CFG: 0.1"))
-    expected = {"negative_min": 1.5, "negative_min_all": True, "cfg_start": 0.1}
+def test_steps_without_guidance_and_pictures_without_a_seam_come_back() -> None:
+    told = told_of(_with(OWN, "NGMS: 1.5, NGMS all steps: True, Skip Early CFG: 0.1, Tiling: True"))
+    expected = {"negative_min": 1.5, "negative_min_all": True, "cfg_start": 0.1, "seamless": True}
     assert not told.doubts and {name: told.fields[name] for name in expected} == expected
 
 
@@ -127,7 +127,6 @@ DOUBTS = {
         "give it, --control x=IMAGE,annotate=canny,strength=0.5,end=0.8."
     ),
     "ControlNet: old": "give it, with --control.",
-    "Tiling: True": "Tiling: True",
     "VAE: x": "VAE: x",
 }
 

@@ -147,6 +147,7 @@ def values_of(request: Request, seed: int, subseed: int, labels: Mapping[str, st
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "ENSD": request.seed_delta or None,
         "RNG": request.noise_source.upper(),
+        "Tiling": "True" if request.seamless else None,
         **dict(_later(request)),
         **labels,
     }

@@ -302,6 +302,8 @@ class Request:
     """A second pass at a larger size."""
     tiles: Tiles | None = None
     """Draw in parts: for a canvas that is larger than the model's own."""
+    seamless: bool = False
+    """Draw a picture that can be laid beside itself without a seam, as a texture is (A1111's Tiling)."""
     image_cfg: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
     """How closely a model that edits by instruction keeps to the picture."""
     depth: str | None = None
@@ -318,6 +320,8 @@ class Request:
             raise ValueError(f"the control {unit.name!r} has no image, and there is no picture to change: give one")
         if self.hires is not None and self.init is not None and (self.init.mask or self.init.outpaint):
             raise ValueError("a hires pass draws the whole picture: leave it out, or the mask and the outpainting")
+        if self.seamless and (self.tiles is not None or self.vae_tile):
+            raise ValueError("no part of a canvas sees the opposite edge: leave out seamless, or tiles and vae_tile")
         for name, given in (("prompts", self.prompts), ("negatives", self.negatives)):
             if given and len(given) != self.batch:
                 raise ValueError(f"there are {len(given)} {name} for a batch of {self.batch}: give one for each image")

@@ -53,6 +53,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Sigma tmin": ("churn_min", _number),
     "Sigma tmax": ("churn_max", _number),
     "Sigma noise": ("churn_noise", _number),
+    "Tiling": ("seamless", _claim),
     "NGMS": ("negative_min", _number),
     "NGMS all steps": ("negative_min_all", _claim),
     "Skip Early CFG": ("cfg_start", _number),

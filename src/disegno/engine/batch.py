@@ -20,6 +20,7 @@ from disegno.controls.base import Control
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.denoiser import Guidance, denoised_pair
 from disegno.diffusion.inpaint import Inpaint
+from disegno.engine.seamless import going_round
 from disegno.engine.sharing import Sharing, kind_of
 from disegno.engine.texts import TextRow, Texts, by_length
 from disegno.engine.tiles import Window, averaged
@@ -44,7 +45,7 @@ class Run:
     `sigmas`: the plan's noise levels, by which a question's share of the way is known. `latents` is set when it has
     ended. `images`: which of the batch's these are. `inpaint`: what is held of a picture. `extra`: what the net is
     shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once with `controls`.
-    `loras`: on the net while it is asked.
+    `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges.
     """
 
     sampling: Sampling
@@ -56,6 +57,7 @@ class Run:
     extra: Tensor | None = None
     windows: tuple[View, ...] = ()
     loras: Loras = NO_LORAS
+    seamless: bool = False
     images: tuple[int, ...] = ()
     question: Eval | None = None
     latents: Tensor | None = None
@@ -177,6 +179,7 @@ class _Asked:
     part: int
     call: Call
     loras: Loras
+    seamless: bool = False
 
     @property
     def num_cells(self) -> int:
@@ -187,7 +190,7 @@ def _groups(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
     """Yield calls that can share an evaluation, as they come, at most MAX_CELLS together: `asked` may be lazy."""
     waiting: dict[Hashable, list[_Asked]] = {}
     for one in asked:
-        group = waiting.setdefault((kind_of(one.call), one.loras.key), [])
+        group = waiting.setdefault((kind_of(one.call), one.loras.key, one.seamless), [])
         if group and sum(other.num_cells for other in group) + one.num_cells > MAX_CELLS:
             yield list(group)
             group.clear()
@@ -245,7 +248,7 @@ class Batch:
         """Answer every open question once. Returns the runs that have ended; they have left the batch."""
         answered = [_Answered() for _ in self.runs]
         for group in _groups(self._asking()):
-            with group[0].loras.on("unet"):
+            with group[0].loras.on("unet"), going_round(self.backbone.net, group[0].seamless):
                 for asked, out in self._evaluated(group):
                     answered[asked.run].take(asked, out)
         for run, parts in zip(self.runs, answered, strict=True):
@@ -270,4 +273,4 @@ class Batch:
         for i, run in enumerate(self.runs):
             for n, view in enumerate(run.views if run.question is not None else ()):
                 for k, call in enumerate(calls_of(run, self.backbone, view)):
-                    yield _Asked(i, n, k, call, run.loras)
+                    yield _Asked(i, n, k, call, run.loras, run.seamless)

@@ -23,6 +23,7 @@ from disegno.engine.depth import depth_channel, sees_depth
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
 from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
+from disegno.engine.seamless import going_round
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
 from disegno.engine.units import Prepared, Scene, prepare, with_doubts
@@ -98,9 +99,9 @@ def encoded(picture: Picture | Image.Image, job: Job) -> Tensor:
 
 
 def _encoded(pixels: Tensor, job: Job) -> Tensor:
-    tiling = _tiling(job.request, 1)
-    parts = [in_parts(job.backbone.encode_image, one[None], tiling, 1 / job.backbone.downscale) for one in pixels]
-    return torch.cat(parts)
+    tiling, backbone = _tiling(job.request, 1), job.backbone
+    with going_round(backbone.vae, job.request.seamless):
+        return torch.cat([in_parts(backbone.encode_image, one[None], tiling, 1 / backbone.downscale) for one in pixels])
 
 
 @torch.inference_mode()
@@ -108,7 +109,8 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
     """Return the pictures that latents (b c h w) stand for."""
     downscale = job.backbone.downscale
     tiling = _tiling(job.request, downscale)
-    pixels = [in_parts(job.backbone.decode, few, tiling, downscale) for few in latents.split(PICTURES_AT_ONCE)]
+    with going_round(job.backbone.vae, job.request.seamless):
+        pixels = [in_parts(job.backbone.decode, few, tiling, downscale) for few in latents.split(PICTURES_AT_ONCE)]
     return to_pictures(torch.cat(pixels))
 
 

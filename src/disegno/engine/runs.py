@@ -132,6 +132,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         inpaint=inpaint,
         extra=material.extra,
         loras=material.loras[0] if material.loras else NO_LORAS,
+        seamless=request.seamless,
     )
 
 

@@ -47,7 +47,7 @@ COMMON = (
     Field("width", "int", None, like="width", means="`width`, floored to a multiple of 8"),
     Field("height", "int", None, like="height", means="`height`, floored to a multiple of 8"),
     Field("restore_faces", "bool", None, unused=_NO_RESTORER, off=(False,)),
-    Field("tiling", "bool", None, unused="pictures that repeat without a seam are not built in", off=(False,)),
+    Field("tiling", "bool", None, like="seamless", means="`seamless`; null is the setting"),
     Field("do_not_save_samples", "bool", False, unused=_SAVING),
     Field("do_not_save_grid", "bool", False, unused=_SAVING),
     Field(

@@ -180,6 +180,8 @@ def _noise(given: Given, own: Mapping[str, Json]) -> Fields:
         # A1111 parity: a setting that is not the default wins over the request
         if given.values[name] is not None and own.get(name, default_of(name)) == default_of(name):
             fields[to] = given.values[name]
+    if given.values["tiling"] is not None:
+        fields["seamless"] = given.values["tiling"]
     if given.values["s_min_uncond"] is not None:
         fields["negative_min"] = given.values["s_min_uncond"]
     seed_size = given.whole("seed_resize_from_w"), given.whole("seed_resize_from_h")

@@ -52,6 +52,7 @@ OPTIONS: Mapping[str, Option] = {
     "randn_source": Option("str", "NV", choices=tuple(NOISE_SOURCES)),
     "eta_ancestral": Option("float", 1.0, low=0.0, high=10.0),
     "eta_ddim": Option("float", 0.0, low=0.0, high=10.0),
+    "tiling": Option("bool", False, "seamless"),
     "s_min_uncond": Option("float", 0.0, "negative_min"),
     "s_min_uncond_all": Option("bool", False, "negative_min_all"),
     "skip_early_cond": Option("float", 0.0, "cfg_start"),

@@ -94,8 +94,11 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const auto = ["", t("the model's own")];
   const sampler = choice(t("Sampler"), { value: desk.sampler ?? "", options: [auto, ...house.samplers.map((each) => [each.name, each.name])], change: (value) => set("sampler")(value || null) });
   const schedule = choice(t("Schedule"), { value: desk.schedule ?? "", options: [auto, ...house.schedules.map((each) => [each.label, each.label])], change: (value) => set("schedule")(value || null) });
+  const seamless = toggle(t("Without a seam"), { value: desk.seamless, change: set("seamless") });
+  seamless.title = t("The picture can be laid beside itself, as a texture is");
   const refresh = () => {
     fewer.refresh();
+    seamless.set(desk.seamless);
     sampler.set(desk.sampler ?? "");
     schedule.set(desk.schedule ?? "");
     model.set(desk.model);
@@ -107,6 +110,6 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const fewer = fewSwitch({ desk, few, changed, refresh });
   refresh();
   const element = h("div", { class: "card panel" }, house.models.length > 1 || !modelOf(house, desk.model) ? model : null, size, fewer, steps, batch,
-    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule)));
+    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), seamless));
   return { element, refresh };
 }
