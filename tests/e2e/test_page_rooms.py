@@ -1,13 +1,14 @@
 """The page's library, its queue, and the wizard of its trainings: files verified and given away, data sets sent."""
 
 import io
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from kit.page import UNNAMED, visit
 from kit.pairs import CAPTION, views
@@ -16,6 +17,7 @@ from kit.server import Server
 pytestmark = pytest.mark.e2e
 
 SIZE = 64
+LATE_SECONDS = 4.0
 
 
 def _zip(path: Path) -> Path:
@@ -113,12 +115,20 @@ def test_a_data_set_is_sent_examined_estimated_and_a_training_paused(
         tab.get_by_role("button", name="Teach", exact=True).click()
         card = tab.locator(".training").first
         expect(card).to_contain_text("Loss", timeout=120_000)
-        card.get_by_role("button", name="Pause").click()
+        there.page.route("**/pause", _answered_late)  # after the stream has told that it is paused
+        with there.page.expect_response("**/pause", timeout=60_000):
+            card.get_by_role("button", name="Pause").click()
         expect(card).to_have_attribute("data-state", "paused", timeout=60_000)
         card.get_by_role("button", name="Resume").click()
         expect(card).to_have_attribute("data-state", "running", timeout=60_000)
         card.get_by_role("button", name="Cancel").click()
         expect(card).to_have_attribute("data-state", "cancelled", timeout=60_000)
+
+
+def _answered_late(route: Route) -> None:
+    response = route.fetch()
+    time.sleep(LATE_SECONDS)
+    route.fulfill(response=response)
 
 
 def test_the_queue_is_put_in_order(page_browser: Browser, page_server: Server) -> None:

@@ -5,6 +5,7 @@ import { act, forget, get, submit } from "./api.js";
 const known = new Map(); // id -> job, with `progress` and the last `preview`
 const listeners = new Set();
 const forJob = new Map(); // id -> Set of listeners
+const heard = new Map(); // id -> how often the stream has told of a job
 const state = { online: true, before: null, loaded: false };
 
 export const ENDED = ["done", "failed", "cancelled"];
@@ -78,9 +79,11 @@ export async function briefly(kind, request, take) {
   }
 }
 
-/** Cancel, finish, pause, resume, or move a job. */
+/** Cancel, finish, pause, resume, or move a job. What the stream has told since it was asked is newer than the answer. */
 export async function change(id, action) {
-  tell(learn(await act(id, action)));
+  const before = heard.get(id);
+  const job = await act(id, action);
+  if (heard.get(id) === before) tell(learn(job));
 }
 
 /** Remove an ended job with its pictures. */
@@ -90,6 +93,7 @@ export async function remove(id) {
 }
 
 function drop(id) {
+  heard.delete(id);
   if (known.delete(id)) tell(null);
 }
 
@@ -127,10 +131,14 @@ export function connect() {
     state.online = true;
     reload().catch(() => {});
   });
-  on("job", (job) => tell(learn(job)));
+  on("job", (job) => {
+    heard.set(job.id, (heard.get(job.id) ?? 0) + 1);
+    tell(learn(job));
+  });
   on("progress", ({ id, progress }) => {
     const old = known.get(id);
-    if (old && !ENDED.includes(old.state)) tell(learn({ ...old, state: "running", progress }));
+    // a step of a job that was paused meanwhile is old news
+    if (old?.state === "running" || old?.state === "queued") tell(learn({ ...old, state: "running", progress }));
   });
   on("look", ({ id, look }) => {
     const old = known.get(id);
