@@ -31,6 +31,14 @@ net = torch.compile(torch.nn.Linear(2, 2), backend="eager")
 assert net(torch.ones(1, 2)).shape == (1, 2)
 assert torch.compiler.disable.__module__ == "torch.compiler"
 """
+ELSEWHERE = (
+    """
+from pathlib import Path
+from disegno.cli import lean
+lean.Path = lambda path: Path("nowhere")
+"""
+    + AFTER
+)
 OTHERS = """
 import sys
 from disegno.cli import lean
@@ -58,6 +66,10 @@ def test_a_picture_is_the_same_without_what_diffusers_opens_beside_its_nets(tmp_
 
 def test_what_was_left_out_can_be_opened_afterwards() -> None:
     _run(AFTER)
+
+
+def test_a_diffusers_that_keeps_its_modules_elsewhere_is_opened_whole() -> None:
+    _run(ELSEWHERE)
 
 
 def test_in_somebody_elses_process_nothing_is_left_out() -> None:

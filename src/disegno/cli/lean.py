@@ -9,7 +9,8 @@ those who want them, as a model with CLIP does (docs/decisions/0005-diffusers-is
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import click
 
 ALONE = "a process of its own"  # click's object of such a program: a test or a notebook may want diffusers' pipelines
 NETS = ("autoencoders.autoencoder_kl", "controlnets.controlnet", "unets.unet_2d_condition")
+PACKAGES = ("autoencoders", "controlnets", "transformers", "unets")  # each opens all of its modules when it is opened
 OPTIONAL = ("peft", "transformers", "accelerate", "scipy", "torch._dynamo")
 
 
@@ -26,9 +28,17 @@ def open_nets() -> None:
         return
     import torch
 
-    with _absent(OPTIONAL), _uncompiled(torch.compiler):
-        for name in NETS:
-            import_module(f"diffusers.models.{name}")
+    with _absent(OPTIONAL), _uncompiled(torch.compiler), _unlisted():
+        try:
+            with _hollow(PACKAGES):
+                _open()
+        except ImportError:  # a diffusers in which a module wants more of a package than that
+            _open()
+
+
+def _open() -> None:
+    for name in NETS:
+        import_module(f"diffusers.models.{name}")
 
 
 @contextmanager
@@ -53,6 +63,38 @@ def _uncompiled(compiler: Any) -> Generator[None]:
         yield
     finally:
         compiler.disable = kept
+
+
+@contextmanager
+def _unlisted() -> Generator[None]:
+    """Within, nobody knows which registry's package a module is of: to know it, the files of all packages are read."""
+    kept = metadata.packages_distributions
+    metadata.packages_distributions = dict
+    try:
+        yield
+    finally:
+        metadata.packages_distributions = kept
+
+
+@contextmanager
+def _hollow(names: tuple[str, ...]) -> Generator[None]:
+    """Within, these packages of diffusers' models give the modules that are asked for, and open no others.
+
+    Afterwards they are opened whole by who wants them; modules that are open already stay what they are.
+    """
+    models = import_module("diffusers.models")
+    hollow = {f"{models.__name__}.{name}": ModuleType(f"{models.__name__}.{name}") for name in names}
+    for name, package in hollow.items():
+        package.__path__ = [str(Path(models.__path__[0]) / name.rpartition(".")[2])]
+    sys.modules.update(hollow)
+    try:
+        yield
+    finally:
+        for name, package in hollow.items():
+            if sys.modules.get(name) is package:
+                del sys.modules[name]
+            if vars(models).get(name.rpartition(".")[2]) is package:
+                delattr(models, name.rpartition(".")[2])
 
 
 def _unmarked(fn: Callable[..., Any] | None = None, *_: object, **__: object) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from disegno.core.errors import RequestError, UnknownName
@@ -205,6 +204,8 @@ def beta(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
 
     A1111 parity: the quantiles scale sigma itself; in the paper they scale the timestep, as here of a flow (ComfyUI).
     """
+    from scipy.special import betaincinv  # 0.16 s to open, for one schedule of fifteen
+
     if table.is_flow:
         quantiles = betaincinv(spacing.beta_alpha, spacing.beta_beta, 1 - np.linspace(0, 1, n, endpoint=False))
         places = np.rint(quantiles * (len(table.sigmas) - 1)).astype(np.int64)
