@@ -68,9 +68,10 @@ class MiniLM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        words = torch.empty(VOCABULARY, WIDTH)  # drawn, as nn.Embedding would, they take 0.1 s
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(VOCABULARY, WIDTH),
+                "word_embeddings": nn.Embedding(VOCABULARY, WIDTH, _weight=words),
                 "position_embeddings": nn.Embedding(POSITIONS, WIDTH),
                 "token_type_embeddings": nn.Embedding(SEGMENTS, WIDTH),
                 "LayerNorm": nn.LayerNorm(WIDTH, NORM_EPS),
