@@ -31,14 +31,15 @@ net = torch.compile(torch.nn.Linear(2, 2), backend="eager")
 assert net(torch.ones(1, 2)).shape == (1, 2)
 assert torch.compiler.disable.__module__ == "torch.compiler"
 """
-ELSEWHERE = (
-    """
+ELSEWHERE = """
 from pathlib import Path
 from disegno.cli import lean
 lean.Path = lambda path: Path("nowhere")
+with lean.click.Context(lean.click.Command("x"), obj=lean.ALONE):
+    lean.open_nets()
+import sys
+assert "diffusers.models.unets.unet_2d_condition" in sys.modules and "transformers" not in sys.modules
 """
-    + AFTER
-)
 OTHERS = """
 import sys
 from disegno.cli import lean
