@@ -58,17 +58,18 @@ class PackedConv2d(_Packed):
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, padding, stride, dilation, groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._convolved(x) if self.padding_mode == "zeros" else self._padded_otherwise(x)
+
+    def _convolved(self, x: Tensor) -> Tensor:
         stride, padding, dilation, groups = self.how
-        if self.padding_mode != "zeros":
-            return self._going_round(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, padding, stride, dilation, groups, *_NO_ACTIVATION
         )
 
-    def _going_round(self, x: Tensor) -> Tensor:
-        """Return what it gives with padding that is no zeros, by the same kernel: of a larger picture, the middle.
+    def _padded_otherwise(self, x: Tensor) -> Tensor:
+        """Return what it gives with padding that is no zeros: of a larger picture, the middle.
 
         The packed weight is for its own padding, which then falls outside.
         """
@@ -78,11 +79,7 @@ class PackedConv2d(_Packed):
             (side + 2 * p - d * (k - 1) - 1) // s + 1
             for side, p, d, k, s in zip(x.shape[2:], padding, dilation, self.kernel_size, stride, strict=True)
         ]
-        mode, self.padding_mode = self.padding_mode, "zeros"
-        try:
-            out = self(F.pad(x, (wide[1], wide[1], wide[0], wide[0]), mode))
-        finally:
-            self.padding_mode = mode
+        out = self._convolved(F.pad(x, (wide[1], wide[1], wide[0], wide[0]), self.padding_mode))
         return out[:, :, padding[0] : padding[0] + sides[0], padding[1] : padding[1] + sides[1]]
 
 
