@@ -3,7 +3,7 @@
 The recipe `vae` with its encoder left alone: absolute difference, LPIPS and a critic of patches (Esser et al. 2021).
 Stable Diffusion's own decoders were finetuned so after its net had learned ("sd-vae-ft-mse", Stability AI 2022).
 The decoder may become wider than it was. LPIPS and critic look at a part of the pictures that begins somewhere else in
-every step: both have strides, and what they say of one grid of pixels alone, a decoder learns as a weave.
+every step: both have strides, and what they say of one grid of pixels alone is nothing for a decoder to learn.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from disegno import Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature_sd3
 from disegno.core.errors import RequestError
-from disegno.engine.seamless import can_be_seamless, going_round
+from disegno.core.request import Hires
+from disegno.engine.seamless import going_round
 from disegno.packing import PackedConv2d, can_pack
 
 pytestmark = pytest.mark.parity
@@ -73,6 +74,8 @@ def test_what_cannot_be_without_a_seam_says_so(studio: Studio, tmp_path: Path) -
     miniature_sd3.write_folder(folder, miniature_sd3.Sd3())
     with pytest.raises(RequestError, match="patch by patch"):
         _picture(studio, seamless=True, model=str(folder))
+    with pytest.raises(RequestError, match="patch by patch"):
+        _picture(studio, seamless=True, hires=Hires(model=str(folder), denoise=0.5))
 
 
 @pytest.mark.skipif(not can_pack(), reason="this processor packs no layers")
@@ -82,7 +85,6 @@ def test_packed_layers_go_round_as_plain_ones(stride: int) -> None:
     conv = nn.Conv2d(32, 64, 3, stride, 1).to(torch.bfloat16).requires_grad_(False)
     packed, x = PackedConv2d(conv), torch.randn(2, 32, 16, 16).to(torch.bfloat16)
     plain = nn.Sequential(conv)
-    assert can_be_seamless(packed)
     before = packed(x)
     with going_round(packed, True), going_round(plain, True):
         assert torch.allclose(packed(x).float(), plain(x).float(), atol=0.02)

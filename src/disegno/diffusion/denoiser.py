@@ -30,12 +30,16 @@ class Guidance:
     lowest: float = 0.0
     lowest_all: bool = False
 
+    def may_pause(self) -> bool:
+        """Return whether there can be an evaluation without guidance."""
+        return bool(self.start or self.lowest) and not self.weighs_image()
+
     def pauses(self, sigma: float, progress: float, evaluation: int) -> bool:
         """Return whether there is no guidance now. `progress`: the share of steps done; `evaluation`: counted from 0.
 
         A1111 parity: skip_early_cond, s_min_uncond and s_min_uncond_all, where its editing models know the first alone.
         """
-        if self.weighs_image():
+        if not self.may_pause():
             return False
         if self.start and progress <= self.start:
             return True

@@ -122,7 +122,8 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
 def needs_negative(run: Run, question: Eval) -> bool:
     """Return whether the negative prompt decides anything: guidance is on, parts are mixed, or the sampler asks."""
     guidance = run.guidance
-    if guidance.pauses(float(question.sigma.max()), run.progress, run.evaluations):
+    # asked only where it can be: to read a number waits for the device
+    if guidance.may_pause() and guidance.pauses(float(question.sigma), run.progress, run.evaluations):
         return False
     asks = question.split or guidance.weighs_image() or run.texts.composes()
     return asks or bool((torch.as_tensor(guidance.cfg) != 1).any())

@@ -10,7 +10,7 @@ from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.few_steps import in_few_steps
 from disegno.engine.hires import target_size
-from disegno.engine.seamless import can_be_seamless
+from disegno.engine.seamless import require_edges
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 
@@ -26,11 +26,7 @@ def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
     One for few steps says what that means for the model. Raises RequestError.
     """
     own = backbone.defaults
-    if request.seamless and not can_be_seamless(backbone.net):
-        raise RequestError(
-            f"{backbone.name} draws patch by patch and cannot leave out the seam. Choose a model of Stable Diffusion"
-            " 1, 2 or XL, or leave out seamless."
-        )
+    require_edges(request, backbone)
     if request.few_steps:
         request, own = in_few_steps(request, backbone)
     schedule = request.schedule or (None if request.sampler else own.schedule)

@@ -9,24 +9,34 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from disegno.backbones.base import Backbone
+from disegno.core.errors import RequestError
+from disegno.core.request import Request
 from disegno.packing import PackedConv2d
 
 _ROUND, _ZEROS = "circular", "zeros"
 
 
 def _padded(net: nn.Module) -> list[nn.Conv2d | PackedConv2d]:
-    """Return the convolutions that look beyond an edge."""
+    """Return the convolutions that see zeros beyond an edge."""
     return [each for each in net.modules() if isinstance(each, nn.Conv2d | PackedConv2d) and _pads(each)]
 
 
 def _pads(conv: nn.Conv2d | PackedConv2d) -> bool:
     padding = conv.padding if isinstance(conv, nn.Conv2d) else conv.how[1]
-    return isinstance(padding, str) or any(padding)
+    return conv.padding_mode == _ZEROS and (isinstance(padding, str) or any(padding))
 
 
-def can_be_seamless(net: nn.Module) -> bool:
-    """Return whether a net draws by convolutions: a transformer over patches knows the places of its tokens."""
-    return bool(_padded(net))
+def require_edges(request: Request, backbone: Backbone) -> None:
+    """Raise RequestError where no seam is wanted of a net that is no net of convolutions.
+
+    A transformer over patches knows the places of its tokens.
+    """
+    if request.seamless and not _padded(backbone.net):
+        raise RequestError(
+            f"{backbone.name} draws patch by patch and cannot leave out the seam. Choose a model of Stable Diffusion"
+            " 1, 2 or XL, or leave out seamless."
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from disegno.engine.few_steps import for_another
 from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin
+from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
 from disegno.engine.wording import word
 
@@ -45,6 +46,7 @@ def open_second(job: Job) -> Second | None:
     target = target_size(hires, request.width, request.height, job.backbone.downscale)
     backbone = job.studio.backbone(hires.model) if hires.model else job.backbone
     check_depth(request, backbone)
+    require_edges(request, backbone)
     mode = latent_mode(hires.upscaler)
     if mode is not None and backbone.latent_channels != job.backbone.latent_channels:
         raise RequestError(
