@@ -37,6 +37,7 @@ HOUSE = House(
         Named("diorama", tag="0" * 10, sha256="0" * 64),
         Named("v1-5.safetensors", tag="6ce0161689", file="v1-5.safetensors"),
     ),
+    vaes=(Named("soft", "soft.safetensors", file="soft.safetensors"),),
     controls=(Named("canny", tag="d14c016b"), Named("control_v11f1p_sd15_depth", tag="cfd03158")),
     upscalers=("None", "Lanczos", "Latent", "Latent (bicubic)"),
     styles=("ink", "s"),
@@ -323,6 +324,28 @@ def test_the_oldest_forms_of_units_are_understood() -> None:
         order = translate("txt2img", body, HOUSE)
         assert order.requests == expected
         assert not order.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "vae", "words"),
+    [
+        ("Automatic", None, ""),
+        ("", None, ""),
+        ("None", "own", ""),
+        ("soft.safetensors", "soft", ""),
+        ("SOFT", "soft", ""),
+        ("sft.pt", "own", "VAE 'sft.pt' not found: the model's own is used"),
+    ],
+)
+def test_a_vae_is_a_setting_of_a_request_of_a_person_and_of_a_text(name: str, vae: str | None, words: str) -> None:
+    text = f"x\nSteps: 9, Sampler: Heun, CFG scale: 2, VAE: {name or 'Automatic'}"
+    orders = [
+        translate("txt2img", {"prompt": "x", "override_settings": {"sd_vae": name}}, HOUSE),
+        translate("txt2img", {"prompt": "x"}, replace(HOUSE, settings={"sd_vae": name})),
+        translate("txt2img", {"infotext": text}, HOUSE),
+    ]
+    assert [order.requests[0].vae for order in orders] == [vae] * 3
+    assert all((words in str(order.warnings)) == bool(order.warnings or not words) for order in orders)
 
 
 TEXT = (

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from webuiapi import ControlNetUnit, WebUIApi
 
 from disegno.weights.built_in import shipped
+from kit.vae import write_bright_vae
 
 pytestmark = pytest.mark.e2e
 
@@ -59,6 +60,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     prompts = tmp_path_factory.mktemp("prompts")
     (prompts / "styles.csv").write_text(STYLES)
+    models = tmp_path_factory.mktemp("models")
+    write_bright_vae(models / "bright.safetensors")
     process = subprocess.Popen(
         [sys.executable, "-m", "disegno.cli.main", "serve", "--port", "0", "--folder", str(folder)],
         stdout=subprocess.PIPE,
@@ -67,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         | {
             "OMP_NUM_THREADS": "2",
             "DISEGNO_AUTH": f"{USER}:{PASSWORD} bert:another-password",
-            "DISEGNO_MODEL_DIRS": str(tmp_path_factory.mktemp("models")),
+            "DISEGNO_MODEL_DIRS": str(models),
             "DISEGNO_PROMPT_DIRS": str(prompts),
         },
     )
@@ -214,12 +217,26 @@ def test_models_are_let_go_and_opened_again(server: Server, api: WebUIApi) -> No
     assert api.txt2img(prompt="a cat", seed=5, **FEW).image.tobytes() == first
 
 
+def test_a_vae_is_chosen_by_its_name_and_the_answer_says_so(api: WebUIApi) -> None:
+    (vae,) = api.get_sd_vae()
+    given = {"prompt": "a cat", "seed": 5, **FEW}
+    own = api.txt2img(**given)
+    bright = api.txt2img(**given, override_settings={"sd_vae": vae["model_name"]})
+    assert np.asarray(bright.image).mean() > np.asarray(own.image).mean() + 20
+    assert (own.info["sd_vae_name"], bright.info["sd_vae_name"]) == (None, "bright.safetensors")
+    said = f"VAE hash: {bright.info['sd_vae_hash']}, VAE: bright.safetensors"
+    assert len(bright.info["sd_vae_hash"]) == 10 and said in bright.info["infotexts"][0]
+    other = api.txt2img(**given, override_settings={"sd_vae": "gone.pt"})
+    assert other.image.tobytes() == own.image.tobytes()
+    assert any("gone.pt" in warning for warning in other.info["warnings"])
+
+
 def test_every_list_answers(api: WebUIApi) -> None:
     lists = (
         api.get_samplers, api.get_schedulers, api.get_upscalers, api.get_latent_upscale_modes, api.get_sd_models,
     )  # fmt: skip
     assert all(ask() for ask in lists)
-    empty = api.get_sd_vae, api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models
+    empty = api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models
     assert all(ask() == [] for ask in empty)
     assert [each["name"] for each in api.get_loras()] == list(shipped("lora")["lora"])
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}

@@ -18,6 +18,7 @@ from disegno.backbones import miniature_sd2
 from kit.few import write_few
 from kit.page import Visit, chromium, shown_job, visit
 from kit.server import Server, start
+from kit.vae import write_bright_vae
 
 pytestmark = pytest.mark.e2e
 
@@ -31,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     miniature_sd2.write_folder(
         folder / "models/deep", miniature_sd2.Sd2(in_channels=5, estimates=True), prediction="epsilon"
     )
+    write_bright_vae(folder / "models/bright.safetensors")
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
     Image.fromarray(ramp).save(folder / "map.png")
     return folder
@@ -140,6 +142,25 @@ def test_a_picture_without_a_seam_is_asked_for_and_comes_back(browser: Browser, 
         expect(draw.get_by_role("switch", name="Without a seam")).to_be_checked()
         _, again = _drawn(draw, server, second)
         assert np.array_equal(_pixels(again), _pixels(png))
+
+
+def test_another_vae_is_chosen_and_comes_back_with_the_picture(browser: Browser, server: Server) -> None:
+    with visit(browser, server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.locator("summary", has_text="Guidance, seed, sampler").click()
+        draw.get_by_role("spinbutton", name="Seed").fill("1")
+        vae = draw.get_by_label("VAE", exact=True)
+        draw.get_by_label("Prompt", exact=True).fill(PROMPT)
+        first, plain = _drawn(draw, server)
+        vae.select_option("bright")
+        second, bright = _drawn(draw, server, first)
+        assert _made(server, second)["vae"] == "bright"
+        assert _pixels(bright).mean() > _pixels(plain).mean() + 20
+        vae.select_option("")
+        there.drop("#tab-draw .desk", "bright.png", bright)
+        expect(vae).to_have_value("bright")
+        _, again = _drawn(draw, server, second)
+        assert np.array_equal(_pixels(again), _pixels(bright))
 
 
 def _drawn(tab: Any, server: Server, last: str = "none") -> tuple[str, bytes]:

@@ -105,6 +105,7 @@ def test_errors_have_the_two_shapes_that_clients_know() -> None:
 def house(**settings: Json) -> House:
     return House(
         models=[Named("diorama")],
+        vaes=[],
         controls=[Named("canny")],
         upscalers=["Latent"],
         styles=[],

@@ -85,7 +85,7 @@ def test_prompt_order_moves_words() -> None:
     ("args", "words"),
     [
         ([99, "1"], "no such axis"),
-        ([index("VAE"), "x"], "not built in"),
+        ([index("FP8 mode"), "x"], "not built in"),
         ([index("Prompt S/R"), "cow,dog"], "did not find"),
         ([4, "1-50", [], 6, "1-50"], "at most 64"),
         ([4, "1", [], 0, "", [], 0, "", [], "maybe"], "draw_legend"),

@@ -127,7 +127,7 @@ DOUBTS = {
         "give it, --control x=IMAGE,annotate=canny,strength=0.5,end=0.8."
     ),
     "ControlNet: old": "give it, with --control.",
-    "VAE: x": "VAE: x",
+    "Token merging ratio hr: 0.5": "Token merging ratio hr: 0.5",
 }
 
 

@@ -4,7 +4,7 @@ So a picture does not depend on its batch, and memory does not grow with it; it 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,11 +14,26 @@ from diffusers.models.autoencoders.vae import Decoder, DiagonalGaussianDistribut
 from torch import Tensor
 
 from disegno.memory import Memory
+from disegno.weights.keys import ldm
 
 log = logging.getLogger(__name__)
 
 DECODER_WIDTHS = "decoder_block_out_channels"  # of a configuration: as diffusers' AutoencoderKLFlux2 calls them
+_OVERFLOWED = "The VAE overflowed"
 _SHARED = ("up_block_types", "layers_per_block", "norm_num_groups", "act_fn", "mid_block_add_attention")
+
+
+def fitted_vae(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the VAE's tensors with the attention's 1x1 convolutions as linear layers."""
+    return {
+        name: ldm.fitted(tensor, tuple(tensor.shape[:2])) if ".attentions." in name and tensor.ndim == 4 else tensor
+        for name, tensor in vae.items()
+    }
+
+
+def without_overflow(warnings: Sequence[str]) -> list[str]:
+    """Return a model's warnings without those of its VAE."""
+    return [warning for warning in warnings if not warning.startswith(_OVERFLOWED)]
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL:
@@ -78,7 +93,7 @@ class Autoencoder:
         shown = cast(torch.FloatTensor, self._shown(latent))
         picture = cast(Tensor, self.vae.decode(shown, return_dict=False)[0]).float()  # 1 3 h w
         if self.vae.dtype != torch.float32 and not picture.isfinite().all():
-            self._warn(f"The VAE overflowed in {self.vae.dtype}: it works in float32 from now on, which is slower.")
+            self._warn(f"{_OVERFLOWED} in {self.vae.dtype}: it works in float32 from now on, which is slower.")
             self.memory.place(self.vae, torch.float32)
             return self._decode_one(latent)
         return (picture / 2 + 0.5).clamp(0, 1)

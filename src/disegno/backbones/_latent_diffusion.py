@@ -3,7 +3,6 @@
 Rombach et al. 2022. The families differ in their text encoder and their sizes; each builds this value.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from disegno.backbones._autoencoder import Autoencoder, build_autoencoder
+from disegno.backbones._autoencoder import Autoencoder, build_autoencoder, without_overflow
 from disegno.backbones._lockstep import evaluate
+from disegno.backbones._vae_file import beside_own, open_vae
 from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
 from disegno.diffusion.call import Call, Residuals
@@ -29,7 +29,6 @@ Tensors = Mapping[str, Tensor]
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "v": "v"}
 _BETAS = {"beta_start": "beta_start", "beta_end": "beta_end", "num_train_timesteps": "num_timesteps"}
-_SAMPLES = 16  # values of each tensor that name the weights
 
 
 class TextEncoder(Protocol):
@@ -47,23 +46,6 @@ class TextEncoder(Protocol):
     def net(self) -> nn.Module:
         """The network."""
         ...
-
-
-def fingerprint(*parts: Tensors) -> str:
-    """Return the name by content of these weights: sha256 over names, shapes, dtypes and 16 values of each tensor.
-
-    A hash of every byte would read the whole file before the first step (2 GiB: 1.3 s), for the same answer.
-    """
-    digest = hashlib.sha256()
-    for n, tensors in enumerate(parts):
-        for name in sorted(tensors):
-            tensor = tensors[name]
-            digest.update(f"{n} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            if tensor.is_meta:  # opened to be counted, not to be used
-                continue
-            some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)].cpu().contiguous()
-            digest.update(some.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def noise_table_of(scheduler: Config, name: str) -> NoiseTable:
@@ -178,6 +160,12 @@ class LatentDiffusion:
         if name == "flow":
             raise RequestError(f"{self.name} is taught over the levels of epsilon and v. Choose one of these two.")
         return replace(self, prediction=PREDICTIONS[name], warnings=[])
+
+    def with_vae(self, path: Path) -> "LatentDiffusion":
+        """Return this model with the VAE of a file or folder, the same nets beside it. Raises ModelFileError."""
+        vae, content = open_vae(path, self.vae, self.memory)
+        said = without_overflow(self.warnings)
+        return replace(self, vae=vae, fingerprint=beside_own(self.fingerprint, content), warnings=said)
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self._autoencoder.encode(images)

@@ -4,15 +4,16 @@ Esser et al. 2024; diffusers' SD3Transformer2DModel.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from disegno.backbones._autoencoder import Autoencoder
+from disegno.backbones._autoencoder import Autoencoder, without_overflow
 from disegno.backbones._three_texts import ThreeTexts
+from disegno.backbones._vae_file import beside_own, open_vae
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call
@@ -85,6 +86,12 @@ class Mmdit:
     @torch.no_grad()
     def read_prompt(self, text: str, options: TextOptions) -> TextStates:
         return states_of(*self.text.read_prompt(text, options))
+
+    def with_vae(self, path: Path) -> "Mmdit":
+        """Return this model with the VAE of a file or folder, the same nets beside it. Raises ModelFileError."""
+        vae, content = open_vae(path, self.vae, self.memory)
+        said = without_overflow(self.warnings)
+        return replace(self, vae=vae, fingerprint=beside_own(self.fingerprint, content), warnings=said)
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self._autoencoder.encode(images)

@@ -8,12 +8,12 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig
 
 from disegno.backbones._depth import DepthParts, depth_in, open_depth
+from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones._latent_diffusion import (
     Config,
     LatentDiffusion,
     Nets,
     Tensors,
-    fingerprint,
     noise_table_of,
     open_nets,
     prediction_of,

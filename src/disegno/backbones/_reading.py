@@ -11,7 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from disegno.backbones._autoencoder import fitted_vae
 from disegno.backbones._latent_diffusion import Config, Nets, Tensors
+from disegno.backbones._vae_file import BESIDE_THE_VAE
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.weights.configs import unet_config, vae_config
 from disegno.weights.folders import identify_folder, is_folder_of_weights
@@ -25,20 +27,11 @@ _FAMILY_MARKS = {
     "conditioner.": "sdxl",
     "model.diffusion_model.joint_blocks.": "sd3",
 }
-_BESIDE_THE_VAE = ("loss.", "model_ema.")  # of its training
 
 
 def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     """Return each tensor's shape."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def fitted_vae(vae: Tensors) -> dict[str, Tensor]:
-    """Return the VAE's tensors with the attention's 1x1 convolutions as linear layers."""
-    return {
-        name: ldm.fitted(tensor, tuple(tensor.shape[:2])) if ".attentions." in name and tensor.ndim == 4 else tensor
-        for name, tensor in vae.items()
-    }
 
 
 # ---- one file of the original layout
@@ -92,7 +85,7 @@ def part_of(
 
 def vae_of(file: TensorFile) -> dict[str, Tensor]:
     """Return the VAE's tensors, by diffusers' names. Raises KeyMismatch."""
-    return part_of(file, ldm.VAE_PREFIX, ldm.vae_names, _BESIDE_THE_VAE)
+    return part_of(file, ldm.VAE_PREFIX, ldm.vae_names, BESIDE_THE_VAE)
 
 
 def nets_of(file: TensorFile, told: Config, own: Callable[[Config], Config] = lambda sizes: {}) -> Nets:

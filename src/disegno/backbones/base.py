@@ -175,6 +175,15 @@ DepthReader = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
+class TakesVae(Protocol):
+    """A backbone that may be given another VAE than it came with."""
+
+    def with_vae(self, path: Path) -> Backbone:
+        """Return this model with the VAE of a file or folder, the same nets beside it. Raises ModelFileError."""
+        ...
+
+
+@runtime_checkable
 class ReadsDepth(Protocol):
     """A backbone that may tell the depth of pictures: one that is shown depth."""
 

@@ -22,11 +22,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones._latent_diffusion import (
     LatentDiffusion,
     Nets,
     Tensors,
-    fingerprint,
     noise_table_of,
     open_nets,
     prediction_of,

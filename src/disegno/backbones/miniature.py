@@ -20,7 +20,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from disegno.backbones._latent_diffusion import LatentDiffusion, Nets, fingerprint, open_nets
+from disegno.backbones._fingerprint import fingerprint
+from disegno.backbones._latent_diffusion import LatentDiffusion, Nets, open_nets
 from disegno.backbones.base import Defaults
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import scaled_linear_table

@@ -17,12 +17,13 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor
 from transformers import CLIPTextConfig
 
-from disegno.backbones._latent_diffusion import Config, Tensors, fingerprint
+from disegno.backbones._autoencoder import fitted_vae
+from disegno.backbones._fingerprint import fingerprint
+from disegno.backbones._latent_diffusion import Config, Tensors
 from disegno.backbones._mmdit import Mmdit
 from disegno.backbones._reading import (
     check_family,
     check_folder,
-    fitted_vae,
     folder_vae,
     shapes_of,
     vae_of,

@@ -79,8 +79,8 @@ def _doubts(again: Path | None, result: Result) -> list[str]:
 
 SECTIONS = {
     "What to draw": (
-        *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "size", "seed"),
-        *("batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
+        *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "vae", "size"),
+        *("seed", "batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
     ),
     "A picture from a picture": ("init__", "outpaint", "image_cfg", "depth", "depth_annotate"),
     "Larger pictures, and textures": ("hires__", "tiles", "tiles__", "vae_tile", "seamless"),

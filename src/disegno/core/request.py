@@ -28,6 +28,7 @@ Scalar = bool | int | float | str
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _SIDE = Field(ge=64, le=8192)
 
+OWN_VAE = "own"  # what Request.vae calls the model's own
 NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
 
 
@@ -231,6 +232,9 @@ class Request:
     """The built-in model, a file or folder, or a name from the library."""
     prediction: PredictionName | None = None
     """What the model's output means, where its file does not say it or says it wrong; unset: as the file says."""
+    vae: str | None = None
+    """The VAE: a file or folder, or a name from the library; own: the model's. Unset: the one that lies beside the
+    model's file under its name (NAME.vae.safetensors or .vae.pt), else the model's own."""
     width: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None
     """In pixels, a multiple of 8; unset: the model's own."""
     height: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None

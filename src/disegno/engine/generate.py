@@ -39,7 +39,7 @@ Drawing = Generator[Phase, None, Result]
 @torch.inference_mode()
 def open_job(request: Request, studio: Studio, album: Album) -> Job:
     """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
-    backbone = studio.backbone(request.model, request.prediction)
+    backbone = studio.backbone_of(request)
     request = concrete(request, backbone, album)
     assert request.width and request.height
     check_depth(request, backbone)
@@ -96,7 +96,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     """
     album = album or Album(studio.limits)
     times = [time.perf_counter()]
-    studio.backbone(request.model, request.prediction)
+    studio.backbone_of(request)
     times.append(time.perf_counter())
     job = open_job(request, studio, album)
     second = open_second(job)

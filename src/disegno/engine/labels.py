@@ -22,6 +22,7 @@ def labels_of(job: Job, told: Encoded | None, controls: Sequence[Prepared]) -> d
     return {
         **_schedule(request.sampler or "", request.schedule or ""),
         **_model(job),
+        **_vae(job),
         **({} if told is None else {**_loras(told.loras), **_learnt(told.learnt)}),
         **{f"ControlNet {i}": unit_text(unit, prepared.annotator) for i, (unit, prepared) in enumerate(units)},
     }
@@ -38,6 +39,15 @@ def _model(job: Job) -> dict[str, str]:
     if card is None:
         return {"Model": BUILT_IN}
     return {"Model hash": job.studio.library.sha256(card)[:_MODEL_DIGITS], "Model": card.path.stem}
+
+
+def _vae(job: Job) -> dict[str, str]:
+    """Return what is said of a VAE that is not the model's own. A1111 parity: its file's whole name."""
+    studio, request = job.studio, job.request
+    card = studio.find_vae(request.vae, studio.find_model(request.model))
+    if card is None:
+        return {}
+    return {"VAE hash": studio.library.sha256(card)[:_MODEL_DIGITS], "VAE": card.path.name}
 
 
 def _loras(loras: Sequence[Loras]) -> Mapping[str, str]:

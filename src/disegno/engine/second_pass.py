@@ -44,7 +44,7 @@ def open_second(job: Job) -> Second | None:
         return None
     assert request.width and request.height
     target = target_size(hires, request.width, request.height, job.backbone.downscale)
-    backbone = job.studio.backbone(hires.model) if hires.model else job.backbone
+    backbone = job.studio.backbone(hires.model, vae=request.vae) if hires.model else job.backbone
     check_depth(request, backbone)
     require_edges(request, backbone)
     mode = latent_mode(hires.upscaler)

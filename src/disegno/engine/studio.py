@@ -10,11 +10,11 @@ from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from disegno.backbones import BACKBONES
-from disegno.backbones.base import Backbone, TextStates
+from disegno.backbones.base import Backbone, TakesVae, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
-from disegno.core.request import ControlUnit, LoraUse
+from disegno.core.request import OWN_VAE, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.pictures import Limits
 from disegno.engine.preview import Decoder, open_decoder
@@ -31,6 +31,7 @@ from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.library import Library
 
 BUILT_IN = "diorama"
+_VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")  # A1111 parity
 UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says what does not fit
 MAX_TEXTS = 256
 MAX_LEARNT = 4096
@@ -38,6 +39,7 @@ MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7
 MAX_LORAS_AT_ONCE = 256
 MAX_CONTROLLERS = 32
 MAX_BACKBONES = 2
+MAX_VARIANTS = 4  # of a model: each has at most a VAE of its own, 0.2 GiB in half precision
 MAX_BASES = 2
 MAX_UPSCALERS = 2
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
@@ -66,6 +68,14 @@ class Kept(Generic[V]):
         self._values.clear()
 
 
+@dataclass
+class _Opened:
+    """A model as its file has it, and what was made of it: with another VAE, with another meaning of its output."""
+
+    own: Backbone
+    others: Kept[Backbone] = field(default_factory=lambda: Kept[Backbone](MAX_VARIANTS))
+
+
 class Studio:
     """Everything that is opened once. One generation at a time may use it; `lock` says which.
 
@@ -80,8 +90,7 @@ class Studio:
         self.library = Library(self.settings)
         self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
         self.lock = RLock()
-        self._backbones: Kept[Backbone] = Kept(MAX_BACKBONES)
-        self._predicting: Kept[tuple[Backbone, Backbone]] = Kept(MAX_BACKBONES)
+        self._backbones: Kept[_Opened] = Kept(MAX_BACKBONES)
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
@@ -91,16 +100,40 @@ class Studio:
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[Loras] = Kept(MAX_LORAS)
 
-    def backbone(self, name: str, prediction: str | None = None) -> Backbone:
+    def backbone(self, name: str, prediction: str | None = None, vae: str | None = None) -> Backbone:
         """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once.
 
         `prediction`: what its output means, instead of what its file says. Raises RequestError where it cannot be.
+        `vae`: see `find_vae`. Raises ModelFileError, WrongFamily where the model cannot have it.
         """
         card = self.find_model(name)
-        own = self._backbones.get(card and card.path, lambda: self.open_model(card, self.memory))
-        if prediction is None:
-            return own
-        return self._predicting.get((id(own), prediction), lambda: (own, own.predicting(prediction)))[1]
+        opened = self._backbones.get(card and card.path, lambda: _Opened(self.open_model(card, self.memory)))
+        backbone, other = opened.own, self.find_vae(vae, card)
+        if other is not None:
+            key, own = ("vae", _stamp(other)), backbone
+            backbone = opened.others.get(key, lambda: _with_vae(own, other))
+        if prediction is not None:
+            key, one = ("prediction", backbone.fingerprint, prediction), backbone
+            backbone = opened.others.get(key, lambda: one.predicting(prediction))
+        return backbone
+
+    def backbone_of(self, request: Request) -> Backbone:
+        """Return the model that a request names, with the VAE and the meaning of its output that it says."""
+        return self.backbone(request.model, request.prediction, request.vae)
+
+    def find_vae(self, name: str | None, model: FileCard | None) -> FileCard | None:
+        """Return the card of the VAE that a model is to have; None: its own. Raises UnknownName, ModelFileError.
+
+        `name`: a file or folder, or one of the library; "own"; None: the file beside the model's that has its name.
+        """
+        if name == OWN_VAE:
+            return None
+        if name is not None:
+            return self._find(name, "vae", "VAE", [OWN_VAE])
+        if model is None or model.path.is_dir():
+            return None
+        beside = (model.path.with_name(model.path.stem + end) for end in _VAES_BESIDE)
+        return next((identify(path) for path in beside if path.is_file()), None)
 
     def find_model(self, name: str) -> FileCard | None:
         """Return the card of the model of this name; None is the built-in one. Raises UnknownName, ModelFileError."""
@@ -224,7 +257,7 @@ class Studio:
     def close(self) -> None:
         """Forget everything that is open: what is wanted again is opened again."""
         self.close_controls()
-        for kept in (self._backbones, self._predicting, self._bases, self._previews, self._upscalers, self._texts,
+        for kept in (self._backbones, self._bases, self._previews, self._upscalers, self._texts,
                      self._learnt, self._loras):  # fmt: skip
             kept.clear()
 
@@ -304,6 +337,13 @@ class Studio:
             f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found: {_names_of(bases)}."
             f" Name one with base=FILE, as in --control {card.path.stem}=IMAGE,base=ctrlora_sd15_basecn700k.ckpt."
         )
+
+
+def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
+    if not isinstance(backbone, TakesVae):
+        raise RequestError(f"{backbone.name} is a model of a kind that takes no other VAE. Leave the VAE out.")
+    require_family(card, backbone.family)
+    return backbone.with_vae(card.path)
 
 
 def _version_of(path: Path) -> tuple[int, int]:

@@ -87,6 +87,7 @@ def check_names(names: Iterable[tuple[str, str | None]]) -> None:
 
 def _names_in(request: Request) -> Iterator[tuple[str, str | None]]:
     yield "model", request.model
+    yield "vae", request.vae
     for i, unit in enumerate(request.controls):
         yield f"controls.{i}.name", unit.name
         yield f"controls.{i}.base", unit.base

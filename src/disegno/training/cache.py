@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from disegno.backbones._latent_diffusion import fingerprint
+from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError, ResourceError
 from disegno.diffusion.patches import with_pooled

@@ -22,7 +22,10 @@ _PICTURE_FIELDS = ("init_images", "mask", "latent_mask", "firstpass_image")
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of one Request: its concrete form, and for each picture a PNG file, a seed and an infotext."""
+    """What came of one Request: its concrete form, and for each picture a PNG file, a seed and an infotext.
+
+    `vae`, `vae_hash`: of a VAE that was not the model's own.
+    """
 
     request: Request
     pictures: tuple[bytes, ...]
@@ -34,6 +37,8 @@ class Drawn:
     prompts: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    vae: str | None = None
+    vae_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,8 @@ def _info(order: Order, drawn: Sequence[Drawn], model: Model, num_sheets: int) -
         "face_restoration_model": None,
         "sd_model_name": model.name,
         "sd_model_hash": model.hash,
-        "sd_vae_name": None,
-        "sd_vae_hash": None,
+        "sd_vae_name": drawn[0].vae if drawn else None,
+        "sd_vae_hash": drawn[0].vae_hash if drawn else None,
         "seed_resize_from_w": first.seed_width or -1,
         "seed_resize_from_h": first.seed_height or -1,
         "denoising_strength": order.given.number("denoising_strength"),

@@ -93,6 +93,7 @@ class Front:
         catalogue = await self.catalogue()
         return House(
             models=[named_model(card) for card in catalogue.models],
+            vaes=named_vaes(catalogue),
             controls=named_controls(catalogue),
             upscalers=upscaler_names(catalogue, latent=True),
             styles=style_names(catalogue),
@@ -141,6 +142,12 @@ def named_model(card: WeightsCard) -> Named:
     """Return a model by A1111's names: file.safetensors [6ce0161689]."""
     sha256 = card.sha256 or ""
     return Named(card.name, card.file or card.name, sha256[:10], card.file or "", sha256)
+
+
+def named_vaes(catalogue: Catalogue) -> list[Named]:
+    """Return the VAEs by A1111's names: their files'."""
+    vaes = (card for card in catalogue.files if card.kind == "vae")
+    return [Named(card.name, card.file or card.name, file=card.file or "") for card in vaes]
 
 
 def named_controls(catalogue: Catalogue) -> list[Named]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import Request, make_request
+from disegno.core.request import OWN_VAE, Request, make_request
 from disegno.prompts.networks import cut_tags
 from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.controlnet import Unit, legacy_names, translate_unit, units_of
@@ -84,11 +84,13 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
     body, doubts = filled(form, body, house)
     given = read_fields(FORMS[form], {name: value for name, value in body.items() if name not in legacy})
     own, notes = _settings(given, house)
+    vae, missing = find_vae(str(own.get("sd_vae") or ""), house)
     units, more = _units(form, body, given, house)
     fields: Fields = {
         **request_fields(own, ("init",) if form == "img2img" else ()),
         **{row.to: given.values[row.name] for row in FORMS[form] if row.to},
         "model": find_model(str(own.get("sd_model_checkpoint") or ""), house),
+        "vae": vae,
         "controls": [dict(unit.fields) for unit in units],
         **_names(given, house, own),
         **_size(given),
@@ -100,7 +102,7 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
         fields["prompt"] = cut_tags(given.text("prompt"))[0]
     if given.values["clip_skip"] is not None:
         fields["clip_skip"] = given.values["clip_skip"]
-    warnings = (*doubts, *given.warnings, *notes, *more, *(w for unit in units for w in unit.warnings))
+    warnings = (*doubts, *given.warnings, *notes, *missing, *more, *(w for unit in units for w in unit.warnings))
     keep = {} if given.flag("override_settings_restore_afterwards") else own
     return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
 
@@ -118,6 +120,21 @@ def find_model(name: str, house: House) -> str:
         return find_named("model", name, house.models).name
     except UnknownName as error:
         raise WireError(f"model {shortened(name)} not found. {error}", 404) from None
+
+
+def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
+    """Return our name of a VAE, and what is said of one that is not here. A1111 parity: the model's own is used then.
+
+    Automatic, and nothing: None; None: the model's own.
+    """
+    if name in ("", default_of("sd_vae")):
+        return None, ()
+    if name == "None":
+        return OWN_VAE, ()
+    try:
+        return find_named("VAE", name, house.vaes).name, ()
+    except UnknownName as error:
+        return OWN_VAE, (f"VAE {shortened(name)} not found: the model's own is used. {error}",)
 
 
 def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:

@@ -65,6 +65,7 @@ class House:
     """
 
     models: Sequence[Named]
+    vaes: Sequence[Named]
     controls: Sequence[Named]
     upscalers: Sequence[str]
     styles: Sequence[str]

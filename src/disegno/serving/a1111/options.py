@@ -46,7 +46,7 @@ OPTIONS: Mapping[str, Option] = {
     "comma_padding_backtrack": Option("int", 20, "comma_backtrack"),
     "pad_cond_uncond": Option("bool", False, "pad_texts"),
     "use_old_scheduling": Option("bool", False, "old_timelines"),
-    "sd_vae": Option("str", "Automatic", choices=("Automatic", "None", "")),
+    "sd_vae": Option("str", "Automatic"),
     "CLIP_stop_at_last_layers": Option("int", 1, "clip_skip"),
     "eta_noise_seed_delta": Option("int", 0, "seed_delta"),
     "randn_source": Option("str", "NV", choices=tuple(NOISE_SOURCES)),

@@ -44,6 +44,7 @@ SETTINGS: Mapping[str, str] = {
     "ENSD": "eta_noise_seed_delta",
     "RNG": "randn_source",
     "Emphasis": "emphasis",
+    "VAE": "sd_vae",
 }
 UNITS = "ControlNet "
 

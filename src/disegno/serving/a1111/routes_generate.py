@@ -22,7 +22,8 @@ from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
 from disegno.serving.store import Job
 
-_NO_EXTRA = ("Schedule type", "Model", "Model hash", "Version")  # of a picture's labels: what the info has by itself
+# of a picture's labels: what the info has by itself
+_NO_EXTRA = ("Schedule type", "Model", "Model hash", "VAE", "VAE hash", "Version")
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
 
@@ -100,6 +101,8 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
         prompts=prompts,
         negatives=negatives,
         extra={name: value for name, value in labels.items() if name not in _NO_EXTRA},
+        vae=labels.get("VAE"),
+        vae_hash=labels.get("VAE hash"),
     )
 
 

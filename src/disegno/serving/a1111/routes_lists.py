@@ -9,7 +9,16 @@ from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
 from disegno.serving.a1111.errors import WireError
-from disegno.serving.a1111.front import LATENT_MODES, TimedRoute, asker, body_of, named_model, names_of, upscaler_names
+from disegno.serving.a1111.front import (
+    LATENT_MODES,
+    TimedRoute,
+    asker,
+    body_of,
+    named_model,
+    named_vaes,
+    names_of,
+    upscaler_names,
+)
 from disegno.serving.a1111.generation import ALWAYS_ON
 from disegno.serving.a1111.names import sampler_rows, scheduler_rows
 from disegno.serving.a1111.options import a1111_flags
@@ -70,6 +79,12 @@ async def sd_models(request: Request) -> Response:
 
 
 @router.get(f"{API}/sd-vae")
+async def sd_vae(request: Request) -> Response:
+    """The VAEs."""
+    named = named_vaes(await _catalogue(request))
+    return JSONResponse([{"model_name": vae.title, "filename": vae.file or vae.name} for vae in named])
+
+
 @router.get(f"{API}/hypernetworks")
 @router.get(f"{API}/face-restorers")
 @router.get(f"{API}/realesrgan-models")

@@ -125,7 +125,7 @@ _AXES: tuple[tuple[str, str, Change | None, tuple[str, ...]], ...] = (
     ("Extra noise", "float", _setting("img2img_extra_noise"), _BOTH),
     ("Hires upscaler", "str", _sets("hr_upscaler"), _TXT2IMG),
     ("Cond. Image Mask Weight", "float", _setting("inpainting_mask_weight"), _IMG2IMG),
-    ("VAE", "str", None, _BOTH),
+    ("VAE", "str", _setting("sd_vae"), _BOTH),
     ("Styles", "str", lambda body, value, first: {"styles": [value]}, _BOTH),
     ("UniPC Order", "int", None, _BOTH),
     ("Face restore", "str", None, _BOTH),

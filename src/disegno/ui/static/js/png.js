@@ -98,8 +98,13 @@ function ours(record) {
   return { request: fixed, seed: request.seed >= 0 ? request.seed + image : null, from: "disegno" };
 }
 
+/** Return a file's name without its ending, as the library names it. */
+function nameOf(file) {
+  return file.replace(/\.[^.]+$/, "");
+}
+
 const NAMES = {
-  steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], cfg: ["CFG scale", Number], seed: ["Seed", Number],
+  steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], vae: ["VAE", nameOf], cfg: ["CFG scale", Number], seed: ["Seed", Number],
 };
 
 /** Return what A1111's text of a picture says of a request: what this form shows of it. */

@@ -4,6 +4,7 @@ import { button, h } from "./dom.js";
 import { choice, more, numberField, slider, toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
+import { misfit } from "./unit.js";
 
 const MAX_SEED = 2 ** 32 - 1;
 
@@ -70,6 +71,21 @@ function fewSwitch({ desk, few, changed, refresh }) {
   return element;
 }
 
+/** Return the choice of a VAE, which is there only where the library has one. `refresh()`: for another model. */
+function vaeChoice({ desk, house, changed }) {
+  const own = [["", t("the model's own")]];
+  const element = choice("VAE", { value: desk.vae ?? "", options: own, change: (value) => {
+    desk.vae = value || null;
+    changed();
+  } });
+  element.refresh = () => {
+    const there = house.files.filter((each) => each.kind === "vae").map((each) => [each.name, each.name, misfit(each, modelOf(house, desk.model))]);
+    element.hidden = !there.length && !desk.vae;
+    element.offer([...own, ...there], desk.vae ?? "");
+  };
+  return element;
+}
+
 /** Return the card of settings. `modelChanged()`: another model is chosen. */
 export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const few = () => modelOf(house, desk.model)?.few_steps ?? null;
@@ -96,8 +112,10 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const schedule = choice(t("Schedule"), { value: desk.schedule ?? "", options: [auto, ...house.schedules.map((each) => [each.label, each.label])], change: (value) => set("schedule")(value || null) });
   const seamless = toggle(t("Without a seam"), { value: desk.seamless, change: set("seamless") });
   seamless.title = t("The picture can be laid beside itself, as a texture is");
+  const vae = vaeChoice({ desk, house, changed });
   const refresh = () => {
     fewer.refresh();
+    vae.refresh();
     seamless.set(desk.seamless);
     sampler.set(desk.sampler ?? "");
     schedule.set(desk.schedule ?? "");
@@ -110,6 +128,6 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
   const fewer = fewSwitch({ desk, few, changed, refresh });
   refresh();
   const element = h("div", { class: "card panel" }, house.models.length > 1 || !modelOf(house, desk.model) ? model : null, size, fewer, steps, batch,
-    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), seamless));
+    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, seamless));
   return { element, refresh };
 }

@@ -9,7 +9,7 @@ const AXES = [["x", "Columns"], ["y", "Rows"], ["z", "Tables"]];
 const FIELDS = [ // field, its name, values as an example
   ["", "Nothing", ""], ["steps", "Steps", "10-30(+10)"], ["cfg", "Guidance", "2, 4, 6"], ["seed", "Seed", "1-4"], ["sampler", "Sampler", "Euler, DDIM"],
   ["schedule", "Schedule", "Karras, Exponential"], ["replace", "Words of the prompt", "red, blue, green"], ["size", "Size", "128x128, 192x128"],
-  ["model", "Model", "diorama, NAME"], ["controls.0.strength", "Strength of the first control", "0-1[3]"], ["controls.0.end", "End of the first control", "0.4, 0.7, 1"],
+  ["model", "Model", "diorama, NAME"], ["vae", "VAE", "own, NAME"], ["controls.0.strength", "Strength of the first control", "0-1[3]"], ["controls.0.end", "End of the first control", "0.4, 0.7, 1"],
   ["init.denoise", "How much is drawn anew", "0.4, 0.6, 0.8"],
 ];
 

@@ -12,7 +12,7 @@ import { readRecord } from "./png.js";
 function factsOf({ job, file, at }) {
   const { request = {}, seeds = [], timing } = job.result.facts;
   const rows = [
-    [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model],
+    [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model], ["VAE", request.vae],
     [t("Size"), at >= 0 && request.width && `${request.width} × ${request.height}`], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
     [t("Guidance"), request.cfg], [t("Sampler"), request.sampler && `${request.sampler}, ${request.schedule}`],
     [t("Controls"), request.controls?.map((unit) => `${unit.name} × ${unit.strength}`).join(", ")],

@@ -149,6 +149,7 @@ export const ZH = {
   "Make them again at one size.": "请以同一尺寸重新制作。",
   "Make them again from the picture.": "请由图片重新制作。",
   "Model": "模型",
+  "VAE": "VAE",
   "Models": "模型",
   "More": "更多",
   "More about {name}": "{name} 的更多操作",
