@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from disegno.core.infotext import values_of, write_infotext
+from disegno.core.request import make_request
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.controlnet import UNIT
@@ -373,3 +375,63 @@ def test_an_infotext_fills_what_a_request_leaves_open() -> None:
     other = translate("txt2img", {"infotext": TEXT.replace("v1-5", "v9")}, HOUSE)
     assert other.requests[0].model == "diorama"
     assert any("v9" in warning for warning in other.warnings)
+
+
+def test_what_is_written_of_a_request_is_read_back_from_an_infotext() -> None:
+    asked = make_request(
+        {
+            "prompt": "a cow",
+            "model": "v1-5",
+            "vae": "soft",
+            "steps": 9,
+            "sampler": "Heun",
+            "schedule": "Karras",
+            "cfg": 3.0,
+            "seed": 5,
+            "width": 64,
+            "height": 128,
+            "seamless": True,
+            "negative_min": 2.5,
+            "negative_min_all": True,
+            "cfg_start": 0.25,
+            "pad_texts": True,
+            "old_timelines": True,
+            "clip_skip": 2,
+            "emphasis": "no-norm",
+            "hires": {"scale": 2, "model": "diorama", "denoise": 0.5, "upscaler": "Lanczos"},
+        }
+    )
+    text = write_infotext("a cow", "", values_of(asked, 5, 5, {"Model": "v1-5", "VAE": "soft"}))
+    order = translate("txt2img", {"infotext": text}, HOUSE)
+    (found,) = order.requests
+    written = {field.name for field in fields(asked)} - {"eta", "model", "seed_delta", "subseed"}
+    assert {name: getattr(found, name) for name in written} == {name: getattr(asked, name) for name in written}
+    assert order.warnings == ()
+    assert asked.init is None
+    changed = make_request(
+        {
+            "prompt": "a cow",
+            "width": 64,
+            "height": 64,
+            "init": {
+                "image": f"data:image/png;base64,{PNG}",
+                "mask": f"data:image/png;base64,{PNG}",
+                "invert": True,
+                "mask_blur": 9,
+                "only_masked": True,
+                "padding": 40,
+                "fill": "noise",
+                "noise": 0.5,
+                "extra_noise": 0.1,
+                "denoise": 0.5,
+            },
+        }
+    )
+    text = write_infotext("a cow", "", {"Steps": 9, "Sampler": "Heun", "CFG scale": 3.0} | values_of(changed, 5, 5, {}))
+    body: dict[str, Json] = {"infotext": text + ", Token merging ratio: 0.5", "init_images": [PNG], "mask": PNG}
+    order = translate("img2img", body, HOUSE)
+    init, wanted = order.requests[0].init, changed.init
+    assert init is not None and wanted is not None
+    for name in ("invert", "mask_blur", "only_masked", "padding", "fill", "noise", "extra_noise", "denoise"):
+        assert getattr(init, name) == getattr(wanted, name), name
+    assert order.warnings == ("The infotext's Token merging ratio: '0.5' was not taken over.",)

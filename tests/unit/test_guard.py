@@ -1,19 +1,24 @@
 """What every request passes before a route: names, origins, credentials, bodies. In process; no model is opened."""
 
+import asyncio
 import base64
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from httpx2 import Response
+from starlette import responses
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
 from disegno.serving import auth
-from disegno.serving.app import create_app
+from disegno.serving.app import create_app, render_plainly
 from disegno.serving.auth import Doorkeeper
+from disegno.serving.guard import Guard
 from disegno.serving.settings import Account, Limits, ServerSettings
 
 pytestmark = pytest.mark.unit
@@ -107,6 +112,54 @@ def test_bodies(tmp_path: Path, body: bytes, headers: dict[str, str], expected: 
     limits = Limits(body_bytes=1000 if b"xx" in body else 20_000)
     answer = _client(_settings(tmp_path, limits=limits)).post("/v1/jobs", content=body, headers=headers)
     assert _code(answer) == expected
+
+
+def test_who_waits_with_much_keeps_nobody_else_out(tmp_path: Path) -> None:
+    limits = Limits(bodies_bytes=1000, waiting_bytes=2000)
+    released = asyncio.Event()
+    waiting: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting.append(scope["state"]["owner"])
+        await released.wait()
+        await responses.Response(status_code=200)(scope, receive, send)
+
+    accounts = (Account("anna", SECRET), Account("bert", SECRET))
+    settings = _settings(tmp_path, limits=limits, accounts=accounts)
+    guard = Guard(app, settings, Doorkeeper(settings), lambda path, refused: render_plainly(refused))
+
+    async def ask(user: str) -> int:
+        body = json.dumps({"x": "x" * 600}).encode()
+        found: list[int] = []
+        headers = _basic(user, SECRET) | {"content-type": "application/json", "host": "localhost"}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        raw.append((b"content-length", str(len(body)).encode()))
+        scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": raw, "scheme": "http"}
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                found.append(message["status"])
+
+        await guard(scope, receive, send)
+        return found[0]
+
+    async def all_of_them() -> list[int]:
+        asked = [asyncio.ensure_future(ask(user)) for user in ("anna", "anna", "bert")]
+        while len(waiting) < 2:
+            await asyncio.sleep(0.001)
+        released.set()
+        return [await one for one in asked]
+
+    assert asyncio.run(all_of_them()) == [200, 429, 200]
+    assert waiting == ["anna", "bert"] and not guard.waiting and not guard.held_bytes
+
+
+def test_an_origin_that_cannot_be_read_is_another(tmp_path: Path) -> None:
+    answer = _client(_settings(tmp_path)).post("/v1/jobs", json={}, headers={"origin": "http://["})
+    assert _code(answer) == (403, "wrong_origin")
 
 
 def test_a_declared_length_is_refused_before_it_is_read(tmp_path: Path) -> None:

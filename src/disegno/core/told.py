@@ -1,6 +1,6 @@
 """From what A1111's text says of a picture to the fields of a Request, and what of it cannot be done again here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,15 +190,21 @@ def _is_hires(found: Mapping[str, Value]) -> bool:
     return "Hires upscale" in found or str(found["Hires resize-1"]) != "0" or str(found["Hires resize-2"]) != "0"
 
 
+def left_of(found: Mapping[str, Value], taken: Collection[str]) -> list[str]:
+    """Return the names of what a text says that is neither taken over nor without effect, units of controls apart."""
+    return [
+        name
+        for name, value in found.items()
+        if not (name in taken or name in _UNDERSTOOD or _WITHOUT_EFFECT.get(name) == str(value))
+        and not name.startswith(_UNIT)
+    ]
+
+
 def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
-    known = _FIELDS.keys() | _UNDERSTOOD | _HIRES.keys() | _INIT.keys() | _MASKED.keys()
-    left = [
-        f"{name}: {value}"
-        for name, value in found.items()
-        if name not in known and _WITHOUT_EFFECT.get(name) != str(value) and not name.startswith(_UNIT)
-    ]
-    doubts = [f"Not taken over from the picture's text: {', '.join(left)}."] if left else []
+    left = left_of(found, _FIELDS.keys() | _HIRES.keys() | _INIT.keys() | _MASKED.keys())
+    told = ", ".join(f"{name}: {found[name]}" for name in left)
+    doubts = [f"Not taken over from the picture's text: {told}."] if left else []
     for name, value in found.items():
         if name.startswith(_UNIT):
             doubts.append(f"{name} drew with it, and its image is not in the picture: give it, {_how_to(str(value))}.")

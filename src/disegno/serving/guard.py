@@ -6,7 +6,9 @@ header takes part in.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
@@ -49,6 +51,7 @@ class Guard:
     doorkeeper: Doorkeeper
     render: Render
     held_bytes: int = 0  # of all bodies that are being read
+    waiting: Counter[str] = field(default_factory=Counter[str])  # bytes of each owner's requests that wait
     _names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +104,10 @@ class Guard:
     def _is_ours(self, origin: str, headers: Headers) -> bool:
         if origin in self.settings.allow_origins:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # such as a bracket that is not closed
+            return False
         same_site = headers.get("sec-fetch-site", "same-origin") == "same-origin"
         return parts.scheme in ("http", "https") and parts.netloc.lower() == headers["host"].lower() and same_site
 
@@ -160,11 +166,29 @@ class Guard:
         body = bytearray()
         try:
             await self._read(receive, body)
-            if body and headers.get("content-type", "").startswith("application/json"):
-                require_json(body)
-            await self.app(scope, _replayed(bytes(body), receive), sender)
         finally:
             self.held_bytes -= len(body)
+        if body and headers.get("content-type", "").startswith("application/json"):
+            require_json(body)
+        with self._waits(str(scope.get("state", {}).get("owner", "")), len(body)):
+            await self.app(scope, _replayed(bytes(body), receive), sender)
+
+    @contextmanager
+    def _waits(self, owner: str, num_bytes: int) -> Generator[None]:
+        """Count a request that waits for its answer: it may take as long as its pictures. Raises Refused."""
+        most = self.settings.limits.waiting_bytes
+        if num_bytes and self.waiting[owner] + num_bytes > most // 2:
+            why = "Too much of yours waits for its answer."
+            raise Refused(429, "too_many_jobs", why, hint="Send the rest later.", headers={"Retry-After": "5"})
+        if num_bytes and self.waiting.total() + num_bytes > most:
+            raise Refused(503, "busy", "Too much waits for its answer.", headers={"Retry-After": "5"})
+        self.waiting[owner] += num_bytes
+        try:
+            yield
+        finally:
+            self.waiting[owner] -= num_bytes
+            if not self.waiting[owner]:
+                del self.waiting[owner]
 
     async def _read(self, receive: Receive, body: bytearray) -> None:
         limits, more = self.settings.limits, True

@@ -3,18 +3,24 @@
 import asyncio
 import json
 import logging
+import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
+from disegno.core.errors import RequestError
+from disegno.core.hold import held
 from disegno.serving.app import create_app
 from disegno.serving.http import PatientH11
 from disegno.serving.settings import ServerSettings
 
 HEADER_BYTES = 32 * 1024
+BACKLOG = 2048  # uvicorn's own
 KEEP_ALIVE_SECONDS = 20
 
 
@@ -45,20 +51,46 @@ async def serve(settings: ServerSettings, started: Callable[[int], None]) -> Non
     """Serve until SIGTERM or SIGINT: then nothing new is begun, what runs may end, and the rest waits on the disk.
 
     `started` is told the port when requests are answered. A second signal ends at once; nothing is lost either way.
+    Raises RequestError where the folder is another server's, or the port is taken; then nothing has been touched.
     """
+    with held(settings.folder, "serves from it", "--folder") as say, _bound(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        say(f" at port {port}")
+        await _serve(settings, listener, lambda: started(port))
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Generator[socket.socket]:
+    """Hold an address, before anything is taken up. Raises RequestError where it is another's, or none of ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        if os.name != "nt":  # else the port of a server that has just ended would be taken for a minute
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise RequestError(
+                f"Nothing can listen at port {port} of {host} ({why}). Choose another port: --port; 0 takes a free one."
+            ) from error
+        yield listener
+
+
+async def _serve(settings: ServerSettings, listener: socket.socket, started: Callable[[], None]) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
-        app, settings.host, settings.port, http=PatientH11, ws="none", log_config=None, access_log=False,
+        app, http=PatientH11, ws="none", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=3,
     )  # fmt: skip
     server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
+    running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
     if server.started:
         _end_in_peace(server, app)
-        started(server.servers[0].sockets[0].getsockname()[1])
+        started()
     await running
 
 

@@ -19,6 +19,8 @@ class Limits:
     """Of one request's body; more is refused before it is read."""
     bodies_bytes: int = 64 * MIB
     """Of all bodies that are being read at one time."""
+    waiting_bytes: int = 256 * MIB
+    """Of the bodies of all requests that wait for their answer; of one user's, half of it."""
     idle_seconds: float = 20.0
     """How long a client may be silent in the middle of a request."""
     picture_bytes: int = 20 * MIB

@@ -10,9 +10,11 @@ import string
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from disegno.serving.a1111.progress import Task
+from disegno.serving.faults import Refused
 from disegno.serving.jobs import Jobs
 from disegno.serving.store import Job
 from disegno.serving.wire import Moved
@@ -81,6 +83,8 @@ class Errands:
         """Return the job of one request, ended. A client that stays away cancels it. Raises Refused."""
         errand.skipped = False
         errand.job = await self.jobs.submit(kind, request, owner=errand.owner)
+        if errand.interrupted:  # while it was being submitted
+            await self.jobs.cancel(errand.job.id, owner=errand.owner)
         waiting = asyncio.ensure_future(self.jobs.wait(errand.job.id, owner=errand.owner))
         away = 0.0
         try:
@@ -102,7 +106,11 @@ class Errands:
             errand.interrupted = errand.interrupted or all_of_it
             errand.skipped = not all_of_it
             assert errand.job is not None
-            await self.jobs.finish(errand.job.id, owner=owner)
+            if errand.job.id in running:
+                await self.jobs.finish(errand.job.id, owner=owner)
+            elif all_of_it:  # its next job waits: nothing of it is wanted any more
+                with suppress(Refused):  # it has ended meanwhile
+                    await self.jobs.cancel(errand.job.id, owner=owner)
         return len(struck)
 
     def tasks(self, owner: str) -> list[Task]:

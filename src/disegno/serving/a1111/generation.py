@@ -83,7 +83,8 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
     legacy = legacy_names()
     body, doubts = filled(form, body, house)
     given = read_fields(FORMS[form], {name: value for name, value in body.items() if name not in legacy})
-    own, notes = _settings(given, house)
+    override, notes = read_settings(given.table("override_settings"), ("override_settings",))
+    own = {**house.settings, **override}
     vae, missing = find_vae(str(own.get("sd_vae") or ""), house)
     units, more = _units(form, body, given, house)
     fields: Fields = {
@@ -103,13 +104,8 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
     if given.values["clip_skip"] is not None:
         fields["clip_skip"] = given.values["clip_skip"]
     warnings = (*doubts, *given.warnings, *notes, *missing, *more, *(w for unit in units for w in unit.warnings))
-    keep = {} if given.flag("override_settings_restore_afterwards") else own
+    keep = {} if given.flag("override_settings_restore_afterwards") else override
     return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
-
-
-def _settings(given: Given, house: House) -> tuple[dict[str, Json], tuple[str, ...]]:
-    override, notes = read_settings(given.table("override_settings"), ("override_settings",))
-    return {**house.settings, **override}, notes
 
 
 def find_model(name: str, house: House) -> str:

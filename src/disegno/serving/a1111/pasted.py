@@ -1,9 +1,10 @@
 """A picture's text as a request: the field `infotext` fills in what a request leaves open."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from disegno.core.infotext import said_by
-from disegno.serving.a1111.coerce import Json
+from disegno.core.told import left_of
+from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.house import House
 
 FIELDS: Mapping[str, str] = {
@@ -38,13 +39,30 @@ TXT2IMG: Mapping[str, str] = {
     "Hires schedule type": "hr_scheduler",
     "Hires prompt": "hr_prompt",
     "Hires negative prompt": "hr_negative_prompt",
+    "Hires checkpoint": "hr_checkpoint_name",
 }
+IMG2IMG: Mapping[str, tuple[str, Callable[[str], Json]]] = {
+    "Mask mode": ("inpainting_mask_invert", lambda text: int(text == "Inpaint not masked")),
+    "Mask blur": ("mask_blur", str),
+    "Inpaint area": ("inpaint_full_res", lambda text: text == "Only masked"),
+    "Masked area padding": ("inpaint_full_res_padding", str),
+    "Masked content": ("inpainting_fill", lambda text: _FILLS.index(text) if text in _FILLS else 1),
+}
+_FILLS = ("fill", "original", "latent noise", "latent nothing")
 SETTINGS: Mapping[str, str] = {
     "Clip skip": "CLIP_stop_at_last_layers",
     "ENSD": "eta_noise_seed_delta",
     "RNG": "randn_source",
     "Emphasis": "emphasis",
     "VAE": "sd_vae",
+    "Tiling": "tiling",
+    "NGMS": "s_min_uncond",
+    "NGMS all steps": "s_min_uncond_all",
+    "Skip Early CFG": "skip_early_cond",
+    "Pad conds": "pad_cond_uncond",
+    "Old prompt editing timelines": "use_old_scheduling",
+    "Noise multiplier": "initial_noise_multiplier",
+    "Extra noise": "img2img_extra_noise",
 }
 UNITS = "ControlNet "
 
@@ -58,11 +76,18 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
     said.pop("Eta" if said.get("Sampler", "").startswith("DDIM") else "Eta DDIM", None)  # each is of its samplers
     table = {**FIELDS, **(TXT2IMG if form == "txt2img" else {})}
     fields: dict[str, Json] = {table[name]: value for name, value in said.items() if name in table and value != ""}
+    if form == "img2img":
+        fields |= {field: read(said[name]) for name, (field, read) in IMG2IMG.items() if name in said}
     if form == "txt2img" and any(name.startswith("Hires ") for name in said):
         fields["enable_hr"] = True
     settings: dict[str, Json] = {SETTINGS[name]: value for name, value in said.items() if name in SETTINGS}
     doubts = [
         f"The infotext's {name} was not taken over: a unit needs its image." for name in said if name[:11] == UNITS
+    ]
+    more = IMG2IMG if form == "img2img" else {}
+    doubts += [
+        f"The infotext's {name}: {shortened(said[name])} was not taken over."
+        for name in left_of(said, {*table, *more, *SETTINGS})
     ]
     model = said.get("Model", "")
     known = [named for named in house.models if model.lower() in named.words]

@@ -55,7 +55,7 @@ async def _generate(form: Form, request: Request) -> Response:
     finally:
         front.errands.end(errand)
     if order.keep:
-        front.keep_settings(owner, order.keep)
+        front.keep_settings(owner, {**front.settings_of(owner), **order.keep})  # as they are by now
     model = _model(front, order)
     body = await asyncio.to_thread(answers.answer, order, drawn, model, __version__, errand.timestamp)
     return JSONResponse(body)
@@ -67,6 +67,8 @@ async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], 
         if errand.interrupted:
             return
         job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
+        if errand.interrupted and job.state == "cancelled":
+            return
         drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order))
 
 
