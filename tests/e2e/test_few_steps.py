@@ -18,7 +18,10 @@ from disegno.core.request import Hires, InitImage, LoraUse
 from disegno.diffusion.schedules import plan_sigmas
 from disegno.engine.album import Album
 from disegno.engine.concrete import concrete
+from disegno.engine.generate import open_job
 from disegno.engine.record import png_bytes, read
+from disegno.engine.second_pass import open_second
+from disegno.engine.wording import uses_of
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.samplers.catalogue import find_sampler
 from disegno.serving import catalogue
@@ -153,3 +156,21 @@ def test_it_is_listed_where_it_is_built_in(folder: Path, studio: Studio, monkeyp
     assert shipped_file("few", "lora") == folder / "few.safetensors" and shipped_file("few", "control") is None
     shown = CliRunner().invoke(main, ["models", "list", "--kind", "lora"])
     assert "few" in shown.output and "shipped" in shown.output
+
+
+def test_every_image_and_pass_wears_the_lora_once(studio: Studio) -> None:
+    backbone, tag = studio.backbone("quick"), " <lora:few:1>"
+
+    def worn(request: Request) -> list[tuple[str, ...]]:
+        job = open_job(request, studio, Album())
+        second = open_second(job)
+        jobs = [job] if second is None else [job, second.job]
+        return [tuple(use.name for use in uses_of(each.request, wording, backbone)) for each in jobs
+                for wording in each.worded.wordings]  # fmt: skip
+
+    once = ("few",)
+    assert worn(replace(ASKED, batch=2, prompts=("a car" + tag, "a dog"))) == [once] * 2
+    assert worn(replace(ASKED, prompt="a car" + tag, prompts=("a dog",))) == [once]
+    assert worn(replace(ASKED, prompt="a car #" + tag)) == [once]
+    for first, hires in (("a car" + tag, "a dog"), ("a car", "a dog" + tag), ("a car" + tag, "a dog" + tag)):
+        assert worn(replace(ASKED, prompt=first, hires=Hires(prompt=hires))) == [once] * 2

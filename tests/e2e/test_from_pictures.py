@@ -1,5 +1,7 @@
 """Pictures from pictures, on miniatures: changed, filled in, grown, drawn in parts, and all of it with controls."""
 
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,9 @@ from disegno.core.request import InitImage, Outpaint, Tiles
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
-from disegno.engine.generate import draw
+from disegno.engine.generate import draw, open_job
 from disegno.engine.record import read
+from disegno.engine.units import Scene, region_of, shown_to
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
 
@@ -301,3 +304,51 @@ def test_weights_stay_as_they_were(folder: Path, studio: Studio) -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     _draw(replace(_from(folder, mask="mask.png"), controls=(_unit(folder),)), studio)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_picture_of_which_nothing_is_drawn_anew_stays_whatever_the_steps(folder: Path, studio: Studio) -> None:
+    kept = _draw(_from(folder, denoise=0.0, exact_steps=True), studio)
+    assert np.array_equal(_pixels(kept), _load(folder / "square.png"))
+
+
+def test_a_units_masks_are_cut_as_the_masked_part_is(folder: Path, studio: Studio) -> None:
+    photo, mask = str(folder / "photo.png"), str(folder / "large_mask.png")
+    request = _from(folder, "photo.png", "large_mask.png", only_masked=True, padding=16)
+    holes = [_unit(folder, image=image, mask=mask, annotate="inpaint") for image in (None, photo)]
+    regions = [_unit(folder, region=mask, crop=crop) for crop in (True, False)]
+    job = open_job(replace(request, controls=(*holes, *regions)), studio, Album())
+    assert job.request.width and job.request.height and job.canvas is not None and job.canvas.mask is not None
+    size = job.request.width, job.request.height
+    scene = Scene(job.album, *size, size, job.canvas)
+    drawn = job.canvas.mask > 127
+    for unit in holes:
+        shown = shown_to(unit, scene, None)
+        assert shown.mask is not None and np.mean((shown.mask > 127) != drawn) < 0.06
+    cut, whole = (region_of(unit, scene) for unit in regions)
+    assert cut is not None and whole is not None
+    assert np.mean((cut[0, 0].numpy() > 0.5) != drawn) < 0.06 < np.mean((whole[0, 0].numpy() > 0.5) != drawn)
+
+
+def test_a_hole_that_is_a_pictures_transparency_is_in_the_record(folder: Path, studio: Studio, tmp_path: Path) -> None:
+    pixels = np.dstack([_load(folder / "square.png"), np.full((64, 64), 255, np.uint8)])
+    pixels[16:48, 16:48, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "hole.png")
+    units = tuple(
+        _unit(folder, image=source, annotate="inpaint") for source in (str(tmp_path / "hole.png"), _uri(tmp_path))
+    )
+    for unit in units:
+        made = _draw(replace(SMALL, controls=(unit,), steps=1), studio)
+        write_picture(tmp_path / "made.png", made, 0)
+        again = read(tmp_path / "made.png").replay()
+        assert again.controls[0].annotate == "inpaint"
+        with_hole = _load_uri(again.controls[0].image)
+        assert np.array_equal(with_hole, pixels)
+
+
+def _uri(folder: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode((folder / "hole.png").read_bytes()).decode()
+
+
+def _load_uri(uri: str | None) -> np.ndarray:
+    assert uri is not None
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))

@@ -14,11 +14,12 @@ from PIL import Image
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
-from disegno.core.errors import KeyMismatch, RequestError, UnknownName, WrongFamily
+from disegno.core.errors import BadImage, KeyMismatch, RequestError, UnknownName, WrongFamily
 from disegno.core.request import Hires, LoraUse
 from disegno.engine import batch
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
+from disegno.engine.record import png_bytes, read
 from disegno.weights.save import save_safetensors
 
 pytestmark = pytest.mark.e2e
@@ -61,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "embeddings").mkdir()
     save_safetensors(folder / "embeddings" / "my-style.safetensors", {"emb_params": _randn(2, 32, seed=5)}, {})
+    save_safetensors(folder / "embeddings" / "toy (old).safetensors", {"emb_params": _randn(2, 32, seed=6)}, {})
     save_safetensors(folder / "embeddings" / "sd2-style.safetensors", {"emb_params": _randn(2, 1024, seed=5)}, {})
     (folder / "styles.csv").write_text('name,prompt,negative_prompt\nNoir,"{prompt}, noir",colour\n', "utf-8")
     (folder / "wildcards").mkdir()
@@ -307,3 +309,51 @@ def test_absurd_prompts_draw_or_say_why(prompt: str, studio: Studio) -> None:
     except RequestError as error:
         assert "no picture" in str(error) or "beyond all numbers" in str(error)
     assert perf_counter() - began < 20  # measured: 0.1 s
+
+
+def test_an_embedding_whose_name_has_brackets_is_named_with_backslashes(studio: Studio) -> None:
+    made = _draw(studio, prompt=r"a toy \(old\)")
+    assert made.labels["TI hashes"].startswith("toy (old): ")
+    assert not _same(made, _draw(studio, prompt=r"a toy \(new\)"))
+
+
+# ---- a hires pass with words of its own
+
+
+def _again(result: Result, image: int, path: Path) -> Request:
+    path.write_bytes(png_bytes(result, image))
+    return read(path).replay()
+
+
+def test_the_hires_passes_own_words_are_drawn_again_in_full(studio: Studio, folder: Path, tmp_path: Path) -> None:
+    hires = Hires(scale=1.5, denoise=0.6, prompt="a __animal__, fog", negative="blur", upscaler="Nearest")
+    asked = {"styles": ("Noir",), "hires": hires, "batch": 2, "seed": 3}
+    made = _draw(studio, **asked)
+    told = made.request.hires
+    assert told is not None and len(set(told.prompts)) == 2 and told.negatives == ("blur, colour",) * 2
+    assert all(text.endswith(", fog, noir") and "__" not in text for text in told.prompts)
+    assert _same(
+        made, _draw(studio, **{**asked, "hires": replace(hires, prompts=told.prompts, negatives=told.negatives)})
+    )
+    animals = folder / "wildcards" / "animal.txt"
+    lines = animals.read_text("utf-8")
+    try:
+        animals.unlink()
+        *_, again = generate(_again(made, 1, tmp_path / "made.png"), studio=studio)
+    finally:
+        animals.write_text(lines, "utf-8")
+    assert isinstance(again, Result) and _same(made, again)
+    plain = _draw(studio, hires=replace(hires, prompt="a dog"))
+    assert plain.request.hires is not None and (plain.request.hires.prompts, plain.request.hires.negatives) == ((), ())
+
+
+def test_what_the_hires_pass_cannot_have_is_said_before_the_first_step(studio: Studio) -> None:
+    unit = ControlUnit(name="plain", image="gone.png", annotate="none", passes="hires")
+    for fields, error in (
+        ({"hires": Hires(prompt="a cat <lora:gone:1>")}, UnknownName),
+        ({"hires": Hires(), "controls": (unit,)}, BadImage),
+    ):
+        events = generate(replace(SMALL, **fields), studio=studio)
+        assert next(events).stage == "opening"
+        with pytest.raises(error):
+            next(events)

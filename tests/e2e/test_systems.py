@@ -22,6 +22,7 @@ from disegno.controls import uni_controlnet
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, UnknownName
+from disegno.engine.record import png_bytes, read
 from disegno.memory import build_empty
 from disegno.text.clip_vision import open_clip_vision
 from disegno.training.miniature import Discs
@@ -186,6 +187,24 @@ def test_the_task_is_the_annotators_unless_it_is_said(world: World) -> None:
         world.drawn(world.unit("unicontrol"))
     with pytest.raises(UnknownName, match=r"no task of unicontrol named .cany.\. Choose one of: canny"):
         world.drawn(world.unit("unicontrol", task="cany"))
+
+
+@pytest.mark.parametrize("name", ["uni", "unicontrol"])
+def test_a_task_that_the_annotator_said_is_in_the_picture(name: str, world: World, tmp_path: Path) -> None:
+    request = Request(
+        prompt="a disc",
+        model="mini",
+        seed=1,
+        steps=1,
+        width=64,
+        height=64,
+        controls=(world.unit(name, annotate="canny"),),
+    )
+    *_, result = generate(request, studio=world.studio)
+    assert isinstance(result, Result) and result.request.controls[0].task == "canny"
+    (tmp_path / "made.png").write_bytes(png_bytes(result, 0))
+    *_, again = generate(read(tmp_path / "made.png").replay(), studio=world.studio)
+    assert isinstance(again, Result) and again.images[0].tobytes() == result.images[0].tobytes()
 
 
 def test_the_command_line_reads_a_task_and_shows_them(world: World) -> None:

@@ -111,6 +111,8 @@ def build_request(
         then |= {name: asked[name] for name in _WORDS}
         then |= {"prompts": ()} if "prompt" in fields else {}
         then |= {"negatives": ()} if "negative" in fields else {}
+    if then["hires"] and fields.keys() & {*_WORDS, f"hires{NESTED}prompt", f"hires{NESTED}negative"}:
+        then["hires"] |= {"prompts": (), "negatives": ()}
     return make_request(_nested(then, fields)), record.image if not given.get("batch") else None
 
 

@@ -186,6 +186,10 @@ class Hires:
     """What the second pass draws; unset: the same."""
     negative: str | None = None
     """What the second pass keeps away from; unset: the same."""
+    prompts: tuple[str, ...] = ()
+    """What the second pass draws, for each image, in full: instead of `prompt` with the styles and its wildcards."""
+    negatives: tuple[str, ...] = ()
+    """What the second pass keeps away from, for each image, in full."""
     model: str | None = None
     """The second pass's model; unset: the same."""
 
@@ -326,7 +330,11 @@ class Request:
             raise ValueError("a hires pass draws the whole picture: leave it out, or the mask and the outpainting")
         if self.seamless and (self.tiles is not None or self.vae_tile):
             raise ValueError("no part of a canvas sees the opposite edge: leave out seamless, or tiles and vae_tile")
-        for name, given in (("prompts", self.prompts), ("negatives", self.negatives)):
+        hires = self.hires or Hires()
+        for name, given in (
+            *(("prompts", self.prompts), ("negatives", self.negatives)),
+            *(("hires.prompts", hires.prompts), ("hires.negatives", hires.negatives)),
+        ):
             if given and len(given) != self.batch:
                 raise ValueError(f"there are {len(given)} {name} for a batch of {self.batch}: give one for each image")
 

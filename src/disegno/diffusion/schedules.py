@@ -188,8 +188,10 @@ def kl_optimal(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
 
 
 def simple(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
-    """Return every (T / n)-th sigma of the table, from its top, and 0."""
+    """Return every (T / n)-th sigma of the table, from its top, and 0; of more than T, what lies in between too."""
     stride = len(table.sigmas) / n
+    if stride < 1:  # a hires pass that draws over a fiftieth plans fifty times its steps: no level may come twice
+        return _with_zero(table.sigma_of((len(table.sigmas) - 1) * (1 - torch.arange(n) / n)))
     return _with_zero(table.sigmas[[-(1 + int(i * stride)) for i in range(n)]])
 
 

@@ -12,6 +12,8 @@ from disegno.annotators.maps import Picture
 from disegno.core.request import Request
 from disegno.engine.pictures import Limits, bytes_of, decode, to_rgb
 
+INPAINT = "inpaint"  # as an annotator's name: the picture with its masked part taken out
+
 
 @dataclass
 class Album:
@@ -47,7 +49,7 @@ def _uri(data: bytes) -> str:
 
 def needs_sources(request: Request) -> bool:
     """Return whether the request can only be made again with the pictures it names, not with its conditions alone."""
-    masks = any(unit.region or unit.mask for unit in request.controls)
+    masks = any(unit.region or unit.mask or unit.annotate == INPAINT for unit in request.controls)
     return bool(request.init or request.hires or request.depth or masks)
 
 

@@ -6,14 +6,14 @@ from disegno.backbones.base import Backbone, Defaults
 from disegno.core.errors import RequestError
 from disegno.core.request import LoraUse, Request
 from disegno.engine.wording import Worded
-from disegno.prompts.networks import LORA_KINDS, cut_tags
 
 
 def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
     """Return the request with the model's own LoRA, if any, in place of `few_steps`, and what fills in the rest.
 
-    A LoRA that the request names already stays as it is named. Raises RequestError where the model brings none, or
-    where the hires pass is drawn by another model and does not say how.
+    Where the request names that LoRA already, that one acts; where an image's prompt does, `encode` sees to it.
+    Raises RequestError where the model brings none, or where the hires pass is drawn by another model and does not
+    say how.
     """
     few = backbone.few_steps
     if few is None:
@@ -27,16 +27,10 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
             f"{few.steps} steps at guidance {few.cfg:g} are what {backbone.name} wants; the hires pass is drawn by"
             f" {hires.model}. Say its steps and its guidance too."
         )
-    added = () if few.name is None or few.name in _named(request) else (LoraUse(name=few.name),)
+    named = {use.name for use in request.loras}
+    added = () if few.name is None or few.name in named else (LoraUse(name=few.name),)
     own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
     return replace(request, few_steps=False, loras=(*request.loras, *added)), own
-
-
-def _named(request: Request) -> set[str]:
-    """Return the LoRAs that a request names, its prompts' tags too."""
-    tags = (tag for prompt in (request.prompt, *request.prompts) for tag in cut_tags(prompt)[1])
-    tagged = (tag.positional[:1] for tag in tags if tag.kind in LORA_KINDS)
-    return {use.name for use in request.loras} | {name for names in tagged for name in names}
 
 
 def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:

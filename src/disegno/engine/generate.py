@@ -29,7 +29,7 @@ from disegno.engine.runs import edits
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
 from disegno.engine.units import Prepared
-from disegno.engine.wording import word
+from disegno.engine.wording import told_in_full, word
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
@@ -100,36 +100,37 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     times.append(time.perf_counter())
     job = open_job(request, studio, album)
     second = open_second(job)
-    phases = [_first(job, second)]
-    times.append(time.perf_counter())
     drawn, last = unchanged(job), job
+    phases = [] if drawn is not None else [_first(job, second)]
+    times.append(time.perf_counter())
     if drawn is None:
         yield phases[0]
         drawn = phases[0].latents()
     if second is not None:
         drawn, last = enlarged(second, drawn, job), second.job
         if second.hires.denoise:
-            phases.append(second_phase(second, drawn, 2))
-            yield phases[1]
-            drawn = phases[1].latents()
+            phases.append(second_phase(second, drawn, len(phases) + 1))
+            yield phases[-1]
+            drawn = phases[-1].latents()
     times.append(time.perf_counter())
     images = _finished(drawn, last, second)
     times.append(time.perf_counter())
+    told = _told(job, second, _shown(phases))
     said = (text for phase in phases for text in phase.warnings)
     over = passed_over(job.request, edits(job.backbone), sees_depth(job.backbone) or sees_depth(last.backbone))
     warnings = (*said, *job.backbone.warnings, *over)
     return Result(
         images=images,
-        request=job.request,
+        request=told,
         seeds=job.seeds,
         conditions=tuple(prepared.condition for prepared in _shown(phases)),
         warnings=tuple(dict.fromkeys(warnings)),
         environment=environment(studio, job.backbone),
         timing=Timing(*(end - begin for begin, end in pairwise(times))),
-        sources=album.sources() if needs_sources(job.request) else {},
+        sources=album.sources() if needs_sources(told) else {},
         prompts=tuple(written.prompt for written in job.worded.written),
         negatives=tuple(written.negative for written in job.worded.written),
-        labels=labels_of(job, phases[0].told, _shown(phases)),
+        labels=labels_of(job, phases[0].told if phases else None, _shown(phases)),
     )
 
 
@@ -139,6 +140,14 @@ def _shown(phases: Sequence[Phase]) -> list[Prepared]:
     for prepared in (prepared for phase in phases for prepared in phase.prepared):
         first.setdefault(prepared.place, prepared)
     return [first[place] for place in sorted(first)]
+
+
+def _told(job: Job, second: Second | None, shown: Sequence[Prepared]) -> Request:
+    """Return the request as it was carried out: what its controls and its hires pass found out by themselves in it."""
+    request, acted = job.request, {prepared.place: prepared for prepared in shown}
+    units = tuple(acted[n].told(unit) if n in acted else unit for n, unit in enumerate(request.controls))
+    hires = request.hires and second and told_in_full(request.hires, second.job.worded)
+    return replace(request, controls=units, hires=hires)
 
 
 def unchanged(job: Job) -> list[Image.Image] | None:

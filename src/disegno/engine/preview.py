@@ -126,5 +126,10 @@ def _write(path: Path, table: dict[str, list[float]]) -> None:
 @torch.inference_mode()
 def previews_of(runs: Iterable[Run], decoder: Decoder) -> tuple[Image.Image, ...]:
     """Return what each image of these runs looks like by now, as the net believes; none before the first answer."""
-    estimates = [run.estimate for run in runs if run.estimate is not None]
-    return tuple(picture for estimate in estimates for picture in to_pictures(decoder(estimate)))
+    shown = [
+        (image, picture)
+        for run in runs
+        if run.estimate is not None
+        for image, picture in zip(run.images, to_pictures(decoder(run.estimate)), strict=True)
+    ]
+    return tuple(picture for _, picture in sorted(shown, key=lambda pair: pair[0]))

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, Request
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another
 from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
-from disegno.engine.runs import Begin
+from disegno.engine.runs import Begin, edits
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
 from disegno.engine.wording import word
@@ -44,7 +45,7 @@ def open_second(job: Job) -> Second | None:
         return None
     assert request.width and request.height
     target = target_size(hires, request.width, request.height, job.backbone.downscale)
-    backbone = job.studio.backbone(hires.model, vae=request.vae) if hires.model else job.backbone
+    backbone = _backbone(job, hires)
     check_depth(request, backbone)
     require_edges(request, backbone)
     mode = latent_mode(hires.upscaler)
@@ -55,13 +56,37 @@ def open_second(job: Job) -> Second | None:
         )
     height, width = target.latent_size(backbone.downscale)
     backbone.check_size(width * backbone.downscale, height * backbone.downscale)
-    for unit in request.controls if hires.denoise else ():
-        if unit.passes != "first":
-            job.studio.controller(unit, backbone)  # what is wrong with it is said now
     worded = word(request, job.seeds, job.studio, part=1)
     drawn, worded = for_another(job.backbone, backbone, _request(request, hires), worded)
-    second = replace(job, request=drawn, backbone=backbone, worded=worded)
-    return Second(hires, second, target, mode or find_upscaler(hires.upscaler, job.studio))
+    drawing = replace(job, request=drawn, backbone=backbone, worded=worded)
+    second = Second(hires, drawing, target, mode or find_upscaler(hires.upscaler, job.studio))
+    if hires.denoise:
+        _check(second)
+    return second
+
+
+def _backbone(job: Job, hires: Hires) -> Backbone:
+    """Return the second pass's model: the first one's as it is, with all that was said of it, where it is the same."""
+    studio, request = job.studio, job.request
+    if hires.model is None or studio.find_model(hires.model) == studio.find_model(request.model):
+        return job.backbone
+    return studio.backbone(hires.model, vae=request.vae)
+
+
+def _check(second: Second) -> None:
+    """Raise what would stop the second pass, before the first one is drawn."""
+    job = second.job
+    if edits(job.backbone):
+        raise RequestError(
+            f"{job.backbone.name} edits a picture by instruction, and a hires pass has none to give it: leave it out."
+        )
+    for uses in dict.fromkeys((*job.request.loras, *wording.loras) for wording in job.worded.wordings):
+        job.studio.require_loras(job.backbone, uses)
+    for unit in job.request.controls:
+        if unit.passes != "first":
+            job.studio.controller(unit, job.backbone)
+            for source in filter(None, (unit.image, unit.region, unit.mask)):
+                job.album.channels(source)
 
 
 def _request(request: Request, hires: Hires) -> Request:

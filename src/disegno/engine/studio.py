@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Backbone, TakesVae, TextStates
@@ -52,16 +52,29 @@ class Kept(Generic[V]):
     """The `limit` most recently used values, made on first use."""
 
     limit: int
+    dropped: Callable[[V], None] = lambda value: None
     _values: OrderedDict[Hashable, V] = field(default_factory=OrderedDict[Hashable, V])
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return the value under `key`, made now if there is none; the least recently used one may be dropped."""
+        """Return the value under `key`, made now if there is none; the least recently used one may be dropped.
+
+        `dropped` is told of it.
+        """
         if key not in self._values:
             self._values[key] = make()
             while len(self._values) > self.limit:
-                self._values.popitem(last=False)
+                self.dropped(self._values.popitem(last=False)[1])
         self._values.move_to_end(key)
         return self._values[key]
+
+    def drop(self, wanted: Callable[[Hashable, V], bool]) -> None:
+        """Drop what `wanted` says yes to, by key and value."""
+        for key in [key for key, value in self._values.items() if wanted(key, value)]:
+            self.dropped(self._values.pop(key))
+
+    def items(self) -> list[tuple[Hashable, V]]:
+        """Return what is kept, with its keys."""
+        return list(self._values.items())
 
     def clear(self) -> None:
         """Forget everything."""
@@ -74,6 +87,11 @@ class _Opened:
 
     own: Backbone
     others: Kept[Backbone] = field(default_factory=lambda: Kept[Backbone](MAX_VARIANTS))
+
+    @property
+    def all(self) -> list[Backbone]:
+        """Return the model and what was made of it."""
+        return [self.own, *(other for _, other in self.others.items())]
 
 
 class Studio:
@@ -90,7 +108,7 @@ class Studio:
         self.library = Library(self.settings)
         self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
         self.lock = RLock()
-        self._backbones: Kept[_Opened] = Kept(MAX_BACKBONES)
+        self._backbones: Kept[_Opened] = Kept(MAX_BACKBONES, self._forget)
         self._bases: Kept[Any] = Kept(MAX_BASES)
         self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
@@ -98,7 +116,7 @@ class Studio:
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
-        self._loras: Kept[Loras] = Kept(MAX_LORAS)
+        self._loras: Kept[tuple[Backbone, Loras]] = Kept(MAX_LORAS)
 
     def backbone(self, name: str, prediction: str | None = None, vae: str | None = None) -> Backbone:
         """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once.
@@ -107,7 +125,9 @@ class Studio:
         `vae`: see `find_vae`. Raises ModelFileError, WrongFamily where the model cannot have it.
         """
         card = self.find_model(name)
-        opened = self._backbones.get(card and card.path, lambda: _Opened(self.open_model(card, self.memory)))
+        key = (card and card.path, card and _version_of(card.path))
+        self._backbones.drop(lambda other, _: isinstance(other, tuple) and other[0] == key[0] and other != key)
+        opened = self._backbones.get(key, lambda: _Opened(self.open_model(card, self.memory)))
         backbone, other = opened.own, self.find_vae(vae, card)
         if other is not None:
             key, own = ("vae", _stamp(other)), backbone
@@ -116,6 +136,17 @@ class Studio:
             key, one = ("prediction", backbone.fingerprint, prediction), backbone
             backbone = opened.others.get(key, lambda: one.predicting(prediction))
         return backbone
+
+    def _forget(self, opened: _Opened) -> None:
+        """Drop all that was opened for a model that is no longer kept, and would keep its nets in memory."""
+        models = opened.all
+        names = {model.fingerprint for model in models}
+        gone = [id(model.net) for model in models]
+        self._loras.drop(lambda key, value: id(value[0].net) in gone)
+        controllers = [controller for key, controller in self._controllers.items() if _owner(key) in names]
+        self._controls.drop(lambda key, value: any(value[0] is one for one in controllers))
+        for kept in (self._controllers, self._bases, self._previews):
+            kept.drop(lambda key, value: _owner(key) in names)
 
     def backbone_of(self, request: Request) -> Backbone:
         """Return the model that a request names, with the VAE and the meaning of its output that it says."""
@@ -212,14 +243,20 @@ class Studio:
         cards = [found[use.name] for use in uses]
         for card in cards:
             require_family(card, backbone.family)
-        key = (backbone.fingerprint, *((_stamp(card), use) for card, use in zip(cards, uses, strict=True)))
+        # they stand in for layers of these very nets: another file of the same content has nets of its own
+        key = (id(backbone.net), *((_stamp(card), use) for card, use in zip(cards, uses, strict=True)))
 
-        def put() -> Loras:
+        def put() -> tuple[Backbone, Loras]:
             files = {name: read_lora(card) for name, card in found.items()}
             worn = [Worn(files[use.name], use) for use in uses]
-            return put_on(backbone.lora_nets, worn)
+            return backbone, put_on(backbone.lora_nets, worn)
 
-        return self._loras.get(key, put)
+        return self._loras.get(key, put)[1]
+
+    def require_loras(self, backbone: Backbone, uses: Sequence[LoraUse]) -> None:
+        """Raise what `loras` would of LoRAs that are not there or another family's, without opening them."""
+        for card in self._find_loras(backbone, dict.fromkeys(use.name for use in uses)).values():
+            require_family(card, backbone.family)
 
     def _find_loras(self, backbone: Backbone, names: Iterable[str]) -> dict[str, FileCard]:
         """Return the card of each LoRA: the one that the model brings, before the library's."""
@@ -268,7 +305,7 @@ class Studio:
     def upscaler(self, name: str) -> Upscaler:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
         card = self._find(name, "upscaler", "upscaler")
-        return self._upscalers.get(card.path, lambda: self._open_upscaler(card))
+        return self._upscalers.get((card.path, _version_of(card.path)), lambda: self._open_upscaler(card))
 
     def _open_upscaler(self, card: FileCard) -> Upscaler:
         for name in UPSCALERS:
@@ -346,10 +383,19 @@ def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
     return backbone.with_vae(card.path)
 
 
+def _owner(key: Hashable) -> object:
+    """Return the fingerprint of the model that a key names: the key itself, or its first part."""
+    return cast("tuple[object, ...]", key)[0] if isinstance(key, tuple) else key
+
+
 def _version_of(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is replaced: what was taught again is not what was opened before."""
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    """Return what changes when a file is replaced: what was taught again is not what was opened before.
+
+    Of a folder: the newest time, and the size of its files together.
+    """
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    states = [file.stat() for file in files]
+    return max((state.st_mtime_ns for state in states), default=0), sum(state.st_size for state in states)
 
 
 def _names_of(cards: Iterable[FileCard]) -> str:

@@ -15,7 +15,7 @@ from disegno.controls.base import Condition, Control, Controller, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlUnit
-from disegno.engine.album import Album, with_mask
+from disegno.engine.album import INPAINT, Album, with_mask
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import Box, mask_of
 from disegno.engine.pictures import fit, pixel_perfect_resolution
@@ -24,8 +24,6 @@ from disegno.engine.studio import Studio, content_key
 from disegno.engine.tasks import annotator_for, doubts, task_of
 from disegno.engine.taught import as_taught
 from disegno.engine.tiles import Window
-
-INPAINT = "inpaint"  # as an annotator's name: the picture with its masked part taken out
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class Scene:
 class Prepared:
     """A unit, ready: the control that acts (one for each window, else one), what it was shown, and what is doubtful.
 
-    `annotator`: what drew the condition. `place`: the unit's among the request's controls.
+    `annotator`: what drew the condition. `place`: the unit's among the request's controls. `task`: which of the
+    control's conditions it is.
     """
 
     controls: tuple[Control, ...]
@@ -55,6 +54,12 @@ class Prepared:
     warnings: tuple[str, ...]
     annotator: str | None = None
     place: int = 0
+    task: str = ""
+
+    def told(self, unit: ControlUnit) -> ControlUnit:
+        """Return the unit with what its condition alone does not say: the task, and that it has a hole."""
+        annotate = INPAINT if self.annotator == INPAINT else unit.annotate
+        return replace(unit, task=unit.task or self.task or None, annotate=annotate)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def _hole(unit: ControlUnit, scene: Scene) -> Picture:
     image = scene.album.channels(unit.image) if unit.image is not None else None
     if unit.mask is not None:
         given = _grey(mask_of(scene.album.channels(unit.mask)))
-        return given if image is None else _cut_like_canvas(unit, scene, given)
+        return _cut_like_canvas(unit if image is not None else replace(unit, crop=True), scene, given)
     if image is not None and image.shape[2] == 4:
         return _cut_like_canvas(unit, scene, _grey(255 - image[:, :, 3]))
     if scene.canvas is not None and scene.canvas.mask is not None:
@@ -158,7 +163,7 @@ def region_of(unit: ControlUnit, scene: Scene) -> Tensor | None:
     """Return where the control acts, (1 1 h w), in [0, 1], at the canvas's size; None: everywhere."""
     if unit.region is None:
         return None
-    mask = mask_of(scene.album.channels(unit.region), binary=False)
+    mask = _cut_like_canvas(unit, scene, _grey(mask_of(scene.album.channels(unit.region), binary=False)))[:, :, 0]
     soft = np.array(Image.fromarray(mask).resize((scene.width, scene.height), Image.Resampling.BOX))
     return torch.from_numpy(soft)[None, None].float() / 255
 
@@ -189,7 +194,7 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
             f"The control {unit.name!r} cannot be mixed with others: leave out mix. UniControl's conditions can."
         )
     warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller))
-    return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator_of(unit, suggested))
+    return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator_of(unit, suggested), task=task)
 
 
 def with_doubts(prepared: Sequence[Prepared]) -> tuple[Prepared, ...]:

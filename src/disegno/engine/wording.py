@@ -7,7 +7,7 @@ from functools import cached_property
 
 from disegno.backbones.base import Backbone, TextStates
 from disegno.core.errors import RequestError
-from disegno.core.request import LoraUse, Request
+from disegno.core.request import Hires, LoraUse, Request
 from disegno.engine.studio import Studio
 from disegno.engine.texts import ImageTexts, Texts, Timeline
 from disegno.loras.apply import NO_LORAS, Loras
@@ -42,8 +42,29 @@ def word(request: Request, seeds: Sequence[int], studio: Studio, part: int = 0) 
         write_out(prompt, negative, styles, seed, files)
         for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
     )
+    written = _in_full(written, request.hires) if part and request.hires else written
     once = {each: read(each, steps) for each in dict.fromkeys(written)}
     return Worded(written, tuple(once[each] for each in written))
+
+
+def _in_full(written: tuple[Written, ...], hires: Hires) -> tuple[Written, ...]:
+    """Return what the hires pass's images are drawn by: the texts that it has in full, where it has them."""
+    if hires.prompts:
+        written = tuple(replace(each, prompt=text) for each, text in zip(written, hires.prompts, strict=True))
+    if hires.negatives:
+        written = tuple(replace(each, negative=text) for each, text in zip(written, hires.negatives, strict=True))
+    return written
+
+
+def told_in_full(hires: Hires, worded: Worded) -> Hires:
+    """Return the hires pass with its own texts in full, where they are not simply its prompt and negative prompt."""
+    prompts = tuple(each.prompt for each in worded.written) if hires.prompt is not None else ()
+    negatives = tuple(each.negative for each in worded.written) if hires.negative is not None else ()
+    return replace(
+        hires,
+        prompts=() if set(prompts) <= {hires.prompt} else prompts,
+        negatives=() if set(negatives) <= {hires.negative} else negatives,
+    )
 
 
 def _second(request: Request) -> Request:
@@ -77,7 +98,7 @@ class Encoded:
 
 def encode(request: Request, worded: Worded, backbone: Backbone, studio: Studio) -> Encoded:
     """Return the images' texts, encoded with the LoRAs that each one names. Raises DisegnoError about a LoRA."""
-    uses = [(*request.loras, *wording.loras) for wording in worded.wordings]
+    uses = [uses_of(request, wording, backbone) for wording in worded.wordings]
     encoders = {some: _Encoder(request, backbone, studio, some) for some in dict.fromkeys(uses)}
     images = {pair: encoders[pair[0]].image(pair[1]) for pair in dict.fromkeys(zip(uses, worded.wordings, strict=True))}
     said = [warning for wording in worded.wordings for warning in wording.warnings]
@@ -89,6 +110,14 @@ def encode(request: Request, worded: Worded, backbone: Backbone, studio: Studio)
         learnt=tuple(learnt.values()),
         warnings=tuple(dict.fromkeys(said)),
     )
+
+
+def uses_of(request: Request, wording: Wording, backbone: Backbone) -> tuple[LoraUse, ...]:
+    """Return the LoRAs of an image: the request's, and those of its prompt, which names the few steps' own once."""
+    few = backbone.few_steps
+    own = few and few.name
+    again = own is not None and any(use.name == own for use in wording.loras)
+    return (*(use for use in request.loras if not (again and use.name == own)), *wording.loras)
 
 
 class _Encoder:
@@ -115,7 +144,7 @@ class _Encoder:
         return Timeline(line.spans, tuple(states[span.text] for span in line.spans), line.weight)
 
     def _states(self, text: str) -> TextStates:
-        request, where = self.request, squeezed(text)
+        request, where = self.request, squeezed(text.replace("\\", ""))  # a name's brackets are written with one
         named = tuple(each for each in self._learnt[0] if any(squeezed(name) in where for name in each.names))
         options = TextOptions(request.clip_skip, request.emphasis, request.comma_backtrack, named)
         states = self.studio.prompt_states(self.backbone, text, options, self.loras)

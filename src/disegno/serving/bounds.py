@@ -106,6 +106,8 @@ def _prompts_in(request: Request) -> Iterator[tuple[str, str]]:
     if request.hires is not None:
         yield "hires.prompt", request.hires.prompt or ""
         yield "hires.negative", request.hires.negative or ""
+        yield from ((f"hires.prompts.{i}", text) for i, text in enumerate(request.hires.prompts))
+        yield from ((f"hires.negatives.{i}", text) for i, text in enumerate(request.hires.negatives))
 
 
 def _hires_size(hires: Hires, width: int, height: int) -> tuple[int, int]:
