@@ -26,6 +26,9 @@ PROMPT = "a red car on a city street"
 LONG = {"prompt": "a castle at night", "steps": 150, "batch": 4, "seed": 1}
 EVIL = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
+# Returns what the page reads from the bytes of a PNG.
+READ = "async (bytes) => (await import('/ui/js/png.js')).readRecord(Uint8Array.from(bytes).buffer)"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -167,6 +170,71 @@ def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, serv
         assert was.shape == now.shape and np.abs(was - now).max() <= levels, np.abs(was - now).max()
 
 
+def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Browser, server: Server) -> None:
+    mask, house = _uri(Image.linear_gradient("L").resize((64, 64))), _uri(Image.open(CAR).resize((96, 64)))
+    common = {"model": "mini", "prompt": "a castle", "seed": 5, "steps": 2, "width": 64, "height": 64}
+    how: dict[str, Any] = {
+        "image": house,
+        "resize": "stretch",
+        "noise": 0.8,
+        "exact_steps": True,
+        "colour_correction": True,
+    }
+    soft = {"mask": mask, "invert": True, "mask_mode": "soft", "mask_blur": 2, "mask_blur_y": 6, "fill": "noise"}
+    drawn_alone = {"denoise": 0.7, "only_masked": True, "padding": 8, "mask_weight": 0.5, "extra_noise": 0.1}
+    painted: dict[str, Any] = {"init": how | soft | drawn_alone, "batch": 2, "negatives": ["rain", "snow"]}
+    varied = {"subseed": 3, "subseed_strength": 0.5}
+    grown: dict[str, Any] = {"init": how | {"denoise": 0.8, "fill": "noise", "outpaint": {"left": 16}}, "seed": 6}
+    cases = (
+        (painted | varied, painted["init"], {"seed": 5, "subseed": 4, "negative": "snow"}),
+        (grown, grown["init"], {"seed": 6, "negative": ""}),
+    )
+    jobs = [server.wait(server.submit("generate", common | asked)["id"]) for asked, _, _ in cases]
+    sent: dict[str, Any] = {}
+    with visit(browser, server.url) as there:
+        tab = there.tab("pictures")
+        for job, (_, init, own) in zip(jobs, cases, strict=True):
+            there.drop("#tab-pictures .desk", "x.png", server.ask("GET", job["result"]["files"][-1]["url"]).content)
+            there.page.locator(".toast button").click()  # everything is as it was
+            sent = _sent(there, tab)
+            assert {name: sent[name] for name in own} == own
+            assert (sent["width"], sent["height"]) == (64, 64)
+            assert {name: sent["init"][name] for name in init if name != "outpaint"} == {
+                name: value for name, value in init.items() if name != "outpaint"
+            }
+        assert sent["init"]["outpaint"] == {"left": 16, "right": 0, "top": 0, "bottom": 0}
+        tab.get_by_role("radio", name="Change", exact=True).click()
+        assert set(_sent(there, tab)["init"]) == {*how, "denoise", "extra_noise"}  # nothing of a mask
+        there.upload(tab.get_by_role("button", name="Upload"), CAR.with_name("car.png"))
+        expect(tab.get_by_role("spinbutton", name="Width")).to_have_value("128")
+        assert set(_sent(there, tab)["init"]) == {"image", "denoise"}
+        own = {"prompt": "b", "prompts": ["c", "d"], "negative": "e", "negatives": [], "steps": 3}
+        record = {"request": {"prompt": "a", "hires": own}, "image": 1, "prompts": ["a", "a"]}
+        read = there.page.evaluate(READ, list(_with_record(record)))["request"]["hires"]
+        assert read == {"prompt": "d", "negative": "e", "steps": 3}
+
+
+def _with_record(record: dict[str, Any]) -> bytes:
+    """Return a PNG that carries this record."""
+    info, out = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_itxt("disegno", json.dumps(record), zip=True)
+    Image.new("RGB", (8, 8)).save(out, format="PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def _uri(picture: Image.Image) -> str:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _sent(there: Any, tab: Any) -> Any:
+    """Return the request that the tab's button sends."""
+    with there.page.expect_request(lambda asked: asked.method == "POST" and asked.url.endswith("/v1/jobs")) as sent:
+        tab.locator(".desk-go button.primary").click()
+    return sent.value.post_data_json["request"]
+
+
 def test_pictures_are_changed_painted_over_extended_and_enlarged(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         tab = there.tab("pictures")
@@ -273,7 +341,6 @@ def test_two_pictures_are_compared_and_one_is_drawn_again(browser: Browser, serv
 def test_nothing_that_is_said_runs(browser: Browser, server: Server) -> None:
     job = server.submit("generate", {"prompt": EVIL, "negative": EVIL, "steps": 1, "batch": 1})["id"]
     server.wait(job)
-    info = PngImagePlugin.PngInfo()
     request = {
         "prompt": EVIL,
         "negative": EVIL,
@@ -282,9 +349,6 @@ def test_nothing_that_is_said_runs(browser: Browser, server: Server) -> None:
         "controls": [{"name": EVIL, "mode": EVIL}],
     }
     record = {"request": request, "image": 0, "conditions": [], "sources": {}, "environment": {}}
-    info.add_itxt("disegno", json.dumps(record), zip=True)
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, format="PNG", pnginfo=info)
     with visit(browser, server.url) as there:
         gallery = there.tab("gallery")
         gallery.locator(".picture").first.hover()
@@ -293,7 +357,7 @@ def test_nothing_that_is_said_runs(browser: Browser, server: Server) -> None:
         there.page.locator("dialog").get_by_role("button", name="Close").click()
         expect(there.tab("library")).to_contain_text("onerror")  # a file's name
         there.tab("draw")
-        there.drop("#tab-draw .desk", "x.png", buffer.getvalue())
+        there.drop("#tab-draw .desk", "x.png", _with_record(record))
         draw = there.page.locator("#tab-draw")
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value(EVIL)
         draw.locator(".unit select").first.wait_for()

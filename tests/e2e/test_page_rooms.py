@@ -123,6 +123,10 @@ def test_a_data_set_is_sent_examined_estimated_and_a_training_paused(
         expect(card).to_have_attribute("data-state", "running", timeout=60_000)
         card.get_by_role("button", name="Cancel").click()
         expect(card).to_have_attribute("data-state", "cancelled", timeout=60_000)
+        card.get_by_role("button", name="Go on").click()
+        expect(card).to_have_attribute("data-state", "running", timeout=60_000)
+        card.get_by_role("button", name="Cancel").click()
+        expect(card).to_have_attribute("data-state", "cancelled", timeout=60_000)
 
 
 def _answered_late(route: Route) -> None:

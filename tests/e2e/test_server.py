@@ -58,6 +58,15 @@ def test_a_generation_gives_its_picture(server: Server) -> None:
     assert picture.size == (128, 128) and job["result"]["facts"]["seeds"] == ["1"]
 
 
+def test_openais_form_says_what_lies_at_an_address(server: Server) -> None:
+    body = SMALL | {"size": "64x64", "response_format": "url", "output_format": "jpeg"}
+    told = server.ask("POST", "/v1/images/generations", body).json()
+    assert told["output_format"] == "png" and told["warnings"][0].startswith("output_format was passed over")
+    assert server.ask("GET", told["data"][0]["url"].removeprefix(server.url)).content.startswith(b"\x89PNG")
+    told = server.ask("POST", "/v1/images/generations", body | {"response_format": "b64_json"}).json()
+    assert told["output_format"] == "jpeg" and told["data"][0]["b64_json"].startswith("/9j/")
+
+
 def test_an_annotation_gives_its_drawing(server: Server) -> None:
     asked = {"name": "canny", "image": data_uri(Image.linear_gradient("L")), "width": 128, "height": 64}
     job = server.wait(server.submit("annotate", asked)["id"])

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from disegno.serving.faults import Refused
-from disegno.serving.fetch import fetch, is_public, target_of, with_pictures
+from disegno.serving.fetch import fetch, is_public, num_addresses, target_of, with_pictures
 
 pytestmark = pytest.mark.unit
 
@@ -25,6 +25,7 @@ SPELLINGS = (
     "http://example.com:{port}@127.0.0.1:{port}/", "http://10.0.0.1/x", "http://192.168.0.1/x", "http://[fe80::1]/x",
     "http://[fd00::1]/x", "http://224.0.0.1/x", "http://ⓛocalhost:{port}/x", "http://127.0.0.1:{port}/\r\nHost: x",
 )  # fmt: skip
+DRIP_SECONDS = 10.0
 
 
 def _soon() -> float:
@@ -107,3 +108,44 @@ def test_the_pictures_of_a_request_are_put_into_it(canary: int) -> None:
     held = with_pictures(fields, (here,), 1000)
     assert held["controls"][0]["image"] == "data:image/png;base64,cGljdHVyZQ==" and held["prompt"] == fields["prompt"]
     assert _Canary.seen == ["/ok"]
+
+
+def test_the_pictures_of_one_request_have_a_limit_together(canary: int) -> None:
+    here = f"127.0.0.1:{canary}"
+    assert num_addresses({"prompt": f"http://{here}/no", "controls": [{"image": f"http://{here}/ok"}] * 3}) == 3
+    fields = {"controls": [{"image": f"http://{here}/large"}] * 4}
+    with pytest.raises(Refused, match="more than"):
+        with_pictures(fields, (here,), 6000, 15_000)  # two of them fit: 4/3 of 5000 bytes each
+    assert _Canary.seen == ["/large"] * 3
+    with pytest.raises(Refused, match="too long"):
+        with_pictures(fields, (here,), 6000, until=time.monotonic() - 1)
+    assert _Canary.seen == ["/large"] * 3
+
+
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 200 OK\r\nX-a: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
+)
+def test_a_host_that_drips_is_left_in_time(first: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_drip, args=(listener, first))
+        thread.start()
+        here, began = f"127.0.0.1:{listener.getsockname()[1]}", time.monotonic()
+        with pytest.raises(Refused, match="too long"):
+            fetch(f"http://{here}/x", (here,), 1000, began + 0.3)
+        assert time.monotonic() - began < DRIP_SECONDS / 2
+        thread.join()
+
+
+def _drip(listener: socket.socket, first: bytes) -> None:
+    """Answer one request a byte at a time, and never wholly, until the client goes away."""
+    client, _ = listener.accept()
+    until = time.monotonic() + DRIP_SECONDS
+    with client:
+        client.recv(4000)
+        try:
+            client.sendall(first)
+            while time.monotonic() < until:
+                client.sendall(b"0")
+                time.sleep(0.02)
+        except OSError:
+            pass

@@ -18,6 +18,7 @@ from disegno.core.settings import Settings
 from disegno.serving import auth
 from disegno.serving.app import create_app, render_plainly
 from disegno.serving.auth import Doorkeeper
+from disegno.serving.faults import Refused
 from disegno.serving.guard import Guard
 from disegno.serving.settings import Account, Limits, ServerSettings
 
@@ -206,6 +207,37 @@ def test_guessing_is_slowed_down(tmp_path: Path) -> None:
     guesses = [client.get("/metrics", headers=_basic("anna", f"guess {i}")).status_code for i in range(5)]
     assert guesses == [401, 401, 401, 429, 429]
     assert client.get("/health").status_code == 200
+
+
+def test_who_guesses_at_one_account_locks_out_no_other(tmp_path: Path) -> None:
+    """As behind a proxy: all of them come from one address."""
+    client = _client(
+        _settings(tmp_path, accounts=(*ANNA, Account("ben", "ben's secret")), limits=Limits(tries_per_minute=3))
+    )
+
+    def status(headers: dict[str, str]) -> int:
+        return client.post("/v1/jobs", json={}, headers=headers).status_code  # 422: let in
+
+    assert [status(_basic("anna", f"guess {i}")) for i in range(4)] == [401, 401, 401, 429]
+    assert status(_basic("anna", SECRET)) == 429  # a guess that is right tells nothing
+    assert status(_basic("ben", "ben's secret")) == 422 and status({"Authorization": "Bearer a-long-key"}) == 422
+    assert [status({"Authorization": f"Bearer guess {i}"}) for i in range(4)] == [401, 401, 401, 429]
+    assert status({"Authorization": "Bearer a-long-key"}) == 429 and status(_basic("robot", "a-long-key")) == 422
+    assert status({}) == 401  # a browser is still asked who is there
+    assert [status(_basic("nobody", f"guess {i}")) for i in range(4)] == [401, 401, 401, 429]
+
+
+def test_names_that_nobody_has_push_out_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "MAX_COUNTS", 2)
+    keeper = Doorkeeper(_settings(tmp_path, accounts=ANNA, limits=Limits(tries_per_minute=1)))
+
+    def status(user: str) -> int:
+        with pytest.raises(Refused) as caught:
+            keeper.owner(_basic(user, "a guess")["Authorization"], "127.0.0.1")
+        return caught.value.status
+
+    assert [status(user) for user in ("anna", "a", "b", "c", "anna")] == [401, 401, 401, 401, 429]
+    assert [status(user) for user in ("c", "a")] == [429, 401]  # the oldest is forgotten
 
 
 def test_other_machines_are_let_in_with_accounts_only(tmp_path: Path) -> None:

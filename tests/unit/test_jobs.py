@@ -1,18 +1,23 @@
 """What is taken and what is not: limits, keys, draining. The jobs of a server without workers, in process."""
 
 import asyncio
+import io
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from disegno.core.request import Request
+from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
+from disegno.serving import fetch
 from disegno.serving.app import open_jobs
 from disegno.serving.faults import Refused
-from disegno.serving.jobs import Jobs
+from disegno.serving.jobs import FETCHERS, Jobs
 from disegno.serving.kinds import kind_of
 from disegno.serving.settings import Limits, ServerSettings
 
@@ -22,8 +27,11 @@ CAT = Request(prompt="a cat")
 BODY_BYTES = len(kind_of("generate").dump(CAT))
 
 
-def _run(folder: Path, work: Callable[[Jobs], Coroutine[Any, Any, None]], **limits: int) -> None:
-    settings = replace(ServerSettings(folder=folder, machine=Settings()), limits=replace(Limits(), **limits))
+def _run(
+    folder: Path, work: Callable[[Jobs], Coroutine[Any, Any, None]], urls: tuple[str, ...] = (), /, **limits: int
+) -> None:
+    within = replace(Limits(), **limits)
+    settings = replace(ServerSettings(folder=folder, machine=Settings()), limits=within, allow_urls=urls)
 
     async def whole() -> None:
         jobs = open_jobs(settings)
@@ -70,6 +78,50 @@ def test_a_known_key_is_answered_even_where_no_more_is_taken(tmp_path: Path) -> 
         assert (await jobs.submit("generate", CAT, owner="anna", key="mine")).id == job.id
 
     _run(tmp_path, work, queued_per_user=1)
+
+
+def _png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _controls(num: int) -> tuple[ControlUnit, ...]:
+    return (ControlUnit(name="canny", image="http://a.example/x.png"),) * num
+
+
+def test_nothing_is_fetched_for_what_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(fetch, "fetch", lambda url, *_: fetched.append(url) or _png())
+
+    async def work(jobs: Jobs) -> None:
+        for fields in ({"controls": _controls(3)}, {"controls": _controls(1), "steps": 1000}):
+            assert (await _refused(jobs, "anna", **fields)).code == "over_limit"
+        assert fetched == []
+        await jobs.submit("generate", replace(CAT, controls=_controls(2)), owner="anna")
+        assert len(fetched) == 2
+
+    _run(tmp_path, work, ("*",), controls=2)
+
+
+def test_slow_pictures_hold_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(fetch, "fetch", lambda *_: answered.wait(30) and _png())
+
+    async def work(jobs: Jobs) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        slow = [
+            asyncio.create_task(jobs.submit("generate", replace(CAT, controls=_controls(1)), owner="anna"))
+            for _ in range(FETCHERS + 2)
+        ]
+        for _ in range(20):
+            await asyncio.to_thread(int)  # they have come to their pictures
+        await asyncio.wait_for(jobs.submit("generate", CAT, owner="ben"), 20)
+        assert not any(task.done() for task in slow)
+        answered.set()
+        assert len({job.id for job in await asyncio.gather(*slow)}) == len(slow)
+
+    _run(tmp_path, work, ("*",))
 
 
 def test_streams_are_counted(tmp_path: Path) -> None:

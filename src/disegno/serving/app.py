@@ -20,7 +20,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import import_module
@@ -31,7 +31,7 @@ from fastapi.routing import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from disegno import __version__
 from disegno.core.errors import DisegnoError, RequestError
@@ -77,6 +77,19 @@ def jobs_of(request: Request) -> Jobs:
     """Return the server's jobs, in a route."""
     jobs: Jobs = request.app.state.jobs
     return jobs
+
+
+async def streamed(lines: AsyncGenerator[str]) -> StreamingResponse:
+    """Return the answer that tells events as they come. Raises what the first line does: no answer has begun then."""
+    first = await anext(lines)
+
+    async def all_of_them() -> AsyncGenerator[str]:
+        async with aclosing(lines):
+            yield first
+            async for line in lines:
+                yield line
+
+    return StreamingResponse(all_of_them(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 async def finished(request: Request, job: Job) -> Job:

@@ -19,7 +19,7 @@ from disegno.serving.settings import Account, ServerSettings
 LOCAL = "local"
 TICKET = "disegno_ticket"
 TICKET_SECONDS = 30 * 24 * 3600
-MAX_ADDRESSES = 10_000
+MAX_COUNTS = 10_000  # of addresses and names
 _LOOPBACK = ("127.", "::1", "localhost")
 _NOBODY = Account("", "nobody has this secret")
 
@@ -47,25 +47,35 @@ def _digest(text: str) -> bytes:
 
 @dataclass
 class Doorkeeper:
-    """Checks credentials, and slows down whoever guesses."""
+    """Checks credentials, and slows down whoever guesses.
+
+    Wrong tries are counted by address and by the name that was claimed; keys claim none. Behind a proxy everybody has
+    one address, so a count by address alone would lock everybody out for the guesses of one. While a name has too many,
+    nothing that claims it from there is compared at all: a try then tells nothing, not even whether it was right. So
+    guessing stays slow for every account, and a guesser keeps out, at most, those who claim the same name from the same
+    address. Tickets are not guessed, and hold meanwhile.
+    """
 
     settings: ServerSettings
-    _tries: OrderedDict[str, list[float]] = field(default_factory=OrderedDict[str, list[float]])
+    _tries: OrderedDict[tuple[str, bytes], list[float]] = field(
+        default_factory=OrderedDict[tuple[str, bytes], list[float]]
+    )
+    _strangers: OrderedDict[tuple[str, bytes], list[float]] = field(
+        default_factory=OrderedDict[tuple[str, bytes], list[float]]
+    )
 
     def owner(self, authorization: str | None, address: str) -> str:
         """Return the name of who is asking. Raises Refused (401, or 429 after too many tries)."""
         if not self.settings.accounts:
             return LOCAL
-        self._require_patience(address)
-        name = self._checked(authorization)
-        if name is None:
-            if authorization:
-                self._tries.setdefault(address, []).append(time.monotonic())
-                while len(self._tries) > MAX_ADDRESSES:
-                    self._tries.popitem(last=False)
-            challenge = {"WWW-Authenticate": 'Basic realm="disegno", charset="UTF-8"'}
-            raise Refused(401, "unauthorized", "Say who you are: HTTP Basic, or a key as a Bearer.", headers=challenge)
-        return name
+        user, secret = _said(authorization)
+        if secret:
+            self._require_patience(address, user)
+            if (name := self._checked(user, secret)) is not None:
+                return name
+            self._count(address, user)
+        challenge = {"WWW-Authenticate": 'Basic realm="disegno", charset="UTF-8"'}
+        raise Refused(401, "unauthorized", "Say who you are: HTTP Basic, or a key as a Bearer.", headers=challenge)
 
     def ticket(self, owner: str) -> str:
         """Return a ticket for the account of this name; "" where there is none."""
@@ -90,19 +100,29 @@ class Doorkeeper:
                 found = account.name
         return found
 
-    def _require_patience(self, address: str) -> None:
-        recent = [at for at in self._tries.get(address, ()) if time.monotonic() - at < 60]
+    def _counts(self, user: str) -> OrderedDict[tuple[str, bytes], list[float]]:
+        """Return where tries of a name are counted: names that nobody has never push out those that are guarded."""
+        known = user == "" or any(account.name == user for account in self.settings.accounts)
+        return self._tries if known else self._strangers
+
+    def _count(self, address: str, user: str) -> None:
+        counts = self._counts(user)
+        counts.setdefault((address, _digest(user)), []).append(time.monotonic())
+        while len(counts) > MAX_COUNTS:
+            counts.popitem(last=False)
+
+    def _require_patience(self, address: str, user: str) -> None:
+        counts, key = self._counts(user), (address, _digest(user))
+        recent = [at for at in counts.get(key, ()) if time.monotonic() - at < 60]
         if recent:
-            self._tries[address] = recent
+            counts[key] = recent
         else:
-            self._tries.pop(address, None)
+            counts.pop(key, None)
         if len(recent) >= self.settings.limits.tries_per_minute:
             raise Refused(429, "too_many_tries", "Too many wrong passwords.", headers={"Retry-After": "60"})
 
-    def _checked(self, authorization: str | None) -> str | None:
+    def _checked(self, user: str, secret: str) -> str | None:
         """Return the name of the account that these credentials belong to; every account is compared."""
-        scheme, _, value = (authorization or "").partition(" ")
-        user, secret = _credentials(scheme.lower(), value.strip())
         found = None
         for account in self.settings.accounts or (_NOBODY,):
             same = hmac.compare_digest(_digest(account.secret), _digest(secret))
@@ -110,6 +130,12 @@ class Doorkeeper:
             if same and named and secret:
                 found = account.name
         return found
+
+
+def _said(authorization: str | None) -> tuple[str, str]:
+    """Return user and secret of an Authorization header."""
+    scheme, _, value = (authorization or "").partition(" ")
+    return _credentials(scheme.lower(), value.strip())
 
 
 def _seal(said: str, account: Account) -> str:

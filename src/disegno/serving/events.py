@@ -4,14 +4,14 @@ A browser opens few connections to one server, so a stream for each job would st
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from disegno.serving.app import Door, jobs_of, render_plainly
+from disegno.serving.app import Door, jobs_of, render_plainly, streamed
 from disegno.serving.board import Onlooker
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
@@ -63,11 +63,10 @@ async def events(request: Request) -> Response:
     `look`: a LookedView, of trainings; `gone`: a GoneView. Who reads too slowly is let go, and reads `GET /v1/jobs`
     again.
     """
-    lines = _lines(jobs_of(request), owner_of(request))
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return await streamed(_lines(jobs_of(request), owner_of(request)))
 
 
-async def _lines(jobs: Jobs, owner: str) -> AsyncIterator[str]:
+async def _lines(jobs: Jobs, owner: str) -> AsyncGenerator[str]:
     shown: dict[str, str] = {}  # the preview that was last told of each running job
     with jobs.streaming(owner), jobs.board.looking_on(owner) as onlooker:
         yield _event("hello", b"{}")

@@ -7,11 +7,14 @@ redirections are not followed.
 
 import base64
 import http.client
+import io
 import ipaddress
+import math
 import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -90,56 +93,146 @@ def is_public(address: str) -> bool:
     return literal.is_global and not literal.is_multicast
 
 
+def _left(until: float) -> float:
+    """Return how many seconds are left. Raises TimeoutError where none are."""
+    if (seconds := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    return seconds
+
+
+class _Reads(io.RawIOBase):
+    """What a socket receives: every read has at most what is left, so that a host that drips holds nobody up."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        super().__init__()
+        self._sock, self._until = sock, until
+        self._raw = sock.makefile("rb", buffering=0)  # it keeps the socket open as long as it is read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._until))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """What `http.client` uses of a socket, until a time."""
+
+    sock: socket.socket
+    until: float
+
+    def sendall(self, data: bytes) -> None:
+        self.sock.settimeout(_left(self.until))
+        self.sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reads(self.sock, self.until))
+
+    def close(self) -> None:
+        self.sock.close()
+
+
 class _Pinned(http.client.HTTPConnection):
     """A connection to an address that was decided beforehand, by the name that was asked for."""
 
-    def __init__(self, target: Target, seconds: float) -> None:
-        super().__init__(target.host, target.port, timeout=seconds)
-        self._target = target
+    def __init__(self, target: Target, until: float) -> None:
+        super().__init__(target.host, target.port)
+        self._target, self._until = target, until
 
     def connect(self) -> None:
-        plain = socket.create_connection((self._target.address, self._target.port), self.timeout)
-        secure = self._target.scheme == "https"
-        context = ssl.create_default_context() if secure else None
-        self.sock = context.wrap_socket(plain, server_hostname=self._target.host) if context else plain
+        sock = socket.create_connection((self._target.address, self._target.port), _left(self._until))
+        try:
+            if self._target.scheme == "https":
+                sock.settimeout(_left(self._until))  # of the whole handshake
+                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self._target.host)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = cast("socket.socket", _Timed(sock, self._until))
 
 
 def fetch(url: str, allowed: tuple[str, ...], max_bytes: int, until: float) -> bytes:
     """Return what is at an address, at most `max_bytes`, before the monotonic time `until`. Raises Refused."""
     target = target_of(url, allowed)
-    connection = _Pinned(target, max(0.1, until - time.monotonic()))
+    connection = _Pinned(target, until)
     try:
         connection.request("GET", target.path, headers={"User-Agent": "disegno", "Accept": "image/*"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise _refused(f"its server answers {answer.status}")
-        data = bytearray()
-        while chunk := answer.read1(CHUNK_BYTES):
-            data += chunk
-            if len(data) > max_bytes:
-                raise _refused(f"there are more than {max_bytes} bytes")
-            if time.monotonic() > until:
-                raise _refused("it takes too long")
-        return bytes(data)
+        with connection.getresponse() as answer:
+            if answer.status != 200:
+                raise _refused(f"its server answers {answer.status}")
+            data = bytearray()
+            while chunk := answer.read1(CHUNK_BYTES):
+                data += chunk
+                if len(data) > max_bytes:
+                    raise _refused(f"there are more than {max_bytes} bytes")
+            return bytes(data)
+    except TimeoutError as error:
+        raise _refused("it takes too long") from error
     except (OSError, http.client.HTTPException) as error:
         raise _refused("its server does not answer as it should") from error
     finally:
         connection.close()
 
 
-def with_pictures(fields: Any, allowed: tuple[str, ...], max_bytes: int) -> Any:
-    """Return a request's JSON with the pictures that were given by address in it, as data URIs. Raises Refused."""
-    until = time.monotonic() + MAX_SECONDS
+def num_addresses(fields: Any) -> int:
+    """Return how many pictures of a request's JSON are given by address."""
+    return sum(1 for _ in _addresses(fields))
+
+
+def _addresses(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in cast("dict[str, Any]", value).items():
+            yield from _addresses(item, name)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _addresses(item, key)
+    elif _is_address(value, key):
+        yield value
+
+
+def _is_address(value: Any, key: str) -> bool:
+    return key in PICTURE_KEYS and isinstance(value, str) and is_url(value)
+
+
+@dataclass
+class _Purse:
+    """What one request may still fetch: so many bytes of text, until a time."""
+
+    num_bytes: float
+    until: float
+
+    def picture(self, url: str, allowed: tuple[str, ...], max_bytes: int) -> str:
+        """Return the picture at an address as a data URI. Raises Refused."""
+        most = int(min(max_bytes, self.num_bytes * 3 / 4))
+        if most <= 0:
+            raise _refused("the request's pictures are too large together")
+        text = base64.b64encode(fetch(url, allowed, most, self.until)).decode()
+        self.num_bytes -= len(text)
+        return f"data:image/png;base64,{text}"
+
+
+def with_pictures(
+    fields: Any, allowed: tuple[str, ...], max_bytes: int, max_total: float = math.inf, until: float | None = None
+) -> Any:
+    """Return a request's JSON with the pictures that were given by address in it, as data URIs. Raises Refused.
+
+    `max_bytes`: of each one; `max_total`: of the texts of all of them; `until`: the monotonic time by which all are
+    there, unset: in MAX_SECONDS.
+    """
+    purse = _Purse(max_total, time.monotonic() + MAX_SECONDS if until is None else until)
 
     def held(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             return {name: held(item, name) for name, item in cast("dict[str, Any]", value).items()}
         if isinstance(value, list):
             return [held(item, key) for item in cast("list[Any]", value)]
-        if key in PICTURE_KEYS and isinstance(value, str) and is_url(value):
-            data = fetch(value, allowed, max_bytes, until)
-            return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return value
+        return purse.picture(value, allowed, max_bytes) if _is_address(value, key) else value
 
     return held(fields)
 

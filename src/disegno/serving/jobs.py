@@ -24,6 +24,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +32,10 @@ from typing import Any
 
 from disegno.core.errors import DisegnoError
 from disegno.serving.board import Board
+from disegno.serving.bounds import require_within
 from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused, refusal_of
-from disegno.serving.fetch import with_pictures
+from disegno.serving.fetch import MAX_SECONDS, num_addresses, with_pictures
 from disegno.serving.files import Files
 from disegno.serving.kinds import kind_of, kinds_of
 from disegno.serving.metrics import Metrics
@@ -45,6 +47,7 @@ from disegno.serving.words import Catalogue, StoredFile
 
 SWEEP_SECONDS = 60.0
 MAX_RETRY_AFTER_SECONDS = 600
+FETCHERS = 8  # requests whose pictures are fetched at one time
 
 
 def _not_found() -> Refused:
@@ -63,6 +66,7 @@ class Jobs:
     dispatcher: Dispatcher = field(init=False)
     uploads: Uploads = field(init=False)
     _streams: dict[str, int] = field(default_factory=dict[str, int])
+    _fetchers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FETCHERS, "fetch"))
 
     def __post_init__(self) -> None:
         self.uploads = Uploads(self.files, self.settings.limits)
@@ -76,6 +80,7 @@ class Jobs:
     async def close(self) -> None:
         """Put what runs back into the queue and stop the workers."""
         self.board.close()
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
         await self.dispatcher.close()
         self.store.close()
 
@@ -111,6 +116,7 @@ class Jobs:
         if self.dispatcher.draining:
             raise Refused(503, "draining", "The server is stopping.", headers={"Retry-After": "30"})
         try:
+            request = await self._with_pictures(kind, request)
             new = await asyncio.to_thread(self._new, kind, request, owner, key)
         except DisegnoError as error:
             raise refusal_of(error) from error
@@ -122,11 +128,27 @@ class Jobs:
             self.dispatcher.wake()
         return job
 
+    async def _with_pictures(self, kind: str, request: Any) -> Any:
+        """Return the request with the pictures that were given by address in it. Raises Refused, DisegnoError.
+
+        Nothing is fetched for what is not allowed anyway. What is slow to come takes no other request's thread.
+        """
+        row, limits, allowed = kind_of(kind), self.settings.limits, self.settings.allow_urls
+        if not allowed:
+            return request
+        fields = await asyncio.to_thread(row.fields, request)
+        num = num_addresses(fields)
+        if not num:
+            return request
+        await asyncio.to_thread(row.check, request, limits)
+        require_within((("request", num, limits.pictures, "pictures"),))
+        until = time.monotonic() + MAX_SECONDS  # also of what waits for a thread
+        loop, most = asyncio.get_running_loop(), (limits.picture_bytes, limits.body_bytes)
+        fetched = await loop.run_in_executor(self._fetchers, with_pictures, fields, allowed, *most, until)
+        return await asyncio.to_thread(row.read, fetched)
+
     def _new(self, kind: str, request: Any, owner: str, key: str | None) -> New:
         row = kind_of(kind)
-        if self.settings.allow_urls:
-            most = self.settings.limits.picture_bytes
-            request = row.read(with_pictures(row.fields(request), self.settings.allow_urls, most))
         row.require_allowed(request, self.settings.limits)
         body = row.dump(request)
         digest = hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()

@@ -1,7 +1,7 @@
 """`/v1`: this program's own door. Jobs are typed by their kind; what a job gives back are files with names."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -13,7 +13,7 @@ from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Request as GenerateRequest
 from disegno.core.teach import TeachRequest
 from disegno.serving import data_sets
-from disegno.serving.app import Door, jobs_of, render_plainly
+from disegno.serving.app import Door, jobs_of, render_plainly, streamed
 from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
@@ -230,11 +230,10 @@ async def job_events(job_id: JobId, request: Request) -> Response:
     every step) and, of a training, `look` (a LookView)."""
     jobs, owner = jobs_of(request), owner_of(request)
     await jobs.get(job_id, owner=owner)
-    lines = _events(jobs, job_id, owner)
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return await streamed(_events(jobs, job_id, owner))
 
 
-async def _events(jobs: Jobs, job_id: str, owner: str) -> AsyncIterator[str]:
+async def _events(jobs: Jobs, job_id: str, owner: str) -> AsyncGenerator[str]:
     with jobs.streaming(owner):
         news = aiter(jobs.watch(job_id, owner=owner))
         following = asyncio.ensure_future(anext(news))

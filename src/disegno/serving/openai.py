@@ -136,9 +136,10 @@ async def _drawn(request: Request, asked: Generation, shape: Shape, ignored: lis
 
 async def _answer(request: Request, job: Job, shape: Shape, ignored: list[str]) -> ImagesAnswer:
     assert job.outcome is not None
-    jobs, kind = jobs_of(request), shape.output_format or "png"
+    jobs, by_address = jobs_of(request), shape.response_format == "url"
+    kind: Format = "png" if by_address else shape.output_format or "png"
     names = [file.name for file in job.outcome.files if file.role == "image"]
-    if shape.response_format == "url":
+    if by_address:
         base = f"{request.url.scheme}://{request.headers['host']}"
         data = [ImageAnswer(url=f"{base}/v1/jobs/{job.id}/files/{name}") for name in names]
     else:
@@ -147,11 +148,20 @@ async def _answer(request: Request, job: Job, shape: Shape, ignored: list[str]) 
         data = [ImageAnswer(b64_json=text) for text in encoded]
     facts: dict[str, Any] = job.outcome.facts
     size = f"{facts['request']['width']}x{facts['request']['height']}"
-    warnings = [*ignored, *job.outcome.warnings]
+    warnings = [*ignored, *_unsaid(shape), *job.outcome.warnings]
     return ImagesAnswer(
         created=int(job.created or time.time()), data=data, output_format=kind, size=size, warnings=warnings,
         seeds=facts["seeds"],
     )  # fmt: skip
+
+
+def _unsaid(shape: Shape) -> list[str]:
+    """Return what of the answer's shape was passed over: what lies at an address is the PNG with its record."""
+    if shape.response_format != "url" or shape.output_format in (None, "png"):
+        return []
+    return [
+        f"output_format was passed over: by address a picture is a PNG; ask for b64_json to have {shape.output_format}."
+    ]
 
 
 def _encoded(paths: list[Path], kind: Format, quality: int | None) -> list[str]:

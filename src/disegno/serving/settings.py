@@ -72,7 +72,7 @@ class Limits:
     unpacked_files: int = 200_000
     """Files of an uploaded zip."""
     tries_per_minute: int = 10
-    """Wrong passwords or keys from one address."""
+    """Wrong passwords from one address for one name, and wrong keys from one address."""
 
 
 @dataclass(frozen=True)

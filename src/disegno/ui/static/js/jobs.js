@@ -29,9 +29,14 @@ function tell(job) {
   for (const listener of (job && forJob.get(job.id)) ?? []) listener(job);
 }
 
+/** Begin to ask. Returns what says of a job whether the stream has told of it since: then the answer is the older news. */
+function asking() {
+  const before = new Map(heard);
+  return (id) => heard.get(id) !== before.get(id);
+}
+
 function learn(job) {
   const old = known.get(job.id);
-  if (old && ENDED.includes(old.state) && !ENDED.includes(job.state)) return old; // an answer that was overtaken
   const preview = job.progress?.preview ?? old?.preview ?? null;
   const next = { ...job, look: job.look ?? old?.look ?? null, preview: ENDED.includes(job.state) ? null : preview };
   known.set(job.id, next);
@@ -50,7 +55,9 @@ export function status() {
 
 /** Submit a job; everybody who subscribed sees it at once. */
 export async function start(kind, request) {
-  const job = learn(await submit(kind, request));
+  const overtaken = asking();
+  const answer = await submit(kind, request);
+  const job = (overtaken(answer.id) && known.get(answer.id)) || learn(answer);
   tell(job);
   return job;
 }
@@ -79,11 +86,11 @@ export async function briefly(kind, request, take) {
   }
 }
 
-/** Cancel, finish, pause, resume, or move a job. What the stream has told since it was asked is newer than the answer. */
+/** Cancel, finish, pause, resume, or move a job. */
 export async function change(id, action) {
-  const before = heard.get(id);
+  const overtaken = asking();
   const job = await act(id, action);
-  if (heard.get(id) === before) tell(learn(job));
+  if (!overtaken(id)) tell(learn(job));
 }
 
 /** Remove an ended job with its pictures. */
@@ -100,24 +107,27 @@ function drop(id) {
 /** Learn of older jobs. */
 export async function older() {
   if (state.before === null) return;
+  const overtaken = asking();
   const page = await get(`/v1/jobs?limit=100&before=${state.before}`);
   state.before = page.before;
-  page.jobs.forEach(learn);
+  page.jobs.filter((job) => !overtaken(job.id)).forEach(learn);
   tell(null);
 }
 
 async function reload() {
+  const overtaken = asking();
   const page = await get("/v1/jobs?limit=100");
   const oldest = page.before ?? 0;
   const there = new Set(page.jobs.map((job) => job.id));
   for (const job of known.values()) {
-    if (job.created >= oldest && !there.has(job.id)) known.delete(job.id);
+    if (job.created >= oldest && !there.has(job.id) && !overtaken(job.id)) known.delete(job.id);
   }
   if (!state.loaded) state.before = page.before;
   state.loaded = true;
-  page.jobs.forEach(learn);
+  const jobs = page.jobs.filter((job) => !overtaken(job.id));
+  jobs.forEach(learn);
   tell(null);
-  for (const job of page.jobs) for (const listener of forJob.get(job.id) ?? []) listener(known.get(job.id));
+  for (const job of jobs) for (const listener of forJob.get(job.id) ?? []) listener(known.get(job.id));
 }
 
 let tries = 0;

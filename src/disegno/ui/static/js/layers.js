@@ -143,14 +143,17 @@ function rgb(colour) {
   return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 }
 
-/** Return a mask of white on black as white on nothing, to go on painting. */
-export async function seeThrough(uri) {
+/** Return a mask of white on black as white on nothing, to go on painting. `inverted`: it is black on white. */
+export async function seeThrough(uri, inverted = false) {
   const image = await loadImage(uri);
   const canvas = canvasOf(image.naturalWidth, image.naturalHeight);
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  for (let n = 0; n < pixels.data.length; n += 4) pixels.data[n + 3] = pixels.data[n];
+  for (let n = 0; n < pixels.data.length; n += 4) {
+    pixels.data[n + 3] = inverted ? 255 - pixels.data[n] : pixels.data[n];
+    pixels.data.fill(255, n, n + 3); // grey is white that is seen through
+  }
   context.putImageData(pixels, 0, 0);
   return canvas;
 }

@@ -18,20 +18,30 @@ const HELP = {
 };
 const SIDES = [["left", "Left"], ["right", "Right"], ["top", "Top"], ["bottom", "Bottom"]];
 const MAX_SIDE = 2048;
+const ANEW = { mask: null, grow: 1, inner: null, initOthers: {} }; // of another picture nothing is known
 
 function needSource(desk) {
   if (!desk.source) throw new Error(t("Give a picture first: upload one, paste one, or send one from the gallery."));
 }
 
+const OF_A_MASK = ["mask", "invert", "mask_mode", "mask_blur_y", "padding", "mask_weight", "fill"];
+
+/** Return what the form does not show of a picture that is changed, without what would be said of a mask that is not there. */
+function othersOf({ initOthers, way }) {
+  const not = way === "change" ? OF_A_MASK : way === "extend" && !initOthers.mask ? ["invert"] : [];
+  return Object.fromEntries(Object.entries(initOthers).filter(([name]) => !not.includes(name)));
+}
+
 function initOf(desk) {
-  const { source: image, denoise, repaint, blur: mask_blur, fill: start, only: only_masked, mask, extend } = desk;
-  if (desk.way === "change") return { image, denoise };
+  const { source: image, denoise, repaint, grow, blur: mask_blur, fill: start, only: only_masked, mask, extend } = desk;
+  const others = othersOf(desk);
+  if (desk.way === "change") return { ...others, image, denoise };
   if (desk.way === "paint") {
     if (!mask) throw new Error(t("Paint over what shall be drawn anew first."));
-    return { image, denoise: repaint, mask, mask_blur, fill: start, only_masked };
+    return { ...others, image, denoise: repaint, mask, mask_blur, fill: start, only_masked };
   }
   if (!Object.values(extend).some(Boolean)) throw new Error(t("Say first to which side the picture shall grow."));
-  return { image, denoise: 1, mask_blur, outpaint: extend };
+  return { ...others, image, denoise: grow, mask_blur, outpaint: extend };
 }
 
 /** Return what the tab asks the server for. Throws an Error that says what is missing. */
@@ -53,7 +63,7 @@ function roundSize({ width, height }) {
 }
 
 function extendedSize(desk) {
-  const [width, height] = roundSize(desk.sourceSize);
+  const [width, height] = desk.inner ? [desk.inner.width, desk.inner.height] : roundSize(desk.sourceSize);
   const { left, right, top, bottom } = desk.extend;
   return { width: width + left + right, height: height + top + bottom };
 }
@@ -64,7 +74,7 @@ function paintFields({ desk, changed, paint }) {
   return [
     button(desk.mask ? t("Go on painting") : t("Paint over a part"), { onclick: paint }, "pen"),
     slider(t("How much is drawn anew"), { value: desk.repaint, min: 0.05, max: 1, step: 0.05, change: (value) => { desk.repaint = value; changed(); } }),
-    slider(t("Soft edge"), { value: desk.blur, min: 0, max: 64, step: 1, help: t("In pixels"), change: (value) => { desk.blur = value; changed(); } }),
+    slider(t("Soft edge"), { value: desk.blur, min: 0, max: 64, step: 1, help: t("In pixels"), change: (value) => { desk.blur = value; delete desk.initOthers.mask_blur_y; changed(); } }),
     choice(t("It starts from"), {
       value: desk.fill, change: (value) => { desk.fill = value; changed(); },
       options: [["original", t("what is there")], ["fill", t("the colours around it")], ["noise", t("noise")], ["nothing", t("nothing")]],
@@ -78,7 +88,8 @@ function extendFields({ desk, changed }) {
     desk.extend = { ...desk.extend, [side]: value ?? 0 };
     changed();
   } });
-  return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8."))];
+  return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8.")),
+    slider(t("How much is drawn anew"), { value: desk.grow, min: 0.05, max: 1, step: 0.05, change: (value) => { desk.grow = value; changed(); } })];
 }
 
 function enlargeFields({ desk, changed, upscalers }) {
@@ -103,7 +114,7 @@ function sourceCard(upscalers) {
 
     const give = async (uri, way = desk.way) => {
       const image = await loadImage(uri);
-      Object.assign(desk, { source: uri, sourceSize: { width: image.naturalWidth, height: image.naturalHeight }, mask: null, way });
+      Object.assign(desk, { source: uri, sourceSize: { width: image.naturalWidth, height: image.naturalHeight }, way }, ANEW);
       const [width, height] = roundSize(desk.sourceSize);
       ownSize(width, height);
       rebuild();
@@ -114,8 +125,12 @@ function sourceCard(upscalers) {
       const [width, height] = roundSize(desk.sourceSize);
       const picture = await loadImage(desk.source);
       const theBoard = board({
-        width, height, mask: true, guide: picture, image: desk.mask && (await seeThrough(desk.mask)),
-        changed: () => { desk.mask = theBoard.isEmpty() ? null : theBoard.uri(); changed(); },
+        width, height, mask: true, guide: picture, image: desk.mask && (await seeThrough(desk.mask, desk.initOthers.invert)),
+        changed: () => {
+          desk.mask = theBoard.isEmpty() ? null : theBoard.uri();
+          delete desk.initOthers.invert; // the board shows what is drawn anew in white
+          changed();
+        },
       });
       showBoard(t("Paint over what shall be drawn anew"), theBoard);
     };
@@ -123,7 +138,7 @@ function sourceCard(upscalers) {
       if (!desk.source) {
         return fill(place, h("div", { class: "drop" }, h("p", {}, t("Drop a picture here, or")), h("div", { class: "row wrap" }, sourceButtons(take))));
       }
-      const drop = () => { desk.source = desk.mask = null; changed(); rebuild(); };
+      const drop = () => { Object.assign(desk, { source: null }, ANEW); changed(); rebuild(); };
       return fill(place, h("div", { class: "unit-body" },
         h("div", { class: "thumb" }, h("img", { src: desk.source, alt: t("The picture that is changed") })),
         h("div", { class: "sources" }, sourceButtons(take), button(t("Remove"), { class: "small", onclick: drop }, "trash"))));

@@ -84,18 +84,35 @@ export async function readRecord(buffer) {
   return null;
 }
 
+/** Return what is one image's own in its batch: its texts and its seeds. Where there is a variation, only that counts up. */
+function ownOf({ request, image = 0, prompts = [], negatives = [] }) {
+  const { seed, subseed, subseed_strength: strength = 0 } = request;
+  return {
+    prompt: prompts[image] ?? request.prompts?.[image] ?? request.prompt,
+    negative: negatives[image] ?? request.negatives?.[image] ?? request.negative,
+    ...(seed >= 0 && { seed: strength > 0 ? seed : seed + image }),
+    ...(subseed >= 0 && { subseed: subseed + image }),
+    ...(request.hires && { hires: hiresOf(request.hires, image) }),
+  };
+}
+
+/** Return a hires pass with one image's own texts, in full. */
+function hiresOf({ prompts = [], negatives = [], ...hires }, image) {
+  return { ...hires, prompt: prompts[image] ?? hires.prompt, negative: negatives[image] ?? hires.negative };
+}
+
 /** Every control is given what it was really shown; files that were named are inside the record. */
 function ours(record) {
-  const { request, conditions = [], sources = {}, image = 0, prompts = [] } = record;
+  const { request, conditions = [], sources = {} } = record;
   const inside = (path) => (path && !path.startsWith("data:") ? sources[path] ?? null : path);
   const units = (request.controls ?? []).map((unit, n) => {
     const placed = { ...unit, region: inside(unit.region) };
     return conditions[n] ? { ...placed, image: conditions[n], annotate: "none", params: {} } : { ...placed, image: inside(unit.image) };
   });
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
-  const prompt = prompts[image] ?? request.prompt;
-  const fixed = { ...request, prompt, prompts: [], negatives: [], styles: [], controls: units, init, depth: inside(request.depth) };
-  return { request: fixed, seed: request.seed >= 0 ? request.seed + image : null, from: "disegno" };
+  const own = ownOf(record);
+  const fixed = { ...request, ...own, prompts: [], negatives: [], styles: [], controls: units, init, depth: inside(request.depth) };
+  return { request: fixed, seed: own.seed ?? null, from: "disegno" };
 }
 
 /** Return a file's name without its ending, as the library names it. */

@@ -9,8 +9,8 @@ export function emptyDesk() {
   return {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
     sampler: null, schedule: null, vae: null, few: false, seamless: false, units: [], live: false, depth: null, depthBy: null,
-    source: null, way: "change", denoise: 0.6, repaint: 0.9, mask: null, blur: 4, fill: "original", only: false,
-    extend: { left: 0, right: 0, top: 0, bottom: 0 }, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
+    source: null, way: "change", denoise: 0.6, repaint: 0.9, grow: 1, mask: null, blur: 4, fill: "original", only: false,
+    extend: { left: 0, right: 0, top: 0, bottom: 0 }, inner: null, initOthers: {}, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
   };
 }
 
@@ -72,6 +72,19 @@ function unitOf(unit) {
   return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), edited: true, others };
 }
 
+/** Return the part of a desk that a request's picture to change stands for. What the form does not show: `initOthers`. */
+function changedOf({ init, width, height }) {
+  const { image, denoise, mask = null, mask_blur: blur = 4, mask_blur_y: blurY, fill = null, only_masked: only = false, outpaint, ...others } = init;
+  if (typeof blurY === "number" && blurY !== blur) others.mask_blur_y = blurY;
+  if (outpaint) {
+    const extend = { ...emptyDesk().extend, ...outpaint };
+    const inner = width && height ? { width: width - extend.left - extend.right, height: height - extend.top - extend.bottom } : null;
+    return { source: image, way: "extend", grow: denoise, blur, extend, inner, initOthers: { ...others, fill, ...(mask && { mask }) } };
+  }
+  const shown = { source: image, denoise, mask, blur, fill: fill ?? "original", only, initOthers: others };
+  return mask ? { ...shown, way: "paint", repaint: denoise } : { ...shown, way: "change" };
+}
+
 /** Return a desk that makes the request's picture again: what the form does not show goes on in `others`. */
 export function deskOf(request, seed) {
   const desk = emptyDesk();
@@ -82,12 +95,5 @@ export function deskOf(request, seed) {
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;
-  if (init) {
-    Object.assign(desk, { source: init.image, denoise: init.denoise, mask: init.mask ?? null, blur: init.mask_blur ?? 4, only: init.only_masked ?? false });
-    desk.fill = init.fill ?? "original";
-    desk.way = init.outpaint ? "extend" : init.mask ? "paint" : "change";
-    if (init.mask) desk.repaint = init.denoise;
-    if (init.outpaint) desk.extend = { ...desk.extend, ...init.outpaint };
-  }
-  return desk;
+  return init ? Object.assign(desk, changedOf(request)) : desk;
 }
