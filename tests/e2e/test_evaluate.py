@@ -89,8 +89,8 @@ def test_a_restoring_control_is_compared_with_the_truth(tmp_path: Path) -> None:
     done = _evaluate(file, "--data", data, "--annotator", "blur", "--set", "sigma=3", "--restore", "--json", *SMALL)
     assert done.exit_code == 0, done.output
     found = json.loads(done.output[done.output.index("{") :])
-    assert list(found["scores"])[:3] == ["psnr", "ssim", "lpips"]
-    ways = found["scores"]["psnr"]["ways"]
+    assert list(found["scores"])[:3] == ["psnr-to-real", "ssim-to-real", "lpips-to-real"]
+    ways = found["scores"]["psnr-to-real"]["ways"]
     assert ways["given"]["mean"] > ways["without"]["mean"]  # the blurred picture is nearer than any other picture
     assert not found["works"] and "not nearer to the real ones" in found["verdict"]
 

@@ -65,10 +65,12 @@ def test_a_picture_is_the_same_without_what_diffusers_opens_beside_its_nets(tmp_
         assert one.size == (128, 128) and one.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow
 def test_what_was_left_out_can_be_opened_afterwards() -> None:
     _run(AFTER)
 
 
+@pytest.mark.slow
 def test_a_diffusers_that_keeps_its_modules_elsewhere_is_opened_whole() -> None:
     _run(ELSEWHERE)
 

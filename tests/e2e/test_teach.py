@@ -145,6 +145,8 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(place: Path, monkeyp
     refused = taught("giant", "--checkpointing", "--optimiser", "adamw8bit")
     assert refused.exit_code == 4, refused.output
     assert "--try-anyway" in refused.output and not (place / "runs/giant/giant.safetensors").exists()
+    measuring = taught("giant", "--checkpointing", "--optimiser", "adamw8bit", "--find-rate")
+    assert measuring.exit_code == 4 and "--try-anyway" in measuring.output
 
 
 def test_pairs_that_are_left_out_are_named(place: Path) -> None:

@@ -113,6 +113,32 @@ def test_every_form_opens_as_the_same_pairs(form: str, tmp_path: Path) -> None:
         assert sample.caption == CAPTIONS[i] and pairs.size(i) == (24, 16)
 
 
+@pytest.mark.parametrize(
+    ("mark", "encoding", "said"),
+    [(";", "utf-8", "semicolons"), ("\t", "utf-8", "tabs"), (",", "utf-16", "UTF-16"), ("|", "utf-8", "it names")],
+)
+def test_a_table_that_was_saved_otherwise_is_refused_with_what_helps(
+    tmp_path: Path, mark: str, encoding: str, said: str
+) -> None:
+    text = table(tmp_path).joinpath("metadata.csv").read_text("utf-8-sig")
+    (tmp_path / "metadata.csv").write_bytes(text.replace(",", mark).encode(encoding))
+    with pytest.raises(BadData, match=rf"(?s)no column .*{said}.*commas between the columns, in UTF-8") as found:
+        open_pairs(str(tmp_path))
+    assert "JSON" not in str(found.value)
+
+
+def test_a_table_may_have_spaces_after_its_commas(tmp_path: Path) -> None:
+    file = table(tmp_path) / "metadata.csv"
+    file.write_text(file.read_text("utf-8-sig").replace(",", ", "), "utf-8")
+    assert len(open_pairs(str(tmp_path))) == 4
+
+
+def test_a_row_of_a_table_that_says_no_pair_is_no_line_of_json(tmp_path: Path) -> None:
+    file = table(tmp_path) / "metadata.csv"
+    file.write_text(file.read_text("utf-8") + ",,only words\n", "utf-8")
+    assert [problem.kind for problem in open_pairs(str(tmp_path)).problems] == ["bad_row"]
+
+
 def test_pictures_alone_take_an_annotators_conditions(tmp_path: Path) -> None:
     write(tmp_path, {"a/0.png": TARGETS[0], "a/0.txt": "x", "1.JPG": TARGETS[1], "1.txt": "y"})
     with pytest.raises(BadData, match="Name an annotator"):

@@ -1,5 +1,7 @@
 """What pictures are compared by: the condition drawn again, at the resolution at which the data's were drawn."""
 
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +9,15 @@ from skimage.data import astronaut, chelsea, coffee
 
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import annotate_at, make_params
-from disegno.training.base import Picture
+from disegno.core.errors import BadImage
+from disegno.core.request import Scalar
+from disegno.training.base import Picture, Sample
+from disegno.training.data.making import Annotate
 from disegno.training.measures import MEASURES
-from disegno.training.redraw import Row, agreement, criterion_of
-from disegno.training.trial import controllability, summary
+from disegno.training.miniature import Discs
+from disegno.training.pairs import params_of
+from disegno.training.redraw import Row, agreement, criterion_for, criterion_of
+from disegno.training.trial import controllability, rows_of, summary
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +60,59 @@ def test_the_resolution_of_the_data_is_found() -> None:
     rows = _rows("palette", scale=2, cell=32)
     criterion = criterion_of("palette", {"cell": 32}, rows, resolutions=[2 * SIZE])
     assert agreement(criterion, rows) > agreement(criterion_of("palette", {"cell": 32}, rows), rows) + 0.1
+
+
+@dataclass(frozen=True)
+class Broken(Discs):
+    """Discs of which the first is no picture at all."""
+
+    def read(self, index: int) -> Sample:
+        if not index:
+            raise BadImage("0000 cannot be read")
+        return super().read(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        if not index:
+            raise BadImage("0000 cannot be read")
+        return super().size(index)
+
+
+def test_a_pair_that_cannot_be_read_is_left_out_and_its_size_is_not_asked_for() -> None:
+    pairs = Broken(4, (128, 96), annotator="palette", params={"cell": 16})
+    rows = rows_of(pairs, 2, (SIZE, SIZE), seed=0)
+    assert [(row.key, row.short_side) for row in rows] == [("0001", 96), ("0002", 96)]
+    assert isinstance(criterion_for(pairs, rows, None, {}).make, Annotate)
+
+
+@pytest.mark.parametrize(
+    ("annotator", "given", "expected"),
+    [
+        (None, {}, {"cell": 16}),
+        ("palette", {}, {"cell": 16}),
+        ("palette", {"cell": 8}, {"cell": 8}),
+        ("line-art", {}, {}),
+        ("flat", {"levels": 3}, {"levels": 3}),
+    ],
+)
+def test_the_data_set_s_parameters_are_those_of_its_own_annotator(
+    annotator: str | None, given: dict[str, Scalar], expected: dict[str, Scalar]
+) -> None:
+    assert params_of(Discs(2, annotator="palette", params={"cell": 16}), annotator, given) == expected
+
+
+def test_another_annotator_than_the_data_s_is_opened_with_its_own_parameters() -> None:
+    pairs = Discs(2, annotator="palette", params={"cell": 16}, resolution=512)
+    assert criterion_for(pairs, (), "line-art", {}).name == "line-art"
+
+
+def test_the_resolution_that_the_data_set_names_is_tried() -> None:
+    rows = _rows("palette", scale=2, cell=32)
+    pairs = Discs(2, annotator="palette", params={"cell": 32}, resolution=2 * SIZE)
+    criterion = criterion_for(pairs, rows, None, {})
+    assert isinstance(criterion.make, Annotate) and criterion.make.resolution == 2 * SIZE
+    assert agreement(criterion, rows) > 0.99
+    other = criterion_for(replace(pairs, annotator="canny"), rows, "palette", {"cell": 32})
+    assert isinstance(other.make, Annotate) and other.make.resolution is None
 
 
 def test_a_script_is_compared_by_the_general_measure_or_by_the_one_that_is_named() -> None:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from disegno.core.errors import Diverged, RequestError, ResourceError
+from disegno.core.hold import held
 from disegno.training import checkpoint, disk
 from disegno.training.base import Batch, Facts, Look, Looking, TeachEvent, TeachProgress, TeachResult
 from disegno.training.lesson import Habits
-from disegno.training.run import held
 from disegno.training.stopping import Interrupted, Stop
 from disegno.weights.load import load_file, open_file
 from kit import tiny_training as tiny
@@ -423,7 +423,10 @@ def test_a_disk_without_room_for_three_checkpoints_is_refused(tmp_path: Path, mo
 
 
 def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(RequestError, match=rf"process {os.getpid()} on .* is training there"):
+    with (
+        held(tmp_path, "is training there", "--run"),
+        pytest.raises(RequestError, match=rf"process {os.getpid()} on .* is training there"),
+    ):
         tiny.run(tmp_path, tiny.request())
     assert _result(tiny.run(tmp_path, tiny.request())).why == "steps"  # the lock's file is there, its holder is not
 

@@ -1,9 +1,19 @@
 """The range test of learning rates: it suggests one that learns, says so, and leaves the learner as it was."""
 
+import json
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 import torch
+from click.testing import CliRunner
 
-from disegno.training.rates import Rates, Tried, find_rate, suggest, table
+from disegno.cli.main import main
+from disegno.core.teach import TeachRequest
+from disegno.training.base import TeachProgress
+from disegno.training.batches import Reader
+from disegno.training.lesson import Habits
+from disegno.training.rates import Rates, Tried, find_rate, suggest, table, to_json
 from kit import tiny_training as tiny
 
 pytestmark = pytest.mark.unit
@@ -35,3 +45,32 @@ def test_the_lowest_of_equals_is_suggested_and_chance_is_not() -> None:
     assert suggest(tried) == 1e-4
     assert suggest(tried[:1]) is None and suggest([]) is None
     assert "beyond chance" in table(Rates(1.0, tuple(tried[:1]), None), tiny.request())
+
+
+def test_the_json_has_a_null_where_a_rate_ran_away() -> None:
+    found = Rates(1.0, (Tried(1e-4, 0.19, 0.02), Tried(1e-2, float("nan"), float("inf"))), 1e-4)
+    said = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert said["suggestion"] == 1e-4 and said["tried"][0] == {"rate": 1e-4, "fall": 0.19, "error": 0.02}
+    assert said["tried"][1] == {"rate": 1e-2, "fall": None, "error": None}
+
+
+def test_the_command_prints_json_reads_ahead_and_refuses_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Habits] = []
+    workers: list[int] = []
+
+    def open_fitting(asked: TeachRequest, *others: Any) -> Generator[TeachProgress, None, tuple[tiny.Lesson, None]]:
+        heard.append(others[-1])
+        yield TeachProgress(0, asked.steps, "opening")
+        return tiny.lesson(asked), None
+
+    def reader(*given: Any, **more: Any) -> Reader:
+        workers.append(given[3])
+        return Reader(*given, **more)
+
+    monkeypatch.setattr("disegno.training.teach.open_fitting", open_fitting)
+    monkeypatch.setattr("disegno.training.rates.Reader", reader)
+    words = ["teach", "x", "--data", "rows", "--rate", "0.01", "--batch", "2", "--find-rate", "--json"]
+    done = CliRunner().invoke(main, [*words, "--workers", "3", "--try-anyway"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["suggestion"] > 0
+    assert (heard[0].workers, heard[0].refuses, set(workers)) == (3, False, {3})

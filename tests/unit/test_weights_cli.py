@@ -1,6 +1,7 @@
 """`disegno models`: list, show, convert and verify."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from disegno.backbones.miniature import write_sd1_folder
 from disegno.cli.main import main
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
@@ -76,6 +78,78 @@ def test_verify_reads_every_number(models: Path) -> None:
     bad = _run("verify", "bad")
     assert bad.exit_code == 3
     assert "x.alpha" in bad.output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a diffusers folder of a whole model."""
+    return write_sd1_folder(tmp_path_factory.mktemp("whole") / "mini")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "mini"))
+
+
+def _sharded(folder: Path, first: int) -> list[Path]:
+    """Return the unet's two files of weights, in the place of one; of them the first has `first` tensors."""
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    names, where, files = list(tensors), dict[str, str](), list[Path]()
+    for part in (names[:first], names[first:]):
+        files.append(file.with_stem(f"{file.stem}-{len(files) + 1:05}-of-00002"))
+        save_safetensors(files[-1], {name: tensors[name] for name in part}, {})
+        where |= dict.fromkeys(part, files[-1].name)
+    file.with_name(f"{file.name}.index.json").write_text(json.dumps({"weight_map": where}))
+    return files
+
+
+def test_verify_reads_every_network_of_a_folder(folder: Path) -> None:
+    shards = _sharded(folder, 10)
+    done = _run("verify", str(folder))
+    lines = [line for line in done.output.splitlines() if "sound, sha256 " in line]
+    assert done.exit_code == 0 and len(lines) == 5, done.output
+    assert all(str(shard) in done.output for shard in shards)
+    own = lines[-1].rpartition(" ")[2]
+    assert _run("verify", str(folder), "--sha256", own[:12]).exit_code == 0
+    assert _run("verify", str(folder), "--sha256", "abc").exit_code == 3
+
+
+def test_verify_finds_what_a_folder_lacks(folder: Path) -> None:
+    one, two = _sharded(folder, 10)
+    kept = load_file(one)
+    kept.popitem()
+    save_safetensors(one, kept, {})
+    assert _run("verify", str(folder)).exit_code == 3
+    two.unlink()
+    assert two.name in _run("verify", str(folder)).output
+    for file in (folder / "unet").glob("*model*"):
+        file.unlink()
+    done = _run("verify", str(folder))
+    assert done.exit_code == 3 and "unet has no weights" in done.output
+
+
+def test_verify_reads_torch_s_files_of_a_folder(folder: Path) -> None:
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    torch.save(tensors | {name: tensors[name] * float("nan")}, file.with_suffix(".bin"))
+    assert _run("verify", str(folder)).exit_code == 0  # the loader reads the other one
+    file.unlink()
+    done = _run("verify", str(folder))
+    assert done.exit_code == 3 and "mini/vae holds NaN" in done.output and name in done.output
+
+
+def test_verify_wants_all_that_a_model_of_the_built_in_kind_names(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(
+        json.dumps({"family": "diorama", "conditions": {"canny": "canny.safetensors"}})
+    )
+    for name in ("unet", "vae", "text"):
+        save_safetensors(tmp_path / f"{name}.safetensors", PAIR, {})
+    assert "canny.safetensors cannot be opened" in _run("verify", str(tmp_path)).output
+    save_safetensors(tmp_path / "canny.safetensors", PAIR, {})
+    assert _run("verify", str(tmp_path)).exit_code == 0
 
 
 def test_an_unknown_file_is_one_clear_line(models: Path) -> None:

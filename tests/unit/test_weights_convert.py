@@ -44,6 +44,39 @@ def test_a_model_goes_to_a_folder_and_back(tmp_path: Path) -> None:
     assert _same(own, load_file(tmp_path / "back.safetensors"))
 
 
+_OLDER = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+
+def _renamed_vae(folder: Path, names: dict[str, str]) -> Path:
+    """Return the VAE's file in a folder, its attention's names as they were before diffusers 0.12."""
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for new, old in names.items():
+        tensors = {name.replace(new, old) if ".attentions." in name else name: t for name, t in tensors.items()}
+    save_safetensors(file, tensors, {})
+    return file
+
+
+def test_a_vae_with_the_older_names_of_its_attention_loses_nothing(tmp_path: Path) -> None:
+    source = write_sd1_checkpoint(tmp_path / "a.safetensors", layout=WHOLE)
+    convert(source, tmp_path / "folder", "diffusers")
+    vae = _renamed_vae(tmp_path / "folder", _OLDER)
+    assert convert(tmp_path / "folder", tmp_path / "back.safetensors", "ldm").left_out == ()
+    own = {key: tensor for key, tensor in load_file(source).items() if not key.endswith("position_ids")}
+    assert _same(own, load_file(tmp_path / "back.safetensors"))
+    convert(vae, tmp_path / "vae.safetensors", "ldm")
+    assert _same({k: t for k, t in own.items() if k.startswith("first_stage")}, load_file(tmp_path / "vae.safetensors"))
+
+
+def test_a_vae_of_another_kind_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    convert(write_sd1_checkpoint(tmp_path / "a.safetensors", layout=WHOLE), tmp_path / "folder", "diffusers")
+    vae = _renamed_vae(tmp_path / "folder", {".to_q.": ".to_question."})
+    for given in (tmp_path / "folder", vae):
+        with pytest.raises(KeyMismatch, match=r"4 tensors of its AutoencoderKL .*to_question"):
+            convert(given, tmp_path / "back.safetensors", "ldm")
+    assert not (tmp_path / "back.safetensors").exists()
+
+
 def _controlnet() -> dict[str, Tensor]:
     names = (
         "time_embed.0.weight",

@@ -89,20 +89,21 @@ def convert(file: str, out: Path, layout: str | None) -> None:
 @_FILE
 @click.option("--sha256", help="The hash that the file should have, or its first digits.")
 def verify(file: str, sha256: str | None) -> None:
-    """Read all of a file: its structure, its hash, and whether every weight is a finite number."""
-    from disegno.core.errors import CorruptFile
-    from disegno.weights.finite import require_finite
-    from disegno.weights.load import open_file
+    """Read all of a file: its structure, its hash, and whether every weight is a finite number.
 
-    path = _card(file).path
-    paths = sorted(p for p in path.rglob("*.safetensors")) if path.is_dir() else [path]
-    for part in paths:
-        with open_file(part) as opened:
-            require_finite(part.name, opened.tensors())
-            digest = opened.sha256()
-        if sha256 is not None and not digest.startswith(sha256.lower()):
-            raise CorruptFile(f"{part.name} has the sha256 {digest}, not {sha256}. Fetch it again from its source.")
-        click.echo(f"{part}: sound, sha256 {digest}")
+    Of a folder every file is read that is needed to open it. Its own hash is that of its files' names and hashes.
+    """
+    from disegno.core.errors import CorruptFile
+    from disegno.weights.verify import verified
+
+    card = _card(file)
+    own = card.sha256() if sha256 is not None else ""
+    if sha256 is not None and not own.startswith(sha256.lower()):
+        raise CorruptFile(f"{card.path.name} has the sha256 {own}, not {sha256}. Fetch it again from its source.")
+    for path, digest in verified(card):
+        click.echo(f"{path}: sound, sha256 {digest}")
+    if card.path.is_dir():
+        click.echo(f"{card.path}: sound, sha256 {card.sha256()}")
 
 
 def _shipped(kind: str | None) -> "dict[str, FileCard]":

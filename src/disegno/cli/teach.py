@@ -80,11 +80,12 @@ def command(
     where = load_settings(dtype=dtype, device=device)
     if estimate:
         _estimate(request, folder, where, quiet, as_json)
-    elif find_rate:
-        _find_rate(request, folder, where, quiet or as_json)
+        return
+    habits, says = Habits(workers, refuses=not try_anyway), Says(quiet or as_json, as_json)
+    if find_rate:
+        _find_rate(request, folder, where, says, habits)
     else:
-        habits = Habits(workers, refuses=not try_anyway)
-        _teach(request, folder, where, Says(quiet or as_json, as_json), replaces, habits)
+        _teach(request, folder, where, says, replaces, habits)
 
 
 def _request(name: str | None, given: Mapping[str, Any], settings: Iterable[str], resume: Path | None) -> TeachRequest:
@@ -152,20 +153,20 @@ def _teach(
     leave(processes)
 
 
-def _find_rate(request: TeachRequest, folder: Path, settings: Settings, quiet: bool) -> None:
+def _find_rate(request: TeachRequest, folder: Path, settings: Settings, says: Says, habits: "Habits") -> None:
     """Measure learning rates and print them."""
     from disegno.training.processes import ALONE
-    from disegno.training.rates import Rates, find_rate, table
+    from disegno.training.rates import Rates, find_rate, table, to_json
     from disegno.training.stopping import Stop
-    from disegno.training.teach import open_lesson, run_of
+    from disegno.training.teach import open_fitting, run_of
 
     def measured(stop: Stop) -> "Generator[TeachProgress, None, Rates]":
-        lesson = yield from open_lesson(request, run_of(request, folder), settings, ALONE)
-        return (yield from find_rate(lesson, stop))
+        lesson, _ = yield from open_fitting(request, run_of(request, folder), settings, ALONE, habits)
+        return (yield from find_rate(lesson, stop, workers=habits.workers))
 
-    with Stop().on_signals() as stop, Bar("opening", quiet) as bar:
+    with Stop().on_signals() as stop, Bar("opening", says.quiet) as bar:
         found = _drive(measured(stop), bar)
-    click.echo(table(found, request))
+    click.echo(json.dumps(to_json(found)) if says.as_json else table(found, request))
 
 
 def _estimate(request: TeachRequest, folder: Path, settings: Settings, quiet: bool, as_json: bool) -> None:
@@ -254,17 +255,19 @@ def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Say
         says.line(f"Stopped; saved at step {result.step}. Go on with: disegno teach --resume {run.folder}")
         return
     says.line(f"{home}: taught in {result.step} steps. What it learned: {run.folder / 'report.html'}")
-    says.line(f"Draw with it:\n    {_drawing(run)}")
+    says.line("\n    ".join(("Draw with it:", *_drawing(run))))
 
 
-def _drawing(run: "Run") -> str:
-    """Return the command that draws with what was taught."""
+def _drawing(run: "Run") -> list[str]:
+    """Return the command that draws with what was taught: one for each condition of a base."""
     from disegno.training.run import asked_in
 
     request = asked_in(run.folder)
     assert request is not None
     model = "" if request.model == "diorama" else f" --model {request.model}"
     if not run.suffix:
-        return f'disegno generate "what you want to see" --model {run.name}'
-    base = "" if request.base is None else f",base={request.base}"
-    return f'disegno generate "what you want to see" --control {run.name}=drawing.png{base}{model}'
+        return [f'disegno generate "what you want to see" --model {run.name}']
+    base = run.name if run.tasks else request.base
+    on_base = "" if base is None else f",base={base}"
+    names = [file.stem for file in run.files(run.file)[: len(run.tasks) or 1]]
+    return [f'disegno generate "what you want to see" --control {name}=drawing.png{on_base}{model}' for name in names]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from disegno.core.errors import RequestError
 from disegno.core.evaluate import EvaluateRequest
-from disegno.core.request import ControlUnit, Request, Scalar
+from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
 from disegno.engine.generate import environment
 from disegno.engine.studio import Studio
@@ -19,7 +19,7 @@ from disegno.training.data.making import Script
 from disegno.training.data.opening import open_pairs
 from disegno.training.data.split import split, subset
 from disegno.training.measures import find_measure
-from disegno.training.redraw import Criterion, Row, agreement, criterion_of
+from disegno.training.redraw import Criterion, Row, agreement, criterion_for
 from disegno.training.scores import AGAINST, CONTROL, GIVEN, REAL, WITHOUT, Score, Ways, prepared, scores_of
 from disegno.training.trial import drawing, rows_of, through_vae
 
@@ -127,16 +127,9 @@ def _units(request: EvaluateRequest) -> dict[str, ControlUnit | None]:
 
 def _criterion(request: EvaluateRequest, pairs: Pairs, rows: Sequence[Row], own: str | None) -> Criterion:
     script: Maker | None = Script.of(Path(request.script)) if request.script is not None else None
-    params: dict[str, Scalar] = dict(pairs.params)
-    short_sides = sorted(min(pairs.size(index)) for index in range(min(len(pairs), len(rows))))
-    return criterion_of(
-        request.annotator or pairs.annotator or own,
-        request.params or params,
-        rows,
-        script=script,
-        measure=find_measure(request.measure) if request.measure is not None else None,
-        resolutions=short_sides[len(short_sides) // 2 :][:1],
-    )
+    measure = find_measure(request.measure) if request.measure is not None else None
+    annotator = request.annotator or pairs.annotator or own
+    return criterion_for(pairs, rows, annotator, request.params, script=script, measure=measure)
 
 
 def _doubts(request: EvaluateRequest, criterion: Criterion, rows: Sequence[Row], agrees: float) -> Iterator[str]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from disegno.training.convergence import CERTAIN, LEAST, State
 from disegno.training.evaluation import Evaluation
+from disegno.training.redraw import TO_REAL
 from disegno.training.scores import AGAINST, CONTROL, GIVEN, REAL, WITHOUT, Score
-from disegno.training.trial import Summary, summary
+from disegno.training.trial import FEW, Summary, summary
 
 WAYS = (CONTROL, AGAINST, WITHOUT, GIVEN, REAL)
 """In the order of a table."""
@@ -34,17 +35,27 @@ def score_of(found: Evaluation, name: str) -> Score | None:
 
 def judged(found: Evaluation) -> tuple[State, str]:
     """Return the verdict: whether the control does what it should, with the figures that say so."""
-    if found.request.restore:
-        state, words = _mended(found)
-    else:
-        state, words = _followed(found)
-    return state, " ".join([words, *_compared(found)])
+    own = _deciding(found)
+    state, words = _mended(found, own) if found.request.restore else _followed(found, own)
+    return state, " ".join([words, *_compared(found, own)])
 
 
-def _followed(found: Evaluation) -> tuple[State, str]:
+def _deciding(found: Evaluation) -> Score:
+    """Return the score that the verdict goes by: the condition's own, or the likeness to the real pictures."""
+    names = (f"lpips{TO_REAL}", f"ssim{TO_REAL}") if found.request.restore else (found.criterion.figure,)
+    return next(score for name in names if (score := score_of(found, name)) is not None)
+
+
+def _few(found: Evaluation) -> str:
+    """Return why nothing can be told from so few pairs; "" where there are enough."""
+    num = len(found.rows)
+    if num >= FEW:
+        return ""
+    return f"{num} {'pair is' if num == 1 else 'pairs are'} too few to tell; {FEW} are the least, --num 20 is better"
+
+
+def _followed(found: Evaluation, own: Score) -> tuple[State, str]:
     name, share = names_of(found)[CONTROL], score_of(found, "controllability")
-    own = score_of(found, found.criterion.figure)
-    assert own is not None
     figures = (
         f"{own.title} {_plain(own.of[CONTROL])}; without the control {_plain(own.of[WITHOUT])}, the real pictures"
         f" {_plain(own.of[REAL])}"
@@ -54,6 +65,8 @@ def _followed(found: Evaluation) -> tuple[State, str]:
             f"Whether {name} is followed cannot be told by this measure: not even the real pictures, brought through"
             f" the model's VAE, agree better with their drawings than pictures drawn without it ({figures})."
         )
+    if few := _few(found):
+        return "early", f"Whether {name} is followed is not known yet: {few} ({figures})."
     reached = share.of[CONTROL]
     if reached.mean <= max(CERTAIN * reached.error, LEAST):
         return (
@@ -66,24 +79,32 @@ def _followed(found: Evaluation) -> tuple[State, str]:
     )
 
 
-def _mended(found: Evaluation) -> tuple[State, str]:
+def _mended(found: Evaluation, score: Score) -> tuple[State, str]:
     """Return whether the pictures are nearer to the real ones than what was given: by LPIPS, or else SSIM."""
-    score = next(score for name in ("lpips", "ssim") if (score := score_of(found, name)) is not None)
+    name = names_of(found)[CONTROL]
+    figures = (
+        f"{score.title} {_plain(score.of[CONTROL])}, given {_plain(score.of[GIVEN])}, the best that the model's VAE can"
+        f" do {_plain(score.of[REAL])}"
+    )
+    if few := _few(found):
+        return (
+            "early",
+            f"Whether pictures drawn with {name} are nearer to the real ones is not known yet: {few} ({figures}).",
+        )
     sign = 1.0 if score.better == "higher" else -1.0
     gain = summary(sign * (score.rows[CONTROL] - score.rows[GIVEN]))
     better = gain.mean > CERTAIN * gain.error
     return ("learning" if better else "not-learning"), (
-        f"Pictures drawn with {names_of(found)[CONTROL]} are {'' if better else 'not '}nearer to the real ones than"
-        f" those that were given: {score.title} {_plain(score.of[CONTROL])}, given {_plain(score.of[GIVEN])}, the best"
-        f" that the model's VAE can do {_plain(score.of[REAL])}."
+        f"Pictures drawn with {name} are {'' if better else 'not '}nearer to the real ones than those that were given:"
+        f" {figures}."
     )
 
 
-def _compared(found: Evaluation) -> Iterator[str]:
-    """Yield how the control stands to the other one, pair by pair."""
+def _compared(found: Evaluation, score: Score) -> Iterator[str]:
+    """Yield how the control stands to the other one, pair by pair, by the score of the verdict."""
     if AGAINST not in found.drawn:
         return
-    score, names = found.scores[0], names_of(found)
+    names = names_of(found)
     sign = 1.0 if score.better == "higher" else -1.0
     gain = summary(sign * (score.rows[CONTROL] - score.rows[AGAINST]))
     if abs(gain.mean) <= CERTAIN * gain.error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from disegno.core.errors import Diverged
 from disegno.core.files import write_atomically
 from disegno.training import checkpoint, disk
+from disegno.training.base import Look
 from disegno.training.checkpoint import Checkpoint
 from disegno.training.lesson import Habits, Lesson
 from disegno.training.looks import weights_of
@@ -113,7 +114,7 @@ class Keeper:
         """Remove old checkpoints, and the best controls that none of those kept speaks of."""
         checkpoint.prune(self.run.checkpoints)
         now = _best(position)
-        wanted = {self.run.best(step) for step in (*self._bests, *now)}
+        wanted = {file for step in (*self._bests, *now) for file in self.run.files(self.run.best(step))}
         self._bests = now
         for path in self.run.controls.glob("best-*"):
             if path not in wanted:
@@ -132,14 +133,29 @@ class Keeper:
         self._require_finite(weights, step)
         self.lesson.learner.save(path, self.lesson.facts_at(step, metrics), weights)
 
-    def export(self, position: Position) -> Pausing:
-        """Write the result: the best look's control where it should stop by itself, else the last weights."""
+    def chosen(self, position: Position) -> Look | None:
+        """Return the look whose control is the result: the best where it should stop by itself; None: the last weights.
+
+        A best whose control could not be written cannot be the result.
+        """
         best = position.best
-        if self.lesson.request.until_converged and best is not None and self.run.best(best.step).exists():
-            source = self.run.best(best.step)
-            return self.patiently(lambda: copy(source, self.run.file))
-        metrics = position.looks[-1].metrics if position.looks else {}
+        if not self.lesson.request.until_converged or best is None:
+            return None
+        return best if all(file.exists() for file in self.run.files(self.run.best(best.step))) else None
+
+    def export(self, position: Position) -> Pausing:
+        """Write the result: the chosen look's control, or the last weights."""
+        if (chosen := self.chosen(position)) is not None:
+            best = self.run.best(chosen.step)
+            return self.patiently(lambda: copy_all(self.run.files(best), self.run.files(self.run.file)))
+        metrics = position.looks[-1].metrics if position.seen else {}
         return self.patiently(lambda: self.save_control(self.run.file, position.step, metrics))
+
+
+def copy_all(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Write a copy of each file or folder. Raises ResourceError, OSError."""
+    for source, target in zip(sources, targets, strict=True):
+        copy(source, target)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -41,6 +41,7 @@ class Discs:
     name: str = "discs"
     annotator: str | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
+    resolution: int | None = None
 
     def __len__(self) -> int:
         return self.num

@@ -8,6 +8,7 @@ from typing import TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Y = TypeVar("Y")
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Monitors:
         except Exception as error:  # whatever it is: hours of training are worth more than a look at them
             return self._fail(what, error)
 
-    def attempting(self, what: str, work: Generator[None, None, T]) -> Generator[None, None, T | None]:
+    def attempting(self, what: str, work: Generator[Y, None, T]) -> Generator[Y, None, T | None]:
         """Do the same with what takes a while and yields meanwhile."""
         try:
             return (yield from work)

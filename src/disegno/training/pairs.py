@@ -31,6 +31,11 @@ class Pairs(Protocol):
         """The annotator's parameters."""
         ...
 
+    @property
+    def resolution(self) -> int | None:
+        """The short side at which the annotator saw every picture, where the data set says so."""
+        ...
+
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
@@ -56,3 +61,25 @@ class Pairs(Protocol):
     def read(self, index: int) -> Sample:
         """Return the row's pictures and caption. Raises BadImage."""
         ...
+
+
+def is_made_by(pairs: Pairs, annotator: str | None) -> bool:
+    """Return whether the data set says that its conditions are this annotator's."""
+    own = pairs.annotator
+    return None not in (own, annotator) and _plain(own) == _plain(annotator)
+
+
+def params_of(
+    pairs: Pairs, annotator: str | None, given: Mapping[str, bool | int | float | str]
+) -> dict[str, bool | int | float | str]:
+    """Return the annotator's parameters: as given, or else the data set's, where its conditions are this annotator's.
+
+    `annotator`: None: the data set's own.
+    """
+    if given:
+        return dict(given)
+    return dict(pairs.params) if annotator is None or is_made_by(pairs, annotator) else {}
+
+
+def _plain(name: str | None) -> str:
+    return (name or "").lower().replace("_", "-")

@@ -25,22 +25,34 @@ def home_of(run: Run, settings: Settings) -> Path:
 
 def require_free(run: Run, settings: Settings) -> None:
     """Raise RequestError where something else of this name is there already."""
-    home = home_of(run, settings)
-    if home.exists() and not (run.file.exists() and digest(run.file) == digest(home)):
-        raise RequestError(
-            f"There is a control of this name: {home}. Choose another name, or --replace to write over it when this"
-            " training has ended."
-        )
+    for own, home in _ways(run, settings):
+        if home.exists() and not _is_same(own, home):
+            raise RequestError(
+                f"There is a control of this name: {home}. Choose another name, or --replace to write over it when this"
+                " training has ended."
+            )
 
 
 def publish(run: Run, settings: Settings) -> Path:
-    """Return where the result lies now, ready to draw with. Raises RequestError, ResourceError."""
+    """Return where the result lies now, ready to draw with; a base's conditions lie beside it.
+
+    Raises RequestError, ResourceError.
+    """
     home = home_of(run, settings)
-    if home.exists() and digest(run.file) == digest(home):
-        return home
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        copy(run.file, home)
+        for own, there in _ways(run, settings):
+            if not _is_same(own, there):
+                copy(own, there)
     except OSError as error:
         raise ResourceError(f"{home} cannot be written ({error.strerror}). The result is {run.file}.") from error
     return home
+
+
+def _ways(run: Run, settings: Settings) -> list[tuple[Path, Path]]:
+    """Return each file of the result, and where it goes."""
+    return list(zip(run.files(run.file), run.files(home_of(run, settings)), strict=True))
+
+
+def _is_same(own: Path, home: Path) -> bool:
+    return own.exists() and home.exists() and digest(own) == digest(home)

@@ -8,6 +8,7 @@ the same noise; their differences, row by row, have a standard error.
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +50,12 @@ class Rates:
 
 
 def find_rate(
-    lesson: Lesson, stop: Stop | None = None, num_steps: int = NUM_STEPS
+    lesson: Lesson, stop: Stop | None = None, num_steps: int = NUM_STEPS, workers: int = Habits().workers
 ) -> Generator[TeachProgress, None, Rates]:
-    """Yield progress, and return what each rate did. The learner is as it was afterwards. Raises RequestError."""
+    """Yield progress, and return what each rate did. The learner is as it was afterwards. Raises RequestError.
+
+    `workers`: threads that read rows ahead.
+    """
     start = {name: p.detach().clone() for turn in lesson.learner.turns for name, p in turn.parameters.items()}
     rates = rates_around(lesson.request.rate or lesson.learner.turns[0].rate)
     probe = lesson.held_out or lesson.examples
@@ -59,7 +63,7 @@ def find_rate(
     tried: list[Tried] = []
     for number, rate in enumerate(rates):
         yield TeachProgress(number, len(rates), f"{STAGE}: {rate:.1e}")
-        _take(lesson, rate, num_steps, stop or Stop())
+        _take(lesson, rate, num_steps, stop or Stop(), workers)
         after = _losses(lesson, probe)
         _put_back(lesson, start)
         if stop is not None and stop.is_asked:
@@ -93,13 +97,13 @@ def _tried(rate: float, before: Tensor, after: Tensor) -> Tried:
     return Tried(rate, float(falls.mean()), float(falls.std() / math.sqrt(len(falls))))
 
 
-def _take(lesson: Lesson, rate: float, num_steps: int, stop: Stop) -> None:
+def _take(lesson: Lesson, rate: float, num_steps: int, stop: Stop, workers: int) -> None:
     """Take the first steps of a training with this rate."""
     request = replace(lesson.request, rate=rate, warmup=0, rate_schedule="constant", ema=0.0)
     pupils: tuple[Pupil, ...] = tuple(open_pupil(turn, request) for turn in lesson.learner.turns)
     device = next(iter(pupils[0].turn.parameters.values())).device
     order = order_of(lesson.examples, request.seed, request.batch * request.accumulate)
-    reader = Reader(lesson.examples, order, ALONE, Habits().workers, device=device)
+    reader = Reader(lesson.examples, order, ALONE, workers, device=device)
     course = Course(request, lesson.learner.module, pupils, ALONE, stop)
     lesson.learner.module.train()
     for step in range(num_steps):
@@ -131,6 +135,16 @@ def _losses(lesson: Lesson, probe: Examples) -> Tensor:
         losses += [module(batch, turn.name).double().cpu() for batch in batches]
     module.train()
     return torch.cat(losses)
+
+
+def to_json(found: Rates) -> dict[str, Any]:
+    """Return what was found as JSON has it; null where a rate ran away, or none is suggested."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    tried = [{"rate": one.rate, "fall": number(one.fall), "error": number(one.error)} for one in found.tried]
+    return {"before": number(found.before), "steps": NUM_STEPS, "tried": tried, "suggestion": found.suggestion}
 
 
 def table(found: Rates, request: TeachRequest) -> str:

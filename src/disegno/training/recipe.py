@@ -47,7 +47,8 @@ class About:
     `wants`: the tensors that it learns from. `part`: what of the model stays in memory. `several`: it learns several
     conditions, TASK=DATA each; a round of batches takes every task once, in a new order (CtrLoRA's pretraining).
     `joins`: it learns several conditions of one picture together: pairs of one target and caption are one row, whose
-    pictures are called `condition.TASK`. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
+    pictures are called `condition.TASK`. `beside`: a file of each condition lies beside the one that it saves, as
+    `result.condition_path` names it. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
     part, which is opened in float32. `saves`: one file, or a folder that is a whole model. `sees`: it wants the CLIP of
     the settings. `task`: what the result is asked for while it learns, where its file may know several conditions.
     `unused`: fields of a request that have no effect.
@@ -58,6 +59,7 @@ class About:
     part: Literal["net", "vae"] = "net"
     several: bool = False
     joins: bool = False
+    beside: bool = False
     on_base: bool = False
     exact: bool = False
     saves: Literal["file", "folder"] = "file"

@@ -6,10 +6,11 @@ from statistics import fmean
 
 from disegno.annotators import ANNOTATORS
 from disegno.core.request import Scalar
-from disegno.training.base import Picture
+from disegno.training.base import Pairs, Picture
 from disegno.training.data.dataset import Maker
 from disegno.training.data.making import Annotate
 from disegno.training.measures import GENERAL, MEASURES, Measure, measure_of
+from disegno.training.pairs import is_made_by, params_of
 
 TO_REAL = "-to-real"  # after a measure's name: pictures are compared with the real ones
 NOT_FROM_PICTURES = frozenset({"boxes"})  # drawn from a list: of a picture they only know the size
@@ -17,13 +18,17 @@ NOT_FROM_PICTURES = frozenset({"boxes"})  # drawn from a list: of a picture they
 
 @dataclass(frozen=True)
 class Row:
-    """A held-out pair on its canvas, both pictures uint8 (h w 3), and the seed that it is drawn with."""
+    """A held-out pair on its canvas, both pictures uint8 (h w 3), and the seed that it is drawn with.
+
+    `short_side`: the picture's in the data, in pixels, where it is known.
+    """
 
     key: str
     caption: str
     condition: Picture
     real: Picture
     seed: int
+    short_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,32 @@ class Criterion:
     def value(self, row: Row, picture: Picture) -> float:
         """Return how well the picture agrees with the row's drawing, by the measure."""
         return self.measure(self.wanted(row), self.found(picture))
+
+
+def criterion_for(
+    pairs: Pairs,
+    rows: Sequence[Row],
+    annotator: str | None,
+    params: Mapping[str, Scalar],
+    *,
+    script: Maker | None = None,
+    measure: Measure | None = None,
+) -> Criterion:
+    """Return the criterion for a data set's rows. `annotator`, `params`: as asked for. Raises RequestError.
+
+    What the data set says of its conditions (parameters, resolution) counts where they are this annotator's; its
+    pictures' own size, the middle one, may be where they were drawn, too.
+    """
+    said = pairs.resolution if annotator is None or is_made_by(pairs, annotator) else None
+    sides = sorted(row.short_side for row in rows if row.short_side is not None)
+    return criterion_of(
+        annotator or pairs.annotator,
+        params_of(pairs, annotator, params),
+        rows,
+        script=script,
+        measure=measure,
+        resolutions=[*([said] if said else []), *sides[len(sides) // 2 :][:1]],
+    )
 
 
 def criterion_of(

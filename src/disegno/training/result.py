@@ -39,6 +39,11 @@ def told(facts: Facts, mechanism: str | None, family: str, **more: str) -> dict[
     return {f"{_OWN}{name}": word for name, word in words.items() if word is not None}
 
 
+def condition_path(path: Path, task: str) -> Path:
+    """Return where a task's condition file lies, beside the base's."""
+    return path.with_name(f"{path.stem}_{task}{path.suffix}") if task else path.with_stem(f"{path.stem}_condition")
+
+
 def save_control(
     path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, str], layout: Layout = "diffusers"
 ) -> None:

@@ -4,23 +4,18 @@ RUN/training.json      the request, and what else decides the result; written fi
     lock               who is training here now
     checkpoints/       see checkpoint.py
     controls/          what the last and the best look saw, ready to draw with
-    NAME.safetensors   the result
+    NAME.safetensors   the result; of the recipe `base` NAME_TASK.safetensors too, for each condition
     result.json        what it is; written last
 """
 
-import errno
 import json
 import logging
-import os
 import shutil
-import socket
-import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,6 +24,7 @@ from disegno.core.files import write_atomically
 from disegno.core.teach import TeachRequest, teach_from_json, teach_to_json
 from disegno.training.base import TeachResult
 from disegno.training.checkpoint import sync
+from disegno.training.result import condition_path
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +35,19 @@ _OTHERWISE = (
     "Give the same command to go on with it, or another folder (--run) to begin anew; --start FILE begins from what"
     " was learned."
 )
-_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training's folder. `suffix`: of what the recipe saves; "" for a folder."""
+    """A training's folder. `suffix`: of what the recipe saves; "" for a folder.
+
+    `tasks`: conditions of which each has a file of its own beside the result.
+    """
 
     folder: Path
     name: str
     suffix: str = ".safetensors"
+    tasks: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -71,6 +70,10 @@ class Run:
     def best(self, step: int) -> Path:
         """Return what the best look saw, at this step."""
         return self.controls / f"best-{step:08}{self.suffix}"
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Return all that a recipe writes when it saves to `path`: each task's own file, and `path` last."""
+        return (*(condition_path(path, task) for task in self.tasks), path)
 
 
 def begin(run: Run, request: TeachRequest) -> None:
@@ -135,48 +138,6 @@ def _write(file: Path, table: Mapping[str, object]) -> None:
     write_atomically(file, lambda path: path.write_text(text, "utf-8"))
 
 
-@contextmanager
-def held(folder: Path) -> Generator[None]:
-    """Hold the folder for this process. Raises RequestError naming who holds it; a dead process holds nothing.
-
-    Raises ResourceError where it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+b")
-    except OSError as error:
-        raise ResourceError(f"{folder} cannot be used ({error.strerror}). Choose another folder: --run.") from error
-    with file:
-        if not _lock(file):
-            file.seek(0)
-            who = file.read().decode("utf-8", "replace").strip() or "another process"
-            raise RequestError(
-                f"{folder} is in use: {who} is training there. Wait for it, end it, or choose another folder: --run."
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        file.flush()
-        yield
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Return whether the file is ours now: until it is closed, or this process ends in whatever way."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _TAKEN:
-            return False
-        log.warning("%s cannot be locked (%s): see to it that nobody else trains there.", file.name, error.strerror)
-    return True
-
-
 # ---- the result
 
 
@@ -200,19 +161,26 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def digest_of(paths: Sequence[Path]) -> str:
+    """Return the sha256 of one path, or of several with their names."""
+    if len(paths) == 1:
+        return digest(paths[0])
+    return sha256("".join(f"{path.name} {digest(path)}\n" for path in paths).encode()).hexdigest()
+
+
 def write_result(run: Run, result: TeachResult) -> None:
     """Say that the training has ended, and with what."""
-    table = _RESULT.dump_python(result, mode="json") | {"path": run.file.name, "sha256": digest(run.file)}
+    table = _RESULT.dump_python(result, mode="json") | {"path": run.file.name, "sha256": digest_of(run.files(run.file))}
     _write(run.folder / "result.json", table)
 
 
 def ended(run: Run) -> TeachResult | None:
     """Return the result, where it is there and is what it was; None where the training goes on."""
     file = run.folder / "result.json"
-    if not (file.exists() and run.file.exists()):
+    if not all(path.exists() for path in (file, *run.files(run.file))):
         return None
     table = _table(file)
-    if table.pop("sha256", None) != digest(run.file):
+    if table.pop("sha256", None) != digest_of(run.files(run.file)):
         return None
     try:
         return replace(_RESULT.validate_python(table), path=run.file)

@@ -78,10 +78,15 @@ def prepared(request: EvaluateRequest) -> tuple[Measuring, tuple[str, ...]]:
 
 
 def scores_of(measuring: Measuring, criterion: Criterion, rows: Sequence[Row], ways: Ways) -> tuple[Score, ...]:
-    """Return every figure that can be measured, the condition's own first."""
+    """Return every figure that can be measured, the condition's own first; no two have one name.
+
+    Where something is to be restored, the likeness to the real pictures comes before it.
+    """
     scores = [*_condition_scores(measuring, criterion, rows, ways)]
     if measuring.restore:
-        scores = [_compared(measure, rows, ways) for measure in measuring.likeness] + scores
+        likeness = [_compared(measure, rows, ways) for measure in measuring.likeness]
+        known = {score.name for score in likeness}  # a condition that nothing draws again is compared so by itself
+        scores = likeness + [score for score in scores if score.name not in known]
     if measuring.features is not None and len(rows) >= MIN_PICTURES:
         scores += _distances(measuring.features, rows, ways)
     if measuring.clip is not None:
@@ -116,7 +121,7 @@ def _compared(measure: Measure, rows: Sequence[Row], ways: Ways) -> Score:
     """Return how like the real pictures each way's are."""
     real = Criterion("", measure, None)
     values = {way: values_of(real, rows, drawn) for way, drawn in ways.items()}
-    return _from_rows(measure.name, f"{measure.title} with the real picture", measure.better, values)
+    return _from_rows(real.figure, f"{measure.title} with the real picture", measure.better, values)
 
 
 def _distances(net: EfficientNetLite0, rows: Sequence[Row], ways: Ways) -> list[Score]:

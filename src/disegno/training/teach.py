@@ -14,7 +14,7 @@ from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.studio import Studio
-from disegno.training.base import Events, Facts, Teaching, TeachProgress, Watcher
+from disegno.training.base import Estimate, Events, Facts, Teaching, TeachProgress, Watcher
 from disegno.training.cache import Share
 from disegno.training.data.dataset import Dataset
 from disegno.training.data.opening import open_pairs
@@ -25,7 +25,7 @@ from disegno.training.data.split import split
 from disegno.training.estimating import STAGE, estimating, timed
 from disegno.training.lesson import Habits, Lesson, Opening
 from disegno.training.opening import open_training
-from disegno.training.pairs import Pairs
+from disegno.training.pairs import Pairs, params_of
 from disegno.training.processes import ALONE, Processes
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
@@ -54,18 +54,30 @@ def teach(
 
 
 def run_of(request: TeachRequest, folder: Path) -> Run:
-    """Return the run of a request in its folder. Raises UnknownName where there is no such recipe."""
-    return Run(folder, request.name, _SUFFIX[_about(request).saves])
+    """Return the run of a request in its folder. Raises UnknownName where there is no such recipe, RequestError."""
+    about = _about(request)
+    tasks = tuple(named_data(request, about)) if about.beside else ()
+    return Run(folder, request.name, _SUFFIX[about.saves], tasks)
 
 
 def _estimated(request: TeachRequest, run: Run, settings: Settings, processes: Processes, habits: Habits) -> Opening:
     """Open the lesson, and say beforehand what it will take. Raises ResourceError where it does not fit."""
-    pairs = yield from _find_pairs(request, settings, processes)
-    found = yield from estimating(request, settings, processes.local_count, habits.refuses)
-    lesson = yield from _open(request, run, settings, processes, pairs)
+    lesson, found = yield from open_fitting(request, run, settings, processes, habits)
     if processes.is_first:
         yield TeachProgress(0, request.steps, STAGE, estimate=replace(found, seconds=timed(lesson)))
     return lesson
+
+
+def open_fitting(
+    request: TeachRequest, run: Run, settings: Settings, processes: Processes, habits: Habits
+) -> Generator[TeachProgress, None, tuple[Lesson, Estimate]]:
+    """Yield progress, and return what `open_lesson` does, and what it will take.
+
+    Raises what that raises, and ResourceError where it does not fit into memory and `habits` refuse it.
+    """
+    pairs = yield from _find_pairs(request, settings, processes)
+    found = yield from estimating(request, settings, processes.local_count, habits.refuses)
+    return (yield from _open(request, run, settings, processes, pairs)), found
 
 
 def _about(request: TeachRequest) -> About:
@@ -85,6 +97,7 @@ def _find_pairs(
     request: TeachRequest, settings: Settings, processes: Processes
 ) -> Generator[TeachProgress, None, dict[str, Dataset]]:
     """Yield how far it is, and return task -> its pairs. Raises RequestError, BadData."""
+    require_judged(request)
     pairs: dict[str, Dataset] = {}
     for task, spec in named_data(request, _about(request)).items():
         pairs[task] = yield from _found(request, spec, settings, processes)
@@ -97,6 +110,7 @@ def _open(
     about = _about(request)
     parts = {task: split(own, request.holdout) for task, own in pairs.items()}
     taught, held = ({task: both[i] for task, both in parts.items()} for i in (0, 1))
+    require_judged(request, sum(map(len, held.values())))
     owns = processes.count > 1 and any(is_pattern(spec) for spec in named_data(request, about).values())
     share = Share() if owns else Share(processes.local_rank, processes.local_count)
     opened = yield from open_training(request, taught, held, Studio(settings), share)
@@ -109,7 +123,7 @@ def _open(
         facts=Facts(
             name=request.name,
             annotator=request.annotator or first.annotator,
-            params=request.params or first.params,
+            params=params_of(first, request.annotator, request.params),
             training_pairs=processes.total(len(opened.examples)) if owns else len(opened.examples),
             licence=request.licence,
         ),
@@ -178,6 +192,22 @@ def _watcher(
     if about.several or about.saves != "file" or not len(own):
         return None
     return open_watcher(request, own, folder / "looks", settings, task=about.task)
+
+
+def require_judged(request: TeachRequest, num_held: int | None = None) -> None:
+    """Raise RequestError where it should end when nothing is gained any more, and nothing would tell.
+
+    `num_held`: pairs that are kept back; None: it is not known yet.
+    """
+    if not request.until_converged or (request.validate_every and num_held != 0):
+        return
+    if not request.validate_every:
+        why = "--validate-every 0 never looks at what was learned. Give another number"
+    elif not request.holdout:
+        why = "--holdout 0 keeps no pair back to look at. Give another number"
+    else:
+        why = "there are too few pairs to keep one back to look at (at most a tenth). Give more pairs"
+    raise RequestError(f"--until-converged has nothing to go by: {why}, or leave out --until-converged.")
 
 
 def unused(request: TeachRequest, about: About) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ interruptions. A turn of the loop: is a look due? has it ended? one step; is a c
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from disegno.core.errors import Diverged, RequestError, ResourceError
+from disegno.core.hold import held
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Events, Look, Looking, TeachEvent, Teaching, TeachProgress, TeachResult
 from disegno.training.batches import Reader
@@ -24,7 +26,7 @@ from disegno.training.optimise import open_pupil, rate_at
 from disegno.training.order import order_of
 from disegno.training.position import Position
 from disegno.training.processes import ALONE, Processes, Said
-from disegno.training.run import Run, begin, ended, held, recognise, write_result
+from disegno.training.run import Run, begin, ended, recognise, write_result
 from disegno.training.step import Course, Outcome, is_out_of_memory, take
 from disegno.training.stopping import Interrupted, Stop
 
@@ -46,7 +48,7 @@ def train(
     monitors = Monitors()
     with ExitStack() as stack:
         if processes.is_first:
-            stack.enter_context(held(run.folder))
+            stack.enter_context(held(run.folder, "is training there", "--run"))
             begin(run, request)
         stack.enter_context(closing(opening))
         events = _events(request, run, opening, monitors, stop or Stop(), processes, habits or Habits())
@@ -192,7 +194,9 @@ class _Loop:
         """See what has been learned; a request to stop breaks it off."""
         step = self.position.step
         look: Look | None = None
-        if self.course.processes.is_first and not self.course.stop.is_asked:
+        if not self.course.processes.is_first or self.course.stop.is_asked:
+            return
+        if (yield from self._kept("Writing the control to look at", self.run.latest, {})):
             try:
                 with closing(self._seen(step)) as looking:  # closed first: meanwhile the weights may be the averages
                     while look is None:
@@ -201,17 +205,23 @@ class _Loop:
             except Interrupted:
                 log.info("The look at step %d was broken off.", step)
         if look is not None:
-            self.position = replace(self.position, looks=(*self.position.looks, look))
-            if self.position.best is look:
-                best = self.run.best(step)
-                self.monitors.attempt("Keeping the best", lambda: self.keeper.save_control(best, step, look.metrics))
-            yield look
+            after = replace(self.position, looks=(*self.position.looks, look))
+            kept = after.best is not look or (
+                yield from self._kept("Keeping the best", self.run.best(step), look.metrics)
+            )
+            if kept or not self.course.stop.is_asked:  # where it was stopped first, whoever goes on looks again
+                self.position = after
+                yield look
+
+    def _kept(self, what: str, path: Path, metrics: Mapping[str, float]) -> Generator[TeachProgress, None, bool]:
+        """Write what was learned so far, and wait while the disk is full; return whether it was written."""
+        step = self.position.step
+        writing = self.keeper.patiently(lambda: self.keeper.save_control(path, step, metrics))
+        return bool((yield from self.monitors.attempting(what, self._paused(writing))))
 
     def _seen(self, step: int) -> Looking:
-        latest = self.run.latest
-        self.monitors.attempt("Writing the control to look at", lambda: self.keeper.save_control(latest, step, {}))
         held, watcher = self.lesson.held_out, self.lesson.watcher
-        return (yield from look_at(self.course, held, latest, step, watcher, self.monitors))
+        return (yield from look_at(self.course, held, self.run.latest, step, watcher, self.monitors))
 
     def _why(self) -> str:
         """Return why the training ends here; "": it goes on. All processes say the same."""
@@ -252,8 +262,8 @@ class _Loop:
         last = position.looks[-1] if position.looks else None
         if why == "stopped":
             return TeachResult(self.run.folder, self.keeper.saved_step, why, last.metrics if last else {}, warnings)
-        chosen = position.best if self.lesson.request.until_converged else None
-        look, step = chosen or last, chosen.step if chosen else position.step
+        chosen = self.keeper.chosen(position)
+        look, step = chosen or (last if position.seen else None), chosen.step if chosen else position.step
         return TeachResult(self.run.file, step, why, look.metrics if look else {}, warnings)
 
 

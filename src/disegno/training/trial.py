@@ -47,12 +47,14 @@ def rows_of(pairs: Pairs, num: int, canvas: tuple[int, int], seed: int) -> tuple
         if len(rows) == num:
             break
         try:
-            sample = align(pairs.read(index), canvas)
+            read = pairs.read(index)
+            sample = align(read, canvas)
         except BadImage as error:
             log.warning("%s was left out: %s", pairs.key(index), error)
             continue
         key = pairs.key(index)
-        rows.append(Row(key, sample.caption, sample.condition, sample.target, seed_of(seed, key)))
+        side = min(read.target.shape[:2])
+        rows.append(Row(key, sample.caption, sample.condition, sample.target, seed_of(seed, key), side))
     if not rows:
         raise BadData(f"No pair of {pairs.name} could be read. Check it with `disegno dataset check`.")
     return tuple(rows)

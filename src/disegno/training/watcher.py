@@ -14,7 +14,7 @@ from PIL import Image
 from disegno.backbones.base import Backbone
 from disegno.core.errors import ResourceError
 from disegno.core.files import write_atomically
-from disegno.core.request import ControlUnit, Request, Scalar
+from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.sheet import sheet
@@ -22,7 +22,7 @@ from disegno.engine.studio import Studio
 from disegno.training.base import Look, Looking, Pairs, Picture
 from disegno.training.convergence import AGREEMENT, CEILING, CONTROLLABILITY, EFFECT, ERROR, FLOOR, SWAPPED
 from disegno.training.data.dataset import Maker
-from disegno.training.redraw import Criterion, Row, agreement, criterion_of
+from disegno.training.redraw import Criterion, Row, agreement, criterion_for
 from disegno.training.trial import Values, controllability, drawing, effect, rows_of, through_vae, values_of
 from disegno.training.undisturbed import undisturbed
 
@@ -99,7 +99,7 @@ class EngineWatcher:
         )
         assert template.width and template.height
         rows = rows_of(self.held_out, num_rows, (template.width, template.height), request.seed)
-        criterion = self._criterion(rows)
+        criterion = criterion_for(self.held_out, rows, request.annotator, request.params, script=self.script)
         without = yield from self._draw(rows, template, None)
         real: list[tuple[Picture, ...]] = []
         for row in rows:
@@ -114,17 +114,6 @@ class EngineWatcher:
             without,
             values_of(criterion, rows, without),
             values_of(criterion, rows, real),
-        )
-
-    def _criterion(self, rows: Sequence[Row]) -> Criterion:
-        own: dict[str, Scalar] = dict(self.held_out.params)
-        short_sides = [min(self.held_out.size(index)) for index in range(min(len(self.held_out), len(rows)))]
-        return criterion_of(
-            self.request.annotator or self.held_out.annotator,
-            self.request.params or own,
-            rows,
-            script=self.script,
-            resolutions=sorted(set(short_sides))[len(set(short_sides)) // 2 :][:1],  # the middle one
         )
 
     def _write_sheet(self, baseline: Baseline, drawn: Drawn, path: Path) -> Path | None:

@@ -9,7 +9,7 @@ stores as 1x1 convolutions, and of queries, keys and values that lie in one tens
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,24 @@ def _rename(card: FileCard, file: TensorFile, out: Path, layout: str) -> Convert
     names = {key: key.removeprefix(part.prefix) for key in file.contents.entries}
     given = {name: file.tensor(key) for key, name in names.items()}
     there = layout == "diffusers"
-    found, used = (part.to_diffusers(given), part.placed(given)) if there else (part.to_ldm(given), part.kept(given))
+    found, used = (part.to_diffusers(given), part.placed(given)) if there else _original(card, part, given)
     if not found:
         raise KeyMismatch(f"{card.path.name} has no tensor that {layout} has a name for. Give a file of one network.")
     tensors = found if there else {part.prefix + name: tensor for name, tensor in found.items()}
     save_weights(out, tensors, words_of(card, layout))
     return Converted(identify(out), tuple(key for key, name in names.items() if name not in used))
+
+
+def _original(card: FileCard, part: Part, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Set[str]]:
+    """Return a network's tensors by the original's names, and which of the given names have one. Raises KeyMismatch."""
+    kept = part.kept(given)
+    if part.whole and (lost := [name for name in given if name not in kept]):
+        shown = ", ".join(lost[:4]) + (", ..." if len(lost) > 4 else "")
+        raise KeyMismatch(
+            f"{card.path.name}: {len(lost)} tensors of its {part.cls} have no name in the original form, which would"
+            f" lack them: {shown}. Give a network of the original's kind, or keep diffusers' form."
+        )
+    return part.to_ldm(given), kept
 
 
 # ---- one file -> folder
@@ -161,8 +173,8 @@ def _join(card: FileCard, out: Path) -> Converted:
         if part.optional and not has_weights(card.path, part.folder):
             continue
         given = folder_tensors(card.path, part.folder)
-        kept = part.kept(given)
-        tensors |= {part.prefix + name: tensor for name, tensor in part.to_ldm(given).items()}
+        found, kept = _original(card, part, given)
+        tensors |= {part.prefix + name: tensor for name, tensor in found.items()}
         left_out += [f"{part.folder}/{name}" for name in given if name not in kept]
     words = words_of(replace(card, metadata={}), "ldm")
     if told := _untold(card):

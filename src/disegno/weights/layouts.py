@@ -29,7 +29,8 @@ class Part:
 
     `prefix`: in one file. `folder`, `stem`: in a diffusers folder, of this `library` and class `cls`. `to_diffusers`,
     `to_ldm`: its tensors by the other names, without the prefix; those that have no place are left out. `placed`: which
-    of a file's names have one. `kept`: which of a folder's. `optional`: a model may lack it.
+    of a file's names have one. `kept`: which of a folder's. `optional`: a model may lack it. `whole`: nothing of a
+    folder's may be left out of one file: the network would lack it.
     """
 
     prefix: str
@@ -42,6 +43,7 @@ class Part:
     config: Callable[[Tensors], dict[str, Any]] = configs.unet_config
     library: str = "diffusers"
     optional: bool = False
+    whole: bool = False
 
     @property
     def stem(self) -> str:
@@ -74,6 +76,13 @@ def _fitted(tensors: Tensors, num_axes: int) -> dict[str, Tensor]:
         else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _vae_originals(names: Iterable[str]) -> dict[str, str]:
+    """Return a diffusers VAE's names -> original, also those that its attention had before diffusers 0.12."""
+    modern = ldm.modern_vae_names(names)
+    originals = ldm.vae_originals(modern.values())
+    return {name: originals[new] for name, new in modern.items() if new in originals}
 
 
 # ---- text encoders
@@ -142,7 +151,9 @@ def _unet_of_64(tensors: Tensors) -> dict[str, Any]:
 CONTROL = _by_tables(ldm.CONTROL_PREFIX, "", "ControlNetModel", ldm.unet_names, ldm.unet_originals)
 UNET = _by_tables(ldm.UNET_PREFIX, "unet", "UNet2DConditionModel", ldm.unet_names, ldm.unet_originals)
 VAE = replace(
-    _by_tables(ldm.VAE_PREFIX, "vae", "AutoencoderKL", ldm.vae_names, ldm.vae_originals), config=configs.vae_config
+    _by_tables(ldm.VAE_PREFIX, "vae", "AutoencoderKL", ldm.vae_names, _vae_originals),
+    config=configs.vae_config,
+    whole=True,
 )
 CLIP = replace(
     _by_tables("cond_stage_model.transformer.", "text_encoder", "CLIPTextModel", _text_names, _text_names),

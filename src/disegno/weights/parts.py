@@ -48,9 +48,15 @@ def has_weights(path: Path, part: str) -> bool:
 
 def folder_tensors(path: Path, part: str) -> dict[str, Tensor]:
     """Return the tensors of a part of a folder, by the names that they have there. Raises CorruptFile, KeyMismatch."""
+    return part_tensors(path, part)[0]
+
+
+def part_tensors(path: Path, part: str) -> tuple[dict[str, Tensor], tuple[TensorFile, ...]]:
+    """Return what `folder_tensors` does, and the files that it reads, opened. Raises CorruptFile, KeyMismatch."""
     for file in _files(path / part):
         if file.is_file():
-            return open_file(file).tensors()
+            opened = open_file(file)
+            return opened.tensors(), (opened,)
     for index in _indices(path / part):
         if index.is_file():
             return _sharded(index)
@@ -69,12 +75,15 @@ def _indices(folder: Path) -> Iterator[Path]:
             yield folder / f"{name.replace('.fp16', '')}.index.fp16.json"
 
 
-def _sharded(index: Path) -> dict[str, Tensor]:
-    """Return the tensors of several files, by the table that says which is where. Raises CorruptFile, KeyMismatch."""
+def _sharded(index: Path) -> tuple[dict[str, Tensor], tuple[TensorFile, ...]]:
+    """Return the tensors of several files, by the table that says which is where, and the files.
+
+    Raises CorruptFile, KeyMismatch.
+    """
     table = read_json(index).get("weight_map")
     places = cast(Mapping[str, object], table) if isinstance(table, dict) else {"": None}
     if not all(isinstance(place, str) for place in places.values()):
         raise CorruptFile(f"{index} has no weight_map, a table of file names. Fetch the folder again.")
     where = {name: Path(str(place)).name for name, place in places.items()}
     files = {name: open_file(index.parent / name) for name in dict.fromkeys(where.values())}
-    return {name: files[place].tensor(name) for name, place in where.items()}
+    return {name: files[place].tensor(name) for name, place in where.items()}, tuple(files.values())

@@ -92,6 +92,10 @@ class Dataset:
     """How `dataset build` made it, where it did."""
 
     @property
+    def resolution(self) -> int | None:
+        return self.card.resolution if self.card else None
+
+    @property
     def script(self) -> str | None:
         """The name of the Python file that made the conditions, where none of the registry's annotators did."""
         return self.card.script.name if self.card and self.card.script else None
@@ -180,6 +184,10 @@ class Subset:
     @property
     def params(self) -> Mapping[str, Scalar]:
         return self.pairs.params
+
+    @property
+    def resolution(self) -> int | None:
+        return self.pairs.resolution
 
     def __len__(self) -> int:
         return len(self.indices)

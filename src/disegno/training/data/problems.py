@@ -22,6 +22,7 @@ KINDS: dict[str, Kind] = {
     "broken": Kind("pair", "pictures that cannot be read", "Fetch or export them again."),
     "failed": Kind("pair", "pictures that no condition could be made of", "Look at the reason beside each."),
     "bad_line": Kind("pair", "lines that say no pair", "Each line is one JSON object with source, target and prompt."),
+    "bad_row": Kind("pair", "rows of a table that say no pair", "Its first row names the columns; a row fills them."),
     "missing_target": Kind("pair", "conditions or lines whose target is missing", "Add the picture."),
     "missing_condition": Kind("pair", "pictures without a condition", "Add it, or let `dataset build` make it."),
     "missing_caption": Kind("pair", "pictures without a caption", "Write NAME.txt, or give one caption for all."),

@@ -22,7 +22,7 @@ from disegno.training.joint import copy_blocks
 from disegno.training.layers import install
 from disegno.training.lora import Lora, LoraNet, new_matrices, open_lora_net
 from disegno.training.recipe import About, Opening
-from disegno.training.result import save_control, told
+from disegno.training.result import condition_path, save_control, told
 from disegno.weights.ctrlora_files import BASE_MECHANISM, MECHANISM
 from disegno.weights.finite import require_finite
 
@@ -30,6 +30,7 @@ ABOUT = About(
     summary="a Base ControlNet: many conditions at once, a LoRA each",
     wants=("latent", "condition_latent", "tokens"),
     several=True,
+    beside=True,
     exact=True,
 )
 RATE = 1e-5
@@ -38,11 +39,6 @@ RATE = 1e-5
 def matrix_name(task: str, name: str) -> str:
     """Return what a task's LoRA matrix is called among the parameters."""
     return f"loras.{task}.{name}"
-
-
-def condition_path(path: Path, task: str) -> Path:
-    """Return where a task's condition file lies, beside the base's."""
-    return path.with_name(f"{path.stem}_{task}{path.suffix}") if task else path.with_stem(f"{path.stem}_condition")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from disegno.core.errors import BadData
@@ -20,6 +20,8 @@ _LISTS = ("metadata.jsonl", "metadata.csv")
 _TARGET = ("file_name", "image", "image_file_name", "target", "target_file_name")
 _CONDITION = tuple(f"{name}{end}" for name in CONDITIONS for end in ("", "_file_name"))
 _CAPTION = ("text", "caption", "prompt")
+_MARKS = {"\0": "UTF-16", ";": "columns with semicolons between", "\t": "columns with tabs between"}
+"""What in a table's first row says how it was saved, where that was otherwise."""
 
 
 def recognises(root: Root) -> bool:
@@ -31,16 +33,17 @@ def open_folder(root: Root, options: Options) -> Dataset:
     """Return the pairs that the list names, or its pictures where it has no column of conditions. Raises BadData."""
     name = next(name for name in _LISTS if (root.path / name).exists())
     listing = Listing(root)
-    for number, line in read_lines(root, name) if name.endswith(".jsonl") else _table(root, name):
+    lines, bad = (read_lines(root, name), "bad_line") if name.endswith(".jsonl") else (_table(root, name), "bad_row")
+    for number, line in lines:
         if isinstance(line, str):
-            listing.problems.append(Problem("bad_line", name, f"line {number} {line}", number))
+            listing.problems.append(Problem(bad, name, f"line {number} {line}", number))
             continue
         try:
             listing.rows.append(_row(root, line))
         except Fault as error:
             listing.problems.append(Problem(error.kind, name, f"line {number}: {error}", number))
         except BadData as error:
-            listing.problems.append(Problem("bad_line", name, f"line {number}: {error}", number))
+            listing.problems.append(Problem(bad, name, f"line {number}: {error}", number))
     return listing.dataset("imagefolder", options)
 
 
@@ -56,12 +59,30 @@ def _row(root: Root, line: dict[str, Any]) -> FolderRow:
 
 
 def _table(root: Root, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield each row of a CSV file by its line's number, as its header names the columns."""
+    """Yield each row of a CSV file by its line's number, as its header names the columns.
+
+    Raises BadData where the header names no column of pictures.
+    """
     with root.open(name) as file:
         lines = (b"" if line is None else line for line in bounded_lines(file))
-        reader = csv.DictReader(line.decode("utf-8", "replace") for line in lines)
+        reader = csv.DictReader((line.decode("utf-8", "replace") for line in lines), skipinitialspace=True)
         try:
+            reader.fieldnames = _columns(name, reader.fieldnames or ())
             for fields in reader:
                 yield reader.line_num, {key: value for key, value in fields.items() if key and value}
         except csv.Error as error:
             yield reader.line_num, f"is not CSV ({error}); nothing below it is read"
+
+
+def _columns(name: str, header: Sequence[str]) -> list[str]:
+    """Return the names of a table's columns. Raises BadData where none is of pictures, saying what to do."""
+    columns = [column.strip() for column in header]
+    if any(column in _TARGET for column in columns):
+        return columns
+    text = ",".join(header)
+    mark = next((called for mark, called in _MARKS.items() if mark in text), "")
+    said = f"it looks like {mark}" if mark else f"it names {', '.join(columns)[:200] or 'nothing'}"
+    raise BadData(
+        f"{name}: no column of its first row is called file_name; {said}. Save it as CSV with commas between the"
+        " columns, in UTF-8; its first row is file_name,conditioning_image,text."
+    )
