@@ -12,8 +12,11 @@ from click.testing import CliRunner, Result
 
 from disegno.backbones.miniature import write_sd1_folder
 from disegno.cli.main import main
+from disegno.core.errors import CorruptFile
+from disegno.weights.identify import identify
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
+from disegno.weights.verify import require_parts
 
 pytestmark = pytest.mark.unit
 
@@ -128,6 +131,8 @@ def test_verify_finds_what_a_folder_lacks(folder: Path) -> None:
         file.unlink()
     done = _run("verify", str(folder))
     assert done.exit_code == 3 and "unet has no weights" in done.output
+    with pytest.raises(CorruptFile, match="unet has no weights"):  # as the server's own verifying asks
+        require_parts(identify(folder))
 
 
 def test_verify_reads_torch_s_files_of_a_folder(folder: Path) -> None:

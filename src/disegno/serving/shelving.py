@@ -21,6 +21,7 @@ from disegno.weights.identify import identify
 from disegno.weights.library import SUFFIXES
 from disegno.weights.load import open_file
 from disegno.weights.tensor_file import TensorFile
+from disegno.weights.verify import require_parts
 
 _AT_ONCE = 32  # tensors that are looked at between two words of progress
 
@@ -51,6 +52,7 @@ def verify(request: VerifyRequest, bench: Bench) -> Running:
     """Read all of a file: facts name each part's hash. Fails where something is wrong with it."""
     card = find_card(bench, request.name, request.kind)
     told: list[dict[str, Any]] = []
+    require_parts(card)
     for path in _parts(card.path):
         with open_file(path) as opened:
             yield from _require_finite(opened)

@@ -34,6 +34,13 @@ def verified(card: FileCard) -> Iterator[tuple[Path, str]]:
             yield from ((file.path, file.sha256()) for file in files)
 
 
+def require_parts(card: FileCard) -> None:
+    """Raise CorruptFile or KeyMismatch where a diffusers folder lacks what is needed to open it."""
+    if card.path.is_dir() and not (card.path / "model.json").is_file():
+        for part in _parts(card):
+            part_tensors(card.path, part)
+
+
 def _files(paths: "list[Path] | dict[Path, None]") -> Iterator[tuple[Path, str]]:
     for path in paths:
         with open_file(path) as file:
