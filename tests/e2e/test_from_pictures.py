@@ -15,7 +15,7 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError
-from disegno.core.request import InitImage, Outpaint, Tiles
+from disegno.core.request import Hires, InitImage, Outpaint, Tiles
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
@@ -309,6 +309,18 @@ def test_weights_stay_as_they_were(folder: Path, studio: Studio) -> None:
 def test_a_picture_of_which_nothing_is_drawn_anew_stays_whatever_the_steps(folder: Path, studio: Studio) -> None:
     kept = _draw(_from(folder, denoise=0.0, exact_steps=True), studio)
     assert np.array_equal(_pixels(kept), _load(folder / "square.png"))
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_colours_are_corrected_whatever_enlarges(folder: Path, studio: Studio, upscaler: str) -> None:
+    hires = Hires(scale=1.5, denoise=0.0, upscaler=upscaler)
+    plain, corrected = (
+        _pixels(_draw(replace(_from(folder, denoise=0.9, colour_correction=on), hires=hires), studio))
+        for on in (False, True)
+    )
+    wanted = _load(folder / "square.png").mean((0, 1))
+    assert np.abs(corrected.mean((0, 1)) - wanted).max() < np.abs(plain.mean((0, 1)) - wanted).max()
+    assert not np.array_equal(plain, corrected)
 
 
 def test_a_units_masks_are_cut_as_the_masked_part_is(folder: Path, studio: Studio) -> None:

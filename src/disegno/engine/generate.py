@@ -165,9 +165,13 @@ def _first(job: Job, second: Second | None) -> Phase:
 @torch.inference_mode()
 def _finished(drawn: Tensor | list[Image.Image], job: Job, second: Second | None) -> tuple[Image.Image, ...]:
     """Return the pictures that were drawn, put back where they belong."""
+    init, canvas = job.request.init, job.canvas
     if isinstance(drawn, list):
-        return tuple(second.cut(drawn) if second else drawn)
-    pictures, init, canvas = pictures_of(drawn, job), job.request.init, job.canvas
+        if second is None:
+            return tuple(drawn)  # as they were given
+        pictures = second.cut(drawn)
+    else:
+        pictures = pictures_of(drawn, job)
     if init is None or canvas is None:
         return tuple(pictures)
     return tuple(canvas.finish(picture, init) for picture in pictures)
