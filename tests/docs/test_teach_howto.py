@@ -42,7 +42,8 @@ def shortened(words: list[str]) -> list[str]:
     kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & SMALL.keys()]
     recipe = words[words.index("--recipe") + 1] if "--recipe" in words else "ctrlora"
     unused = RECIPES.load(recipe).ABOUT.unused
-    return [*kept, *(word for flag, value in SMALL.items() if flag[2:] not in unused for word in (flag, value))]
+    small = SMALL | ({"--validate-every": "1"} if "--until-converged" in words else {})  # it goes by what a look says
+    return [*kept, *(word for flag, value in small.items() if flag[2:] not in unused for word in (flag, value))]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     miniature.write_sd1_checkpoint(place / "models/mini.safetensors")
     write_base(place / "models/minibase.safetensors")
     (place / "photos").mkdir()
-    for i in range(4):
+    for i in range(10):  # of ten pairs one can be held out
         coarse = np.random.default_rng(i).integers(0, 256, (5, 5, 3), np.uint8)
         Image.fromarray(coarse).resize((520, 520), Image.Resampling.BICUBIC).save(place / f"photos/{i}.jpg")
         (place / f"photos/{i}.txt").write_text("a red house")
