@@ -80,6 +80,17 @@ async def _begun(fake: Fake, errands: Errands, errand: Errand) -> "asyncio.Task[
     return running
 
 
+async def _after_its_first_job() -> tuple[Fake, Errands, Errand]:
+    """Return an order of three, of which one has been drawn."""
+    fake = Fake()
+    errands = _errands(fake)
+    mine = errands.begin("anna", "scripts_txt2img", 3)
+    first = await _begun(fake, errands, mine)
+    fake.end("0", "done")
+    await first
+    return fake, errands, mine
+
+
 def test_what_runs_ends_with_its_pictures_and_what_waits_for_its_turn_stays() -> None:
     async def tried() -> None:
         fake = Fake()
@@ -98,12 +109,7 @@ def test_what_runs_ends_with_its_pictures_and_what_waits_for_its_turn_stays() ->
 
 def test_the_next_job_of_an_order_that_has_begun_is_not_drawn() -> None:
     async def tried() -> None:
-        fake = Fake()
-        errands = _errands(fake)
-        mine = errands.begin("anna", "scripts_txt2img", 3)
-        first = await _begun(fake, errands, mine)
-        fake.end("0", "done")
-        await first
+        fake, errands, mine = await _after_its_first_job()
         second = await _begun(fake, errands, mine)  # another order runs
         assert await errands.interrupt("anna", all_of_it=True) == 1
         assert (await second).state == "cancelled" and mine.interrupted
@@ -113,12 +119,7 @@ def test_the_next_job_of_an_order_that_has_begun_is_not_drawn() -> None:
 
 def test_nor_is_one_that_was_being_submitted() -> None:
     async def tried() -> None:
-        fake = Fake()
-        errands = _errands(fake)
-        mine = errands.begin("anna", "scripts_txt2img", 3)
-        first = await _begun(fake, errands, mine)
-        fake.end("0", "done")
-        await first
+        fake, errands, mine = await _after_its_first_job()
 
         def struck() -> None:
             mine.interrupted = True

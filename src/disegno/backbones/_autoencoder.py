@@ -36,6 +36,16 @@ def without_overflow(warnings: Sequence[str]) -> list[str]:
     return [warning for warning in warnings if not warning.startswith(_OVERFLOWED)]
 
 
+def channels_of(config: Mapping[str, Any]) -> int:
+    """Return the channels of an autoencoder's latents."""
+    return int(config["latent_channels"])
+
+
+def downscale_of(config: Mapping[str, Any]) -> int:
+    """Return an autoencoder's pixels per latent cell, on one side."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
 def build_autoencoder(config: Mapping[str, Any]) -> AutoencoderKL:
     """Return the autoencoder of a configuration, whose decoder may have other widths than its encoder."""
     widths = config.get(DECODER_WIDTHS)
@@ -61,11 +71,11 @@ class Autoencoder:
 
     @property
     def channels(self) -> int:
-        return int(self.vae.config["latent_channels"])
+        return channels_of(self.vae.config)
 
     @property
     def downscale(self) -> int:
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return downscale_of(self.vae.config)
 
     @property
     def scale(self) -> float:

@@ -6,19 +6,16 @@ unet, vae, text (fields of the classes' configurations) and prediction_type.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
-from disegno.backbones._autoencoder import fitted_vae
 from disegno.backbones._latent_diffusion import Config, Nets, Tensors
-from disegno.backbones._vae_file import BESIDE_THE_VAE
-from disegno.core.errors import KeyMismatch, WrongFamily
+from disegno.backbones._vae_file import folder_vae, vae_of
+from disegno.core.errors import WrongFamily
 from disegno.weights.configs import unet_config, vae_config
 from disegno.weights.folders import identify_folder, is_folder_of_weights
 from disegno.weights.keys import ldm
-from disegno.weights.parts import folder_tensors, read_json
+from disegno.weights.parts import folder_tensors, part_of, read_json
 from disegno.weights.tensor_file import TensorFile
 
 _FAMILY_MARKS = {
@@ -63,40 +60,15 @@ def told_prediction(file: TensorFile, told: Config) -> str | None:
     return "v" if by_yaml else "epsilon" if spec == "epsilon" or yaml.is_file() else None
 
 
-def part_of(
-    file: TensorFile,
-    prefix: str,
-    names_of: Callable[[Iterable[str]], Mapping[str, str]],
-    ignored: tuple[str, ...] = (),
-) -> dict[str, Tensor]:
-    """Return the tensors under a prefix, by their new names. Raises KeyMismatch with the names that have none."""
-    names = [key.removeprefix(prefix) for key in file.contents.entries if key.startswith(prefix)]
-    names = [name for name in names if not name.startswith(ignored)]
-    table = names_of(names)
-    if not table:
-        raise KeyMismatch(f"{file.path.name} has no tensors under {prefix}... Use a complete checkpoint.")
-    if unknown := [name for name in names if name not in table]:
-        raise KeyMismatch(
-            f"{file.path.name} has {len(unknown)} tensors that Stable Diffusion has not: "
-            f"{', '.join(prefix + name for name in unknown[:8])}. It may be of another family."
-        )
-    return {new: file.tensor(prefix + name) for name, new in table.items()}
-
-
-def vae_of(file: TensorFile) -> dict[str, Tensor]:
-    """Return the VAE's tensors, by diffusers' names. Raises KeyMismatch."""
-    return part_of(file, ldm.VAE_PREFIX, ldm.vae_names, BESIDE_THE_VAE)
-
-
 def nets_of(file: TensorFile, told: Config, own: Callable[[Config], Config] = lambda sizes: {}) -> Nets:
     """Return a checkpoint's UNet and VAE: EMA weights are not used. `own`: what the family adds to the UNet's sizes.
 
     Raises KeyMismatch.
     """
-    unet, vae = part_of(file, ldm.UNET_PREFIX, ldm.unet_names), vae_of(file)
+    unet, vae = part_of(file, ldm.UNET_PREFIX, ldm.unet_names), vae_of(file, ldm.VAE_PREFIX)
     sizes = unet_config(unet)
     configs = sizes | own(sizes) | told.get("unet", {}), vae_config(vae) | told.get("vae", {})
-    return Nets(unet, fitted_vae(vae), *configs)
+    return Nets(unet, vae, *configs)
 
 
 # ---- a diffusers folder
@@ -109,14 +81,7 @@ def check_folder(path: Path, family: str) -> None:
         raise WrongFamily(f"{path.name} is for {other}, not for {family}. Open it as {other}.")
 
 
-def folder_vae(path: Path) -> dict[str, Tensor]:
-    """Return the VAE's tensors of a folder, by today's names. Raises CorruptFile."""
-    vae = folder_tensors(path, "vae")
-    names = ldm.modern_vae_names(vae)
-    return fitted_vae({names[name]: tensor for name, tensor in vae.items()})
-
-
 def folder_nets(path: Path) -> Nets:
     """Return the UNet and the VAE of a folder. Raises CorruptFile."""
     configs = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
-    return Nets(folder_tensors(path, "unet"), folder_vae(path), *configs)
+    return Nets(folder_tensors(path, "unet"), folder_vae(path, "vae"), *configs)

@@ -17,19 +17,17 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor
 from transformers import CLIPTextConfig
 
-from disegno.backbones._autoencoder import fitted_vae
 from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones._latent_diffusion import Config, Tensors
 from disegno.backbones._mmdit import Mmdit
 from disegno.backbones._reading import (
     check_family,
     check_folder,
-    folder_vae,
     shapes_of,
-    vae_of,
 )
 from disegno.backbones._text_files import TextParts, beside, in_file, in_folder
 from disegno.backbones._three_texts import ThreeTexts
+from disegno.backbones._vae_file import folder_vae, vae_of
 from disegno.backbones.base import Defaults
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.diffusion.prediction import PREDICTIONS
@@ -38,7 +36,7 @@ from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
 from disegno.text.t5 import T5Text, open_t5
 from disegno.weights.configs import SHIFT, vae_config
-from disegno.weights.keys import mmdit
+from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors, read_json, told_of
 
@@ -153,11 +151,11 @@ def read_file(path: Path) -> Parts:
         keys = [key for key in file.contents.entries if key.startswith(mmdit.PREFIX)]
         originals = {key.removeprefix(mmdit.PREFIX): file.tensor(key) for key in keys}
         net = net_of(originals, path.name)
-        vae = vae_of(file)
+        vae = vae_of(file, ldm.VAE_PREFIX)
         return Parts(
             net=net,
             net_config=mmdit.config_of(shapes_of(net)),
-            vae=fitted_vae(vae),
+            vae=vae,
             vae_config=vae_config(vae) | told.get("vae", {}),
             texts=beside(path, in_file(file)),
             shift=float(told.get("shift", SHIFT)),
@@ -188,7 +186,7 @@ def read_folder(path: Path) -> Parts:
     return Parts(
         net=folder_tensors(path, "transformer"),
         net_config=read_json(path / "transformer" / "config.json"),
-        vae=folder_vae(path),
+        vae=folder_vae(path, "vae"),
         vae_config=read_json(path / "vae" / "config.json"),
         texts=in_folder(path),
         shift=float(read_json(scheduler).get("shift", SHIFT)) if scheduler.is_file() else SHIFT,

@@ -16,7 +16,7 @@ from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_o
 from disegno.engine.runs import Begin, edits
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
-from disegno.engine.wording import word
+from disegno.engine.wording import uses_of, word
 
 Drawn = list[Image.Image]
 
@@ -80,7 +80,7 @@ def _check(second: Second) -> None:
         raise RequestError(
             f"{job.backbone.name} edits a picture by instruction, and a hires pass has none to give it: leave it out."
         )
-    for uses in dict.fromkeys((*job.request.loras, *wording.loras) for wording in job.worded.wordings):
+    for uses in dict.fromkeys(uses_of(job.request, wording, job.backbone) for wording in job.worded.wordings):
         job.studio.require_loras(job.backbone, uses)
     for unit in job.request.controls:
         if unit.passes != "first":

@@ -1,13 +1,12 @@
 """What a process opens once and keeps: models, controls, text states, shared residuals."""
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Backbone, TakesVae, TextStates
@@ -16,6 +15,7 @@ from disegno.controls.base import Condition, Control, Controller
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.request import OWN_VAE, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
+from disegno.engine.kept import Kept
 from disegno.engine.pictures import Limits
 from disegno.engine.preview import Decoder, open_decoder
 from disegno.engine.residuals import ResidualCache
@@ -44,41 +44,7 @@ MAX_BASES = 2
 MAX_UPSCALERS = 2
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
 
-V = TypeVar("V")
-
-
-@dataclass
-class Kept(Generic[V]):
-    """The `limit` most recently used values, made on first use."""
-
-    limit: int
-    dropped: Callable[[V], None] = lambda value: None
-    _values: OrderedDict[Hashable, V] = field(default_factory=OrderedDict[Hashable, V])
-
-    def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return the value under `key`, made now if there is none; the least recently used one may be dropped.
-
-        `dropped` is told of it.
-        """
-        if key not in self._values:
-            self._values[key] = make()
-            while len(self._values) > self.limit:
-                self.dropped(self._values.popitem(last=False)[1])
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def drop(self, wanted: Callable[[Hashable, V], bool]) -> None:
-        """Drop what `wanted` says yes to, by key and value."""
-        for key in [key for key, value in self._values.items() if wanted(key, value)]:
-            self.dropped(self._values.pop(key))
-
-    def items(self) -> list[tuple[Hashable, V]]:
-        """Return what is kept, with its keys."""
-        return list(self._values.items())
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._values.clear()
+Stamp = tuple[Path, tuple[int, int]]  # a path, and what changes when it is replaced
 
 
 @dataclass
@@ -86,6 +52,7 @@ class _Opened:
     """A model as its file has it, and what was made of it: with another VAE, with another meaning of its output."""
 
     own: Backbone
+    stamp: Stamp | None  # of its file; the built-in one's is never replaced
     others: Kept[Backbone] = field(default_factory=lambda: Kept[Backbone](MAX_VARIANTS))
 
     @property
@@ -125,17 +92,20 @@ class Studio:
         `vae`: see `find_vae`. Raises ModelFileError, WrongFamily where the model cannot have it.
         """
         card = self.find_model(name)
-        key = (card and card.path, card and _version_of(card.path))
-        self._backbones.drop(lambda other, _: isinstance(other, tuple) and other[0] == key[0] and other != key)
-        opened = self._backbones.get(key, lambda: _Opened(self.open_model(card, self.memory)))
+        opened = self._opened(card)
         backbone, other = opened.own, self.find_vae(vae, card)
         if other is not None:
-            key, own = ("vae", _stamp(other)), backbone
-            backbone = opened.others.get(key, lambda: _with_vae(own, other))
-        if prediction is not None:
-            key, one = ("prediction", backbone.fingerprint, prediction), backbone
-            backbone = opened.others.get(key, lambda: one.predicting(prediction))
-        return backbone
+            backbone = opened.others.get(("vae", _stamp(other)), lambda: _with_vae(opened.own, other))
+        if prediction is None:
+            return backbone
+        key = ("prediction", backbone.fingerprint, prediction)
+        return opened.others.get(key, lambda: backbone.predicting(prediction))
+
+    def _opened(self, card: FileCard | None) -> _Opened:
+        """Return the open model of a card; what its file held before it was replaced is dropped."""
+        path, stamp = (card.path, _stamp(card)) if card else (None, None)
+        self._backbones.drop(lambda key, one: key == path and one.stamp != stamp)
+        return self._backbones.get(path, lambda: _Opened(self.open_model(card, self.memory), stamp))
 
     def _forget(self, opened: _Opened) -> None:
         """Drop all that was opened for a model that is no longer kept, and would keep its nets in memory."""
@@ -305,7 +275,7 @@ class Studio:
     def upscaler(self, name: str) -> Upscaler:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
         card = self._find(name, "upscaler", "upscaler")
-        return self._upscalers.get((card.path, _version_of(card.path)), lambda: self._open_upscaler(card))
+        return self._upscalers.get(_stamp(card), lambda: self._open_upscaler(card))
 
     def _open_upscaler(self, card: FileCard) -> Upscaler:
         for name in UPSCALERS:
@@ -402,9 +372,9 @@ def _names_of(cards: Iterable[FileCard]) -> str:
     return ", ".join(card.path.name for card in cards) or "none"
 
 
-def _stamp(card: FileCard) -> tuple[Path, int]:
-    """Return what changes when a file changes."""
-    return card.path, card.path.stat().st_mtime_ns
+def _stamp(card: FileCard) -> Stamp:
+    """Return a card's path, and what changes when it is replaced."""
+    return card.path, _version_of(card.path)
 
 
 def content_key(content: bytes) -> str:

@@ -3,13 +3,13 @@ of its configuration, in its header.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from disegno.core.errors import CorruptFile
+from disegno.core.errors import CorruptFile, KeyMismatch
 from disegno.weights.load import open_file
 from disegno.weights.tensor_file import TensorFile
 
@@ -39,6 +39,26 @@ def told_of(file: TensorFile) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not a JSON object. Fetch the file again.")
     return cast(dict[str, Any], told)
+
+
+def part_of(
+    file: TensorFile,
+    prefix: str,
+    names_of: Callable[[Iterable[str]], Mapping[str, str]],
+    ignored: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
+    """Return the tensors under a prefix, by their new names. Raises KeyMismatch with the names that have none."""
+    names = [key.removeprefix(prefix) for key in file.contents.entries if key.startswith(prefix)]
+    names = [name for name in names if not name.startswith(ignored)]
+    table = names_of(names)
+    if not table:
+        raise KeyMismatch(f"{file.path.name} has no tensors under {prefix}... Use a complete checkpoint.")
+    if unknown := [name for name in names if name not in table]:
+        raise KeyMismatch(
+            f"{file.path.name} has {len(unknown)} tensors that Stable Diffusion has not: "
+            f"{', '.join(prefix + name for name in unknown[:8])}. It may be of another family."
+        )
+    return {new: file.tensor(prefix + name) for name, new in table.items()}
 
 
 def has_weights(path: Path, part: str) -> bool:
