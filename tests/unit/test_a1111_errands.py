@@ -112,7 +112,8 @@ def test_the_next_job_of_an_order_that_has_begun_is_not_drawn() -> None:
         fake, errands, mine = await _after_its_first_job()
         second = await _begun(fake, errands, mine)  # another order runs
         assert await errands.interrupt("anna", all_of_it=True) == 1
-        assert (await second).state == "cancelled" and mine.interrupted
+        assert await second is None and fake.jobs["1"].state == "cancelled" and mine.interrupted
+        assert await _run(errands, mine) is None and len(fake.jobs) == 2  # nor is the one after it asked for
 
     asyncio.run(tried())
 
@@ -125,6 +126,6 @@ def test_nor_is_one_that_was_being_submitted() -> None:
             mine.interrupted = True
 
         fake.submitting = struck
-        assert (await _run(errands, mine)).state == "cancelled"
+        assert await _run(errands, mine) is None and fake.jobs["1"].state == "cancelled"
 
     asyncio.run(tried())

@@ -79,8 +79,13 @@ class Errands:
         """Yield an owner's errands, the oldest first."""
         return (errand for errand in self._errands.values() if errand.owner == owner)
 
-    async def run_job(self, errand: Errand, kind: str, request: object, is_gone: IsGone) -> Job:
-        """Return the job of one request, ended. A client that stays away cancels it. Raises Refused."""
+    async def run_job(self, errand: Errand, kind: str, request: object, is_gone: IsGone) -> Job | None:
+        """Return the job of one request, ended; None where the errand was interrupted before anything came of it.
+
+        A client that stays away cancels it. Raises Refused.
+        """
+        if errand.interrupted:
+            return None
         errand.skipped = False
         errand.job = await self.jobs.submit(kind, request, owner=errand.owner)
         if errand.interrupted:  # while it was being submitted
@@ -96,7 +101,7 @@ class Errands:
         finally:
             waiting.cancel()
         errand.done += 1
-        return ended
+        return None if errand.interrupted and ended.state == "cancelled" else ended
 
     async def interrupt(self, owner: str, all_of_it: bool) -> int:
         """End what an owner's running errands draw now; `all_of_it`: and begin nothing more of them."""

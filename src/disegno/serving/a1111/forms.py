@@ -4,12 +4,14 @@ The names, types and defaults are those of A1111 1.10's API, with one difference
 the model's own, not 512.
 """
 
+from disegno.core.request import InpaintFill
 from disegno.serving.a1111.fields import Field
 
 _HR = (("enable_hr", True),)
 _MASK = (("mask", "<picture>"),)
 _AREA = (*_MASK, ("inpaint_full_res", True))
 _NO_RESTORER = "no face restorer is built in"
+FILL: tuple[InpaintFill, ...] = ("fill", "original", "noise", "nothing")  # by the number of inpainting_fill
 _NO_REFINER = "no refiner is built in; a hires pass may have another model (hr_checkpoint_name)"
 _SAVING = "save_images decides it"
 

@@ -11,7 +11,7 @@ from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.controlnet import Unit, legacy_names, translate_unit, units_of
 from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.fields import Field, Given, nested, read_fields
-from disegno.serving.a1111.forms import IMG2IMG, TXT2IMG
+from disegno.serving.a1111.forms import FILL, IMG2IMG, TXT2IMG
 from disegno.serving.a1111.house import House, find_named
 from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.options import default_of, read_settings, request_fields
@@ -26,7 +26,6 @@ ALWAYS_ON = ("controlnet", "controlnet m2m")
 """The always-on scripts that this API has, in lower case."""
 _SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
 _RESIZE = ("stretch", "crop", "fill", "latent")
-_FILL = ("fill", "original", "noise", "nothing")
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ def _init(given: Given, house: House) -> Fields:
         "init.mask_mode": "binary" if given.flag("mask_round") else "soft",
         "init.mask_blur": given.whole("mask_blur_x") if blur is None else blur,
         "init.mask_blur_y": given.whole("mask_blur_y") if blur is None else blur,
-        "init.fill": _FILL[given.whole("inpainting_fill")],
+        "init.fill": FILL[given.whole("inpainting_fill")],
         "init.only_masked": given.flag("inpaint_full_res"),
         "init.padding": given.whole("inpaint_full_res_padding"),
     }

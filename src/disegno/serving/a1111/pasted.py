@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from disegno.core.infotext import said_by
+from disegno.core.infotext import FILLS, said_by
 from disegno.core.told import left_of
 from disegno.serving.a1111.coerce import Json, shortened
+from disegno.serving.a1111.forms import FILL
 from disegno.serving.a1111.house import House
 
 FIELDS: Mapping[str, str] = {
@@ -48,7 +49,7 @@ IMG2IMG: Mapping[str, tuple[str, Callable[[str], Json]]] = {
     "Masked area padding": ("inpaint_full_res_padding", str),
     "Masked content": ("inpainting_fill", lambda text: _FILLS.index(text) if text in _FILLS else 1),
 }
-_FILLS = ("fill", "original", "latent noise", "latent nothing")
+_FILLS = [FILLS[fill] for fill in FILL]
 SETTINGS: Mapping[str, str] = {
     "Clip skip": "CLIP_stop_at_last_layers",
     "ENSD": "eta_noise_seed_delta",

@@ -91,7 +91,10 @@ async def detect(request: Request) -> Response:
     drawings: list[Json] = []
     try:
         for one in asked:
-            job = require_done(await front.errands.run_job(errand, "annotate", one, request.is_disconnected))
+            job = await front.errands.run_job(errand, "annotate", one, request.is_disconnected)
+            if job is None:
+                break
+            job = require_done(job)
             assert job.outcome is not None
             file = front.jobs.path(job, job.outcome.files[0].name)
             drawings.append(encode(await asyncio.to_thread(file.read_bytes)))

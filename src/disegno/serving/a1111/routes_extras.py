@@ -60,12 +60,12 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
     drawn: list[bytes] = []
     try:
         for image in asked.images:
-            if errand.interrupted:
-                break
             uri = await asyncio.to_thread(_here, front, image)
             one = await asyncio.to_thread(_job_of, front, asked, uri)
-            job = require_done(await front.errands.run_job(errand, "upscale", one, request.is_disconnected))
-            drawn.append(await asyncio.to_thread(_written, front, job.id, asked, uri))
+            job = await front.errands.run_job(errand, "upscale", one, request.is_disconnected)
+            if job is None:
+                break
+            drawn.append(await asyncio.to_thread(_written, front, require_done(job).id, asked, uri))
     finally:
         front.errands.end(errand)
     return asked, drawn

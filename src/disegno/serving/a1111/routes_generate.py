@@ -64,10 +64,8 @@ async def _generate(form: Form, request: Request) -> Response:
 async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], request: Request) -> None:
     """Draw one Request after the other, until all are drawn or the errand is interrupted."""
     for asked in order.requests:
-        if errand.interrupted:
-            return
         job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
-        if errand.interrupted and job.state == "cancelled":
+        if job is None:
             return
         drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order))
 
