@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from disegno.core.infotext import values_of, write_infotext
-from disegno.core.request import make_request
+from disegno.core.request import Refiner, make_request
+from disegno.core.told import told_of
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.controlnet import UNIT
@@ -62,7 +63,7 @@ SAMPLES: dict[str, Json] = {
     "scheduler": "Karras",
     "sampler_index": "LMS",
     "override_settings": {"CLIP_stop_at_last_layers": 2},
-    "refiner_checkpoint": "x",
+    "refiner_checkpoint": "v1-5",
     "comments": {"x": 1},
     "force_task_id": "task(1)",
     "script_name": "X/Y/Z plot",
@@ -149,6 +150,28 @@ def test_every_field_of_a_unit_changes_it_or_is_reported(row: Field) -> None:
         return essence(translate("txt2img", {"alwayson_scripts": {"controlnet": {"args": [unit]}}}, HOUSE))
 
     assert order(UNIT_BODY) != order({**UNIT_BODY, row.name: sample(row, UNIT_SAMPLES)}), row.name
+
+
+def test_a_refiner_is_asked_for_as_in_a1111_and_read_back_from_its_text() -> None:
+    asked = {"refiner_checkpoint": "v1-5.safetensors [6ce0161689]", "enable_hr": True, "prompt": "a cat"}
+    order = translate("txt2img", asked, HOUSE)
+    assert order.requests[0].refiner == Refiner(model="v1-5.safetensors", at=0, passes="hires")  # A1111 parity
+    own = {"refiner_switch_by_sample_steps": True, "hires_fix_refiner_pass": "both passes"}
+    given = asked | {"refiner_switch_at": 0.7, "override_settings": own}
+    request = translate("txt2img", given, HOUSE).requests[0]
+    assert request.refiner == Refiner(model="v1-5.safetensors", at=0.7, share="steps")
+    resolved = replace(request, steps=20, sampler="Euler", schedule="Automatic", cfg=7.0, width=512, height=512)
+    text = write_infotext("a cat", "", values_of(resolved, 1, 0, {"Model": "diorama"}))
+    assert "Refiner: v1-5.safetensors, Refiner switch at: 0.7" in text
+    again = translate("txt2img", {"infotext": text}, HOUSE)
+    assert again.requests[0].refiner == request.refiner == Refiner(**told_of(text).fields["refiner"])
+    assert not [said for said in (*again.warnings, *told_of(text).doubts) if "Refiner" in said]
+    assert (
+        translate("txt2img", {"refiner_checkpoint": "None", "refiner_switch_at": 0.8}, HOUSE).requests[0].refiner
+        is None
+    )
+    with pytest.raises(WireError, match="nobody"):
+        translate("txt2img", {"refiner_checkpoint": "nobody"}, HOUSE)
 
 
 @pytest.mark.parametrize("form", FORMS)

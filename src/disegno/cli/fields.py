@@ -64,6 +64,7 @@ HIRES_HELP = "A second pass: the picture is enlarged this much, and drawn over a
 GROUPS = (
     Group("init", "--", {"image": "--from", "noise": "--init-noise", "outpaint": ""}, {"image": FROM_HELP}),
     Group("hires", "--hires-", {"scale": "--hires"}, {"scale": HIRES_HELP}),
+    Group("refiner", "--refiner-", {"model": "--refiner"}, {}),
     Group("tiles", "--tile-", {}, {}),
 )
 
@@ -71,7 +72,7 @@ GROUPS = (
 def nested_options(function: F) -> F:
     """Return the function with one option for each field of each group; its parameter is named `group__field`."""
     definitions: dict[str, dict[str, Any]] = TypeAdapter(Request).json_schema()["$defs"]
-    parts = {"init": "InitImage", "hires": "Hires", "tiles": "Tiles"}
+    parts = {"init": "InitImage", "hires": "Hires", "refiner": "Refiner", "tiles": "Tiles"}
     for group in reversed(GROUPS):
         properties = definitions[parts[group.field]]["properties"]
         for name, schema in reversed(list(properties.items())):

@@ -83,7 +83,7 @@ SECTIONS = {
         *("seed", "batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
     ),
     "A picture from a picture": ("init__", "outpaint", "image_cfg", "depth", "depth_annotate"),
-    "Larger pictures, and textures": ("hires__", "tiles", "tiles__", "vae_tile", "seamless"),
+    "Larger pictures, and textures": ("hires__", "refiner__", "tiles", "tiles__", "vae_tile", "seamless"),
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
     "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device", "t5"),
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
@@ -100,7 +100,7 @@ SECTIONS = {
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
-@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "tiles", "loras"})
+@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "refiner", "tiles", "loras"})
 @nested_options
 @click.option("--outpaint", metavar="SIDES", help=OUTPAINT_HELP)
 @click.option("--tiles/--no-tiles", default=None, help="Draw in overlapping parts of the model's own size.")

@@ -157,6 +157,8 @@ def _nested(base: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if (init := fields.get("init")) and not init.get("image"):
         changed = ", ".join(sorted(init))
         raise RequestError(f"{changed}: said of a picture that is changed, and there is none. Give --from PICTURE.")
+    if (refiner := fields.get("refiner")) and not refiner.get("model"):
+        raise RequestError(f"{', '.join(sorted(refiner))}: said of a refiner, and there is none. Give --refiner MODEL.")
     return fields
 
 

@@ -10,7 +10,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from disegno.core.request import ControlMode, ControlUnit, Emphasis, InpaintFill, LoraUse, Request, ResizeMode
+from disegno.core.request import (
+    ControlMode,
+    ControlPass,
+    ControlUnit,
+    Emphasis,
+    InpaintFill,
+    LoraUse,
+    Request,
+    ResizeMode,
+)
 from disegno.prompts.emphasis import uses_emphasis
 
 Value = str | int | float | bool | None
@@ -60,6 +69,7 @@ FILLS: Mapping[InpaintFill, str] = {
     "noise": "latent noise",
     "nothing": "latent nothing",
 }
+HIRES_REFINER: Mapping[ControlPass, str] = {"hires": "second pass", "first": "first pass", "both": "both passes"}
 _RESIZES: Mapping[ResizeMode, str] = {
     "stretch": "Just Resize",
     "crop": "Crop and Resize",
@@ -184,6 +194,12 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
         yield "Hires schedule type", hires.schedule if hires.schedule != request.schedule else None
         yield "Hires prompt", hires.prompt
         yield "Hires negative prompt", hires.negative
+    if (refiner := request.refiner) is not None:
+        yield "Refiner", refiner.model
+        yield "Refiner switch at", refiner.at
+        yield "Refiner switch by sampling steps", (refiner.share == "steps") or None
+        usual = hires is None or refiner.passes == "hires"  # A1111 parity
+        yield "Hires refiner", None if usual else HIRES_REFINER[refiner.passes]
     yield "Eta DDIM" if str(request.sampler).startswith("DDIM") else "Eta", request.eta
     yield "Sigma churn", request.churn or None
     yield "Sigma tmin", request.churn_min or None

@@ -129,8 +129,9 @@ def _change_of(axis: Axis, request: Request) -> tuple[Callable[[Fields, str], No
 
 
 def _unknown(name: str) -> RequestError:
-    known = [*(field for field in Request.__dataclass_fields__ if field not in ("init", "hires", "tiles", "controls"))]
-    nested = ("init.denoise", "hires.denoise", "hires.upscaler", "controls.0.strength")
+    parts = ("init", "hires", "refiner", "tiles", "controls")
+    known = [field for field in Request.__dataclass_fields__ if field not in parts]
+    nested = ("init.denoise", "hires.denoise", "hires.upscaler", "refiner.at", "controls.0.strength")
     return UnknownName.of("field of a request", name, [SIZE, REPLACE, *nested, *known])
 
 

@@ -17,6 +17,7 @@ from disegno.core.errors import RequestError
 ControlMode = Literal["balanced", "prompt", "control"]
 ControlPass = Literal["both", "first", "hires"]
 ResizeMode = Literal["stretch", "crop", "fill"]
+Share = Literal["noise", "steps"]
 InitResizeMode = Literal["stretch", "crop", "fill", "latent"]
 MaskMode = Literal["binary", "soft", "differential"]
 InpaintFill = Literal["original", "fill", "noise", "nothing"]
@@ -195,6 +196,20 @@ class Hires:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Refiner:
+    """Another model of the same latents, which takes over on the way: the same sampler goes on with its answers."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """The model that finishes the picture: a file or folder, or a name from the library."""
+    at: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """How much of the way is done when it takes over: at 0 it draws all, at 1 nothing."""
+    share: Share = "noise"
+    """What of the way that is a share: of the model's noise levels, or of the steps."""
+    passes: ControlPass = "both"
+    """With a hires pass: whether it finishes both, the first, or the hires pass only."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Tiles:
     """Draw a large canvas in overlapping parts that are averaged at every step; each sees the control's part of it."""
 
@@ -308,6 +323,8 @@ class Request:
     """The picture to change."""
     hires: Hires | None = None
     """A second pass at a larger size."""
+    refiner: Refiner | None = None
+    """Another model that takes over on the way."""
     tiles: Tiles | None = None
     """Draw in parts: for a canvas that is larger than the model's own."""
     seamless: bool = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disegno.core.errors import RequestError
-from disegno.core.infotext import EMPHASIS, FILLS, Value, read_infotext
+from disegno.core.infotext import EMPHASIS, FILLS, HIRES_REFINER, Value, read_infotext
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,13 @@ _HIRES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Hires resize-1": ("width", int),
     "Hires resize-2": ("height", int),
 }
+_REFINER: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "Refiner": ("model", str),
+    "Refiner switch at": ("at", _number),
+    "Refiner switch by sampling steps": ("share", lambda text: "steps" if text == "True" else "noise"),
+    "Hires refiner": ("passes", lambda text: _REFINED.get(text, "hires")),
+}
+_REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _INIT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Denoising strength": ("denoise", _number),
     "Noise multiplier": ("noise", _number),
@@ -128,7 +135,6 @@ _WITHOUT_EFFECT = {  # what is said of everything, and means nothing here unless
     "VAE Decoder": "Full",
     "FP8 weight": "Disable",
     "Cache FP16 weight for LoRA": "False",
-    "Refiner switch by sampling steps": "False",
 }
 
 
@@ -168,6 +174,8 @@ def told_of(text: str) -> Told:
     if hires:
         said = _read(found, _HIRES)
         fields["hires"] = {name: value for name, value in said.items() if name == "denoise" or value not in _SAME}
+    if found.get("Refiner", "") not in ("", "None"):
+        fields["refiner"] = {"at": 0.0, "passes": "hires"} | _read(found, _REFINER)  # A1111 parity: left out, it is so
     models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
     changed = "Denoising strength" in found and not hires
     init = _read(found, _INIT) if changed else {}
@@ -202,7 +210,7 @@ def left_of(found: Mapping[str, Value], taken: Collection[str]) -> list[str]:
 
 def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
-    left = left_of(found, _FIELDS.keys() | _HIRES.keys() | _INIT.keys() | _MASKED.keys())
+    left = left_of(found, _FIELDS.keys() | _HIRES.keys() | _REFINER.keys() | _INIT.keys() | _MASKED.keys())
     told = ", ".join(f"{name}: {found[name]}" for name in left)
     doubts = [f"Not taken over from the picture's text: {told}."] if left else []
     for name, value in found.items():

@@ -8,7 +8,7 @@ A run on a large canvas is asked in windows: each is a call of its own, with con
 averaged into one before guidance.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -45,7 +45,8 @@ class Run:
     `sigmas`: the plan's noise levels, by which a question's share of the way is known. `latents` is set when it has
     ended. `images`: which of the batch's these are. `inpaint`: what is held of a picture. `extra`: what the net is
     shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once with `controls`.
-    `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges.
+    `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges. `rests`: says of its open
+    question whether that is another model's (`engine.relay`); then it is `resting`.
     """
 
     sampling: Sampling
@@ -64,10 +65,18 @@ class Run:
     estimate: Tensor | None = None  # the last x0 estimate, for previews
     owner: str = ""  # runs of one owner always share their evaluations, those of several as the batch's `sharing` says
     evaluations: int = 0
+    rests: "Callable[[Run], bool] | None" = None
+    resting: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for an answer of this model."""
+        return self.question is not None and not self.resting
 
     def start(self) -> None:
-        """Run the coroutine to its first question."""
-        self._resume(None)
+        """Run the coroutine to its first question; one that is on its way already goes on from where it is."""
+        if self.question is None and self.latents is None:
+            self._resume(None)
 
     def answer(self, answer: Answer) -> None:
         """Send the answer and run to the next question, or to the end."""
@@ -80,6 +89,7 @@ class Run:
         except StopIteration as end:
             self.question = None
             self.latents = self.inpaint.finish(end.value) if self.inpaint else end.value
+        self.resting = self.question is not None and self.rests is not None and self.rests(self)
 
     def step(self) -> int:
         """Return how many steps are done: how many of the plan's noise levels lie above the question's."""
@@ -246,17 +256,17 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Run]:
-        """Answer every open question once. Returns the runs that have ended; they have left the batch."""
+        """Answer every open question once. Returns the runs that have ended, or rest; they have left the batch."""
         answered = [_Answered() for _ in self.runs]
         for group in _groups(self._asking()):
             with group[0].loras.on("unet"), going_round(self.backbone.net, group[0].seamless):
                 for asked, out in self._evaluated(group):
                     answered[asked.run].take(asked, out)
         for run, parts in zip(self.runs, answered, strict=True):
-            if run.question is not None:
+            if run.is_open:
                 _answer(run, parts, self.backbone)
-        ended = [run for run in self.runs if run.question is None]
-        self.runs = [run for run in self.runs if run.question is not None]
+        ended = [run for run in self.runs if not run.is_open]
+        self.runs = [run for run in self.runs if run.is_open]
         return ended
 
     def _evaluated(self, group: list[_Asked]) -> Iterator[tuple[_Asked, Tensor]]:
@@ -272,6 +282,6 @@ class Batch:
     def _asking(self) -> Iterator[_Asked]:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""
         for i, run in enumerate(self.runs):
-            for n, view in enumerate(run.views if run.question is not None else ()):
+            for n, view in enumerate(run.views if run.is_open else ()):
                 for k, call in enumerate(calls_of(run, self.backbone, view)):
                     yield _Asked(i, n, k, call, run.loras, run.seamless)

@@ -21,6 +21,10 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
             f"{backbone.name} brings nothing to draw in few steps with. Leave few_steps out, or give a LoRA that was"
             f" made for it (LCM, for {backbone.family}): --lora NAME --steps 4 --sampler LCM --cfg 1."
         )
+    if request.refiner is not None:
+        raise RequestError(
+            f"{backbone.name} was taught to draw in few steps, and its refiner was not. Leave out few_steps or refiner."
+        )
     hires = request.hires
     if hires is not None and hires.model not in (None, request.model) and (hires.steps is None or hires.cfg is None):
         raise RequestError(

@@ -25,6 +25,7 @@ from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
 from disegno.engine.preview import Decoder, previews_of
+from disegno.engine.relay import Relay, open_relay
 from disegno.engine.runs import edits
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
@@ -100,25 +101,26 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     times.append(time.perf_counter())
     job = open_job(request, studio, album)
     second = open_second(job)
-    drawn, last = unchanged(job), job
-    phases = [] if drawn is not None else [_first(job, second)]
+    drawn, last, phases = unchanged(job), job, list[Phase]()
+    relay, later, num_parts = _relays(job, second, drawn is None)
+    first = _first(job, num_parts) if drawn is None else None
     times.append(time.perf_counter())
-    if drawn is None:
-        yield phases[0]
-        drawn = phases[0].latents()
+    if first is not None:
+        drawn, last = yield from _sampled(first, job, relay, phases)
+    assert drawn is not None
     if second is not None:
-        drawn, last = enlarged(second, drawn, job), second.job
+        drawn, last = enlarged(second, drawn, last), second.job
         if second.hires.denoise:
-            phases.append(second_phase(second, drawn, len(phases) + 1))
-            yield phases[-1]
-            drawn = phases[-1].latents()
+            over = second_phase(second, drawn, len(phases), num_parts)
+            drawn, last = yield from _sampled(over, second.job, later, phases)
     times.append(time.perf_counter())
     images = _finished(drawn, last, second)
     times.append(time.perf_counter())
     told = _told(job, second, _shown(phases))
     said = (text for phase in phases for text in phase.warnings)
-    over = passed_over(job.request, edits(job.backbone), sees_depth(job.backbone) or sees_depth(last.backbone))
-    warnings = (*said, *job.backbone.warnings, *over)
+    models = list({id(model): model for model in (job.backbone, *(phase.backbone for phase in phases))}.values())
+    over = passed_over(job.request, edits(job.backbone), any(sees_depth(model) for model in models))
+    warnings = (*said, *(text for model in models for text in model.warnings), *over)
     return Result(
         images=images,
         request=told,
@@ -132,6 +134,30 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
         negatives=tuple(written.negative for written in job.worded.written),
         labels=labels_of(job, phases[0].told if phases else None, _shown(phases)),
     )
+
+
+def _relays(job: Job, second: Second | None, draws: bool) -> tuple[Relay | None, Relay | None, int]:
+    """Return what takes over in the first and in the hires pass, and of how many phases the generation is at most.
+
+    `draws`: whether there is a first pass.
+    """
+    draws_over = second is not None and second.hires.denoise > 0
+    first = open_relay(job, "first") if draws else None
+    later = open_relay(second.job, "hires") if second is not None and draws_over else None
+    return first, later, draws + draws_over + (first is not None) + (later is not None)
+
+
+def _sampled(
+    phase: Phase, job: Job, relay: Relay | None, phases: list[Phase]
+) -> Generator[Phase, None, tuple[Tensor, Job]]:
+    """Yield the phases of a pass, which are added to `phases`; return what was drawn, and with which model at last."""
+    phases.append(phase if relay is None else relay.given(phase))
+    yield phases[-1]
+    if relay is not None and (left := relay.taken(phases[-1])) is not None:
+        phases.append(left)
+        yield left
+        job = relay.job
+    return phases[-1].latents(), job
 
 
 def _shown(phases: Sequence[Phase]) -> list[Prepared]:
@@ -158,8 +184,8 @@ def unchanged(job: Job) -> list[Image.Image] | None:
 
 
 @torch.inference_mode()
-def _first(job: Job, second: Second | None) -> Phase:
-    return first_phase(job, 1 if second is None or not second.hires.denoise else 2)
+def _first(job: Job, num_parts: int) -> Phase:
+    return first_phase(job, num_parts)
 
 
 @torch.inference_mode()

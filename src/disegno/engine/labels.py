@@ -23,6 +23,7 @@ def labels_of(job: Job, told: Encoded | None, controls: Sequence[Prepared]) -> d
         **_schedule(request.sampler or "", request.schedule or ""),
         **_model(job),
         **_vae(job),
+        **_refiner(job),
         **({} if told is None else {**_loras(told.loras), **_learnt(told.learnt)}),
         **{f"ControlNet {i}": unit_text(unit, prepared.annotator) for i, (unit, prepared) in enumerate(units)},
     }
@@ -48,6 +49,16 @@ def _vae(job: Job) -> dict[str, str]:
     if card is None:
         return {}
     return {"VAE hash": studio.library.sha256(card)[:_MODEL_DIGITS], "VAE": card.path.name}
+
+
+def _refiner(job: Job) -> dict[str, str]:
+    """Return what is said of a model that took over."""
+    refiner = job.request.refiner
+    if refiner is None:
+        return {}
+    card = job.studio.find_model(refiner.model)
+    digits = "" if card is None else f" [{job.studio.library.sha256(card)[:_MODEL_DIGITS]}]"
+    return {"Refiner": (BUILT_IN if card is None else card.path.stem) + digits}
 
 
 def _loras(loras: Sequence[Loras]) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from disegno.annotators.maps import Picture
 from disegno.backbones.base import Backbone
 from disegno.controls.strength import joined
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlPass, InitImage, Request
+from disegno.core.request import ControlPass, ControlUnit, InitImage, Request
 from disegno.diffusion.inpaint import inpainting_channels
 from disegno.engine.album import Album
 from disegno.engine.batch import Run, View
@@ -22,12 +22,12 @@ from disegno.engine.canvas import Canvas
 from disegno.engine.depth import depth_channel, sees_depth
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
-from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of
+from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of, taken_over
 from disegno.engine.seamless import going_round
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
 from disegno.engine.units import Prepared, Scene, prepare, with_doubts
-from disegno.engine.wording import Encoded, Worded, encode
+from disegno.engine.wording import Encoded, Worded, encode, uses_of
 
 PICTURES_AT_ONCE = 8  # decoded
 VAE_OVERLAP = 4  # a part shares this part of its side with the next one
@@ -51,7 +51,8 @@ class Job:
 class Phase:
     """A part of a generation that samples: its runs are to be stepped until all have ended.
 
-    `part` of `num_parts`: which of the generation's phases this is, from 0. `told`: what its prompts said.
+    `part` of `num_parts`: which of the generation's phases this is, from 0. `which`: the pass that it is of. `scene`:
+    where its controls act. `told`: what its prompts said. `skipped`: steps that its runs had done before it.
     """
 
     runs: tuple[Run, ...]
@@ -60,13 +61,16 @@ class Phase:
     stage: str = "drawing"
     part: int = 0
     num_parts: int = 1
+    which: ControlPass = "first"
+    scene: Scene | None = None
     prepared: tuple[Prepared, ...] = ()
     warnings: tuple[str, ...] = ()
     told: Encoded | None = None
+    skipped: int = 0
 
     def step(self) -> int:
-        """Return how many steps every run has done."""
-        return min(run.step() for run in self.runs)
+        """Return how many of its steps every run has done."""
+        return min(run.step() for run in self.runs) - self.skipped
 
     def latents(self) -> Tensor:
         """Return what the ended runs have drawn, (b c h w), image by image.
@@ -117,17 +121,30 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
 # ---- what a phase is made of
 
 
-def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
-    """Return the controls that act in a pass. A1111 parity: of a single pass, all of them."""
-    hires = job.request.hires
+def _acting(request: Request, which: ControlPass) -> list[tuple[int, ControlUnit]]:
+    """Return the controls that act in a pass, each with its place. A1111 parity: of a single pass, all of them."""
+    hires = request.hires
     acting = ("both", which) if hires is not None and hires.denoise else get_args(ControlPass)
+    return [(place, unit) for place, unit in enumerate(request.controls) if unit.passes in acting]
+
+
+def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
     return with_doubts(
         [
             replace(prepare(unit, scene, job.backbone, job.studio), place=place)
-            for place, unit in enumerate(job.request.controls)
-            if unit.passes in acting
+            for place, unit in _acting(job.request, which)
         ]
     )
+
+
+def check_files(job: Job, which: ControlPass) -> None:
+    """Raise what would stop a pass that is drawn later: its LoRAs, its controls, their pictures."""
+    for uses in dict.fromkeys(uses_of(job.request, wording, job.backbone) for wording in job.worded.wordings):
+        job.studio.require_loras(job.backbone, uses)
+    for _, unit in _acting(job.request, which):
+        job.studio.controller(unit, job.backbone)
+        for source in filter(None, (unit.image, unit.region, unit.mask)):
+            job.album.channels(source)
 
 
 def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:
@@ -151,19 +168,44 @@ def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
     return Scene(job.album, width, height, (request.width, request.height), canvas, parts)
 
 
-def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase) -> Phase:
-    """Return the phase with its runs."""
+def _equipped(
+    job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase
+) -> tuple[Phase, Material]:
+    """Return the phase with what the model is asked with, and what its runs are made of."""
     if sees_depth(job.backbone):
         extra = depth_channel(job.request, scene, job.backbone)
-    prepared = _prepared(job, scene, "hires" if phase.part else "first")
+    prepared = _prepared(job, scene, phase.which)
     told = encode(job.request, job.worded, job.backbone, job.studio)
     size = scene.height // job.backbone.downscale, scene.width // job.backbone.downscale
     views = _views(prepared, scene, job.backbone.downscale)
-    material = Material(told.texts, size, views, begin, extra, told.loras)
-    runs = runs_of(job.request, job.backbone, material, job.seeds, job.subseeds)
     warnings = (*told.warnings, *(warning for p in prepared for warning in p.warnings))
-    num_steps = len(runs[0].sigmas) - 1
-    return replace(phase, runs=runs, num_steps=num_steps, prepared=prepared, warnings=warnings, told=told)
+    equipped = replace(phase, scene=scene, prepared=prepared, warnings=warnings, told=told)
+    return equipped, Material(told.texts, size, views, begin, extra, told.loras)
+
+
+def _phase(job: Job, scene: Scene, begin: Begin | None, extra: Tensor | None, phase: Phase) -> Phase:
+    """Return the phase with its runs."""
+    phase, material = _equipped(job, scene, begin, extra, phase)
+    runs = runs_of(job.request, job.backbone, material, job.seeds, job.subseeds)
+    return replace(phase, runs=runs, num_steps=len(runs[0].sigmas) - 1)
+
+
+@torch.inference_mode()
+def continued(phase: Phase, job: Job) -> Phase:
+    """Return the phase in which another model goes on with the runs of one that rest."""
+    init, scene, canvas = job.request.init, phase.scene, job.canvas
+    assert scene is not None
+    if phase.which == "first" and init is not None and canvas is not None:
+        extra = _extra(job, canvas, canvas.start(init), init)
+    else:
+        extra = _extra_without_picture(job, scene)
+    done = phase.num_steps
+    left = replace(
+        phase, backbone=job.backbone, stage="refining", part=phase.part + 1, num_steps=0, skipped=done, runs=()
+    )
+    left, material = _equipped(job, scene, None, extra, left)
+    runs = tuple(taken_over(run, job.request, job.backbone, material) if run.resting else run for run in phase.runs)
+    return replace(left, runs=runs, num_steps=len(runs[0].sigmas) - 1 - done)
 
 
 def first_phase(job: Job, num_parts: int = 1) -> Phase:

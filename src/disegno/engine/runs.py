@@ -106,7 +106,6 @@ def _rows_of(material: Material, group: list[int]) -> Material:
 
 
 def _run(request: Request, backbone: Backbone, material: Material, seeds: list[int], subseeds: list[int]) -> Run:
-    assert request.cfg is not None
     spec, begin = sampler_of(request, backbone), material.begin
     walk = walk_of(request, spec, backbone, begin)
     shape = (backbone.latent_channels, *material.size)
@@ -121,19 +120,30 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
     )
     x, inpaint = _start(request, backbone, begin, noise, walk)
     plan = Plan(walk.sigmas, noise, backbone.prediction.alpha, backbone.table, _options(request))
-    views = material.views
-    return Run(
+    run = Run(
         sampling=spec.sample(x, plan),
         texts=material.texts,
         guidance=_guidance(request, backbone, spec),
         sigmas=walk.sigmas,
-        controls=views[0].controls if len(views) == 1 and views[0].window is None else (),
-        windows=() if len(views) == 1 and views[0].window is None else views,
         inpaint=inpaint,
-        extra=material.extra,
-        loras=material.loras[0] if material.loras else NO_LORAS,
         seamless=request.seamless,
     )
+    return _asking_with(run, material)
+
+
+def taken_over(run: Run, request: Request, backbone: Backbone, material: Material) -> Run:
+    """Return a run that rests, as another model goes on with it. `material`: of all images."""
+    own = _rows_of(material, list(run.images))
+    guidance = _guidance(request, backbone, sampler_of(request, backbone))
+    return _asking_with(replace(run, texts=own.texts, guidance=guidance, rests=None, resting=False), own)
+
+
+def _asking_with(run: Run, material: Material) -> Run:
+    """Return the run with what the model is shown beside x, and the LoRAs that it wears."""
+    views, loras = material.views, material.loras[0] if material.loras else NO_LORAS
+    if len(views) == 1 and views[0].window is None:
+        return replace(run, controls=views[0].controls, windows=(), extra=material.extra, loras=loras)
+    return replace(run, controls=(), windows=views, extra=material.extra, loras=loras)
 
 
 def _start(
@@ -158,6 +168,13 @@ def _guidance(request: Request, backbone: Backbone, spec: SamplerSpec) -> Guidan
     image_cfg = request.image_cfg if edits(backbone) else None
     pauses = request.cfg_start, request.negative_min, request.negative_min_all
     return Guidance(request.cfg / spec.cfg_divisor, request.cfg_rescale, image_cfg, *pauses)
+
+
+def latents_of(backbone: Backbone) -> tuple[object, ...]:
+    """Return what tells a model's latents from others."""
+    config = getattr(backbone.vae, "config", {})
+    scale, shift = config.get("scaling_factor"), config.get("shift_factor") or 0.0
+    return backbone.latent_channels, backbone.downscale, scale, shift
 
 
 def edits(backbone: Backbone) -> bool:

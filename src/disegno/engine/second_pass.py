@@ -12,11 +12,11 @@ from disegno.core.request import Hires, Request
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another
 from disegno.engine.hires import Target, target_size
-from disegno.engine.phases import Job, Phase, encoded, picture_phase, pictures_of
+from disegno.engine.phases import Job, Phase, check_files, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin, edits
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
-from disegno.engine.wording import uses_of, word
+from disegno.engine.wording import word
 
 Drawn = list[Image.Image]
 
@@ -80,13 +80,7 @@ def _check(second: Second) -> None:
         raise RequestError(
             f"{job.backbone.name} edits a picture by instruction, and a hires pass has none to give it: leave it out."
         )
-    for uses in dict.fromkeys(uses_of(job.request, wording, job.backbone) for wording in job.worded.wordings):
-        job.studio.require_loras(job.backbone, uses)
-    for unit in job.request.controls:
-        if unit.passes != "first":
-            job.studio.controller(unit, job.backbone)
-            for source in filter(None, (unit.image, unit.region, unit.mask)):
-                job.album.channels(source)
+    check_files(job, "hires")
 
 
 def _request(request: Request, hires: Hires) -> Request:
@@ -114,11 +108,11 @@ def enlarged(second: Second, drawn: Tensor | Drawn, job: Job) -> Tensor | Drawn:
 
 
 @torch.inference_mode()
-def second_phase(second: Second, large: Tensor | Drawn, num_parts: int) -> Phase:
-    """Return the phase that draws over the enlarged pictures."""
+def second_phase(second: Second, large: Tensor | Drawn, part: int, num_parts: int) -> Phase:
+    """Return the phase that draws over the enlarged pictures, the generation's `part` of `num_parts`."""
     latents = large if isinstance(large, Tensor) else _encoded(second, large)
     begin = Begin(latents, second.hires.denoise, exact_steps=True)
-    phase = Phase((), second.job.backbone, 0, "enlarging", part=num_parts - 1, num_parts=num_parts)
+    phase = Phase((), second.job.backbone, 0, "enlarging", part, num_parts, "hires")
     return picture_phase(second.job, begin, phase)
 
 

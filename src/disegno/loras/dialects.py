@@ -30,10 +30,11 @@ _ENDS: dict[str, str] = {
     **{f".{name}.weight": name for name in ("lora_down", "lora_up", "lora_mid")},
     **{f".{kind}.{half}.weight": f"lora_{half}" for kind in ("lora", "lora_linear_layer") for half in ("down", "up")},
     **{f"_lora.{half}.weight": f"lora_{half}" for half in ("down", "up")},
-    **{f".lora_A{name}.weight": "lora_down" for name in ("", ".default", ".default_0")},
-    **{f".lora_B{name}.weight": "lora_up" for name in ("", ".default", ".default_0")},
-    **{f".lora_magnitude_vector{name}": "magnitude" for name in ("", ".weight", ".default", ".default.weight")},
-    **{f".{name}": name for name in ("alpha", "dora_scale", "diff", "diff_b")},
+    **{".lora_A.weight": "lora_down", ".lora_B.weight": "lora_up"},
+    **{f".lora_magnitude_vector{end}": "magnitude" for end in ("", ".weight")},
+    **{f".{name}": name for name in ("alpha", "dora_scale", "diff", "diff_b", "oft_blocks", "rescale")},
+    **{".w_norm": "diff", ".b_norm": "diff_b", ".weight": "weight", ".on_input": "on_input"},
+    **{f".{name}.weight": f"glora_{name}" for name in ("a1", "a2", "b1", "b2")},
     **{f".hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
@@ -43,6 +44,7 @@ _BY_LENGTH = sorted(_ENDS, key=len, reverse=True)
 _BEGINNINGS: dict[str, Part | None] = {
     "base_model.model.": None,
     "lora_unet_": "unet",
+    "oft_unet_": "unet",
     "lora_transformer_": "unet",
     "lora_te1_": "te",
     "lora_te2_": "te2",
@@ -60,6 +62,7 @@ _BEGINNINGS: dict[str, Part | None] = {
     "transformer.": "unet",
 }
 _IN_TEXT = ("text_model.", "text_model_")  # of whichever text encoder: the only one, where nothing was said before
+_ADAPTER = re.compile(r"(\.lora_A|\.lora_B|\.lora_magnitude_vector)\.(?!weight$)[\w-]+(?=\.weight$|$)")  # peft in memory
 _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)$")  # diffusers before peft: attn1.processor.to_q_lora
 
 
@@ -73,6 +76,7 @@ class Address(NamedTuple):
 
 def address_of(key: str) -> Address | None:
     """Return where a tensor of this name belongs, or None where the name is no LoRA's."""
+    key = _ADAPTER.sub(r"\1", key)
     end = next((end for end in _BY_LENGTH if key.endswith(end)), None)
     if end is None:
         return None

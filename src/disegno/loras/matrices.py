@@ -3,7 +3,10 @@
 LoRA    dW = a/r up down                                     Hu et al. 2021; over a kernel: LoCon, with a core: Tucker
 LoHa    dW = a/r (w1_a w1_b) * (w2_a w2_b)                   Hyeon-Woo et al. 2022 (FedPara), elementwise
 LoKr    dW = a/r w1 (x) w2                                   Yeh et al. 2023 (LyCORIS), Kronecker
-full    dW itself
+GLoRA   dW = a/r (W a1 a2 + b1 b2)                           Chavan et al. 2023
+(IA)3   dW = W * w, w of each output or each input           Liu et al. 2022
+OFT     dW = (R - 1) W: see `rotations.py`
+full    dW itself; of a norm, too
 DoRA    of any of them: m (W + dW) / |W + dW| - W            Liu et al. 2024, by row or by column
 """
 
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch
+from disegno.loras.rotations import rotated
 
 Matrices = Mapping[str, Tensor]
 
@@ -44,7 +48,7 @@ def _with_core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("rshw,ro,si->oihw", core, a, b)
 
 
-def _lora(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+def _lora(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
     down, up = m["lora_down"], m["lora_up"]
     factor = scale.of(m, len(down))  # of the whole rank, whatever the limit. A1111 parity: dyn
     down, up = down[:limit], up[:, :limit]
@@ -55,7 +59,7 @@ def _lora(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     return factor * made.reshape(len(up), *down.shape[1:])
 
 
-def _loha(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+def _loha(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
     a1, b1, a2, b2 = (m[f"hada_{name}"].flatten(1) for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
     factor = scale.of(m, len(b1))
     if "hada_t1" in m:
@@ -63,7 +67,7 @@ def _loha(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     return factor * (a1 @ b1) * (a2 @ b2)
 
 
-def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+def _lokr(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
     w1 = m["lokr_w1"] if "lokr_w1" in m else m["lokr_w1_a"] @ m["lokr_w1_b"]
     if "lokr_w2" in m:
         w2 = m["lokr_w2"]
@@ -77,15 +81,38 @@ def _lokr(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
     return scale.of(m, ranks[-1] if ranks else None) * torch.kron(w1, w2.contiguous())  # its views want that
 
 
-def _full(m: Matrices, scale: Scale, limit: int | None) -> Tensor:
+def _full(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
     return m["diff"]
 
 
-_KINDS: dict[str, Callable[[Matrices, Scale, int | None], Tensor]] = {
+def _glora(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
+    a1, a2, b1, b2 = m["glora_a1"], m["glora_a2"], m["glora_b1"], m["glora_b2"]
+    if len(b1) != len(weight):  # LyCORIS before 2.0 numbered them the other way round
+        a1, a2, b1, b2 = a2, a1, b2, b1
+    inner = torch.einsum("oi...,ij->oj...", weight, a1.flatten(1) @ a2.flatten(1))
+    own = b1.flatten(1) @ b2.flatten(1)
+    return scale.of(m, b1.shape[1]) * (inner + own.reshape(weight.shape))
+
+
+def _ia3(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
+    factors, others = m["weight"].flatten(), [1] * (weight.ndim - 2)
+    return weight * (factors.reshape(1, -1, *others) if m["on_input"] else factors.reshape(-1, 1, *others))
+
+
+def _oft(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
+    bound = float(m["alpha"]) * len(weight) if "alpha" in m else 0.0
+    made = rotated(weight, m["oft_blocks"], bound)
+    return (made * m["rescale"].reshape(-1, *[1] * (weight.ndim - 1)) if "rescale" in m else made) - weight
+
+
+_KINDS: dict[str, Callable[[Matrices, Tensor, Scale, int | None], Tensor]] = {
     "lora_down": _lora,
     "hada_w1_a": _loha,
     "lokr_w1": _lokr,
     "lokr_w1_a": _lokr,
+    "glora_a1": _glora,
+    "on_input": _ia3,
+    "oft_blocks": _oft,
     "diff": _full,
 }
 NEEDED = tuple(_KINDS)  # one of these makes a module's matrices a change of its weight
@@ -101,12 +128,12 @@ def difference(weight: Tensor, matrices: Matrices, scale: Scale, limit: int | No
     magnitude = m.get("magnitude", m.get("dora_scale"))
     by_row = "magnitude" in m or (magnitude is not None and len(magnitude) == len(weight))
     try:
-        made = _KINDS[kind](m, scale, limit)
+        made = _KINDS[kind](m, weight.float(), scale, limit)
     except KeyError as error:
         raise KeyMismatch(f"it lacks the matrix {error}") from error
     except RuntimeError:  # matrices that cannot be multiplied
         made = torch.empty(0)
-    axis = 0 if by_row else 1
+    axis = 0 if by_row or weight.ndim == 1 else 1
     if made.numel() != weight.numel() or len(made) != len(weight) or not _has_length(magnitude, weight.shape[axis]):
         shapes = ", ".join(f"{name} {tuple(matrix.shape)}" for name, matrix in matrices.items())
         raise KeyMismatch(f"{shapes} do not fit a weight of {tuple(weight.shape)}")

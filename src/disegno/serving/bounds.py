@@ -93,6 +93,8 @@ def _names_in(request: Request) -> Iterator[tuple[str, str | None]]:
         yield f"controls.{i}.base", unit.base
     for i, lora in enumerate(request.loras):
         yield f"loras.{i}.name", lora.name
+    if request.refiner is not None:
+        yield "refiner.model", request.refiner.model
     if request.hires is not None:
         yield "hires.model", request.hires.model
         yield "hires.upscaler", request.hires.upscaler

@@ -73,7 +73,7 @@ class Task:
 
     def open_runs(self) -> list[Run]:
         """Return the runs that wait for an answer."""
-        return [run for run in self.phase.runs if run.question is not None] if self.phase else []
+        return [run for run in self.phase.runs if run.is_open] if self.phase else []
 
     def close(self) -> None:
         """Let go of everything."""
@@ -219,7 +219,7 @@ class Desk:
         self._leave_if_ended(task)
 
     def _leave_if_ended(self, task: Task) -> None:
-        if task.phase is not None and all(run.latents is not None for run in task.phase.runs):
+        if task.phase is not None and not task.open_runs():
             task.phase = None
 
     def _previews(self, task: Task, phase: Phase) -> tuple[Image.Image, ...]:

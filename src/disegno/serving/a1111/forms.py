@@ -12,7 +12,6 @@ _MASK = (("mask", "<picture>"),)
 _AREA = (*_MASK, ("inpaint_full_res", True))
 _NO_RESTORER = "no face restorer is built in"
 FILL: tuple[InpaintFill, ...] = ("fill", "original", "noise", "nothing")  # by the number of inpainting_fill
-_NO_REFINER = "no refiner is built in; a hires pass may have another model (hr_checkpoint_name)"
 _SAVING = "save_images decides it"
 
 COMMON = (
@@ -79,8 +78,15 @@ COMMON = (
         when=(("override_settings", {"eta_ddim": 0.5}),),
         means="false keeps the settings of this request",
     ),
-    Field("refiner_checkpoint", "str", None, unused=_NO_REFINER, off=("", "None")),
-    Field("refiner_switch_at", "float", None, unused=_NO_REFINER, off=(0, 1)),
+    Field("refiner_checkpoint", "str", None, means="`refiner.model`; empty and None are off"),
+    Field(
+        "refiner_switch_at",
+        "float",
+        None,
+        like="refiner.at",
+        when=(("refiner_checkpoint", "diorama"),),
+        means="`refiner.at`; null is 0. The settings refiner_switch_by_sample_steps and hires_fix_refiner_pass count",
+    ),
     Field(
         "disable_extra_networks",
         "bool",

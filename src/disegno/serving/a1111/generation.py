@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from disegno.core.errors import RequestError, UnknownName
+from disegno.core.infotext import HIRES_REFINER
 from disegno.core.request import OWN_VAE, Request, make_request
 from disegno.prompts.networks import cut_tags
 from disegno.serving.a1111.coerce import Json, shortened
@@ -25,6 +26,7 @@ MAX_ARGS = 1000
 ALWAYS_ON = ("controlnet", "controlnet m2m")
 """The always-on scripts that this API has, in lower case."""
 _SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
+_REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _RESIZE = ("stretch", "crop", "fill", "latent")
 
 
@@ -97,6 +99,7 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
         **_noise(given, own),
         **_styles(given, house),
         **_PASSES[form](given, house),
+        **_refiner(given, house, own),
     }
     if given.flag("disable_extra_networks"):
         fields["prompt"] = cut_tags(given.text("prompt"))[0]
@@ -233,6 +236,20 @@ def _hires(given: Given, house: House) -> Fields:
         "hires.prompt": given.text("hr_prompt") or None,
         "hires.negative": given.text("hr_negative_prompt") or None,
         "hires.model": find_model(model, house) if model else None,
+    }
+
+
+def _refiner(given: Given, house: House, own: Mapping[str, Json]) -> Fields:
+    name = given.text("refiner_checkpoint").strip()
+    if name.lower() in ("", "none"):
+        return {}
+    settings = ("refiner_switch_by_sample_steps", "hires_fix_refiner_pass")
+    by_steps, passes = (own.get(setting, default_of(setting)) for setting in settings)
+    return {
+        "refiner.model": find_model(name, house),
+        "refiner.at": given.number("refiner_switch_at"),
+        "refiner.share": "steps" if by_steps else "noise",
+        "refiner.passes": _REFINED[str(passes)],
     }
 
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 
+from disegno.core.infotext import HIRES_REFINER
 from disegno.serving.a1111.coerce import Json, Kind, coerced, shortened
 from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.fields import bounds_of
@@ -65,6 +66,8 @@ OPTIONS: Mapping[str, Option] = {
     "img2img_fix_steps": Option("bool", False, "init.exact_steps"),
     "img2img_color_correction": Option("bool", False, "init.colour_correction"),
     "inpainting_mask_weight": Option("float", 1.0, "init.mask_weight"),
+    "refiner_switch_by_sample_steps": Option("bool", False),
+    "hires_fix_refiner_pass": Option("str", "second pass", choices=tuple(HIRES_REFINER.values())),
     "samples_format": Option("str", "png", choices=IMAGE_FORMATS),
     "jpeg_quality": Option("int", 80, low=1, high=100),
     "webp_lossless": Option("bool", False),

@@ -29,6 +29,8 @@ FIELDS: Mapping[str, str] = {
     "Sigma tmin": "s_tmin",
     "Sigma tmax": "s_tmax",
     "Sigma noise": "s_noise",
+    "Refiner": "refiner_checkpoint",
+    "Refiner switch at": "refiner_switch_at",
 }
 TXT2IMG: Mapping[str, str] = {
     "Hires upscale": "hr_scale",
@@ -64,6 +66,8 @@ SETTINGS: Mapping[str, str] = {
     "Old prompt editing timelines": "use_old_scheduling",
     "Noise multiplier": "initial_noise_multiplier",
     "Extra noise": "img2img_extra_noise",
+    "Refiner switch by sampling steps": "refiner_switch_by_sample_steps",
+    "Hires refiner": "hires_fix_refiner_pass",
 }
 UNITS = "ControlNet "
 
