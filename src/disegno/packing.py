@@ -5,6 +5,7 @@ every call. Packed once, a step of Stable Diffusion 1.5 is faster (benchmarks/be
 same kernels run on the same numbers. Only the packed copy is kept; `state_dict` gives the weights back in their order.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -126,6 +127,7 @@ def pack(net: nn.Module, linears: bool = True) -> int:
 
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, PackedLinear, PackedConv2d)
+NORMS: tuple[type[nn.Module], ...] = (nn.GroupNorm, nn.LayerNorm)
 
 
 def _empty_like(module: nn.Module) -> nn.Linear | nn.Conv2d:
@@ -144,12 +146,21 @@ def _empty_like(module: nn.Module) -> nn.Linear | nn.Conv2d:
     return nn.Conv2d(*sizes, bias=False, padding_mode=mode, device="meta")  # pyright: ignore[reportArgumentType]
 
 
+def _norm_with(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    made, dtype = deepcopy(norm), norm.get_parameter("weight").dtype
+    for name, values in (("weight", weight), ("bias", bias)):
+        made.register_parameter(name, None if values is None else nn.Parameter(values.to(dtype), requires_grad=False))
+    return made.eval()
+
+
 @torch.no_grad()
 def with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """Return a frozen layer like this one (of `LAYERS`), packed where it is, with another weight and bias.
+    """Return a frozen layer like this one (of `LAYERS` or `NORMS`), packed where it is, with another weight and bias.
 
     They are taken over in the layer's own dtype and order of memory. The layer itself is only read.
     """
+    if isinstance(module, NORMS):
+        return _norm_with(module, weight, bias)
     own, made = (
         module.get_parameter("weight") if not isinstance(module, _Packed) else module.packed,
         _empty_like(module),

@@ -64,6 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_safetensors(folder / "embeddings" / "my-style.safetensors", {"emb_params": _randn(2, 32, seed=5)}, {})
     save_safetensors(folder / "embeddings" / "toy (old).safetensors", {"emb_params": _randn(2, 32, seed=6)}, {})
     save_safetensors(folder / "embeddings" / "sd2-style.safetensors", {"emb_params": _randn(2, 1024, seed=5)}, {})
+    # a file that cannot be read spoils no other picture
+    two = {"<one>": _randn(1, 768, seed=7), "<two>": _randn(1, 768, seed=8)}
+    save_safetensors(folder / "embeddings" / "two-words.safetensors", two, {})
     (folder / "styles.csv").write_text('name,prompt,negative_prompt\nNoir,"{prompt}, noir",colour\n', "utf-8")
     (folder / "wildcards").mkdir()
     (folder / "wildcards" / "animal.txt").write_text("cat\ndog\nfox\nowl\n", "utf-8")
@@ -244,6 +247,7 @@ def test_embeddings_of_the_library_act_by_their_name(studio: Studio) -> None:
     finally:
         hidden.rename(path)
     assert "is for sd2" in _draw(studio, prompt="sd2-style").warnings[0]
+    assert "cannot be read (two-words.safetensors is no embedding" in _draw(studio, prompt="two-words").warnings[0]
 
 
 def test_a_second_pass_goes_on_with_the_schedule_or_has_words_of_its_own(studio: Studio) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -146,6 +148,9 @@ def test_a_stopped_server_drains(server: Server, folder: Path) -> None:
     runs = server.submit("generate", SMALL | {"width": 128, "height": 128, "steps": 40})["id"]
     waits = server.submit("generate", SMALL)["id"]
     list(_until(server.events(runs), 1))
+    pid = server.process.pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split():  # as a terminal's Ctrl-C does
+        os.kill(int(child), signal.SIGINT)
     server.process.terminate()
     until = time.monotonic() + 10
     while server.ask("GET", "/ready").status_code == 200:

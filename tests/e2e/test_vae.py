@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_in_words(studio: Studio, folder: Path, tmp
     save_safetensors(folder / "wide.safetensors", miniature_sd3.vae_tensors(), {})
     refused("wide", WrongFamily, "sd3")
     refused("joined", UnknownName, "joined")
-    refused(str(folder / "joined.safetensors"), ModelFileError, "holds a model, not a VAE")
+    refused(str(folder / "joined.safetensors"), ModelFileError, r"holds a model \(sd1\), not a VAE")
     refused("bear", UnknownName, "bare")
     missing = dict(list(OTHER.items())[1:])
     save_safetensors(tmp_path / "missing.safetensors", missing, {})

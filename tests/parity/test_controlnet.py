@@ -15,7 +15,7 @@ from torch import Tensor
 from disegno.controls import controlnet
 from disegno.controls.base import Condition
 from disegno.controls.strength import layer_scales
-from disegno.core.errors import KeyMismatch, UnknownKind, WrongFamily
+from disegno.core.errors import CorruptFile, KeyMismatch, UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.weights.keys.control import diffusers_names
@@ -111,7 +111,7 @@ def test_residuals_of_every_form_of_file(
         torch.testing.assert_close(ours, theirs, **RESIDUALS)
 
 
-def test_a_torch_file_and_a_diffusers_folder(
+def test_a_torch_file_and_diffusers_folders(
     tmp_path: Path, io: dict[str, Tensor], weights: dict[str, Tensor], controlnet_host: Any
 ) -> None:
     torch.save(weights, tmp_path / "control_v11p_sd15_canny.pth")
@@ -119,7 +119,9 @@ def test_a_torch_file_and_a_diffusers_folder(
     net = ControlNetModel(**config)
     net.load_state_dict(_diffusers(weights, {}))
     net.save_pretrained(tmp_path / "folder")
-    for path in (tmp_path / "control_v11p_sd15_canny.pth", tmp_path / "folder"):
+    net.save_pretrained(tmp_path / "shards", max_shard_size="200KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    for path in (tmp_path / "control_v11p_sd15_canny.pth", tmp_path / "folder", tmp_path / "shards"):
         found = _residuals(path, controlnet_host, io)
         for ours, theirs in zip((*found.down, found.mid), _expected(io), strict=True):
             torch.testing.assert_close(ours, theirs, **RESIDUALS)
@@ -181,5 +183,5 @@ def test_what_does_not_fit_is_named(
         controlnet.open(_file(tmp_path, wide, "wide.safetensors"), controlnet_host, MEMORY)
     with pytest.raises(UnknownKind, match="no hint block"):
         controlnet.open(_file(tmp_path, golden("ctrlora__basecn"), "base.safetensors"), controlnet_host, MEMORY)
-    with pytest.raises(UnknownKind, match="no weights of a ControlNet"):
+    with pytest.raises(CorruptFile, match="has no weights"):
         controlnet.open(tmp_path, controlnet_host, MEMORY)

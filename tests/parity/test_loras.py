@@ -15,6 +15,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from lycoris.functional.general import apply_dora_scale
+from lycoris.modules.boft import ButterflyOFTModule
+from lycoris.modules.diag_oft import DiagOFTModule
+from lycoris.modules.glora import GLoRAModule
+from lycoris.modules.ia3 import IA3Module
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -22,6 +26,7 @@ from disegno.backbones import miniature
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.core.request import LoraUse
 from disegno.loras.apply import Worn, put_on
+from disegno.loras.dialects import address_of
 from disegno.loras.files import read_lora
 from disegno.loras.matrices import Scale, difference
 from disegno.weights.identify import identify
@@ -231,3 +236,31 @@ def test_dora_by_columns_is_that_of_lycoris(strength: float, weight: Tensor) -> 
     plain = difference(weight, {"lora_down": down, "lora_up": up}, Scale())
     found = weight + strength * difference(weight, {"lora_down": down, "lora_up": up, "dora_scale": scale}, Scale())
     assert torch.allclose(found, apply_dora_scale(weight, plain, scale, strength), atol=1e-5)
+
+
+LAYERS = {"linear": nn.Linear(8, 16), "conv 3x3": nn.Conv2d(8, 16, 3), "square": nn.Linear(16, 16)}
+MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "glora": (GLoRAModule, {"lora_dim": 2, "alpha": 3}),
+    "ia3": (IA3Module, {}),
+    "ia3 of inputs": (IA3Module, {"train_on_input": True}),
+    "oft": (DiagOFTModule, {"lora_dim": 4}),
+    "oft, bounded and rescaled": (DiagOFTModule, {"lora_dim": 4, "constraint": 0.05, "rescaled": True}),
+    "boft": (ButterflyOFTModule, {"lora_dim": 4}),
+    "boft, bounded and rescaled": (ButterflyOFTModule, {"lora_dim": 4, "constraint": 0.05, "rescaled": True}),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("kind", MODULES)
+@torch.no_grad()
+def test_what_turns_or_scales_a_weight_does_what_lycoris_does(kind: str, layer: Any) -> None:
+    make, options = MODULES[kind]
+    module = make("lora_unet_x", layer, **options)
+    for n, parameter in enumerate(module.parameters()):
+        parameter.copy_(0.3 * _randn(*parameter.shape, seed=n) + parameter)
+    module.apply_to()
+    named = {address_of(f"lora_unet_x.{name}"): one for name, one in module.state_dict().items() if "org_" not in name}
+    matrices = {address.matrix: one for address, one in named.items() if address is not None}
+    expected = module.get_diff_weight()[0]
+    assert expected.abs().max() > 0.05
+    assert torch.allclose(difference(layer.weight, matrices, Scale()), expected, atol=1e-5)

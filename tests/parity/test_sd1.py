@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x against the real classes, against the original program's outputs, and file against file."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,7 +26,7 @@ from disegno.backbones.miniature import (
     write_sd1_checkpoint,
     write_sd1_folder,
 )
-from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.core.errors import KeyMismatch, RequestError, UnknownKind, WrongFamily
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.text.clip_tokens import LENGTH, tokenizer
@@ -249,6 +251,19 @@ def test_zero_terminal_snr_is_diffusers(tmp_path: Path) -> None:
     assert table.sigma_max == pytest.approx(4518.76, rel=1e-3)
 
 
+def test_scaled_8_bit_numbers_open_as_what_they_stand_for(tmp_path: Path, miniature: LatentDiffusion) -> None:
+    tensors = original_tensors()
+    names = [name for name in tensors if name.startswith(ldm.UNET_PREFIX) and tensors[name].ndim == 2]
+    for name in names:
+        scale = tensors[name].abs().max() / 448
+        tensors |= {name: (tensors[name] / scale).to(torch.float8_e4m3fn), f"{name[:-6]}scale_weight": scale}
+    tensors[f"{ldm.UNET_PREFIX}scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    save_safetensors(tmp_path / "scaled.safetensors", tensors, {})
+    weights = sd1.open(tmp_path / "scaled.safetensors", MEMORY).net.state_dict()
+    for name, whole in miniature.net.state_dict().items():  # three bits behind the point: a sixteenth at most
+        assert torch.allclose(weights[name], whole, rtol=0.07, atol=2e-3), name
+
+
 # ---- what is wrong with a file
 
 
@@ -283,6 +298,36 @@ def test_faulty_files_are_refused_with_the_reason(
     save_safetensors(path, tensors(), {})
     with pytest.raises(error, match=words):
         sd1.open(path, MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"class_embed_type": "projection", "projection_class_embeddings_input_dim": 64}, "unCLIP"),
+        ({"num_class_embeds": 10}, "upscaler"),
+        ({"time_cond_proj_dim": 32}, "latent consistency"),
+    ],
+)
+def test_a_unet_that_wants_more_than_it_is_told_is_refused(
+    tmp_path: Path, asked: dict[str, object], words: str
+) -> None:
+    folder = write_sd1_folder(tmp_path / "model", Miniature(unet=asked))
+    with pytest.raises(UnknownKind, match=words):
+        sd1.open(folder, MEMORY)
+
+
+@pytest.mark.parametrize("end", ["fp16.bin", "non_ema.safetensors"])
+def test_a_folder_of_one_variant_opens(tmp_path: Path, folder: Path, end: str) -> None:
+    made = Path(shutil.copytree(folder, tmp_path / "model"))
+    for file in list(made.rglob("*.safetensors")):
+        stem = "pytorch_model" if end.endswith("bin") and file.stem == "model" else file.stem
+        tensors = load_file(file)
+        file.unlink()
+        if end.endswith("bin"):
+            torch.save({name: tensor.clone() for name, tensor in tensors.items()}, file.with_name(f"{stem}.{end}"))
+        else:
+            save_safetensors(file.with_name(f"{stem}.{end}"), tensors, {})
+    assert sd1.open(made, MEMORY).fingerprint == sd1.open(folder, MEMORY).fingerprint
 
 
 # ---- precision

@@ -36,6 +36,7 @@ WRITERS = {
     "a1111.pt": _a1111,
     "first.pt": _first,
     "safe.safetensors": lambda path, vectors: save_safetensors(path, {"emb_params": vectors}, {}),
+    "comfy.safetensors": lambda path, vectors: save_safetensors(path, {"clip_l": vectors}, {}),
     "diffusers.bin": lambda path, vectors: torch.save({"<cat-toy>": vectors}, path),
     "diffusers.safetensors": lambda path, vectors: save_safetensors(path, {"<cat-toy>": vectors}, {}),
 }

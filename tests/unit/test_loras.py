@@ -141,6 +141,31 @@ def test_a_full_difference_changes_the_bias_too(model: LatentDiffusion, tmp_path
     assert torch.equal(seat.other.bias, shifted)
 
 
+def test_the_norms_of_a_lora_are_changed(model: LatentDiffusion, tmp_path: Path) -> None:
+    norm = "down_blocks.0.attentions.0.norm"
+    stem, own = f"lora_unet_{norm.replace('.', '_')}", model.net.get_submodule(norm)
+    tensors = {f"{stem}.w_norm": _randn(32), f"{stem}.b_norm": _randn(32, seed=1)}
+    loras = put_on({"unet": model.net}, [_worn(tmp_path, tensors, strength=0.5)])
+    with loras.on("unet"):
+        changed = model.net.get_submodule(norm)
+        for name, added in (("weight", tensors[f"{stem}.w_norm"]), ("bias", tensors[f"{stem}.b_norm"])):
+            kept = own.get_parameter(name)
+            assert torch.equal(changed.get_parameter(name), (kept.float() + 0.5 * added).to(kept.dtype))
+    assert model.net.get_submodule(norm) is own and loras.warnings == ()
+
+
+def test_the_first_layer_of_a_model_that_inpaints_keeps_its_other_channels(tmp_path: Path) -> None:
+    net = miniature.open_miniature(made=miniature.Miniature(in_channels=9)).net
+    tensors = {
+        "lora_unet_conv_in.lora_down.weight": _randn(4, 4, 3, 3),
+        "lora_unet_conv_in.lora_up.weight": _randn(32, 4, 1, 1, seed=1),
+    }
+    own = net.get_parameter("conv_in.weight").clone()
+    with put_on({"unet": net}, [_worn(tmp_path, tensors)]).on("unet"):
+        changed = net.get_parameter("conv_in.weight")
+        assert torch.equal(changed[:, 4:], own[:, 4:]) and not torch.equal(changed[:, :4], own[:, :4])
+
+
 def test_none_are_no_loras(model: LatentDiffusion) -> None:
     assert put_on(model.lora_nets, []).key == NO_LORAS.key == ""
     with NO_LORAS.on("unet"), NO_LORAS.on("te"):
@@ -185,8 +210,14 @@ def test_the_originals_names_are_known(tmp_path: Path) -> None:
         ("diffusion_model.input_blocks.1.1.x.lora_magnitude_vector", ("unet", "input_blocks_1_1_x", "magnitude")),
         ("lora_unet_x.hada_w1_a", ("unet", "x", "hada_w1_a")),
         ("lora_unet_x.lokr_t2", ("unet", "x", "lokr_t2")),
-        ("lora_unet_x.oft_blocks", None),
-        ("conv_in.weight", None),
+        ("lora_unet_x.oft_blocks", ("unet", "x", "oft_blocks")),
+        ("oft_unet_x.oft_blocks", ("unet", "x", "oft_blocks")),
+        ("lora_unet_x.w_norm", ("unet", "x", "diff")),
+        ("lora_unet_x.b1.weight", ("unet", "x", "glora_b1")),
+        ("unet.a.x.lora_A.my-style.weight", ("unet", "a_x", "lora_down")),
+        ("unet.a.x.lora_magnitude_vector.my-style", ("unet", "a_x", "magnitude")),
+        ("unet.a.x.lora_B.bias", None),
+        ("conv_in.other", None),
     ],
 )
 def test_names_are_taken_apart(key: str, address: tuple[str, str, str] | None) -> None:
@@ -205,6 +236,12 @@ def test_some_of_many_is_a_warning(tmp_path: Path) -> None:
     assert loras.warnings == ("The LoRA 'ink': 2 of 3 modules applied; this model has no place for the others.",)
 
 
+def test_tensors_of_no_known_kind_are_told(tmp_path: Path) -> None:
+    worn = _worn(tmp_path, _kohya(TO_Q) | {"bundle_emb.x.emb_params": _randn(1, 32), "lora_unet_a.weight": _randn(2)})
+    said = put_on(miniature.open_miniature().lora_nets, [worn]).warnings
+    assert len(said) == 1 and "2 of its tensors are of no known kind and do nothing: bundle_emb.x" in said[0]
+
+
 def test_none_of_many_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         KeyMismatch, match="'ink' applies to none of this model's layers: its 2 modules are unet no_where, unet"
@@ -221,6 +258,9 @@ def test_none_of_many_is_an_error(tmp_path: Path) -> None:
         (lambda t, s: {f"{s}.lora_down.weight": torch.ones(4, 32)}, "lacks the matrix 'lora_up'"),
         (lambda t, s: t | {f"{s}.dora_scale": torch.ones(1, 5)}, "dora_scale (1, 5)"),
         (lambda t, s: {f"{s}.hada_w1_a": torch.ones(32, 4), f"{s}.hada_w1_b": torch.ones(4, 32)}, "hada_w2_a"),
+        (lambda t, s: {f"{s}.oft_blocks": torch.ones(3, 2, 2)}, "oft_blocks (3, 2, 2)"),
+        (lambda t, s: {f"{s}.oft_blocks": torch.ones(2, 2)}, "oft_blocks (2, 2)"),
+        (lambda t, s: {f"{s}.weight": torch.ones(7), f"{s}.on_input": torch.tensor(1)}, "weight (7,)"),
         (lambda t, s: {f"{s}.diff": torch.ones(32, 32), f"{s}.diff_b": torch.ones(7)}, "diff_b (7,) has no bias"),
     ],
 )
@@ -235,7 +275,7 @@ def test_matrices_of_other_shapes_are_an_error(
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownKind, match="holds no matrices that can be used"):
-        _worn(tmp_path, {"lora_unet_x.oft_blocks": torch.ones(2, 2, 2)})
+        _worn(tmp_path, {"lora_unet_x.oft_diag": torch.ones(2, 2, 2)})
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

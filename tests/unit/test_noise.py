@@ -115,6 +115,10 @@ def test_big_seeds_wrap_around() -> None:
     assert torch.equal(last.draw(), first.start_noise())
 
 
+def test_after_the_last_seed_comes_the_first() -> None:
+    assert batch_seeds(2**64 - 1, 2**64 - 2, 0.0, 3) == ([2**64 - 1, 0, 1], [2**64 - 2, 2**64 - 1, 0])
+
+
 def test_what_sampling_starts_from() -> None:
     noise, latents = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 3.0)
     sigma = torch.tensor(0.75)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from disegno.weights.quantised import INT8_PEAK, dequantise_rows, quantise_rows
+from disegno.weights.scaled import unscaled
 
 pytestmark = pytest.mark.unit
 
@@ -42,3 +43,18 @@ def test_row_of_zeros_stays_zero() -> None:
 def test_scale_without_its_tensor_is_an_error() -> None:
     with pytest.raises(KeyError, match="no tensor w"):
         dequantise_rows({"w.scale": torch.ones(4)})
+
+
+@pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("scale", [torch.tensor(0.5), torch.tensor([0.5]), torch.tensor([[0.5], [2.0]])])
+def test_comfyuis_scales_are_multiplied_by(name: str, scale: torch.Tensor) -> None:
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    stored = {"a.weight": weight.to(torch.float8_e4m3fn), f"a.{name}": scale, "a.bias": torch.ones(2).half()}
+    made = unscaled(stored | {"a.scale_input": torch.ones(()), "scaled_fp8": torch.zeros(0)})
+    assert made.keys() == {"a.weight", "a.bias"} and made["a.weight"].dtype == torch.bfloat16
+    assert torch.equal(made["a.weight"].float(), weight * scale) and made["a.bias"].dtype == torch.float16
+
+
+def test_what_has_no_scales_stays_as_it_is() -> None:
+    plain = {"a.weight": torch.ones(2, 2), "logit_scale": torch.ones(())}
+    assert unscaled(plain) == plain

@@ -81,6 +81,13 @@ def test_image_to_image_starts_where_a1111_starts() -> None:
             assert float(left[0]) == pytest.approx(case["karras_sigma_sched_first"], rel=REL)
 
 
+@pytest.mark.parametrize("share", [1e-9, 5e-324])
+def test_a_share_of_next_to_nothing_plans_no_levels_without_end(share: float) -> None:
+    start = start_step(20, share, exact_steps=True)
+    assert (start.steps, start.num_steps) == (1_000_000, 20)
+    assert find_schedule("karras").sigmas(start.steps, VP, Spacing()).diff()[start.first :].max() < 0
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 50])
 @pytest.mark.parametrize("table", [VP, FLOW], ids=["vp", "flow"])
 @pytest.mark.parametrize("name", SCHEDULES)

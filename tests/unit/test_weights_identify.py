@@ -98,8 +98,30 @@ FILES = {
         {"lora_unet_x_attn2_to_k.hada_w1_a": (320, 8), "lora_unet_x_attn2_to_k.hada_w1_b": (8, 768)},
         "lora",
         "loha",
-        "",
+        "sd1",
         "kohya",
+    ),
+    "lokr sdxl": (
+        {"lora_unet_x_attn2_to_k.lokr_w1": (4, 4), "lora_unet_x_attn2_to_k.lokr_w2_b": (8, 512)},
+        *("lora", "lokr", "sdxl", "kohya"),
+    ),
+    "glora": ({f"lora_unet_x.{name}.weight": (4, 4) for name in ("a1", "b1")}, "lora", "glora", "", "kohya"),
+    "ia3": ({"lora_unet_x.weight": (320,), "lora_unet_x.on_input": ()}, "lora", "ia3", "", "kohya"),
+    "oft": ({"oft_unet_x.oft_blocks": (4, 80, 80)}, "lora", "oft", "", "kohya"),
+    "norms": ({"lora_unet_x.w_norm": (320,), "lora_unet_x.b_norm": (320,)}, "lora", "full", "", "kohya"),
+    "lora of a named adapter": ({"unet.x.attn2.to_k.lora_A.ink.weight": (8, 768)}, "lora", "lora", "sd1", "peft"),
+    "lora flux": (
+        {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 3072)},
+        *("lora", "lora", "flux", "peft"),
+    ),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "unet", "", "flux", ""),
+    "flux diffusers": (
+        {"transformer_blocks.0.attn.add_q_proj.weight": (1, 1), "single_transformer_blocks.0.attn.to_q.weight": (1, 1)},
+        *("unet", "", "flux", "diffusers"),
+    ),
+    "svd": (
+        headers.model(1024) | {"model.diffusion_model.input_blocks.1.0.time_stack.in_layers.0.weight": (320,)},
+        *("model", "", "svd", "ldm"),
     ),
     "lokr": ({"lora_unet_x.lokr_w1": (4, 4), "lora_unet_x.lokr_w2": (80, 192)}, "lora", "lokr", "", "kohya"),
     "dora": ({**headers.lora(modules=4), "lora_unet_x.dora_scale": (1, 4)}, "lora", "dora", "sd1", "kohya"),
@@ -196,6 +218,20 @@ def test_the_words_of_a_wrong_pair() -> None:
     assert str(error.value) == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("lllite_unet_input_blocks_4_1.down.0.weight", "is a ControlNet-LLLite"),
+        ("down_blocks.0.motion_modules.0.x.weight", "is a motion module"),
+        ("clip_txt_mapper.weight", "is a part of a model of stable-cascade"),
+        ("vision_model.x.weight", "is a CLIP that reads pictures"),
+    ],
+)
+def test_what_cannot_be_used_is_called_by_its_name(key: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownKind, match=f"x.pt {words}"):
+        identify(headers.write_header(tmp_path / "x.pt", {key: (1, 1, 1)}))
+
+
 def test_a_file_of_nothing_known_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = headers.write_header(tmp_path / "esrgan.pth", {"body.conv_first.weight": (64, 3, 3, 3)})
     with pytest.raises(UnknownKind, match=r"esrgan\.pth is sound, but .*body\.conv_first"):
@@ -239,6 +275,15 @@ def test_folders_are_known_by_their_json(
 ) -> None:
     card = identify(_folder(tmp_path / "folder", files))
     assert (card.kind, card.mechanism, card.family, card.prediction, card.in_channels) == expected
+
+
+def test_a_folder_that_draws_with_another_network_is_named(tmp_path: Path) -> None:
+    files: dict[str, object] = {
+        "model_index.json": {"_class_name": "FluxPipeline"},
+        "transformer/config.json": {"_class_name": "FluxTransformer2DModel"},
+    }
+    with pytest.raises(UnknownKind, match="a FluxPipeline folder, which draws with a FluxTransformer2DModel"):
+        identify(_folder(tmp_path / "folder", files))
 
 
 @pytest.mark.parametrize(

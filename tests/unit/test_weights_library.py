@@ -136,7 +136,7 @@ def test_a_damaged_index_counts_as_none(full: Path, text: str) -> None:
     (full / "cache").mkdir()
     (full / "cache/library.json").write_text(text)
     assert len(_library(full).cards()) == 6
-    assert json.loads((full / "cache/library.json").read_text())["version"] == 1
+    assert json.loads((full / "cache/library.json").read_text())["version"] == 2
 
 
 def test_a_folder_that_is_missing_or_cannot_keep_an_index_is_no_error(full: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file as library_load
 from safetensors.torch import save_file
 
-from disegno.core.errors import CorruptFile, KeyMismatch, ModelFileError
+from disegno.core.errors import CorruptFile, KeyMismatch, ModelFileError, UnknownKind
 from disegno.weights.finite import not_finite, require_finite
 from disegno.weights.load import load_file, open_file
 from disegno.weights.save import save_safetensors
@@ -127,3 +128,31 @@ def test_finite_numbers() -> None:
     assert not_finite(sound | bad | fp8) == ["nan", "inf", "fp8"]
     with pytest.raises(CorruptFile, match=r"line\.ckpt holds NaN .* in 2 of 2 tensors: nan, inf"):
         require_finite("line.ckpt", bad)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\n  <html><head>" + bytes(40), "a web page. .* signed in"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"Access to model X is restricted. You must have access to it", "text: 'Access to model X"),
+        (b"GGUF" + bytes(40), "a GGUF file. This program reads safetensors"),
+        (b"Rar!\x1a\x07\x01" + bytes(40), "a RAR archive. Unpack it"),
+        (b"\x08\x07\x12\x07pytorch" + bytes(40), "an ONNX file"),
+        (bytes(64), "neither safetensors nor"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_called_by_its_name(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CorruptFile, match=words):
+        open_file(tmp_path / "x.safetensors")
+
+
+def test_an_archive_of_a_file_and_a_hypernetwork_are_called_by_their_names(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("model.safetensors", bytes(99))
+    with pytest.raises(CorruptFile, match=r"zip archive that holds 'model\.safetensors'\. Unpack it"):
+        open_file(tmp_path / "x.zip")
+    torch.save({768: [{"linear.0.weight": torch.ones(2, 2)}], "step": 3}, tmp_path / "x.pt")
+    with pytest.raises(UnknownKind, match=r"x\.pt: This is a hypernetwork"):
+        open_file(tmp_path / "x.pt")

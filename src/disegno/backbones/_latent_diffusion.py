@@ -88,8 +88,31 @@ class Nets:
     vae_config: Config
 
 
+# What a UNet may ask for beside latents, a timestep and text; in diffusers' configuration, and what asks for it.
+_ASKED = {
+    "class_embed_type": "a picture's embedding (unCLIP) or a class",
+    "num_class_embeds": "a level of noise (the x4 upscaler) or a class",
+    "addition_embed_type": "a pooled text or a picture (SDXL, Kandinsky)",
+    "encoder_hid_dim_type": "a text or a picture of another width (DeepFloyd, Kandinsky)",
+    "time_cond_proj_dim": "the guidance (a latent consistency model: use its LoRA on the model that it was made from)",
+}
+
+
+def _check_asks(config: Config, name: str) -> None:
+    """Raise UnknownKind where a UNet wants to be told what no family here tells it."""
+    for asked, meaning in _ASKED.items():
+        if config.get(asked) is not None:
+            raise UnknownKind(
+                f"The UNet of {name} wants to be told {meaning}, which it is not here. Choose another model."
+            )
+
+
 def open_nets(nets: Nets, name: str, memory: Memory) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """Return the two nets, placed. Raises KeyMismatch where tensors are missing, unexpected or of another shape."""
+    """Return the two nets, placed. Raises KeyMismatch where tensors are missing, unexpected or of another shape.
+
+    Raises UnknownKind where the UNet wants more than latents, a timestep and text.
+    """
+    _check_asks(nets.unet_config, name)
 
     def unet() -> UNet2DConditionModel:
         return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(nets.unet_config))

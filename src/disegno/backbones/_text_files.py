@@ -12,6 +12,7 @@ from disegno.text.t5 import find_tokenizer
 from disegno.weights.keys import ldm
 from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors, read_json
+from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
 
 _PREFIX = "text_encoders."
@@ -48,8 +49,9 @@ def _t5(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if name.startswith(("shared.", "encoder.")) and "EncDec" not in name}
 
 
-def _parts(found: Mapping[str, Mapping[str, Tensor]]) -> TextParts:
+def _parts(read: Mapping[str, Mapping[str, Tensor]]) -> TextParts:
     """Return the encoders of files. Stability AI parity: CLIP-L's pooled state is taken as it is, not projected."""
+    found = {name: unscaled(tensors) for name, tensors in read.items()}
     return TextParts(
         clip_l=_clip(found.get("clip_l", {}), projects=False),
         clip_g=_clip(found.get("clip_g", {}), projects=True),

@@ -39,6 +39,7 @@ from disegno.weights.configs import SHIFT, vae_config
 from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors, read_json, told_of
+from disegno.weights.scaled import unscaled
 
 FAMILY = "sd3"
 DEFAULTS = Defaults(1024, 1024, steps=28, cfg=4.5, sampler="Euler", schedule="normal")
@@ -149,7 +150,7 @@ def read_file(path: Path) -> Parts:
         check_family(file, FAMILY)
         told = told_of(file)
         keys = [key for key in file.contents.entries if key.startswith(mmdit.PREFIX)]
-        originals = {key.removeprefix(mmdit.PREFIX): file.tensor(key) for key in keys}
+        originals = unscaled({key.removeprefix(mmdit.PREFIX): file.tensor(key) for key in keys})
         net = net_of(originals, path.name)
         vae = vae_of(file, ldm.VAE_PREFIX)
         return Parts(

@@ -21,18 +21,11 @@ from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.keys.control import DIFFERENCE_MARK, HINT_PREFIX, control_keys, diffusers_names
-from disegno.weights.load import open_file
-from disegno.weights.tensor_file import TensorFile
+from disegno.weights.parts import weights_of
 
 log = logging.getLogger(__name__)
 
 families = ("sd1", "sd2", "diorama")
-
-_FOLDER_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
 
 
 def recognises(card: FileCard) -> bool:
@@ -116,40 +109,26 @@ class Whole:
 
 def open_whole(path: Path, backbone: Body, memory: Memory) -> Whole:
     """Return the net in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
-    with open_file(_weights_in(path)) as file:
-        config = _folder_config(path) | _header_config(file.metadata)
-        tensors = _tensors(file)
-        fingerprint = file.sha256()
-        if _is_difference(file):
-            tensors = _with_encoder(path.name, tensors, backbone)
-            fingerprint = key_of(fingerprint, backbone.fingerprint)
-    return Whole(open_net(path.name, tensors, backbone, memory, config), config, file.metadata, fingerprint)
+    read, files, fingerprint = weights_of(path)
+    words = files[0].metadata
+    config, tensors = _folder_config(path) | _header_config(words), _tensors(path.name, read)
+    if any(key.rpartition(".")[2] == DIFFERENCE_MARK for key in read):
+        tensors = _with_encoder(path.name, tensors, backbone)
+        fingerprint = key_of(fingerprint, backbone.fingerprint)
+    return Whole(open_net(path.name, tensors, backbone, memory, config), config, words, fingerprint)
 
 
-def _is_difference(file: TensorFile) -> bool:
-    return any(key.rpartition(".")[2] == DIFFERENCE_MARK for key in file.contents.entries)
-
-
-def _tensors(file: TensorFile) -> dict[str, Tensor]:
+def _tensors(file_name: str, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the control net's tensors by diffusers' names. Raises UnknownKind where there is no hint block."""
-    own = control_keys(file.keys())
+    own = control_keys(read)
     names = diffusers_names(name for name in own.values() if name != DIFFERENCE_MARK)
     if not any(name.startswith(HINT_PREFIX) for name in names.values()):
         raise UnknownKind(
-            f"{file.path.name} has no hint block: it is no ControlNet. A CtrLoRA base is opened with a condition."
+            f"{file_name} has no hint block: it is no ControlNet. A CtrLoRA base is opened with a condition."
         )
     if ignored := sorted(set(own.values()) - names.keys() - {DIFFERENCE_MARK}):
-        log.warning("%s: %d tensors are of no ControlNet and ignored: %s", file.path.name, len(ignored), ignored[:8])
-    return {names[name]: file.tensor(key) for key, name in own.items() if name in names}
-
-
-def _weights_in(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
-    if found is None:
-        raise UnknownKind(f"{path} holds no weights of a ControlNet. Expected one of: {', '.join(_FOLDER_FILES)}.")
-    return found
+        log.warning("%s: %d tensors are of no ControlNet and ignored: %s", file_name, len(ignored), ignored[:8])
+    return {names[name]: read[key] for key, name in own.items() if name in names}
 
 
 def _folder_config(path: Path) -> dict[str, object]:

@@ -25,15 +25,10 @@ from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.keys import mmdit, sd3_control
-from disegno.weights.load import open_file
+from disegno.weights.parts import weights_of
 
 families = ("sd3",)
 
-_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
 _PATCHES = "pos_embed_input.proj.weight"
 _POOLED = "time_text_embed.text_embedder.linear_1.weight"
 # What the control must have in common with the model's transformer: where it stands in both configurations.
@@ -142,8 +137,8 @@ def _kept(holes: Tensor | None, latents: Tensor) -> Tensor:
 
 def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controller:
     """Return the ControlNet in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
-    with open_file(_weights_in(path)) as file:
-        tensors, words, fingerprint = file.tensors(), file.metadata, file.sha256()
+    tensors, files, fingerprint = weights_of(path)
+    words = files[0].metadata
     made_for = made_for_of(tensors, path.name)
     if sd3_control.MARK in tensors:
         tensors = sd3_control.from_original(tensors)
@@ -169,15 +164,6 @@ def made_for_of(tensors: Mapping[str, Tensor], name: str) -> str:
     if not 0 <= told < len(known):
         raise UnknownKind(f"{name} is of the control type {told}; known are 0 to {len(known) - 1}: {', '.join(known)}.")
     return known[told]
-
-
-def _weights_in(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in _FILES if (path / name).is_file()), None)
-    if found is None:
-        raise UnknownKind(f"{path} holds no weights of a ControlNet. Expected one of: {', '.join(_FILES)}.")
-    return found
 
 
 def _told(file: Path, header: str) -> Mapping[str, Any]:

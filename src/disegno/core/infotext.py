@@ -34,8 +34,8 @@ _ORDER = (
 _LAST = ("Version", "User")
 _MIN_PAIRS = 3  # a last line with fewer is no line of parameters
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"')
-_SIZE = re.compile(r"(\d+)x(\d+)")
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-(?:RC-)?(\d+))?(?:-.*)?")
+_SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
+_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-(?:RC-)?(\d{1,9}))?(?:-.*)?")
 _NEGATIVE = "Negative prompt:"
 
 # A1111 parity: what a text that says nothing of it means.

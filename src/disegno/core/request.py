@@ -31,6 +31,7 @@ _SIDE = Field(ge=64, le=8192)
 
 OWN_VAE = "own"  # what Request.vae calls the model's own
 NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
+SEEDS = 2**64  # a seed is one of [0, this); after the last comes 0
 
 
 def _curve(given: object) -> object:
@@ -258,7 +259,7 @@ class Request:
     """In pixels, a multiple of 8; unset: the model's own."""
     height: Annotated[int | None, Field(ge=64, le=4096, multiple_of=8)] = None
     """In pixels, a multiple of 8; unset: the model's own."""
-    seed: Annotated[int, Field(ge=-1, le=2**64 - 1)] = -1
+    seed: Annotated[int, Field(ge=-1, le=SEEDS - 1)] = -1
     """The first image's seed; the next images count up. -1 draws one."""
     batch: Annotated[int, Field(ge=1, le=64)] = 1
     """How many images."""
@@ -302,7 +303,7 @@ class Request:
     """S_tmax: the highest sigma at which churn acts; 0 is no limit."""
     churn_noise: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """S_noise: the scale of added noise."""
-    subseed: Annotated[int, Field(ge=-1, le=2**64 - 1)] = -1
+    subseed: Annotated[int, Field(ge=-1, le=SEEDS - 1)] = -1
     """The variation's seed; -1 draws one."""
     subseed_strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """How far the noise goes from the seed's to the subseed's, on the sphere."""

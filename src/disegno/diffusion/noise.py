@@ -15,10 +15,9 @@ import torchsde
 from numpy.typing import NDArray
 from torch import Tensor
 
-from disegno.core.request import NoiseSource
+from disegno.core.request import SEEDS, NoiseSource
 
 Shape = tuple[int, int, int]  # c h w
-_SEEDS = 2**64
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _TREE_DIGITS = 6  # torchsde.BrownianTree rounds its ends to its tolerance, 1e-6, and warns of what lies outside
@@ -41,7 +40,7 @@ class CpuNormals:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator("cpu")
-        self.generator.manual_seed(self.seed % _SEEDS)
+        self.generator.manual_seed(self.seed % SEEDS)
 
     def draw(self, shape: Shape) -> Tensor:
         return torch.randn(shape, generator=self.generator)
@@ -76,7 +75,7 @@ class NvNormals:
         counter = np.zeros((4, size), dtype=np.uint64)
         counter[0], counter[2] = self.num_draws, np.arange(size)
         self.num_draws += 1
-        words = philox(counter, self.seed % _SEEDS)[:2].astype(np.float64)
+        words = philox(counter, self.seed % SEEDS)[:2].astype(np.float64)
         u, angle = (words[0] + 0.5) * 2.0**-32, (words[1] + 0.5) * float(np.float32(2 * np.pi)) * 2.0**-32
         normals = np.sqrt(-2 * np.log(u)) * np.sin(angle)
         return torch.from_numpy(normals.astype(np.float32)).reshape(shape)
@@ -88,7 +87,7 @@ SOURCES: dict[NoiseSource, Callable[[int], Normals]] = {"cpu": CpuNormals, "nv":
 def batch_seeds(seed: int, subseed: int, subseed_strength: float, num_images: int) -> tuple[list[int], list[int]]:
     """Return every image's seed and subseed. Subseeds count up; seeds count up only where there is no variation."""
     step = 1 if subseed_strength == 0 else 0
-    return [seed + i * step for i in range(num_images)], [subseed + i for i in range(num_images)]
+    return [(seed + i * step) % SEEDS for i in range(num_images)], [(subseed + i) % SEEDS for i in range(num_images)]
 
 
 def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
@@ -196,7 +195,7 @@ class ImageNoise:
         low, high = self.range
         if not self.trees:
             zeros = torch.zeros(self.shape)
-            self.trees = [torchsde.BrownianTree(low, zeros, high, entropy=seed % _SEEDS) for seed in self.seeds]
+            self.trees = [torchsde.BrownianTree(low, zeros, high, entropy=seed % SEEDS) for seed in self.seeds]
         inside = [min(max(float(s), round(low, _TREE_DIGITS)), round(high, _TREE_DIGITS)) for s in (sigma, sigma_next)]
         increments = torch.stack([cast(Tensor, tree(min(inside), max(inside))) for tree in self.trees])
         sign = 1.0 if sigma_next > sigma else -1.0

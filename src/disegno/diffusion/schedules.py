@@ -18,6 +18,7 @@ from torch import Tensor
 from disegno.core.errors import RequestError, UnknownName
 
 FLOW_TIMESTEPS = 1000
+MAX_PLANNED = 1_000_000  # steps: all of 1000 done for a thousandth; a share of next to nothing would plan without end
 
 
 @dataclass(frozen=True)
@@ -398,5 +399,5 @@ def start_step(steps: int, strength: float, exact_steps: bool = False) -> Start:
     strength = min(strength, 0.999)
     if not exact_steps:
         return Start(steps, int(strength * steps) + 1)
-    planned = int(steps / strength) if strength > 0 else 0
+    planned = int(min(steps / strength, MAX_PLANNED)) if strength > 0 else 0
     return Start(planned, steps)

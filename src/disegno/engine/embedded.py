@@ -13,6 +13,7 @@ from PIL.ExifTags import IFD
 
 from disegno.core.errors import RequestError
 from disegno.core.infotext import values_of, with_loras, write_infotext
+from disegno.core.request import SEEDS
 from disegno.core.result import Result
 
 KEY = "parameters"
@@ -46,7 +47,7 @@ def parameters_of(result: Result, image: int) -> str:
     """Return A1111's text of one picture of a result: every program of the field reads it."""
     request = result.request
     version = f"Disegno {result.environment.get('disegno', '')}".strip()
-    subseed = request.subseed + image  # A1111 parity: the variation's seed always counts up
+    subseed = (request.subseed + image) % SEEDS  # A1111 parity: the variation's seed always counts up
     prompt = result.prompts[image] if result.prompts else request.prompt
     negative = result.negatives[image] if result.negatives else request.negative
     values = values_of(request, result.seeds[image], subseed, {**result.labels, "Version": version})

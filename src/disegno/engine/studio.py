@@ -157,8 +157,10 @@ class Studio:
         if self.limits.paths and (path := Path(name).expanduser()).exists():
             card = identify(path)
             if card.kind != kind:
-                is_what = f"{card.kind} ({card.mechanism})" if card.mechanism else card.kind
-                raise ModelFileError(f"{path.name} holds a {is_what}, not a {what}. Give a {what}.")
+                more = ", ".join(filter(None, (card.mechanism, card.family)))
+                article = "an" if card.kind in ("embedding", "upscaler") else "a"
+                is_what = f"{article} {card.kind}" + (f" ({more})" if more else "")
+                raise ModelFileError(f"{path.name} holds {is_what}, not a {what}. Give a {what}.")
             return card
         try:
             return self.library.find(name, kind)
@@ -196,12 +198,21 @@ class Studio:
 
         return self._texts.get(key, read)
 
-    def learnt(self, backbone: Backbone) -> tuple[list[LearntVectors], list[FileCard]]:
-        """Return the library's learnt vectors that may be this model's, each read once, and the files of others'."""
-        cards = self.library.cards("embedding")
-        ours = [card for card in cards if card.family in ("", backbone.family)]
-        vectors = [self._learnt.get(_stamp(card), lambda card=card: read_learnt(card.path)) for card in ours]
-        return vectors, [card for card in cards if card.family not in ("", backbone.family)]
+    def learnt(self, backbone: Backbone) -> tuple[list[LearntVectors], dict[str, str]]:
+        """Return the library's learnt vectors that may be this model's, each read once; and why others are not.
+
+        A file that cannot be read is one of the others: a prompt that does not name it is drawn all the same.
+        """
+        vectors, others = list[LearntVectors](), dict[str, str]()
+        for card in self.library.cards("embedding"):
+            if card.family not in ("", backbone.family):
+                others[card.path.stem] = f"is for {card.family}, the open model is {backbone.family}"
+                continue
+            try:
+                vectors.append(self._learnt.get(_stamp(card), lambda card=card: read_learnt(card.path)))
+            except ModelFileError as error:
+                others[card.path.stem] = f"cannot be read ({str(error).rstrip('.')})"
+        return vectors, others
 
     def loras(self, backbone: Backbone, uses: Sequence[LoraUse]) -> Loras:
         """Return these LoRAs on this model, merged once. Raises UnknownName, WrongFamily, KeyMismatch."""
@@ -303,6 +314,11 @@ class Studio:
             module = CONTROLS.load(name)
             if getattr(module, "recognises", None) and module.recognises(card):
                 return module
+        if card.mechanism == "ctrlora-base":
+            raise ModelFileError(
+                f"{card.path.name} is a Base ControlNet, which controls nothing alone. Name a CtrLoRA condition, and"
+                " this file as its base: --control CONDITION=IMAGE,base=FILE."
+            )
         raise ModelFileError(
             f"{card.path.name} is a control of the kind {card.mechanism!r}, which cannot be used yet."
             f" The kinds that can: {', '.join(CONTROLS.names())}."

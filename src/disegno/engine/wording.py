@@ -14,7 +14,6 @@ from disegno.loras.apply import NO_LORAS, Loras
 from disegno.prompts.reading import Line, Steps, Wording, Written, read, write_out
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.learnt import LearntVectors, TextOptions, squeezed
-from disegno.weights.card import FileCard
 
 MAX_STATES = 1 << 18  # tokens of all texts of a request, over all steps: 0.8 GiB of CLIP's states in float32
 
@@ -159,15 +158,14 @@ class _Encoder:
         return states
 
     @cached_property
-    def _learnt(self) -> tuple[list[LearntVectors], list[FileCard]]:
+    def _learnt(self) -> tuple[list[LearntVectors], dict[str, str]]:
         return self.studio.learnt(self.backbone)
 
     def _strangers_in(self, text: str) -> list[str]:
-        """Return what is said of a text's words that are embeddings of other models."""
+        """Return what is said of a text's words that are embeddings which it cannot have."""
         words = set(re.findall(r"[\w\-]+", text.lower()))
         return [
-            f"The embedding {card.path.stem!r} is for {card.family}, the open model is {self.backbone.family}: "
-            "its name was taken as text."
-            for card in self._learnt[1]
-            if card.path.stem.lower() in words
+            f"The embedding {name!r} {why}: its name was taken as text."
+            for name, why in self._learnt[1].items()
+            if name.lower() in words
         ]

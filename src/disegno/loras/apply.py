@@ -18,11 +18,14 @@ from disegno.core.request import LoraUse
 from disegno.loras.dialects import Part, Place, Places, places_in
 from disegno.loras.files import LoraFile
 from disegno.loras.matrices import difference
-from disegno.packing import LAYERS, with_weight
+from disegno.packing import LAYERS, NORMS, with_weight
 
 log = logging.getLogger(__name__)
 
 Address = tuple[Part, str]  # a part of the model, and a module's name without dots
+
+_FIRST: tuple[Part, str] = ("unet", "conv_in")
+_LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def put_on(nets: Mapping[str, nn.Module], worn: Sequence[Worn]) -> Loras:
 
     Raises KeyMismatch where one has nothing for this model, or something of another shape.
     """
-    places = places_in(nets, LAYERS)
+    places = places_in(nets, (*LAYERS, *NORMS))
     found = [_placed(each, places) for each in worn]
     warnings = tuple(warning for each, some in zip(worn, found, strict=True) for warning in _doubts(each, some))
     wanted: dict[Address, list[Change]] = {}
@@ -140,6 +143,9 @@ def _doubts(worn: Worn, found: Mapping[Address, object]) -> Iterable[str]:
     num, total = len(found), len(worn.file.modules)
     if num < total:
         yield f"The LoRA {worn.file.name!r}: {num} of {total} modules applied; this model has no place for the others."
+    if others := worn.file.passed_over:
+        shown = ", ".join(others[:2]) + (", ..." if len(others) > 2 else "")
+        yield f"The LoRA {worn.file.name!r}: {len(others)} of its tensors are of no known kind and do nothing: {shown}."
 
 
 @torch.no_grad()
@@ -153,8 +159,7 @@ def _seat(net: nn.Module, where: str, changes: Sequence[Change]) -> Seat:
         worn, part, strength = change.worn, change.place.part, change.worn.strength(change.place.part)
         matrices = worn.file.modules[part, change.module]
         try:
-            scale = worn.file.scale_of(part, change.module)
-            made = difference(_as_original(net, change.place, weight), matrices, scale, worn.use.rank)
+            made = _made(_as_original(net, change.place, weight), change)
             changed = changed + strength * _of_place(made, change.place)
             shifted = _shifted(shifted, matrices, change.place, strength)
         except KeyMismatch as error:
@@ -163,6 +168,19 @@ def _seat(net: nn.Module, where: str, changes: Sequence[Change]) -> Seat:
                 " Choose one that was made for this model."
             ) from error
     return Seat(parent, name, own, with_weight(own, changed, shifted))
+
+
+def _made(weight: Tensor, change: Change) -> Tensor:
+    """Return dW; zero where a model that inpaints or edits sees more channels than a LoRA for latents. A1111 parity."""
+    worn, part = change.worn, change.place.part
+    matrices, scale = worn.file.modules[part, change.module], worn.file.scale_of(part, change.module)
+    try:
+        return difference(weight, matrices, scale, worn.use.rank)
+    except KeyMismatch:
+        if (part, change.place.name) != _FIRST or weight.shape[1] <= _LATENT_CHANNELS:
+            raise
+        made = difference(weight[:, :_LATENT_CHANNELS], matrices, scale, worn.use.rank)
+        return torch.cat([made, torch.zeros_like(weight[:, _LATENT_CHANNELS:], dtype=made.dtype)], dim=1)
 
 
 def _as_original(net: nn.Module, place: Place, weight: Tensor) -> Tensor:

@@ -30,10 +30,13 @@ _ENDS: dict[str, str] = {
     **{f".{name}.weight": name for name in ("lora_down", "lora_up", "lora_mid")},
     **{f".{kind}.{half}.weight": f"lora_{half}" for kind in ("lora", "lora_linear_layer") for half in ("down", "up")},
     **{f"_lora.{half}.weight": f"lora_{half}" for half in ("down", "up")},
-    **{".lora_A.weight": "lora_down", ".lora_B.weight": "lora_up"},
+    ".lora_A.weight": "lora_down",
+    ".lora_B.weight": "lora_up",
     **{f".lora_magnitude_vector{end}": "magnitude" for end in ("", ".weight")},
-    **{f".{name}": name for name in ("alpha", "dora_scale", "diff", "diff_b", "oft_blocks", "rescale")},
-    **{".w_norm": "diff", ".b_norm": "diff_b", ".weight": "weight", ".on_input": "on_input"},
+    **{f".{name}": name for name in ("alpha", "dora_scale", "diff", "diff_b", "oft_blocks", "rescale", "on_input")},
+    ".w_norm": "diff",
+    ".b_norm": "diff_b",
+    ".weight": "weight",
     **{f".{name}.weight": f"glora_{name}" for name in ("a1", "a2", "b1", "b2")},
     **{f".hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
@@ -62,7 +65,8 @@ _BEGINNINGS: dict[str, Part | None] = {
     "transformer.": "unet",
 }
 _IN_TEXT = ("text_model.", "text_model_")  # of whichever text encoder: the only one, where nothing was said before
-_ADAPTER = re.compile(r"(\.lora_A|\.lora_B|\.lora_magnitude_vector)\.(?!weight$)[\w-]+(?=\.weight$|$)")  # peft in memory
+# Of peft's tensors as they are in memory: the adapter's name.
+_ADAPTER = re.compile(r"(\.lora_A|\.lora_B|\.lora_magnitude_vector)\.(?!weight$)[\w-]+(?=\.weight$|$)")
 _PROCESSOR = re.compile(r"\.processor\.(to_\w+?)$")  # diffusers before peft: attn1.processor.to_q_lora
 
 
@@ -126,7 +130,11 @@ def places_in(nets: Mapping[str, nn.Module], kinds: tuple[type[nn.Module], ...])
     found: dict[tuple[Part, str], tuple[Place, ...]] = {}
     for part in PARTS:
         modules = nets[part].named_modules() if part in nets else ()
-        names = [name for name, module in modules if isinstance(module, kinds)]
+        names = [
+            name
+            for name, module in modules
+            if isinstance(module, kinds) and getattr(module, "weight", None) is not None
+        ]
         if part == "unet":
             found |= {(part, squashed(other)): some for other, some in _originals(names)}
         found |= {(part, squashed(name)): (Place(part, name),) for name in names}

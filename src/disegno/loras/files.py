@@ -49,13 +49,17 @@ class Scales:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA's matrices, by part and by module (named without dots). `hash`: A1111's, 12 digits are shown of it."""
+    """A LoRA's matrices, by part and by module (named without dots). `hash`: A1111's, 12 digits are shown of it.
+
+    `passed_over`: the tensors of the file that are no matrices of a known kind.
+    """
 
     name: str
     sha256: str
     hash: str
     modules: Mapping[tuple[Part, str], Mapping[str, Tensor]]
     scales: Mapping[Part, Scales]
+    passed_over: tuple[str, ...] = ()
 
     def scale_of(self, part: Part, module: str) -> Scale:
         """Return the scale of a module that has no alpha of its own."""
@@ -65,24 +69,29 @@ class LoraFile:
 def read_lora(card: FileCard) -> LoraFile:
     """Return the LoRA in a file. Raises UnknownKind where it holds no matrices that can be used, and as `open_file`."""
     with open_file(card.path) as file:
-        modules = _modules(file)
+        modules, passed_over = _modules(file)
         if not modules:
             some = ", ".join(file.keys()[:3])
             raise UnknownKind(
                 f"{card.path.name} holds no matrices that can be used ({some}, ...). Known are LoRA, LoCon, LoHa, LoKr,"
-                " each with or without DoRA, and full differences. Convert it, or use another file."
+                " each with or without DoRA, GLoRA, (IA)3, OFT, BOFT and full differences. Convert it, or use another"
+                " file."
             )
         for matrices in modules.values():
             require_finite(card.path.name, matrices)
-        return LoraFile(card.path.stem, file.sha256(), _hash(file), modules, _scales(file))
+        return LoraFile(card.path.stem, file.sha256(), _hash(file), modules, _scales(file), passed_over)
 
 
-def _modules(file: TensorFile) -> dict[tuple[Part, str], dict[str, Tensor]]:
+def _modules(file: TensorFile) -> tuple[dict[tuple[Part, str], dict[str, Tensor]], tuple[str, ...]]:
+    """Return the matrices of each module, and the names of the tensors that are none."""
+    addresses = {key: address_of(key) for key in file.contents.entries}
+    placed: dict[str, tuple[Part, str]] = {key: (at.part, at.module) for key, at in addresses.items() if at is not None}
+    usable = {placed[key] for key, at in addresses.items() if at is not None and at.matrix in NEEDED}
     found: dict[tuple[Part, str], dict[str, Tensor]] = {}
-    for key in file.contents.entries:
-        if (address := address_of(key)) is not None:
-            found.setdefault((address.part, address.module), {})[address.matrix] = file.tensor(key)
-    return {place: matrices for place, matrices in found.items() if any(name in matrices for name in NEEDED)}
+    for key, address in addresses.items():
+        if address is not None and placed[key] in usable:
+            found.setdefault(placed[key], {})[address.matrix] = file.tensor(key)
+    return found, tuple(key for key in addresses if placed.get(key) not in usable)
 
 
 def _hash(file: TensorFile) -> str:

@@ -87,7 +87,7 @@ def _full(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tenso
 
 def _glora(m: Matrices, weight: Tensor, scale: Scale, limit: int | None) -> Tensor:
     a1, a2, b1, b2 = m["glora_a1"], m["glora_a2"], m["glora_b1"], m["glora_b2"]
-    if len(b1) != len(weight):  # LyCORIS before 2.0 numbered them the other way round
+    if len(b1) != len(weight):  # older files number them the other way round
         a1, a2, b1, b2 = a2, a1, b2, b1
     inner = torch.einsum("oi...,ij->oj...", weight, a1.flatten(1) @ a2.flatten(1))
     own = b1.flatten(1) @ b2.flatten(1)

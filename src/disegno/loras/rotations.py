@@ -15,6 +15,8 @@ def rotated(weight: Tensor, blocks: Tensor, bound: float) -> Tensor:
 
     `bound`: what |Q| is at most; 0: it has no bound. Raises RuntimeError where the blocks do not fit.
     """
+    if blocks.ndim not in (3, 4):
+        raise RuntimeError("neither blocks nor butterflies")
     turns = _rotations(blocks, bound)
     if blocks.ndim == 3:
         parts = weight.reshape(*blocks.shape[:2], -1)  # o ... -> n b f

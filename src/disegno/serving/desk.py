@@ -146,7 +146,10 @@ class Desk:
 
     def _end(self, task: Task, ended: Ended) -> None:
         self.tasks.remove(task)
-        task.close()
+        try:
+            task.close()
+        except Exception as error:  # the border of a job, as below: a training saves when it is closed
+            ended = Ended(task.start.job, failure=failure_of(error))
         self.say(ended)
         if time.monotonic() - self.rested_at > BUSY_SECONDS:
             self.rest()

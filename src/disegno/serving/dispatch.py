@@ -170,8 +170,8 @@ class Dispatcher:
                 for lane in get_args(Lane):
                     while not self.draining and await self._begin_one(lane):
                         pass
-            except SQLAlchemyError:
-                log.exception("the store did not answer; trying again")
+            except (SQLAlchemyError, OSError):  # OSError: a worker could not be started
+                log.exception("no job could be begun; trying again")
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
 
     def _in_turn(self, heads: list[Job], lane: Lane) -> list[Job]:

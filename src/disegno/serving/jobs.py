@@ -20,6 +20,7 @@ Everything raises `faults.Refused`, which the app renders in the door's own shap
 
 import asyncio
 import hashlib
+import logging
 import math
 import os
 import time
@@ -29,6 +30,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from disegno.core.errors import DisegnoError
 from disegno.serving.board import Board
@@ -44,6 +47,8 @@ from disegno.serving.store import Job, New, Store
 from disegno.serving.uploads import Uploads
 from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Catalogue, StoredFile
+
+log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60.0
 MAX_RETRY_AFTER_SECONDS = 600
@@ -336,8 +341,11 @@ class Jobs:
 
     async def _retain(self) -> None:
         while True:
-            await self.dispatcher.do(self._sweep)
-            await asyncio.to_thread(self.uploads.sweep)
+            try:
+                await self.dispatcher.do(self._sweep)
+                await asyncio.to_thread(self.uploads.sweep)
+            except (SQLAlchemyError, OSError):
+                log.exception("what is to be removed stays for now")
             await asyncio.sleep(SWEEP_SECONDS)
 
     def _sweep(self) -> None:

@@ -9,6 +9,7 @@ so is the worker, whatever it was doing.
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -101,7 +102,9 @@ def _next(inbox: "queue.SimpleQueue[Order]", rest: Callable[[], None]) -> Order:
 
 
 def main() -> None:
-    """Carry jobs out until the server closes the pipe."""
+    """Carry jobs out until the server closes the pipe. Ctrl-C and SIGTERM, which a whole group gets, are for it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     incoming, outgoing = _streams()
     say, inbox = _sayer(outgoing), queue.SimpleQueue[Order]()
     logging.getLogger().addHandler(_ToServer(say))

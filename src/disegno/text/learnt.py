@@ -1,7 +1,7 @@
 """Learnt vectors (textual inversion, Gal et al. 2022): a name in a prompt that stands for vectors of its own.
 
-Read from A1111's files (.pt with string_to_param, .safetensors with emb_params) and diffusers' (a tensor under the name
-itself). A name is the file's stem; diffusers' token (<cat-toy>) is another one.
+Read from A1111's files (.pt with string_to_param, .safetensors with emb_params), ComfyUI's of one CLIP (clip_l) and
+diffusers' (a tensor under the name itself). A name is the file's stem; diffusers' token (<cat-toy>) is another one.
 """
 
 import re
@@ -15,8 +15,8 @@ from disegno.core.request import Emphasis
 from disegno.weights.load import open_file
 from disegno.weights.tensor_file import TensorFile
 
-_A1111_KEYS = ("emb_params", "string_to_param.*")
-_SDXL_KEYS = ("clip_l", "clip_g")
+_KNOWN_KEYS = ("emb_params", "string_to_param.*")
+_CLIP_KEY, _CLIP_KEYS = "clip_l", ("clip_l", "clip_g", "t5xxl")  # one is of Stable Diffusion 1.x; several are of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +57,19 @@ def read_learnt(path: Path) -> LearntVectors:
         vectors = vectors[None]  # d -> 1 d
     if vectors.ndim != 2 or not len(vectors):
         raise UnknownKind(f"{path.name} holds no vectors of a text: {key!r} has the shape {tuple(vectors.shape)}.")
-    token = () if key in _A1111_KEYS else (key,)
+    token = () if key in (*_KNOWN_KEYS, _CLIP_KEY) else (key,)
     return LearntVectors((path.stem, *token), vectors, sha256)
 
 
 def _key_of(file: TensorFile) -> str:
     keys = file.keys()
-    known = next((key for key in _A1111_KEYS if key in keys), None)
+    known = next((key for key in _KNOWN_KEYS if key in keys), None)
     if known is not None:
         return known
-    if len(keys) != 1 or keys[0] in _SDXL_KEYS:
+    if len(keys) != 1 or (keys[0] in _CLIP_KEYS and keys[0] != _CLIP_KEY):
         raise UnknownKind(
             f"{file.path.name} is no embedding of one text encoder: it has {', '.join(keys[:4])}. "
-            f"Expected {' or '.join(_A1111_KEYS)}, or one tensor under its name."
+            f"Expected {', '.join(_KNOWN_KEYS)} or {_CLIP_KEY}, or one tensor under its name."
         )
     return keys[0]
 

@@ -3,8 +3,8 @@
 A file whose suffix is torch's (.ckpt) becomes torch's checkpoint: other programs choose their reader by it.
 
 Every tensor keeps its bits. The only changes of shape are those of the VAE's attention, whose matrices the original
-stores as 1x1 convolutions, and of queries, keys and values that lie in one tensor. What has no name in the other form
-(schedule buffers, EMA copies) is left out and listed.
+stores as 1x1 convolutions, and of queries, keys and values that lie in one tensor; under other names scaled 8-bit
+numbers become bfloat16. What has no name in the other form (schedule buffers, EMA copies) is left out and listed.
 """
 
 import json
@@ -26,6 +26,7 @@ from disegno.weights.load import open_file
 from disegno.weights.modelspec import words_of
 from disegno.weights.parts import CONFIG_KEY, folder_tensors, has_weights, read_json, told_of
 from disegno.weights.save import save_safetensors, save_weights, write_atomically
+from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
 
 LAYOUTS = ("ldm", "diffusers")
@@ -75,7 +76,7 @@ def _rename(card: FileCard, file: TensorFile, out: Path, layout: str) -> Convert
     if part is None:
         raise UnknownKind(f"{card.path.name} is a {card.kind}; a control, unet, vae or text can be renamed.")
     names = {key: key.removeprefix(part.prefix) for key in file.contents.entries}
-    given = {name: file.tensor(key) for key, name in names.items()}
+    given = unscaled({name: file.tensor(key) for key, name in names.items()})
     there = layout == "diffusers"
     found, used = (part.to_diffusers(given), part.placed(given)) if there else _original(card, part, given)
     if not found:
@@ -153,13 +154,14 @@ def _class_of(part: Part) -> dict[str, str]:
 def _part_of(card: FileCard, file: TensorFile, part: Part) -> tuple[dict[str, Tensor], set[str]]:
     """Return a network's tensors by diffusers' names, and the names that they have in the file."""
     names = {key.removeprefix(part.prefix): key for key in file.contents.entries if key.startswith(part.prefix)}
-    given = {name: file.tensor(key) for name, key in names.items()}
+    given = unscaled({name: file.tensor(key) for name, key in names.items()})
     used = part.placed(given)
     if not used and part.optional:
         return {}, set()
     if not used:
         raise KeyMismatch(f"{card.path.name} has no tensors under {part.prefix}... Give a complete checkpoint.")
-    return part.to_diffusers(given), {names[name] for name in used}
+    scales = names.keys() - given.keys()
+    return part.to_diffusers(given), {names[name] for name in (*used, *scales)}
 
 
 # ---- folder -> one file

@@ -26,6 +26,7 @@ _CLASSES = {
     "CLIPTextModelWithProjection": ("text", ""),
     "T5EncoderModel": ("text", ""),
 }
+_DRAWING = ("UNet2DConditionModel", "SD3Transformer2DModel")  # the networks that a pipeline's may be
 _SD2_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionDepth2ImgPipeline")
 _SD3_CLASSES = ("SD3", "StableDiffusion3")
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
@@ -89,6 +90,11 @@ def _pipeline(path: Path) -> FileCard:
     if part is None:
         raise UnknownKind(f"{path.name} is a {name} folder without a unet or a transformer. Fetch it completely.")
     config = _json(part / "config.json")
+    if (drawing := config.get("_class_name", _DRAWING[0])) not in _DRAWING:
+        raise UnknownKind(
+            f"{path.name} is a {name} folder, which draws with a {drawing}; known are {', '.join(_DRAWING)}. Choose"
+            " another model."
+        )
     scheduler = path / "scheduler" / "scheduler_config.json"
     family = "sd2" if _reads_openclip(path) and name in _SD2_PIPELINES else _family(name, config)
     told = _json(scheduler).get("prediction_type") if scheduler.is_file() else None

@@ -10,7 +10,16 @@ from disegno.core.errors import UnknownKind
 from disegno.weights import uni_controlnet_files, unicontrol_files
 from disegno.weights.card import FileCard, require_family
 from disegno.weights.folders import identify_folder
-from disegno.weights.kinds import Kind, family_of, in_channels_of, kind_of, layout_of, rank_of, text_of
+from disegno.weights.kinds import (
+    Kind,
+    family_of,
+    in_channels_of,
+    kind_of,
+    layout_of,
+    rank_of,
+    stranger_of,
+    text_of,
+)
 from disegno.weights.load import open_file
 from disegno.weights.tensor_file import TensorFile
 
@@ -57,6 +66,8 @@ def card_of(file: TensorFile) -> FileCard:
     text, words = text_of(shapes), file.metadata
     found = _told_kind(words) or kind_of(text, shapes)
     if found is None:
+        if stranger := stranger_of(text):
+            raise UnknownKind(f"{file.path.name} is {stranger}. It is nothing that this program draws with.")
         some = ", ".join(repr(key[:60]) for key in list(shapes)[:3])
         raise UnknownKind(f"{file.path.name} is sound, but holds nothing that this program knows: {some}, ...")
     family = words.get("disegno.family") or family_of(found.kind, text, shapes) or _told_family(words)

@@ -12,7 +12,7 @@ from disegno.weights.save import write_atomically
 
 Stamp = tuple[int, int]  # bytes, and the time of the last change in nanoseconds
 
-_VERSION = 1
+_VERSION = 2
 _LOG = logging.getLogger(__name__)
 _FIELDS = {field.name for field in fields(FileCard)}
 

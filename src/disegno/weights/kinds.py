@@ -11,6 +11,18 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 CROSS_WIDTHS = {384: "diorama", 768: "sd1", 1024: "sd2", 1280: "sdxl", 2048: "sdxl"}  # 1280: SDXL's refiner
+# Families that are known by name only. Looked for first: their marks stand beside those of the others.
+_FOREIGN_MARKS = {
+    "flux": ("double_blocks.", "_double_blocks_", "single_transformer_blocks", "\ncontrolnet_x_embedder."),
+    "qwen-image": (".img_mlp.", ".img_mod.", "_img_mlp_"),
+    "auraflow": ("double_layers.0.attn.", "joint_transformer_blocks."),
+    "hunyuan-dit": ("\nmlp_t5.", ".mlp_t5."),
+    "pixart": (".cross_attn.kv_linear.", "\nadaln_single."),
+    "stable-cascade": ("\nclip_txt_mapper.", "\neffnet_mapper.", "\nvquantizer."),
+    "svd": (".time_stack.", ".temporal_transformer_blocks."),
+    "animatediff": (".motion_modules.",),
+    "unclip": ("\nnoise_augmentor.",),
+}
 _VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alike
 _SD3_MARKS = ("joint_blocks.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_")
 _TEXT_MARKS = {"\ncond_stage_model.transformer.": "sd1", "\ncond_stage_model.model.": "sd2", "\nconditioner.": "sdxl"}
@@ -65,6 +77,8 @@ KINDS = (
     Kind("lora", "loha", any=(".hada_w1_a\n",)),
     Kind("lora", "lokr", any=(".lokr_w1\n", ".lokr_w1_a\n")),
     Kind("lora", "oft", any=(".oft_blocks\n", ".oft_diag\n")),
+    Kind("lora", "glora", all=(".a1.weight\n", ".b1.weight\n")),
+    Kind("lora", "ia3", any=(".on_input\n",)),
     Kind("lora", "dora", any=(".dora_scale\n", ".lora_magnitude_vector")),
     Kind(
         "lora",
@@ -72,18 +86,23 @@ KINDS = (
         any=(
             ".lora_down.weight\n",
             ".lora_up.weight\n",
-            ".lora_A.weight\n",
+            ".lora_A.",
             "lora.down.weight\n",
-            ".lora_A.default.weight\n",
         ),
     ),
-    Kind("lora", "full", any=(".diff\n",)),
+    Kind("lora", "full", any=(".diff\n", ".w_norm\n")),
     Kind(
         "model",
         any=("\nfirst_stage_model.", "\ncond_stage_model.", "\nconditioner.", "\ntext_encoders."),
         all=("\nmodel.diffusion_model.",),
     ),
-    Kind("unet", any=("\nmodel.diffusion_model.", "\njoint_blocks.0.", "\ntransformer_blocks.0.attn.add_q_proj.")),
+    Kind(
+        "unet",
+        any=(
+            *("\nmodel.diffusion_model.", "\njoint_blocks.0.", "\ntransformer_blocks.0.attn.add_q_proj."),
+            *("\ndouble_blocks.0.img_attn.", "\nsingle_transformer_blocks.0."),
+        ),
+    ),
     Kind("unet", all=("\nconv_in.weight\n", "\ntime_embedding.linear_1.", "\nup_blocks.0.")),
     Kind("unet", all=("\ninput_blocks.0.0.weight\n", "\noutput_blocks.0.")),
     Kind("vae", any=("\nencoder.conv_in.", "\ndecoder.conv_in.", "\nfirst_stage_model.")),
@@ -91,8 +110,23 @@ KINDS = (
     Kind("text", any=("transformer.resblocks.0.",)),
     Kind("embedding", any=("\nemb_params\n", "\nstring_to_param.", "\nclip_l\n", "\nclip_g\n")),
 )
+# What is sound, and nothing that this program opens: by what it is called.
+_STRANGERS = (
+    Kind("a ControlNet-LLLite, a control of SDXL", any=("\nlllite_unet_",)),
+    Kind("a GLIGEN adapter", any=("\nposition_net.",)),
+    Kind("a T2I-Adapter of style", any=("\nstyle_embedding\n",)),
+    Kind("a tiny autoencoder (TAESD), which the setting preview_decoder takes", any=("\n3.conv.0.weight\n",)),
+    Kind("a CLIP that reads pictures", any=("\nvision_model.", "\nvisual.")),
+    Kind("a restorer of faces", any=("stylegan_decoder", ".position_emb\n", "\nposition_emb\n")),
+    Kind("an upscaler of another kind than ESRGAN", any=(".residual_group.", "\nconv_before_upsample.")),
+    Kind("an estimator of depth", any=("\npretrained.model.", "\nscratch.")),
+    Kind("a segmenter (SAM)", any=("\nmask_decoder.",)),
+    Kind("a language model", any=("\nmodel.embed_tokens.", "\nmodel.language_model.")),
+    Kind("the state of an optimizer", any=(".exp_avg\n",)),
+    Kind("a motion module (AnimateDiff)", any=(".motion_modules.",)),
+)
 _LAYOUTS = (
-    Kind("kohya", any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_")),
+    Kind("kohya", any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_", "\noft_unet_")),
     Kind("peft", any=(".lora_A.",)),
     Kind(
         "ldm",
@@ -118,13 +152,27 @@ def kind_of(text: str, shapes: Shapes) -> Kind | None:
     return found
 
 
+def stranger_of(text: str) -> str:
+    """Return what a file is that is none of the kinds, in words; "" where nothing tells."""
+    named = next((stranger.kind for stranger in _STRANGERS if stranger.fits(text)), "")
+    family = foreign_family_of(text)
+    return named or (f"a part of a model of {family}" if family else "")
+
+
 def layout_of(text: str) -> str:
     """Return whose names these are: ldm (the original's), diffusers, kohya, peft, or "" where nothing tells."""
     return next((layout.kind for layout in _LAYOUTS if layout.fits(text)), "")
 
 
+def foreign_family_of(text: str) -> str:
+    """Return the family that the names are of, where it is one that this program does not draw; else ""."""
+    return next((family for family, marks in _FOREIGN_MARKS.items() if any(mark in text for mark in marks)), "")
+
+
 def family_of(kind: str, text: str, shapes: Shapes) -> str:
     """Return the model family that the shapes are of: by the width of the text that they attend to; "" if undecided."""
+    if foreign := foreign_family_of(text):
+        return foreign
     if any(mark in text for mark in _SD3_MARKS):
         return "sd3"
     if kind == "vae":
@@ -134,13 +182,23 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
         return "sdxl" if "\nclip_g\n" in text else CROSS_WIDTHS.get(next((s[-1] for s in shapes.values() if s), 0), "")
     if kind == "text":
         return _text_family(shapes)
-    widths = (s[1] for key, s in shapes.items() if _is_cross_key(key) and len(s) >= 2)
+    widths = (_width_of(key, s, shapes) for key, s in shapes.items() if _is_cross_key(key) and len(s) >= 2)
     by_text = next((family for mark, family in _TEXT_MARKS.items() if mark in text), "")
     return CROSS_WIDTHS.get(next(widths, 0), by_text)
 
 
 def _is_cross_key(key: str) -> bool:
-    return ("attn2.to_k" in key or "attn2_to_k" in key) and key.endswith("weight") and not key.endswith(_HALVES_UP)
+    ours = key.endswith(("weight", "hada_w1_b", "lokr_w1", "lokr_w1_b")) and not key.endswith(_HALVES_UP)
+    return ours and ("attn2.to_k" in key or "attn2_to_k" in key)
+
+
+def _width_of(key: str, shape: Shape, shapes: Shapes) -> int:
+    """Return how wide the text is that a layer with this tensor reads; of LoKr, by both of its factors."""
+    stem, lokr, _ = key.partition("lokr_w1")
+    if not lokr:
+        return shape[1]
+    other = shapes.get(f"{stem}lokr_w2") or shapes.get(f"{stem}lokr_w2_b", (0, 0))
+    return shape[1] * other[1]
 
 
 def _text_family(shapes: Shapes) -> str:

@@ -101,6 +101,8 @@ class Library:
 def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:
     if card.kind == "broken":
         raise CorruptFile(card.problem)
+    if card.kind == "unknown" != kind:
+        raise UnknownName(f"{name} is no {kind}. {card.problem}")
     if card.kind != kind:
         raise UnknownName(f"{name} is a file of the kind {card.kind!r}, not {kind!r}. Choose a file of that kind.")
     return card

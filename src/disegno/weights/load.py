@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -21,17 +22,23 @@ _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[mmap.mmap], Contents]],
 # Without it Linux maps no file larger than the memory. From mman.h: MAP_NORESERVE, which Python has no name for.
 _NO_RESERVE = 0x4000
 _NO_RESERVE_MACHINES = ("x86_64", "aarch64")
+_AGAIN = "A file of weights was expected: fetch it again, signed in where its source wants it"
+_UNPACK = "Unpack it, and give the file in it"
+_OTHER = "This program reads safetensors and torch checkpoints: fetch it as one of these"
 _NOT_WEIGHTS = {
-    b"<": "a web page",
-    b"version https://git-lfs": "a git-lfs pointer, not the file itself",
-    b"{": "JSON text",
-    b"\x1f\x8b": "compressed with gzip",
-    b"7z\xbc\xaf": "a 7-zip archive",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x80": "a bare Python pickle; nothing in it was run",
-    b"GGUF": "a GGUF file; this program reads safetensors and torch checkpoints",
+    b"<": ("a web page", _AGAIN),
+    b"version https://git-lfs": ("a git-lfs pointer, not the file itself", "Fetch it with git lfs pull"),
+    b"{": ("JSON text", _AGAIN),
+    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
+    b"7z\xbc\xaf": ("a 7-zip archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+    b"\x89PNG": ("a PNG image", _AGAIN),
+    b"\xff\xd8\xff": ("a JPEG image", _AGAIN),
+    b"\x80": ("a bare Python pickle; nothing in it was run", _OTHER),
+    b"GGUF": ("a GGUF file", _OTHER),
+    b"\x89HDF": ("an HDF5 file", _OTHER),
 }
+_ONNX = re.compile(rb"\x08[\x01-\x20](?:\x12.|:|\x42)", re.DOTALL)  # its protobuf: the version, then who made it
 
 
 def open_file(path: Path) -> TensorFile:
@@ -88,7 +95,12 @@ def _reader(head: bytes) -> Callable[[mmap.mmap], Contents]:
     for looks_like, read in _READERS:
         if looks_like(head):
             return read
-    for signature, what in _NOT_WEIGHTS.items():
-        if head.startswith(signature):
-            raise CorruptFile(f"This is {what}. A file of weights was expected: fetch it again.")
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for signature, (what, advice) in _NOT_WEIGHTS.items():
+        if start.startswith(signature):
+            raise CorruptFile(f"This is {what}. {advice}.")
+    if _ONNX.match(head):
+        raise CorruptFile(f"This is an ONNX file. {_OTHER}.")
+    if head.isascii() and head.decode("ascii").replace("\n", " ").isprintable():
+        raise CorruptFile(f"This is text: {head.decode('ascii')[:60]!r}. {_AGAIN}.")
     raise CorruptFile("This is neither safetensors nor a torch checkpoint. Fetch it again, or convert it first.")

@@ -4,6 +4,7 @@ of its configuration, in its header.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from disegno.core.errors import CorruptFile, KeyMismatch
 from disegno.weights.load import open_file
+from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
 
 CONFIG_KEY = "disegno.config"  # in a header: what a file's names and shapes do not tell
@@ -18,6 +20,8 @@ _NAMES = (
     *("diffusion_pytorch_model.safetensors", "model.safetensors"),
     *("diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors"),
     *("diffusion_pytorch_model.bin", "pytorch_model.bin"),
+    *("diffusion_pytorch_model.fp16.bin", "pytorch_model.fp16.bin"),
+    *("diffusion_pytorch_model.non_ema.safetensors", "model.non_ema.safetensors"),
 )
 
 
@@ -49,16 +53,16 @@ def part_of(
 ) -> dict[str, Tensor]:
     """Return the tensors under a prefix, by their new names. Raises KeyMismatch with the names that have none."""
     names = [key.removeprefix(prefix) for key in file.contents.entries if key.startswith(prefix)]
-    names = [name for name in names if not name.startswith(ignored)]
-    table = names_of(names)
+    given = unscaled({name: file.tensor(prefix + name) for name in names if not name.startswith(ignored)})
+    table = names_of(given)
     if not table:
         raise KeyMismatch(f"{file.path.name} has no tensors under {prefix}... Use a complete checkpoint.")
-    if unknown := [name for name in names if name not in table]:
+    if unknown := [name for name in given if name not in table]:
         raise KeyMismatch(
             f"{file.path.name} has {len(unknown)} tensors that Stable Diffusion has not: "
             f"{', '.join(prefix + name for name in unknown[:8])}. It may be of another family."
         )
-    return {new: file.tensor(prefix + name) for name, new in table.items()}
+    return {new: given[name] for name, new in table.items()}
 
 
 def has_weights(path: Path, part: str) -> bool:
@@ -81,6 +85,20 @@ def part_tensors(path: Path, part: str) -> tuple[dict[str, Tensor], tuple[Tensor
         if index.is_file():
             return _sharded(index)
     raise CorruptFile(f"{path / part} has no weights. A diffusers model folder has one of: {', '.join(_NAMES)}.")
+
+
+def weights_of(path: Path) -> tuple[dict[str, Tensor], tuple[TensorFile, ...], str]:
+    """Return a network's tensors, of a file or of its own folder; the files, opened; and its name by content.
+
+    Raises as `part_tensors`.
+    """
+    if path.is_dir():
+        tensors, files = part_tensors(path, "")
+    else:
+        opened = open_file(path)
+        tensors, files = opened.tensors(), (opened,)
+    digests = [file.sha256() for file in files]
+    return tensors, files, digests[0] if len(digests) == 1 else sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

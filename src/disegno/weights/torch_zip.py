@@ -23,6 +23,7 @@ _RECORD = re.compile(
     r"[^/\\\0]{1,200}/"
     r"(data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/\d{1,12})"
 )
+_PACKED = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf")  # files of weights themselves
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = struct.Struct("<4sLQL")
@@ -124,6 +125,8 @@ def _central(data: mmap, pos: int, end: int) -> Iterator[_Record]:
         if magic != b"PK\x01\x02" or comment_len or disk:
             raise CorruptFile("Its zip index is damaged. Fetch it again.")
         size, packed, local = _widened(extra, (size, packed, local))
+        if name.lower().endswith(_PACKED):
+            raise CorruptFile(f"It is a zip archive that holds {name[:80]!r}. Unpack it, and give the file in it.")
         if not _RECORD.fullmatch(name):
             raise UnsafeFile(
                 f"It holds {name[:80]!r}, which a file of weights does not have (TorchScript is a program)."

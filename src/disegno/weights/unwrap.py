@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from disegno.core.errors import CorruptFile, UnsafeFile
+from disegno.core.errors import CorruptFile, UnknownKind, UnsafeFile
 from disegno.weights.limits import MAX_DEPTH, MAX_DICT_ITEMS
 from disegno.weights.pickle_values import Inert, Name, StorageRef, TensorRef
 from disegno.weights.tensor_file import Contents, Entry
@@ -13,7 +13,7 @@ def unwrap(format: str, root: object, start_of: Callable[[StorageRef], int], fil
     """Return the tensors of a checkpoint: of its `state_dict` where it has one (Lightning), else of every dict in it.
 
     Names of nested dicts are joined by dots. `start_of`: a storage's first byte in the file. Raises CorruptFile where
-    there is no table of tensors, UnsafeFile where it has no end.
+    there is no table of tensors, UnknownKind for a hypernetwork's, UnsafeFile where it has no end.
     """
     if not isinstance(root, dict):
         raise CorruptFile(f"It holds a {type(root).__name__}, not a table of tensors by name.")
@@ -47,6 +47,8 @@ def _flatten(
             entries[key].check(key, file_bytes)
         elif not isinstance(value, dict):
             others.append(f"{key}: {value.text if isinstance(value, Inert | Name) else type(value).__name__}")
+    if not entries and any(isinstance(key, int) and isinstance(value, list) for key, value in table.items()):
+        raise UnknownKind("This is a hypernetwork, which this program does not use. Look for a LoRA in its place.")
     return Contents(format, entries, {}, tuple(others))
 
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
 from disegno.core.infotext import values_of, with_loras, write_infotext
-from disegno.core.request import from_json
+from disegno.core.request import SEEDS, from_json
 from disegno.serving.a1111 import answer as answers
 from disegno.serving.a1111.answer import Drawn, Model
 from disegno.serving.a1111.coerce import Json, coerced
@@ -77,6 +77,7 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
     concrete = from_json(json.dumps(facts["request"]))
     content = {role: _contents(jobs, job, role) for role in ("image", "condition")}
     seeds = tuple(int(seed) for seed in facts["seeds"])
+    subseeds = tuple((concrete.subseed + i) % SEEDS for i in range(len(seeds)))
     # each picture's own, with styles and wildcards written out
     prompts = tuple(facts["prompts"]) or (concrete.prompt,) * len(seeds)
     negatives = tuple(facts["negatives"]) or (concrete.negative,) * len(seeds)
@@ -86,7 +87,7 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
         write_infotext(
             with_loras(prompts[i], concrete.loras),
             negatives[i],
-            values_of(concrete, seed, concrete.subseed + i, labels),
+            values_of(concrete, seed, subseeds[i], labels),
         )
         for i, seed in enumerate(seeds)
     ]
@@ -95,7 +96,7 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
         pictures=content["image"],
         infotexts=tuple(told),
         seeds=seeds,
-        subseeds=tuple(concrete.subseed + i for i in range(len(seeds))),
+        subseeds=subseeds,
         maps=content["condition"],
         warnings=job.outcome.warnings,
         prompts=prompts,
