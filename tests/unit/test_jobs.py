@@ -7,22 +7,26 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
 
 from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
-from disegno.serving import fetch
+from disegno.serving import dispatch, fetch
+from disegno.serving import jobs as jobs_module
 from disegno.serving.app import open_jobs
+from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused
 from disegno.serving.jobs import FETCHERS, Jobs
-from disegno.serving.kinds import kind_of
+from disegno.serving.kinds import Lane, kind_of
 from disegno.serving.settings import Limits, ServerSettings
+from disegno.serving.uploads import Uploads
 
 pytestmark = pytest.mark.unit
 
+LANES = get_args(Lane)
 CAT = Request(prompt="a cat")
 BODY_BYTES = len(kind_of("generate").dump(CAT))
 
@@ -143,5 +147,49 @@ def test_a_stopping_server_takes_nothing(tmp_path: Path) -> None:
         await jobs.drain()
         refused = await _refused(jobs, "anna")
         assert (refused.status, refused.code) == (503, "draining") and refused.headers["Retry-After"]
+
+    _run(tmp_path, work)
+
+
+def test_a_lane_whose_worker_cannot_be_started_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[str]()
+
+    async def begin_one(_self: Dispatcher, lane: str) -> bool:
+        begun.append(lane)
+        if lane == LANES[0]:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return False
+
+    monkeypatch.setattr(Dispatcher, "_begin_one", begin_one)
+    monkeypatch.setattr(dispatch, "RETRY_SECONDS", 0.01)
+
+    async def work(jobs: Jobs) -> None:
+        jobs.dispatcher.wake()
+        looking = asyncio.create_task(jobs.dispatcher._dispatch())  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(0.2)
+        assert begun[: 2 * len(LANES)] == [*LANES, *LANES]
+        looking.cancel()
+
+    _run(tmp_path, work)
+
+
+def test_a_sweep_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept = list[int]()
+
+    def sweep(_self: Uploads) -> None:
+        swept.append(len(swept))
+        if len(swept) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Uploads, "sweep", sweep)
+    monkeypatch.setattr(jobs_module, "SWEEP_SECONDS", 0.01)
+
+    async def work(jobs: Jobs) -> None:
+        sweeping = asyncio.create_task(jobs._retain())  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(0.3)
+        assert len(swept) > 1
+        sweeping.cancel()
 
     _run(tmp_path, work)

@@ -149,7 +149,8 @@ class Desk:
         try:
             task.close()
         except Exception as error:  # the border of a job, as below: a training saves when it is closed
-            ended = Ended(task.start.job, failure=failure_of(error))
+            log.warning("job %s could not be closed: %s", task.start.job, error)
+            ended = Ended(task.start.job, failure=ended.failure or failure_of(error))
         self.say(ended)
         if time.monotonic() - self.rested_at > BUSY_SECONDS:
             self.rest()

@@ -166,13 +166,13 @@ class Dispatcher:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            try:
-                for lane in get_args(Lane):
+            for lane in get_args(Lane):
+                try:
                     while not self.draining and await self._begin_one(lane):
                         pass
-            except (SQLAlchemyError, OSError):  # OSError: a worker could not be started
-                log.exception("no job could be begun; trying again")
-                asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
+                except (SQLAlchemyError, OSError):  # OSError: a worker could not be started
+                    log.exception("no job of the lane %s could be begun; trying again", lane)
+                    asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
 
     def _in_turn(self, heads: list[Job], lane: Lane) -> list[Job]:
         running: dict[str, int] = {}

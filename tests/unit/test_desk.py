@@ -1,0 +1,48 @@
+"""The jobs of a worker: one that cannot be closed takes no other with it."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from disegno.core.errors import Diverged
+from disegno.core.result import Progress
+from disegno.core.settings import Settings
+from disegno.engine.studio import Studio
+from disegno.serving.desk import Desk, Task
+from disegno.serving.settings import Limits
+from disegno.serving.wire import Cancel, Ended, Logged, Looked, Moved, Ready, Start
+from disegno.serving.words import Outcome
+
+pytestmark = pytest.mark.unit
+
+Said = list[Ready | Moved | Looked | Ended | Logged]
+
+
+def _job(diverged: bool) -> Generator[Progress, None, Outcome]:
+    """A training; of one whose weights have diverged nothing can be saved when it is closed."""
+    try:
+        yield Progress(0, 2, "teaching")
+        while True:
+            yield Progress(1, 2, "teaching")
+    finally:
+        if diverged:
+            raise Diverged("the weights are no numbers")
+
+
+def _task(name: str, diverged: bool, folder: Path) -> Task:
+    running = _job(diverged)
+    next(running)
+    return Task(Start(name, "teach", "{}", str(folder), str(folder)), lambda: _job(diverged), running)
+
+
+def test_a_training_that_cannot_be_saved_ends_alone_and_says_why(tmp_path: Path) -> None:
+    said = Said()
+    desk = Desk(Studio(Settings(cache_dir=tmp_path)), Limits(), said.append)
+    desk.tasks += [_task("a", True, tmp_path), _task("b", False, tmp_path)]
+    desk.hear(Cancel("a"))
+    (ended,) = [message for message in said if isinstance(message, Ended)]
+    assert ended.job == "a" and ended.failure is not None and "no numbers" in ended.failure.message
+    assert [task.start.job for task in desk.tasks] == ["b"]
+    desk.step()
+    assert said[-1] == Moved("b", 1, 2, "teaching")
