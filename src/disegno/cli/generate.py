@@ -83,7 +83,7 @@ SECTIONS = {
         *("seed", "batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
     ),
     "A picture from a picture": ("init__", "outpaint", "image_cfg", "depth", "depth_annotate"),
-    "Larger pictures, and textures": ("hires__", "refiner__", "tiles", "tiles__", "vae_tile", "seamless"),
+    "Larger pictures, a refiner, and textures": ("hires__", "refiner__", "tiles", "tiles__", "vae_tile", "seamless"),
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
     "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device", "t5"),
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),

@@ -4,7 +4,6 @@ A sampler never calls a model, so nothing of it changes: its run rests at an ope
 model's texts, controls and net.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,13 +82,9 @@ def _check(first: Backbone, second: Backbone) -> None:
             f"Only one of {first.name} and {second.name} edits a picture by instruction, so one cannot go on with what"
             " the other began. Choose another refiner."
         )
-    differs: list[tuple[str, Callable[[Backbone], object]]] = [
-        ("latents", latents_of),
-        ("noise levels", lambda backbone: backbone.table.is_flow),
-    ]
-    for what, of in differs:
-        if of(first) != of(second):
-            raise RequestError(
-                f"{second.name} has other {what} than {first.name}, so it cannot go on with what that one began. Choose"
-                " a refiner of the same family, or draw over the picture with it (--hires 1 --hires-model)."
-            )
+    if latents_of(first) != latents_of(second) or first.table.is_flow != second.table.is_flow:
+        raise RequestError(
+            f"{second.name} has other latents or noise levels than {first.name}, so it cannot go on with what that one"
+            " began. Choose a refiner of the same family, or draw over the picture with it: --hires 1 --hires-model"
+            f" {second.name} --hires-upscaler Lanczos."
+        )
