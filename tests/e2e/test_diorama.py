@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno import ControlUnit, Request, Result, Settings, Studio
 from disegno.annotators import ANNOTATORS
 from disegno.cli.main import main
 from disegno.core.request import LoraUse
+from kit.drawing import result_of
 
 pytestmark = pytest.mark.e2e
 
@@ -31,12 +32,6 @@ NEW = "palette", "line-art", "inpainting-brush", "flat", "pixelate"  # taught wi
 @pytest.fixture(scope="module")
 def studio() -> Iterator[Studio]:
     yield Studio(Settings())
-
-
-def _draw(request: Request, studio: Studio) -> Result:
-    *_, result = generate(request, studio=studio)
-    assert isinstance(result, Result)
-    return result
 
 
 def _edges(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -65,8 +60,8 @@ def test_what_is_shipped_is_small_and_credited() -> None:
 
 
 def test_the_edges_follow_the_drawing(studio: Studio) -> None:
-    controlled = _draw(replace(REQUEST, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
-    plain = _draw(REQUEST, studio)
+    controlled = result_of(replace(REQUEST, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
+    plain = result_of(REQUEST, studio)
     wanted = np.asarray(controlled.conditions[0])[..., 0] > 127
     with_control, without = (
         np.mean([edge_f1(wanted, _edges(np.asarray(image))) for image in result.images])
@@ -82,23 +77,23 @@ def _redness(result: Result) -> float:
 
 
 def test_colours_are_obeyed(studio: Studio) -> None:
-    red = _draw(replace(REQUEST, prompt="a red car"), studio)
-    blue = _draw(replace(REQUEST, prompt="a blue car"), studio)
+    red = result_of(replace(REQUEST, prompt="a red car"), studio)
+    blue = result_of(replace(REQUEST, prompt="a blue car"), studio)
     assert _redness(red) > _redness(blue) + 20
 
 
 def test_four_steps_draw_it_too(studio: Studio) -> None:
     """Without guidance, by the LoRA for them: the colours are obeyed, and the drawing's edges followed."""
     few = replace(REQUEST, steps=None, few_steps=True)
-    red, blue = (_draw(replace(few, prompt=f"a {colour} car"), studio) for colour in ("red", "blue"))
+    red, blue = (result_of(replace(few, prompt=f"a {colour} car"), studio) for colour in ("red", "blue"))
     made = red.request
     assert (made.steps, made.cfg, made.sampler, made.loras) == (4, 1.0, "DDIM", (LoraUse(name="few"),))
     assert _redness(red) > _redness(blue) + 20
-    controlled = _draw(replace(few, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
+    controlled = result_of(replace(few, controls=(ControlUnit(name="canny", image=str(CAR)),)), studio)
     wanted = np.asarray(controlled.conditions[0])[..., 0] > 127
     with_control, without = (
         np.mean([edge_f1(wanted, _edges(np.asarray(image))) for image in result.images])
-        for result in (controlled, _draw(few, studio))
+        for result in (controlled, result_of(few, studio))
     )
     assert with_control > without + 0.1, (with_control, without)
 
@@ -115,8 +110,8 @@ def test_the_command_line_draws_with_it(tmp_path: Path) -> None:
 
 def test_segments_are_a_condition_too(studio: Studio) -> None:
     unit = ControlUnit(name="segmentation", image=str(DATA / "examples/car_segmentation.png"), annotate="none")
-    controlled = _draw(replace(REQUEST, batch=1, controls=(unit,)), studio)
-    assert controlled.images[0].tobytes() != _draw(replace(REQUEST, batch=1), studio).images[0].tobytes()
+    controlled = result_of(replace(REQUEST, batch=1, controls=(unit,)), studio)
+    assert controlled.images[0].tobytes() != result_of(replace(REQUEST, batch=1), studio).images[0].tobytes()
 
 
 def test_a_condition_of_the_library_finds_the_models_own_base(tmp_path: Path) -> None:

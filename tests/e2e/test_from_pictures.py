@@ -12,7 +12,7 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
-from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno import ControlUnit, Request, Result, Settings, Studio
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, InitImage, Outpaint, Tiles
@@ -24,6 +24,7 @@ from disegno.engine.record import read
 from disegno.engine.units import Scene, region_of, shown_to
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
+from kit.drawing import result_of
 
 pytestmark = pytest.mark.e2e
 
@@ -61,12 +62,6 @@ def studio(folder: Path) -> Iterator[Studio]:
     yield Studio(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"))
 
 
-def _draw(request: Request, studio: Studio) -> Result:
-    *_, result = generate(request, studio=studio)
-    assert isinstance(result, Result)
-    return result
-
-
 def _pixels(result: Result, image: int = 0) -> np.ndarray:
     return np.asarray(result.images[image])
 
@@ -86,8 +81,8 @@ def _load(path: Path) -> np.ndarray:
 
 
 def test_the_less_is_drawn_anew_the_more_the_picture_stays(folder: Path, studio: Studio) -> None:
-    whole = _pixels(_draw(SMALL, studio)).astype(int)
-    drawn = [_pixels(_draw(_from(folder, denoise=d), studio)).astype(int) for d in (0.0, 0.3, 0.6, 1.0)]
+    whole = _pixels(result_of(SMALL, studio)).astype(int)
+    drawn = [_pixels(result_of(_from(folder, denoise=d), studio)).astype(int) for d in (0.0, 0.3, 0.6, 1.0)]
     assert np.array_equal(drawn[0], _load(folder / "square.png"))  # nothing is drawn: the very picture
     apart = [np.abs(d - drawn[1]).mean() for d in (drawn[2], drawn[3], whole)]
     assert 0 < apart[0] < apart[1]
@@ -96,15 +91,15 @@ def test_the_less_is_drawn_anew_the_more_the_picture_stays(folder: Path, studio:
 @pytest.mark.parametrize("sampler", ["DPM++ 2M SDE", "DDIM", "UniPC", "DPM adaptive", "Heun", "LCM"])
 def test_samplers_of_every_kind_change_a_picture(sampler: str, folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, denoise=0.5), sampler=sampler)
-    first, second = _draw(request, studio), _draw(replace(request, seed=4), studio)
+    first, second = result_of(request, studio), result_of(replace(request, seed=4), studio)
     assert not np.array_equal(_pixels(first), _pixels(second))
 
 
 def test_without_a_size_the_pictures_shape_is_kept(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, "photo.png"), width=None, height=None)
-    result = _draw(request, studio)
+    result = result_of(request, studio)
     assert result.images[0].size == (result.request.width, result.request.height) == (128, 96)
-    assert _draw(replace(request, width=192), studio).images[0].size == (192, 144)
+    assert result_of(replace(request, width=192), studio).images[0].size == (192, 144)
 
 
 def test_a_picture_larger_than_the_models_own_is_made_smaller_in_its_shape(folder: Path) -> None:
@@ -117,39 +112,41 @@ def test_a_picture_larger_than_the_models_own_is_made_smaller_in_its_shape(folde
 
 
 def test_more_noise_and_another_colour_change_the_result(folder: Path, studio: Studio) -> None:
-    plain = _pixels(_draw(_from(folder), studio))
+    plain = _pixels(result_of(_from(folder), studio))
     for fields in ({"noise": 0.8}, {"extra_noise": 0.2}, {"colour_correction": True}, {"exact_steps": True}):
-        assert not np.array_equal(_pixels(_draw(_from(folder, **fields), studio)), plain), fields
+        assert not np.array_equal(_pixels(result_of(_from(folder, **fields), studio)), plain), fields
 
 
 @pytest.mark.parametrize("mode", ["stretch", "crop", "fill", "latent"])
 def test_pictures_of_another_shape_are_fitted(mode: str, folder: Path, studio: Studio) -> None:
-    assert _draw(_from(folder, "photo.png", resize=mode), studio).images[0].size == (64, 64)
+    assert result_of(_from(folder, "photo.png", resize=mode), studio).images[0].size == (64, 64)
 
 
 def test_what_is_not_masked_stays_bit_for_bit(folder: Path, studio: Studio) -> None:
     original = _load(folder / "square.png")
     seen = []
     for fill in ("original", "fill", "noise", "nothing"):
-        found = _pixels(_draw(_from(folder, mask="mask.png", fill=fill, mask_blur=1), studio))
+        found = _pixels(result_of(_from(folder, mask="mask.png", fill=fill, mask_blur=1), studio))
         assert np.array_equal(found[:16], original[:16]) and np.array_equal(found[:, :20], original[:, :20])
         assert not np.array_equal(found[24:40, 28:36], original[24:40, 28:36])
         seen.append(found.tobytes())
     assert len(set(seen)) == 4
-    inverted = _pixels(_draw(_from(folder, mask="mask.png", invert=True, mask_blur=0), studio))
+    inverted = _pixels(result_of(_from(folder, mask="mask.png", invert=True, mask_blur=0), studio))
     assert np.array_equal(inverted[20:44, 24:40], original[20:44, 24:40])
 
 
 @pytest.mark.parametrize("mode", ["binary", "soft", "differential"])
 def test_grey_masks_draw_and_hold(mode: str, folder: Path, studio: Studio) -> None:
-    found = _pixels(_draw(_from(folder, mask="ramp.png", mask_mode=mode, mask_blur=0, denoise=1.0), studio)).astype(int)
+    found = _pixels(result_of(_from(folder, mask="ramp.png", mask_mode=mode, mask_blur=0, denoise=1.0), studio)).astype(
+        int
+    )
     apart = np.abs(found - _load(folder / "square.png")).mean(axis=(0, 2))
     assert apart[0] == 0 and apart[48:].mean() > apart[:16].mean()
 
 
 def test_the_masked_part_alone_is_put_back_into_the_whole_picture(folder: Path, studio: Studio) -> None:
     request = _from(folder, "photo.png", "large_mask.png", only_masked=True, padding=4, mask_blur=1)
-    found, original = _pixels(_draw(request, studio)), _load(folder / "photo.png")
+    found, original = _pixels(result_of(request, studio)), _load(folder / "photo.png")
     assert found.shape == original.shape
     assert np.array_equal(found[:36], original[:36]) and np.array_equal(found[:, :66], original[:, :66])
     assert not np.array_equal(found[44:56, 74:96], original[44:56, 74:96])
@@ -157,23 +154,23 @@ def test_the_masked_part_alone_is_put_back_into_the_whole_picture(folder: Path, 
 
 def test_a_picture_grows_around_itself(folder: Path, studio: Studio) -> None:
     grown = _from(folder, outpaint=Outpaint(left=32, bottom=16), mask_blur=1, denoise=1.0)
-    found = _pixels(_draw(replace(grown, width=96, height=80), studio))
+    found = _pixels(result_of(replace(grown, width=96, height=80), studio))
     original = _load(folder / "square.png")
     assert found.shape == (80, 96, 3)
     assert np.array_equal(found[:58, 38:], original[:58, 6:])  # but for the seam
-    assert _draw(replace(grown, width=None, height=None), studio).images[0].size == (96, 80)
+    assert result_of(replace(grown, width=None, height=None), studio).images[0].size == (96, 80)
 
 
 def test_a_mask_that_masks_nothing_is_said(folder: Path, studio: Studio) -> None:
     with pytest.raises(RequestError, match="black everywhere"):
-        _draw(_from(folder, mask="black.png"), studio)
+        result_of(_from(folder, mask="black.png"), studio)
     with pytest.raises(RequestError, match="no room"):
-        _draw(_from(folder, outpaint=Outpaint(left=64)), studio)
+        result_of(_from(folder, outpaint=Outpaint(left=64)), studio)
 
 
 def test_what_decides_nothing_is_said(folder: Path, studio: Studio) -> None:
-    plain = _draw(_from(folder), studio)
-    said = _draw(replace(_from(folder, fill="noise", mask_blur=9), image_cfg=3.0), studio)
+    plain = result_of(_from(folder), studio)
+    said = result_of(replace(_from(folder, fill="noise", mask_blur=9), image_cfg=3.0), studio)
     assert np.array_equal(_pixels(plain), _pixels(said)) and not plain.warnings
     assert said.warnings == (
         "There is no mask, of which fill, mask_blur is said: it was passed over.",
@@ -183,40 +180,40 @@ def test_what_decides_nothing_is_said(folder: Path, studio: Studio) -> None:
 
 def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, mask="mask.png", denoise=1.0, fill="nothing"), model="inpainter")
-    found = _pixels(_draw(request, studio))
+    found = _pixels(result_of(request, studio))
     assert np.array_equal(found[:8], _load(folder / "square.png")[:8])
     other = replace(request, init=replace(request.init, image=str(folder / "photo.png")))
-    assert not np.array_equal(_pixels(_draw(other, studio))[28:36, 28:36], found[28:36, 28:36])
+    assert not np.array_equal(_pixels(result_of(other, studio))[28:36, 28:36], found[28:36, 28:36])
     weighed = replace(request, init=replace(request.init, mask_weight=0.5))
-    assert not np.array_equal(_pixels(_draw(weighed, studio)), found)
-    assert _draw(replace(SMALL, model="inpainter"), studio).images  # without a picture: all of it is the hole
+    assert not np.array_equal(_pixels(result_of(weighed, studio)), found)
+    assert result_of(replace(SMALL, model="inpainter"), studio).images  # without a picture: all of it is the hole
 
 
 def test_an_editing_model_weighs_the_picture(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, denoise=1.0), model="editor")
-    drawn = [_pixels(_draw(replace(request, image_cfg=w, cfg=c), studio)) for w, c in ((1, 1), (1.5, 1), (1.5, 4))]
+    drawn = [_pixels(result_of(replace(request, image_cfg=w, cfg=c), studio)) for w, c in ((1, 1), (1.5, 1), (1.5, 4))]
     assert len({d.tobytes() for d in drawn}) == 3
     with pytest.raises(RequestError, match="edits a picture"):
-        _draw(replace(SMALL, model="editor"), studio)
+        result_of(replace(SMALL, model="editor"), studio)
 
 
 def test_controls_act_on_changed_pictures_and_may_look_at_them(folder: Path, studio: Studio) -> None:
     request = _from(folder, mask="mask.png")
-    plain = _pixels(_draw(request, studio))
-    own = _draw(replace(request, controls=(_unit(folder, image=None),)), studio)
-    other = _draw(replace(request, controls=(_unit(folder),)), studio)
+    plain = _pixels(result_of(request, studio))
+    own = result_of(replace(request, controls=(_unit(folder, image=None),)), studio)
+    other = result_of(replace(request, controls=(_unit(folder),)), studio)
     assert len({plain.tobytes(), _pixels(own).tobytes(), _pixels(other).tobytes()}) == 3
     direct = replace(request, controls=(_unit(folder, image=str(folder / "square.png")),))
-    assert np.array_equal(_pixels(_draw(direct, studio)), _pixels(own))
+    assert np.array_equal(_pixels(result_of(direct, studio)), _pixels(own))
     inpainter = replace(request, model="inpainter", controls=(_unit(folder),))
-    assert _draw(inpainter, studio).images  # a control of 4 channels serves a model of 9
+    assert result_of(inpainter, studio).images  # a control of 4 channels serves a model of 9
 
 
 def test_a_control_is_cut_as_the_masked_part_is(folder: Path, studio: Studio) -> None:
     request = _from(folder, "photo.png", "large_mask.png", only_masked=True, padding=4)
     whole = _unit(folder, annotate="none", crop=False)
     shown = [
-        np.asarray(_draw(replace(request, controls=(unit,)), studio).conditions[0]).astype(int)
+        np.asarray(result_of(replace(request, controls=(unit,)), studio).conditions[0]).astype(int)
         for unit in (_unit(folder, annotate="none"), _unit(folder, annotate="none", image=None), whole)
     ]
     assert np.abs(shown[0] - shown[1]).mean() < 6  # the same part, enlarged by two resampling filters
@@ -230,38 +227,38 @@ def test_a_control_that_inpaints_is_shown_the_hole(folder: Path, studio: Studio)
         _unit(folder, image=None, annotate="none"),
         _unit(folder, image=None, annotate=None, mask=str(folder / "mask.png")),
     )
-    drawn = [_pixels(_draw(replace(request, controls=(unit,)), studio)).tobytes() for unit in units]
+    drawn = [_pixels(result_of(replace(request, controls=(unit,)), studio)).tobytes() for unit in units]
     assert drawn[0] != drawn[1]
     with pytest.raises(RequestError, match="there is no mask"):
-        _draw(replace(SMALL, controls=(_unit(folder, annotate="inpaint"),)), studio)
+        result_of(replace(SMALL, controls=(_unit(folder, annotate="inpaint"),)), studio)
     with pytest.raises(RequestError, match="region"):
-        _draw(replace(SMALL, controls=(_unit(folder, mask=str(folder / "mask.png")),)), studio)
+        result_of(replace(SMALL, controls=(_unit(folder, mask=str(folder / "mask.png")),)), studio)
 
 
 def test_a_region_of_white_is_everywhere_and_of_black_is_nowhere(folder: Path, studio: Studio) -> None:
-    everywhere = _pixels(_draw(replace(SMALL, controls=(_unit(folder),)), studio))
+    everywhere = _pixels(result_of(replace(SMALL, controls=(_unit(folder),)), studio))
     found = [
-        _pixels(_draw(replace(SMALL, controls=(_unit(folder, region=str(folder / f"{name}.png")),)), studio))
+        _pixels(result_of(replace(SMALL, controls=(_unit(folder, region=str(folder / f"{name}.png")),)), studio))
         for name in ("white", "black", "ramp")
     ]
     assert np.array_equal(found[0], everywhere)
-    assert np.array_equal(found[1], _pixels(_draw(SMALL, studio)))
+    assert np.array_equal(found[1], _pixels(result_of(SMALL, studio)))
     assert not np.array_equal(found[2], everywhere) and not np.array_equal(found[2], found[1])
 
 
 def test_parts_of_a_canvas(folder: Path, studio: Studio) -> None:
     controls = (_unit(folder, region=str(folder / "ramp.png")),)
     request = replace(SMALL, width=96, height=64, controls=controls, tiles=Tiles(size=64))
-    drawn = _draw(request, studio)
+    drawn = result_of(request, studio)
     assert drawn.images[0].size == (96, 64) and drawn.conditions[0].size == (96, 64)
-    assert not np.array_equal(_pixels(drawn), _pixels(_draw(replace(request, tiles=None), studio)))
+    assert not np.array_equal(_pixels(drawn), _pixels(result_of(replace(request, tiles=None), studio)))
     small = replace(SMALL, controls=controls)
-    assert np.array_equal(_pixels(_draw(replace(small, tiles=Tiles()), studio)), _pixels(_draw(small, studio)))
+    assert np.array_equal(_pixels(result_of(replace(small, tiles=Tiles()), studio)), _pixels(result_of(small, studio)))
 
 
 def test_the_vae_in_parts(folder: Path, studio: Studio) -> None:
     request = replace(SMALL, width=256, height=128, steps=1)
-    whole, parts = (_pixels(_draw(replace(request, vae_tile=t), studio)).astype(int) for t in (0, 128))
+    whole, parts = (_pixels(result_of(replace(request, vae_tile=t), studio)).astype(int) for t in (0, 128))
     assert not np.array_equal(whole, parts) and np.abs(whole - parts).mean() < 12  # norms see a part only
 
 
@@ -282,7 +279,7 @@ def test_different_kinds_in_one_batch_are_what_they_are_alone(folder: Path, stud
     for drawing, request in zip(drawings, requests, strict=True):
         with pytest.raises(StopIteration) as end:
             next(drawing)
-        together, alone = _pixels(end.value.value).astype(int), _pixels(_draw(request, studio)).astype(int)
+        together, alone = _pixels(end.value.value).astype(int), _pixels(result_of(request, studio)).astype(int)
         assert np.abs(together - alone).max() <= LEVELS
 
 
@@ -291,23 +288,23 @@ def test_a_changed_picture_is_made_again_without_the_files(folder: Path, studio:
         Image.open(folder / f"{name}.png").save(tmp_path / f"{name}.png")
     control = _unit(tmp_path, region=str(tmp_path / "ramp.png"))
     request = replace(_from(tmp_path, mask="mask.png"), controls=(control,))
-    result = _draw(request, studio)
+    result = result_of(request, studio)
     write_picture(tmp_path / "out.png", result, 0)
     for name in ("square", "mask", "photo", "ramp"):
         (tmp_path / f"{name}.png").unlink()
-    again = _draw(read(tmp_path / "out.png").replay(), studio)
+    again = result_of(read(tmp_path / "out.png").replay(), studio)
     assert np.array_equal(_pixels(again), _pixels(result))
 
 
 def test_weights_stay_as_they_were(folder: Path, studio: Studio) -> None:
     net = studio.backbone("mini").net
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    _draw(replace(_from(folder, mask="mask.png"), controls=(_unit(folder),)), studio)
+    result_of(replace(_from(folder, mask="mask.png"), controls=(_unit(folder),)), studio)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_a_picture_of_which_nothing_is_drawn_anew_stays_whatever_the_steps(folder: Path, studio: Studio) -> None:
-    kept = _draw(_from(folder, denoise=0.0, exact_steps=True), studio)
+    kept = result_of(_from(folder, denoise=0.0, exact_steps=True), studio)
     assert np.array_equal(_pixels(kept), _load(folder / "square.png"))
 
 
@@ -315,7 +312,7 @@ def test_a_picture_of_which_nothing_is_drawn_anew_stays_whatever_the_steps(folde
 def test_colours_are_corrected_whatever_enlarges(folder: Path, studio: Studio, upscaler: str) -> None:
     hires = Hires(scale=1.5, denoise=0.0, upscaler=upscaler)
     plain, corrected = (
-        _pixels(_draw(replace(_from(folder, denoise=0.9, colour_correction=on), hires=hires), studio))
+        _pixels(result_of(replace(_from(folder, denoise=0.9, colour_correction=on), hires=hires), studio))
         for on in (False, True)
     )
     wanted = _load(folder / "square.png").mean((0, 1))
@@ -349,7 +346,7 @@ def test_a_hole_that_is_a_pictures_transparency_is_in_the_record(folder: Path, s
         _unit(folder, image=source, annotate="inpaint") for source in (str(tmp_path / "hole.png"), _uri(tmp_path))
     )
     for unit in units:
-        made = _draw(replace(SMALL, controls=(unit,), steps=1), studio)
+        made = result_of(replace(SMALL, controls=(unit,), steps=1), studio)
         write_picture(tmp_path / "made.png", made, 0)
         again = read(tmp_path / "made.png").replay()
         assert again.controls[0].annotate == "inpaint"

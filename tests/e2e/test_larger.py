@@ -19,6 +19,7 @@ from disegno.engine.record import read
 from disegno.engine.sheet import result_sheet
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
+from kit.drawing import result_of
 
 pytestmark = pytest.mark.e2e
 
@@ -46,12 +47,6 @@ def studio(folder: Path) -> Iterator[Studio]:
     yield Studio(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"))
 
 
-def _draw(request: Request, studio: Studio) -> Result:
-    *_, result = generate(request, studio=studio)
-    assert isinstance(result, Result)
-    return result
-
-
 def _with(**fields: object) -> Request:
     return replace(SMALL, hires=replace(SMALL.hires, **fields))
 
@@ -75,8 +70,8 @@ def test_a_second_pass_draws_larger(upscaler: str, studio: Studio) -> None:
 
 
 def test_sizes_of_the_second_pass(studio: Studio) -> None:
-    assert _draw(_with(width=96, height=128), studio).images[0].size == (96, 128)
-    assert _draw(_with(width=100), studio).images[0].size == (96, 96)  # whole latent cells
+    assert result_of(_with(width=96, height=128), studio).images[0].size == (96, 128)
+    assert result_of(_with(width=100), studio).images[0].size == (96, 96)  # whole latent cells
     with pytest.raises(RequestError, match="height"):
         make_request({"hires": {"width": 4096, "height": 8}})
 
@@ -86,7 +81,7 @@ def test_every_field_of_the_second_pass_counts(studio: Studio) -> None:
         {}, {"denoise": 0.4}, {"denoise": 0.0}, {"steps": 4}, {"sampler": "Euler"}, {"schedule": "exponential"},
         {"cfg": 1.0}, {"prompt": "a dog"}, {"negative": "blur"}, {"model": "other"}, {"upscaler": "Nearest"},
     )  # fmt: skip
-    drawn = [_pixels(_draw(_with(**({"steps": 3} | change)), studio)).tobytes() for change in changes]
+    drawn = [_pixels(result_of(_with(**({"steps": 3} | change)), studio)).tobytes() for change in changes]
     assert len(set(drawn)) == len(changes)
     for bad in ({"upscaler": "Lanzcos"}, {"sampler": "Eulr"}, {"model": "nobody"}):
         with pytest.raises(UnknownName):
@@ -95,45 +90,55 @@ def test_every_field_of_the_second_pass_counts(studio: Studio) -> None:
 
 def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Studio) -> None:
     unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
-    plain = _draw(SMALL, studio)
+    plain = result_of(SMALL, studio)
     drawn = {
-        which: _draw(replace(SMALL, controls=(replace(unit, passes=which),)), studio)
+        which: result_of(replace(SMALL, controls=(replace(unit, passes=which),)), studio)
         for which in ("both", "first", "hires")
     }
     assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
     with pytest.raises(UnknownName):
         next(draw(replace(SMALL, controls=(replace(unit, name="nobody", passes="hires"),)), studio))
     two = replace(SMALL, batch=2, controls=(replace(unit, passes="hires"), replace(unit, annotate="invert")))
-    result = _draw(two, studio)
+    result = result_of(two, studio)
     assert [condition.size for condition in result.conditions] == [(96, 96), (64, 64)]  # in the request's order
     assert [result.labels[f"ControlNet {i}"].split(",")[0] for i in (0, 1)] == ["Module: canny", "Module: invert"]
     assert result_sheet(result).width > 4 * 256
     alone = [replace(SMALL, hires=None, controls=(replace(unit, passes=which),)) for which in ("both", "hires")]
-    assert np.array_equal(*(_pixels(_draw(request, studio)) for request in alone))  # of a single pass
+    assert np.array_equal(*(_pixels(result_of(request, studio)) for request in alone))  # of a single pass
     region = replace(unit, region=str(folder / "ramp.png"), curve="1@0,0.5@1")
-    assert _draw(replace(SMALL, controls=(region,)), studio).images[0].size == (96, 96)
+    assert result_of(replace(SMALL, controls=(region,)), studio).images[0].size == (96, 96)
 
 
 def test_an_inpainting_model_and_parts_in_the_second_pass(folder: Path, studio: Studio) -> None:
-    assert _draw(replace(SMALL, model="inpainter"), studio).images[0].size == (96, 96)
+    assert result_of(replace(SMALL, model="inpainter"), studio).images[0].size == (96, 96)
     unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
     tiled = replace(SMALL, controls=(unit,), tiles=Tiles(size=64), vae_tile=64)
-    assert not np.array_equal(_pixels(_draw(tiled, studio)), _pixels(_draw(replace(tiled, tiles=None), studio)))
+    assert not np.array_equal(_pixels(result_of(tiled, studio)), _pixels(result_of(replace(tiled, tiles=None), studio)))
 
 
 def test_a_picture_is_only_enlarged(folder: Path, studio: Studio) -> None:
     init = InitImage(image=str(folder / "photo.png"), denoise=0.0)
     enlarge = Hires(scale=2, denoise=0.0, upscaler="Lanczos")
-    found = _draw(Request(model="mini", init=init, hires=enlarge), studio)
+    found = result_of(Request(model="mini", init=init, hires=enlarge), studio)
     expected = Image.open(folder / "photo.png").resize((256, 192), Image.Resampling.LANCZOS)
     assert np.array_equal(_pixels(found), np.asarray(expected))
-    drawn = _draw(Request(model="mini", steps=2, init=init, hires=replace(enlarge, denoise=0.3)), studio)
+    drawn = result_of(Request(model="mini", steps=2, init=init, hires=replace(enlarge, denoise=0.3)), studio)
     assert drawn.images[0].size == (256, 192) and not np.array_equal(_pixels(drawn), _pixels(found))
 
 
+def test_a_hires_pass_has_its_controls_where_the_first_one_draws_nothing(folder: Path, studio: Studio) -> None:
+    init = InitImage(image=str(folder / "photo.png"), denoise=0.0)
+    unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny", passes="hires")
+    request = Request(model="mini", seed=3, init=init, hires=Hires(scale=1.0, steps=2, upscaler="Lanczos"))
+    plain = _pixels(result_of(request, studio))
+    assert not np.array_equal(_pixels(result_of(replace(request, controls=(unit,)), studio)), plain)
+    first = replace(unit, passes="first")
+    assert np.array_equal(_pixels(result_of(replace(request, controls=(first,)), studio)), plain)
+
+
 def test_a_batch_is_enlarged_image_by_image(studio: Studio) -> None:
-    together = _draw(replace(_with(upscaler="Lanczos"), batch=2), studio)
-    alone = _draw(replace(_with(upscaler="Lanczos"), seed=4), studio)
+    together = result_of(replace(_with(upscaler="Lanczos"), batch=2), studio)
+    alone = result_of(replace(_with(upscaler="Lanczos"), seed=4), studio)
     apart = np.abs(np.asarray(together.images[1]).astype(int) - _pixels(alone))
     assert apart.max() <= 2  # matrix kernels round by batch shape
 
@@ -141,7 +146,7 @@ def test_a_batch_is_enlarged_image_by_image(studio: Studio) -> None:
 def test_an_enlarged_picture_is_made_again_without_the_files(folder: Path, studio: Studio, tmp_path: Path) -> None:
     Image.open(folder / "photo.png").save(tmp_path / "photo.png")
     unit = ControlUnit(name="plain", image=str(tmp_path / "photo.png"), annotate="canny")
-    result = _draw(replace(SMALL, controls=(unit,), hires=Hires(scale=1.5, denoise=0.5)), studio)
+    result = result_of(replace(SMALL, controls=(unit,), hires=Hires(scale=1.5, denoise=0.5)), studio)
     write_picture(tmp_path / "out.png", result, 0)
     (tmp_path / "photo.png").unlink()
-    assert np.array_equal(_pixels(_draw(read(tmp_path / "out.png").replay(), studio)), _pixels(result))
+    assert np.array_equal(_pixels(result_of(read(tmp_path / "out.png").replay(), studio)), _pixels(result))

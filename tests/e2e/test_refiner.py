@@ -23,6 +23,7 @@ from disegno.engine.record import read
 from disegno.engine.writing import write_picture
 from disegno.samplers.catalogue import all_samplers
 from disegno.weights.save import save_safetensors
+from kit.drawing import result_of
 
 pytestmark = pytest.mark.e2e
 
@@ -52,14 +53,8 @@ def studio(folder: Path) -> Iterator[Studio]:
     yield Studio(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"))
 
 
-def _draw(request: Request, studio: Studio) -> Result:
-    *_, result = generate(request, studio=studio)
-    assert isinstance(result, Result)
-    return result
-
-
 def _pixels(request: Request, studio: Studio) -> np.ndarray:
-    return np.stack([np.asarray(image) for image in _draw(request, studio).images])
+    return np.stack([np.asarray(image) for image in result_of(request, studio).images])
 
 
 def _with(**fields: Any) -> Request:
@@ -155,9 +150,9 @@ def test_batches_controls_and_changed_pictures_go_over(studio: Studio, folder: P
 
 
 def test_the_picture_says_it_and_is_made_again(studio: Studio, tmp_path: Path) -> None:
-    result = _draw(_with(share="noise"), studio)
+    result = result_of(_with(share="noise"), studio)
     write_picture(tmp_path / "a.png", result, 0)
-    again = _draw(read(tmp_path / "a.png").replay(), studio)
+    again = result_of(read(tmp_path / "a.png").replay(), studio)
     assert again.images[0].tobytes() == result.images[0].tobytes()
     said = read_infotext(parameters_of(result, 0))
     assert str(said["Refiner"]).startswith("other [") and said["Refiner switch at"] == "0.6"
