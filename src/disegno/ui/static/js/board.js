@@ -1,7 +1,7 @@
 // The drawing board: pen, eraser, line, box and filling on layers, with undo. The drawing is made at a multiple of the
 // picture's size, so that lines are smooth.
 
-import { button, fill, h } from "./dom.js";
+import { append, button, h, refill } from "./dom.js";
 import { choice } from "./fields.js";
 import { t } from "./i18n.js";
 import { inksOf } from "./inks.js";
@@ -159,37 +159,47 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     state.size = Number(size.value);
     showSize();
   };
-  const undo = () => sheet.undo() && done();
-  const redo = () => sheet.redo() && done();
+  const stepped = () => {
+    if (!sheet.layers.includes(state.layer)) state.layer = sheet.layers.filter((each) => !each.guide).at(-1);
+    showLayers();
+    done();
+  };
+  const undo = () => sheet.undo() && stepped();
+  const redo = () => sheet.redo() && stepped();
   const clear = () => {
     sheet.remember(state.layer);
     state.layer.context.clearRect(0, 0, sheet.width, sheet.height);
     done();
   };
+  const toolButtons = TOOLS.map(([name, label, key]) => button("", { class: "bare", label: `${t(label)} (${key.toUpperCase()})`, data: { tool: name }, onclick: () => pick(name) }, name));
+  const undoButton = button("", { class: "bare", label: t("Undo (Ctrl+Z)"), onclick: undo }, "undo");
+  const redoButton = button("", { class: "bare", label: t("Redo (Ctrl+Y)"), onclick: redo }, "redo");
+  append(tools, [toolButtons, h("span", { class: "brush-size" }, size), undoButton, redoButton, button("", { class: "bare", label: t("Clear the layer"), onclick: clear }, "trash")]);
   const showTools = () => {
-    fill(tools,
-      TOOLS.map(([name, label, key]) => button("", { class: "bare", label: `${t(label)} (${key.toUpperCase()})`, "aria-pressed": String(state.tool === name), onclick: () => pick(name) }, name)),
-      h("span", { class: "gap" }), h("span", { class: "brush-size" }, size), h("span", { class: "gap" }),
-      button("", { class: "bare", label: t("Undo (Ctrl+Z)"), disabled: !sheet.canUndo(), onclick: undo }, "undo"),
-      button("", { class: "bare", label: t("Redo (Ctrl+Y)"), disabled: !sheet.canRedo(), onclick: redo }, "redo"),
-      button("", { class: "bare", label: t("Clear the layer"), onclick: clear }, "trash"));
+    for (const each of toolButtons) each.setAttribute("aria-pressed", String(each.dataset.tool === state.tool));
+    undoButton.disabled = !sheet.canUndo();
+    redoButton.disabled = !sheet.canRedo();
+    if (document.activeElement?.disabled && tools.contains(document.activeElement)) view.focus({ preventScroll: true });
   };
-  const showSwatches = () => {
-    const free = inks.free && h("input", { type: "color", value: state.colour, "aria-label": t("Another colour"), oninput: (event) => { state.colour = event.target.value; showSwatches(); } });
-    if (inks.inks.length < 2) return;
-    if (inks.inks.length > MANY_INKS) {
-      const choose = (colour) => { state.colour = colour; showSwatches(); };
-      fill(swatches, h("i", { class: "ink", style: { "--colour": state.colour } }), choice(t("Class"), { value: state.colour, options: inks.inks.map(([name, colour]) => [colour, t(name)]), bare: true, change: choose }));
-      return;
-    }
-    fill(swatches, inks.inks.map(([name, colour]) => button(name && t(name), {
-      class: name ? "swatch" : "swatch plain", "aria-label": name ? t(name) : colour, "aria-pressed": String(colour === state.colour),
-      onclick: () => { state.colour = colour; if (state.tool === "eraser") pick("pen"); showSwatches(); },
-    })), free);
-    [...swatches.querySelectorAll(".swatch")].forEach((each, n) => {
-      const dot = h("i", { style: { "--colour": inks.inks[n][1] } });
-      each.prepend(dot);
-    });
+  const showColour = () => {
+    for (const each of swatches.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each.dataset.colour === state.colour));
+    swatches.querySelector(".ink")?.style.setProperty("--colour", state.colour);
+  };
+  const paintWith = (colour) => {
+    state.colour = colour;
+    if (state.tool === "eraser") pick("pen");
+    showColour();
+  };
+  const swatch = ([name, colour]) => {
+    const each = button(name && t(name), { class: name ? "swatch" : "swatch plain", "aria-label": name ? t(name) : colour, data: { colour }, onclick: () => paintWith(colour) });
+    each.prepend(h("i", { style: { "--colour": colour } }));
+    return each;
+  };
+  const buildSwatches = () => {
+    const [{ length }, options] = [inks.inks, inks.inks.map(([name, colour]) => [colour, t(name)])];
+    if (length > MANY_INKS) append(swatches, [h("i", { class: "ink" }), choice(t("Class"), { value: state.colour, options, bare: true, change: paintWith })]);
+    else if (length > 1) append(swatches, [inks.inks.map(swatch), inks.free && h("input", { type: "color", value: state.colour, "aria-label": t("Another colour"), oninput: (event) => paintWith(event.target.value) })]);
+    showColour();
   };
 
   // ---- layers
@@ -209,15 +219,15 @@ export function board({ width, height, annotator, image = null, guide = null, ch
       if (mine) state.layer = sheet.layers.filter((each) => !each.guide).at(-1);
     };
     const others = sheet.layers.filter((each) => !each.guide && each !== layer).length;
-    return h("div", { class: mine ? "layer active" : "layer" },
-      button("", { class: "bare", label: layer.shown ? t("Hide {name}", { name: layer.name }) : t("Show {name}", { name: layer.name }), onclick: again(() => { layer.shown = !layer.shown; }) }, layer.shown ? "eye" : "hidden"),
+    return h("div", { class: mine ? "layer active" : "layer", data: { layer: layer.id } },
+      button("", { class: "bare", label: layer.shown ? t("Hide {name}", { name: layer.name }) : t("Show {name}", { name: layer.name }), data: { action: "show" }, onclick: again(() => { layer.shown = !layer.shown; }) }, layer.shown ? "eye" : "hidden"),
       button(layer.name, { class: "name", disabled: layer.guide, "aria-pressed": mine ? "true" : null, onclick: () => { state.layer = layer; showLayers(); } }),
       layer.guide && h("span", { class: "tag" }, t("to trace")),
       button("", { class: "bare", label: t("Up"), onclick: again(() => sheet.move(layer, 1)) }, "up"),
       button("", { class: "bare", label: t("Down"), onclick: again(() => sheet.move(layer, -1)) }, "down"),
       button("", { class: "bare", label: t("Remove {name}", { name: layer.name }), disabled: !layer.guide && !others, onclick: again(drop) }, "trash"));
   };
-  const showLayers = () => fill(layerList, [...sheet.layers].reverse().map(layerRow),
+  const showLayers = () => refill(layerList, [...sheet.layers].reverse().map(layerRow),
     h("div", { class: "row wrap" },
       button(t("Layer"), { class: "small", onclick: () => { state.layer = sheet.add(t("Layer {n}", { n: sheet.layers.length })); showLayers(); } }, "plus"),
       button(t("Picture to trace"), { class: "small", onclick: guideFromFile }, "guide")));
@@ -228,8 +238,9 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     const command = event.ctrlKey || event.metaKey;
     if (command && event.key.toLowerCase() === "z") (event.shiftKey ? redo : undo)();
     else if (command && event.key.toLowerCase() === "y") redo();
-    else if (!command && event.target === view && event.key in keys) pick(keys[event.key]);
-    else if (!command && event.target === view && "[]".includes(event.key)) {
+    else if (command || event.altKey || event.target.matches("select, input")) return;
+    else if (event.key in keys) pick(keys[event.key]);
+    else if ("[]".includes(event.key)) {
       size.value = state.size = Math.max(1, Math.round(state.size * (event.key === "]" ? 1.25 : 0.8)) + (event.key === "]" ? 1 : 0));
       showSize();
     } else return;
@@ -237,7 +248,7 @@ export function board({ width, height, annotator, image = null, guide = null, ch
   };
 
   showTools();
-  showSwatches();
+  buildSwatches();
   showLayers();
   showSize();
   render();

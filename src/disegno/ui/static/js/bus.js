@@ -1,4 +1,5 @@
-// How tabs speak to each other: "send" a picture to a tab, "restore" a request, "use" a model, a control or a LoRA.
+// How tabs speak to each other: "send" a picture to a tab, "restore" a request, "use" a model, a control or a LoRA; that the
+// library has "looked" at its folders again.
 
 const ears = new Map();
 

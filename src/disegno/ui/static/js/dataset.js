@@ -72,7 +72,7 @@ export function makeForm(house, names, asked, made) {
   };
   return [
     h("p", { class: "help" }, t("An annotator draws the condition of every picture. Captions lie beside the pictures, as NAME.txt.")),
-    choice(t("Pictures"), { value: asked.pictures, options: names.map((name) => [name, name]), change: (value) => { asked.pictures = value; } }),
+    choice(t("Folder of pictures"), { value: asked.pictures, options: names.map((name) => [name, name]), change: (value) => { asked.pictures = value; } }),
     choice(t("Drawn by"), { value: asked.annotator, options, change: (value) => { asked.annotator = value; } }),
     textField(t("Caption of those without one"), { value: asked.caption, change: (value) => { asked.caption = value; } }),
     textField(t("Name of the new data set"), { value: asked.name, placeholder: "pairs-canny", change: (value) => { asked.name = value; } }),

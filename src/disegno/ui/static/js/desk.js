@@ -3,6 +3,7 @@
 import { button, fill, h, toast } from "./dom.js";
 import { board } from "./board.js";
 import { depthCard } from "./depth.js";
+import { on } from "./bus.js";
 import { debounced } from "./dom.js";
 import { toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
@@ -27,7 +28,7 @@ import { misfit, unitCard } from "./unit.js";
 export async function makeDesk({ name, house, hint, top = null, toRequest = (desk, model) => ({ kind: "generate", request: requestOf(desk, model) }), plain = () => false, goText = () => t("Draw") }) {
   const desk = { ...emptyDesk(), ...(await kept(name)) };
   const element = h("div", { class: "desk" });
-  const form = h("form", { class: "desk-form", autocomplete: "off", onsubmit: (event) => { event.preventDefault(); go(); } });
+  const form = h("form", { class: "desk-form", autocomplete: "off", novalidate: true, onsubmit: (event) => { event.preventDefault(); go(); } });
   const easels = h("div", { class: "easels" });
   const boardPlace = h("div", { class: "stack", hidden: true });
   const units = h("div", { class: "stack" });
@@ -35,9 +36,18 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   let settings = null;
   let prompt = null;
   let topCard = null;
+  let unsaved = false;
+  let boardOf = null; // the card whose drawing is on the board
 
-  const saveNow = () => keep(name, { ...desk });
-  const save = debounced(saveNow, 400);
+  const saveNow = () => {
+    unsaved = false;
+    keep(name, { ...desk });
+  };
+  const soon = debounced(saveNow, 400);
+  const save = () => {
+    unsaved = true;
+    soon();
+  };
   const remember = (job) => {
     localStorage.setItem(`disegno.job.${name}`, job.id); // at once: a reload may come before the rest is kept
     saveNow();
@@ -73,6 +83,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
 
   const closeBoard = () => {
     boardPlace.hidden = true;
+    boardOf = null;
     easels.classList.remove("both");
     fill(boardPlace);
   };
@@ -84,6 +95,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const openBoard = async (card) => {
     fill(boardPlace); // while pictures are read, nothing is drawn on the board that was there
+    boardOf = card;
     const { unit } = card;
     const drawnBy = unit.photo && unit.annotate !== "none" ? unit.annotate : null;
     const annotator = drawnBy ?? house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
@@ -95,6 +107,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
 
   const openRegion = async ({ unit, regionPainted }) => {
     fill(boardPlace);
+    boardOf = null;
     const guide = unit.photo ?? unit.drawing;
     const theBoard = board({
       ...size(), mask: true, guide: guide && (await loadImage(guide)), image: unit.region && (await seeThrough(unit.region)),
@@ -113,9 +126,13 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const showUnit = (unit) => {
     const card = unitCard({
-      unit, size, changed, house: { ...house, model }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
+      unit, size, changed, house: { __proto__: house, model }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
+      redrawn: () => boardOf === card && openBoard(card),
       drop: () => {
-        desk.units.splice(desk.units.indexOf(unit), 1);
+        const at = desk.units.indexOf(unit);
+        const back = () => { desk.units.splice(at, 0, unit); build(); changed(); };
+        if (unit.drawing) toast(t("The control was removed."), "info", [[t("Undo"), back]]);
+        desk.units.splice(at, 1);
         cards = cards.filter((each) => each !== card);
         card.element.remove();
         closeBoard();
@@ -140,7 +157,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     fill(units);
     closeBoard();
     prompt = promptCard({ desk, changed });
-    settings = settingsCard({ desk, house, changed, sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); depth.offer(); prompt.count(); } });
+    settings = settingsCard({ desk, house, changed, pictures: Boolean(top), sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); depth.offer(); prompt.count(); } });
     const depth = depthCard({ desk, house, model, changed, pictures: Boolean(top) });
     topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
@@ -157,19 +174,27 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
       const { naturalWidth: width, naturalHeight: height } = await loadImage(next.source);
       next.sourceSize = { width, height };
     }
-    Object.assign(desk, next, { live: false });
-    build();
-    save();
+    const before = { ...desk };
+    const show = (some) => {
+      Object.assign(desk, some);
+      build();
+      save();
+    };
+    show({ ...next, live: false });
+    toast(t("Everything is as it was when this picture was made."), "good", [[t("Undo"), () => show(before)]]);
   };
   const load = async (file) => {
     const found = await readRecord(await file.arrayBuffer());
     if (!found) return false;
     await restore(found.request, found.seed);
-    toast(t("Everything is as it was when this picture was made."), "good");
     return true;
   };
 
-  window.addEventListener("pagehide", saveNow);
+  on("looked", () => {
+    settings.refresh();
+    cards.forEach((card) => card.offer());
+  });
+  window.addEventListener("pagehide", () => unsaved && saveNow()); // another tab may have kept more meanwhile
   build();
   append();
   function append() {
@@ -185,7 +210,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   element.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      go();
+      if (!event.repeat) go();
     }
   });
   const resume = () => {
@@ -193,5 +218,5 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     const job = all().find((each) => each.id === last);
     if (job) theStage.watch(job);
   };
-  return { element, desk, restore, load, newUnit, resume, insert: (text) => prompt.insert(text), useModel: (id) => { desk.model = id; build(); save(); }, top: () => topCard };
+  return { element, desk, restore, load, newUnit, resume, insert: (text) => prompt.insert(text), useModel: (id) => { Object.assign(desk, { model: id, steps: null, cfg: null }); build(); save(); }, top: () => topCard };
 }

@@ -34,6 +34,19 @@ export function fill(element, ...children) {
   return append(element, children);
 }
 
+/** Return what a button of a list is: its row and its name. */
+function markOf(element) {
+  const row = element.closest("[data-job], [data-layer]")?.dataset ?? {};
+  return [row.job ?? row.layer, element.dataset.action ?? element.getAttribute("aria-label") ?? element.textContent].join(" ");
+}
+
+/** Replace everything in an element; a button that had the focus, and is there again, has it again. */
+export function refill(element, ...children) {
+  const focused = element.contains(document.activeElement) ? markOf(document.activeElement) : null;
+  fill(element, ...children);
+  if (focused !== null) [...element.querySelectorAll("button, a, summary")].find((each) => markOf(each) === focused)?.focus({ preventScroll: true });
+}
+
 let pressedOn = null;
 addEventListener("pointerdown", ({ target }) => { pressedOn = target; }, true);
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => { pressedOn = null; }), true);
@@ -64,7 +77,7 @@ const ICONS = {
   right: "M9 6l6 6-6 6",
   download: "M12 4v11M7 11l5 5 5-5M5 20h14",
   send: "M5 12h13M13 6l6 6-6 6",
-  dice: "M5 5h14v14H5z M9 9h.01M15 15h.01M12 12h.01M15 9h.01M9 15h.01",
+  dice: "M5 5h14v14H5z M8.700 8.700h.600v.600h-.600zM14.700 8.700h.600v.600h-.600zM11.700 11.700h.600v.600h-.600zM8.700 14.700h.600v.600h-.600zM14.700 14.700h.600v.600h-.600z",
   swap: "M7 4L3 8l4 4M3 8h14M17 12l4 4-4 4M21 16H7",
   sun: "M12 8a4 4 0 100 8 4 4 0 000-8z M12 3v2M12 19v2M3 12h2M19 12h2M5.600 5.600L7 7M17 17l1.400 1.400M5.600 18.400L7 17M17 7l1.400-1.400",
   moon: "M19 14.500A7.500 7.500 0 019.500 5 7.500 7.500 0 1019 14.500z",
@@ -117,14 +130,16 @@ export function debounced(work, ms) {
   };
 }
 
-/** Show a message for a while; `kind`: info, good or bad. What is bad stays longer. */
+/** Show a message for a while; `kind`: info, good or bad; `actions`: [text, work] each. What is bad or can be done stays longer. */
 export function toast(text, kind = "info", actions = []) {
   const box = document.getElementById("toasts");
+  const host = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (box.parentElement !== host) host.append(box); // a dialog lies over everything that is not in it
   const close = () => element.remove();
   const element = h("div", { class: `toast ${kind}`, role: kind === "bad" ? "alert" : null },
     h("p", {}, text), actions.map(([name, work]) => button(name, { class: "small", onclick: () => { close(); work(); } })),
     button("", { class: "bare", label: "×", onclick: close }, "close"));
   box.append(element);
   while (box.childElementCount > 4) box.firstElementChild.remove();
-  setTimeout(close, kind === "bad" ? 15_000 : 6000);
+  setTimeout(close, kind === "bad" || actions.length ? 15_000 : 6000);
 }

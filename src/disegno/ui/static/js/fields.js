@@ -1,6 +1,7 @@
 // Labelled inputs. Each returns an element; `set` shows another value without telling anybody.
 
 import { button, fill, h, uniqueId } from "./dom.js";
+import { t } from "./i18n.js";
 
 /** Return a slider with a number beside it. `change(value)` is told while it moves. */
 export function slider(label, { value, min, max, step, help = "", change }) {
@@ -126,18 +127,24 @@ export function menu(text, iconName, items, properties = {}) {
     document.removeEventListener("pointerdown", outside, true);
   };
   const outside = (event) => !element.contains(event.target) && close();
+  element.addEventListener("focusout", ({ relatedTarget }) => relatedTarget && !element.contains(relatedTarget) && close());
   opener.onclick = () => {
     if (!list.hidden) return close();
     fill(list, items().map(([name, picture, work]) => button(name, { role: "menuitem", onclick: () => { close(); work(); } }, picture)));
     list.hidden = false;
+    list.className = "";
+    const { left, bottom, height } = list.getBoundingClientRect();
+    list.classList.toggle("above", bottom > innerHeight && opener.getBoundingClientRect().top > height);
+    list.classList.toggle("rightward", left < 0);
     opener.setAttribute("aria-expanded", "true");
     document.addEventListener("pointerdown", outside, true);
-    list.firstElementChild?.focus();
+    list.firstElementChild?.focus({ preventScroll: true });
     return undefined;
   };
   element.onkeydown = (event) => {
     if (event.key === "Escape" && !list.hidden) {
       event.stopPropagation();
+      event.preventDefault(); // a dialog around it stays open
       close();
       opener.focus();
     }
@@ -157,10 +164,25 @@ export function openDialog(title, body, { className = "", closed = () => {} } = 
   dialog.append(body);
   document.body.append(dialog);
   dialog.addEventListener("close", () => {
+    const toasts = dialog.querySelector(".toasts");
+    if (toasts) document.body.append(toasts);
     dialog.remove();
     closed();
   });
   dialog.addEventListener("pointerdown", (event) => event.target === dialog && dialog.close());
   dialog.showModal();
   return dialog;
+}
+
+/** Ask before what cannot be taken back; return whether it is wanted. `yes`: what is done then. */
+export function sure(question, yes) {
+  return new Promise((resolve) => {
+    let wanted = false;
+    const answer = (value) => () => {
+      wanted = value;
+      dialog.close();
+    };
+    const buttons = h("div", { class: "row" }, button(t("Cancel"), { class: "grow", onclick: answer(false) }), button(yes, { class: "primary grow", onclick: answer(true) }, "trash"));
+    const dialog = openDialog(question, h("div", { class: "dialog-body stack" }, h("p", {}, question), buttons), { className: "question", closed: () => resolve(wanted) });
+  });
 }

@@ -1,7 +1,7 @@
 // The gallery: what is on its way, and every picture that was made, the newest first.
 
 import { get } from "./api.js";
-import { button, fill, h, icon, isPressed, toast } from "./dom.js";
+import { button, h, icon, isPressed, refill, toast } from "./dom.js";
 import { compare } from "./compare.js";
 import { t } from "./i18n.js";
 import { all, change, ENDED, older, remove, status, subscribe } from "./jobs.js";
@@ -37,11 +37,6 @@ function jobRow(job, redraw) {
       job.state === "paused" && button(t("Resume"), { class: "small", onclick: act("resume") }),
       job.state === "running" && job.kind === "generate" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
       button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")));
-}
-
-/** Return what a button of the queue is, to find it again after the queue was drawn anew. */
-function markOf(element) {
-  return `${element.closest(".job").dataset.job} ${element.dataset.action ?? element.textContent}`;
 }
 
 function failedRow(job) {
@@ -118,9 +113,7 @@ export function galleryTab() {
     if (isPressed(queue)) return void setTimeout(soon, 100);
     const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
     const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse().sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
-    const focused = document.activeElement?.closest?.(".job") && markOf(document.activeElement);
-    fill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
-    if (focused) [...queue.querySelectorAll("button")].find((each) => markOf(each) === focused)?.focus();
+    refill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
     queue.hidden = !queue.childElementCount;
     showGrid(jobs);
     empty.hidden = !status().loaded || Boolean(grid.childElementCount || queue.childElementCount);

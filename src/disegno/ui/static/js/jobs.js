@@ -6,7 +6,7 @@ const known = new Map(); // id -> job, with `progress` and the last `preview`
 const listeners = new Set();
 const forJob = new Map(); // id -> Set of listeners
 const heard = new Map(); // id -> how often the stream has told of a job
-const state = { online: true, before: null, loaded: false };
+const state = { online: true, locked: false, before: null, loaded: false };
 
 export const ENDED = ["done", "failed", "cancelled"];
 const WAIT_MS = [500, 1000, 2000, 4000, 8000];
@@ -17,7 +17,7 @@ export function subscribe(listener) {
   return () => listeners.delete(listener);
 }
 
-/** Be told of one job. Returns how to stop. */
+/** Be told of one job; null: it was removed. Returns how to stop. */
 export function follow(id, listener) {
   if (!forJob.has(id)) forJob.set(id, new Set());
   forJob.get(id).add(listener);
@@ -48,9 +48,9 @@ export function all() {
   return [...known.values()].sort((a, b) => b.created - a.created);
 }
 
-/** Return whether the server is there, whether the first list has come, and whether there are older jobs. */
+/** Return whether the server is there, and wants a name first; whether the first list has come; whether there are older jobs. */
 export function status() {
-  return { online: state.online, loaded: state.loaded, more: state.before !== null };
+  return { online: state.online, locked: state.locked, loaded: state.loaded, more: state.before !== null };
 }
 
 /** Submit a job; everybody who subscribed sees it at once. */
@@ -102,6 +102,7 @@ export async function remove(id) {
 function drop(id) {
   heard.delete(id);
   if (known.delete(id)) tell(null);
+  for (const listener of forJob.get(id) ?? []) listener(null);
 }
 
 /** Learn of older jobs. */
@@ -132,6 +133,14 @@ async function reload() {
 
 let tries = 0;
 
+/** Say that the stream has ended: because the server is away, or because it does not know this browser any more. */
+async function missed() {
+  const locked = await fetch("/v1/jobs?limit=1").then((answer) => answer.status === 401, () => false);
+  if (!tries || (!state.online && state.locked === locked)) return;
+  Object.assign(state, { online: false, locked });
+  tell(null);
+}
+
 /** Watch the server from now on; after a lost connection, again and again. */
 export function connect() {
   const source = new EventSource("/v1/events");
@@ -139,6 +148,7 @@ export function connect() {
   on("hello", () => {
     tries = 0;
     state.online = true;
+    state.locked = false;
     reload().catch(() => {});
   });
   on("job", (job) => {
@@ -159,9 +169,6 @@ export function connect() {
     source.close();
     setTimeout(connect, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]);
     tries += 1;
-    if (tries > 1 && state.online) {
-      state.online = false;
-      tell(null);
-    }
+    if (tries > 1) missed();
   };
 }

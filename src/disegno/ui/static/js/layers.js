@@ -3,6 +3,7 @@
 import { canvasOf, loadImage } from "./source.js";
 
 const MAX_UNDO = 40;
+const MAX_UNDO_BYTES = 400e6;
 
 /**
  * Return a drawing. `background`: a colour, or null where what is not painted stays see-through. `crisp`: colours mean
@@ -12,6 +13,7 @@ export function drawing(width, height, background, crisp = false) {
   const layers = [];
   const past = [];
   const future = [];
+  const most = Math.max(8, Math.min(MAX_UNDO, Math.floor(MAX_UNDO_BYTES / (width * height * 4))));
   let number = 0;
 
   const add = (name, { guide = false, image = null } = {}) => {
@@ -24,18 +26,32 @@ export function drawing(width, height, background, crisp = false) {
     return layer;
   };
 
-  /** Remember a layer as it is, before it is changed. */
-  const remember = (layer) => {
-    past.push({ layer, pixels: layer.context.getImageData(0, 0, width, height) });
-    if (past.length > MAX_UNDO) past.shift();
+  const note = (change) => {
+    past.push(change);
+    if (past.length > most) past.shift();
     future.length = 0;
   };
+  const pixelsOf = (layer) => layer.context.getImageData(0, 0, width, height);
 
+  /** Remember a layer as it is, before it is changed. */
+  const remember = (layer) => note({ layer, pixels: pixelsOf(layer) });
+
+  /** Take a change back; return what brings it back. `at`: where a layer was that was removed. */
+  const reversed = ({ layer, pixels, at }) => {
+    if (pixels) {
+      const now = pixelsOf(layer);
+      layer.context.putImageData(pixels, 0, 0);
+      return { layer, pixels: now };
+    }
+    const place = layers.indexOf(layer);
+    if (place < 0) layers.splice(at, 0, layer);
+    else layers.splice(place, 1);
+    return { layer, at: place < 0 ? at : place };
+  };
   const step = (from, to) => {
     const last = from.pop();
     if (!last) return false;
-    to.push({ layer: last.layer, pixels: last.layer.context.getImageData(0, 0, width, height) });
-    last.layer.context.putImageData(last.pixels, 0, 0);
+    to.push(reversed(last));
     return true;
   };
 
@@ -60,8 +76,9 @@ export function drawing(width, height, background, crisp = false) {
     canUndo: () => past.length > 0,
     canRedo: () => future.length > 0,
     drop: (layer) => {
-      layers.splice(layers.indexOf(layer), 1);
-      for (const list of [past, future]) list.splice(0, list.length, ...list.filter((each) => each.layer !== layer));
+      const at = layers.indexOf(layer);
+      layers.splice(at, 1);
+      note({ layer, at });
     },
     move: (layer, by) => {
       const at = layers.indexOf(layer);

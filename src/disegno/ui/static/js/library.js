@@ -59,6 +59,7 @@ export function libraryTab(house) {
       for (const name of ["models", "controls", "files"]) state[name] = await list(name, true);
       Object.assign(house, { models: state.models, controls: state.controls, files: state.files });
       show();
+      say("looked");
     } catch (error) {
       toast(error.message, "bad");
     }

@@ -8,7 +8,7 @@ const LIVE_STEPS = 8; // of a model that was not taught fewer
 const WAIT_MS = 60; // so that a drag of a slider is one change, not a hundred
 
 /** Return a request that is drawn in few steps. `few`: how the model does that, or null. */
-function quickly(request, few) {
+function quickly({ hires, ...request }, few) {
   if (!few) return { ...request, steps: LIVE_STEPS };
   const { steps, cfg, sampler, schedule, ...asked } = request;
   return { ...asked, few_steps: true };

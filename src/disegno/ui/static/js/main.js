@@ -19,6 +19,8 @@ const TABS = [
 const THEMES = [["auto", "As the system", "auto"], ["light", "Light", "sun"], ["dark", "Dark", "moon"]];
 const main = document.getElementById("main");
 const sections = {};
+const places = {}; // how far each tab was scrolled
+let shown = null; // the name of the tab
 
 // ---- the top
 
@@ -36,8 +38,12 @@ function topRight() {
   const other = languages.find(([code]) => code !== language);
   const lost = h("span", { class: "lost", role: "status" });
   fill(document.getElementById("top-right"), lost, button(other[1], { class: "bare", lang: other[0], onclick: () => speak(other[0]) }), themes);
+  let said = "";
   subscribe(() => {
-    fill(lost, !status().online && [icon("refresh", 16), t("The server is away")]);
+    const { online, locked } = status();
+    const now = online ? "" : locked ? t("Sign in again") : t("The server is away");
+    if (now !== said) fill(lost, locked && !online ? button(now, { class: "small", onclick: () => location.reload() }, "refresh") : now && [icon("refresh", 16), now]);
+    said = now;
   });
 }
 
@@ -56,13 +62,17 @@ function tabs() {
 
 function show() {
   const wanted = location.hash.slice(1);
-  const name = TABS.some(([each]) => each === wanted) ? wanted : "draw";
+  const name = TABS.some(([each]) => each === wanted) ? wanted : shown ?? "draw";
+  if (name === shown) return; // #main: past the top
+  places[shown] = scrollY;
   for (const [each] of TABS) if (sections[each]) sections[each].hidden = each !== name;
   for (const link of document.querySelectorAll("#tabs a")) {
     if (link.dataset.tab === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = name === "draw" ? "Disegno" : `${t(TABS.find(([each]) => each === name)[1])} · Disegno`;
+  shown = name;
+  scrollTo(0, places[name] ?? 0);
   say("shown", name);
 }
 
@@ -75,6 +85,7 @@ function section(name, element) {
 
 function wire(draw, pictures) {
   const go = (name) => {
+    if (name !== shown) places[name] = 0;
     location.hash = name;
   };
   on("picture", (uri, way) => {

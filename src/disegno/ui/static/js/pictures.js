@@ -4,6 +4,7 @@ import { button, fill, h, toast } from "./dom.js";
 import { board } from "./board.js";
 import { makeDesk } from "./desk.js";
 import { choice, numberField, segmented, slider, toggle } from "./fields.js";
+import { upscalersOf } from "./hires.js";
 import { t } from "./i18n.js";
 import { seeThrough } from "./layers.js";
 import { requestOf } from "./request.js";
@@ -48,9 +49,7 @@ function initOf(desk) {
 function toRequest(desk, model) {
   needSource(desk);
   if (desk.way === "enlarge") {
-    const { width, height } = desk.sourceSize;
-    const [w, h2] = [width, height].map((side) => Math.round(side * desk.factor));
-    return { kind: "upscale", request: { image: desk.source, width: w, height: h2, upscaler: desk.upscaler } };
+    return { kind: "upscale", request: { image: desk.source, ...enlargedSize(desk), upscaler: desk.upscaler } };
   }
   const request = { ...requestOf(desk, model), init: initOf(desk) };
   if (desk.way === "extend") Object.assign(request, extendedSize(desk));
@@ -66,6 +65,18 @@ function extendedSize(desk) {
   const [width, height] = desk.inner ? [desk.inner.width, desk.inner.height] : roundSize(desk.sourceSize);
   const { left, right, top, bottom } = desk.extend;
   return { width: width + left + right, height: height + top + bottom };
+}
+
+function enlargedSize({ sourceSize, factor }) {
+  return { width: Math.round(sourceSize.width * factor), height: Math.round(sourceSize.height * factor) };
+}
+
+/** Return a line that says how large the picture becomes; `show()`: it is another size now. */
+function becomes(size) {
+  const element = h("p", { class: "help" });
+  element.show = () => { element.textContent = t("It becomes {width} × {height}.", size()); };
+  element.show();
+  return element;
 }
 
 // ---- what each way is asked for
@@ -87,14 +98,17 @@ function extendFields({ desk, changed }) {
   const field = ([side, text]) => numberField(t(text), { value: desk.extend[side], min: 0, max: 1024, step: 8, placeholder: "0", change: (value) => {
     desk.extend = { ...desk.extend, [side]: value ?? 0 };
     changed();
+    size.show();
   } });
-  return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8.")),
+  const size = becomes(() => extendedSize(desk));
+  return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8.")), size,
     slider(t("How much is drawn anew"), { value: desk.grow, min: 0.05, max: 1, step: 0.05, change: (value) => { desk.grow = value; changed(); } })];
 }
 
 function enlargeFields({ desk, changed, upscalers }) {
+  const size = becomes(() => enlargedSize(desk));
   return [
-    slider(t("How many times larger"), { value: desk.factor, min: 1, max: 4, step: 0.5, change: (value) => { desk.factor = value; changed(); } }),
+    slider(t("How many times larger"), { value: desk.factor, min: 1, max: 4, step: 0.5, change: (value) => { desk.factor = value; changed(); size.show(); } }), size,
     choice(t("Upscaler"), { value: desk.upscaler, options: upscalers.map((name) => [name, name]), change: (value) => { desk.upscaler = value; changed(); } }),
   ];
 }
@@ -107,13 +121,24 @@ const FIELDS = { change: changeFields, paint: paintFields, extend: extendFields,
 
 // ---- the card
 
-function sourceCard(upscalers) {
+function sourceCard(house) {
   return ({ desk, changed, showBoard, closeBoard, rebuild, ownSize }) => {
     const place = h("div");
     const element = h("div", { class: "card panel" });
 
+    /** Let what was painted over a picture be had back, when that is another one or none. */
+    const canUndo = () => {
+      const { source, sourceSize, way, mask, grow, inner, initOthers, width, height } = desk;
+      const back = () => {
+        Object.assign(desk, { source, sourceSize, way, mask, grow, inner, initOthers, width, height });
+        rebuild();
+        changed();
+      };
+      if (mask) toast(t("What was painted over is gone."), "info", [[t("Undo"), back]]);
+    };
     const give = async (uri, way = desk.way) => {
       const image = await loadImage(uri);
+      canUndo();
       Object.assign(desk, { source: uri, sourceSize: { width: image.naturalWidth, height: image.naturalHeight }, way }, ANEW);
       const [width, height] = roundSize(desk.sourceSize);
       ownSize(width, height);
@@ -138,7 +163,7 @@ function sourceCard(upscalers) {
       if (!desk.source) {
         return fill(place, h("div", { class: "drop" }, h("p", {}, t("Drop a picture here, or")), h("div", { class: "row wrap" }, sourceButtons(take))));
       }
-      const drop = () => { Object.assign(desk, { source: null }, ANEW); changed(); rebuild(); };
+      const drop = () => { canUndo(); Object.assign(desk, { source: null }, ANEW); changed(); rebuild(); };
       return fill(place, h("div", { class: "unit-body" },
         h("div", { class: "thumb" }, h("img", { src: desk.source, alt: t("The picture that is changed") })),
         h("div", { class: "sources" }, sourceButtons(take), button(t("Remove"), { class: "small", onclick: drop }, "trash"))));
@@ -149,7 +174,7 @@ function sourceCard(upscalers) {
       changed();
       rebuild();
     } });
-    const fields = desk.source ? FIELDS[desk.way]({ desk, changed, paint, upscalers }) : [];
+    const fields = desk.source ? FIELDS[desk.way]({ desk, changed, paint, upscalers: upscalersOf(house) }) : [];
     append();
     function append() {
       fill(element, ways, h("p", { class: "help" }, t(HELP[desk.way])), place, fields);
@@ -162,9 +187,8 @@ function sourceCard(upscalers) {
 
 /** Return the tab's desk. */
 export function picturesTab(house) {
-  const upscalers = ["Lanczos", "Nearest", ...house.files.filter((file) => file.kind === "upscaler").map((file) => file.name)];
   return makeDesk({
-    name: "pictures", house, top: sourceCard(upscalers), toRequest,
+    name: "pictures", house, top: sourceCard(house), toRequest,
     hint: t("Give a picture, say what to do with it, and describe what shall be seen."),
     plain: (desk) => desk.way === "enlarge",
     goText: (desk) => t({ change: "Change it", paint: "Paint over", extend: "Extend", enlarge: "Enlarge" }[desk.way]),

@@ -1,6 +1,8 @@
 // What a picture of this program carries: the request that made it, in PNG chunks; or A1111's text. Read here, in the
 // browser: the file goes nowhere.
 
+import { commentOf } from "./exif.js";
+
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MAX_TEXT = 16e6;
 
@@ -65,7 +67,7 @@ function unstowed(value, pictures) {
   return found ? pictures[Number(found[1])] ?? null : value;
 }
 
-/** Return { request, seed, from } of a PNG file's bytes, or null where it carries nothing that is known. */
+/** Return { request, seed, from } of a picture file's bytes, or null where it carries nothing that is known. */
 export async function readRecord(buffer) {
   const texts = {};
   const pictures = [];
@@ -78,6 +80,8 @@ export async function readRecord(buffer) {
     }
     if (texts.disegno) return ours(unstowed(JSON.parse(texts.disegno), pictures));
     if (texts.parameters) return parametersOf(texts.parameters);
+    const comment = commentOf(new Uint8Array(buffer));
+    if (/(^|\n)Steps: \d/.test(comment)) return parametersOf(comment);
   } catch {
     return null;
   }

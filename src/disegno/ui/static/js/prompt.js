@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { debounced, h } from "./dom.js";
+import { weighsWords } from "./emphasis.js";
 import { t } from "./i18n.js";
 import { more } from "./fields.js";
 
@@ -13,6 +14,7 @@ const SYNTAX = [
   ["BREAK", "what follows begins a new part of the text"],
   ["<lora:name:0.8>", "a LoRA of your library, this strong"],
   ["__colours__", "a line of your wildcard file colours.txt"],
+  ["Ctrl+↑ Ctrl+↓", "what is selected, or the word at the cursor, counts more or less"],
 ];
 
 function hints() {
@@ -23,6 +25,7 @@ function hints() {
 function box(label, { value, rows, placeholder, change }) {
   const input = h("textarea", { rows, placeholder, "aria-label": label, spellcheck: "true", value });
   input.oninput = () => change(input.value);
+  weighsWords(input);
   return input;
 }
 

@@ -1,12 +1,14 @@
 // The rest of a desk's form: model, size, steps, guidance, seed, how many, sampler, schedule.
 
-import { button, h } from "./dom.js";
+import { button, fill, h } from "./dom.js";
 import { choice, more, numberField, slider, toggle } from "./fields.js";
+import { hiresFields } from "./hires.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
 import { misfit } from "./unit.js";
 
 const MAX_SEED = 2 ** 32 - 1;
+const OTHERS = ["refiner", "tiles", "clip_skip", "prediction", "subseed_strength", "cfg_rescale", "cfg_start", "eta", "churn", "seed_width"];
 
 function sizeFields({ desk, house, changed }) {
   const own = () => ownOf(house, desk.model);
@@ -86,16 +88,35 @@ function vaeChoice({ desk, house, changed }) {
   return element;
 }
 
-/** Return the card of settings. `modelChanged()`: another model is chosen. */
-export function settingsCard({ desk, house, changed, modelChanged, sized }) {
+/** Return the line that names what a picture brought along and the form has no field for; a button leaves it out. */
+function othersNote({ desk, few, changed, refresh }) {
+  const element = h("div", { class: "note row spread" });
+  const drop = () => {
+    desk.others = {};
+    refresh();
+    changed();
+  };
+  element.refresh = () => {
+    const { loras = [], ...rest } = desk.others;
+    const named = Object.fromEntries(OTHERS.filter((name) => rest[name]).map((name) => [name, typeof rest[name] === "object" ? "" : rest[name]]));
+    const uses = loras.filter((use) => use.name !== few()?.lora).map((use) => `LoRA ${use.name}`);
+    const names = [...uses, ...Object.entries(named).map(([name, value]) => `${name} ${value}`.trim())];
+    element.hidden = !names.length;
+    fill(element, h("span", {}, t("As that picture was made: {names}", { names: names.join(", ") })), button(t("Leave out"), { class: "small", onclick: drop }));
+  };
+  return element;
+}
+
+/** Return the card of settings. `modelChanged()`: another model is chosen; `pictures`: the desk changes pictures. */
+export function settingsCard({ desk, house, changed, modelChanged, sized, pictures }) {
   const few = () => modelOf(house, desk.model)?.few_steps ?? null;
   const own = () => ({ ...ownOf(house, desk.model), ...(isFew(desk, few()) && few()) });
   const set = (name) => (value) => {
     desk[name] = value;
     changed();
   };
-  const models = house.models.map((each) => [each.id, each.id === "diorama" ? t("Diorama (built in)") : each.id]);
-  const model = choice(t("Model"), { value: desk.model, options: models, change: (value) => {
+  const models = () => house.models.map((each) => [each.id, each.id === "diorama" ? t("Diorama (built in)") : each.id]);
+  const model = choice(t("Model"), { value: desk.model, options: models(), change: (value) => {
     desk.model = value;
     for (const name of ["steps", "cfg"]) desk[name] = null;
     refresh();
@@ -103,6 +124,7 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
     changed();
   } });
   const size = sizeFields({ desk, house, changed: () => { changed(); sized(); } });
+  size.hidden = desk.way === "extend"; // there the picture and what is added say it
   const steps = slider(t("Steps"), { value: desk.steps ?? own().steps, min: 1, max: 100, step: 1, change: set("steps") });
   const cfg = slider(t("Guidance"), { value: desk.cfg ?? own().cfg, min: 1, max: 20, step: 0.1, help: t("How closely the picture keeps to the prompt."), change: set("cfg") });
   const batch = slider(t("Pictures"), { value: desk.batch, min: 1, max: 16, step: 1, change: set("batch") });
@@ -119,15 +141,21 @@ export function settingsCard({ desk, house, changed, modelChanged, sized }) {
     seamless.set(desk.seamless);
     sampler.set(desk.sampler ?? "");
     schedule.set(desk.schedule ?? "");
-    model.set(desk.model);
+    model.offer(models(), desk.model);
+    model.hidden = house.models.length < 2 && Boolean(modelOf(house, desk.model));
     steps.set(desk.steps ?? own().steps);
     cfg.set(desk.cfg ?? own().cfg);
     size.refresh();
     seed.refresh();
+    hires.refresh();
+    hires.hidden = pictures && !desk.hires;
+    others.refresh();
   };
+  const hires = hiresFields({ desk, house, changed });
+  const others = othersNote({ desk, few, changed, refresh: () => refresh() });
   const fewer = fewSwitch({ desk, few, changed, refresh });
   refresh();
-  const element = h("div", { class: "card panel" }, house.models.length > 1 || !modelOf(house, desk.model) ? model : null, size, fewer, steps, batch,
-    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, seamless));
+  const element = h("div", { class: "card panel" }, model, size, fewer, steps, batch, hires,
+    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, seamless), others);
   return { element, refresh };
 }

@@ -23,8 +23,21 @@ export async function readPicture(file) {
   }
   const by = Math.min(1, MAX_SIDE / Math.max(width, height));
   const canvas = canvasOf(Math.round(width * by), Math.round(height * by));
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return { uri: canvas.toDataURL("image/jpeg", 0.95), width: canvas.width, height: canvas.height };
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return { uri: written(canvas, file.type), width: canvas.width, height: canvas.height };
+}
+
+/** Return a canvas as a data URI: whole, as a drawing's colours must be; as a JPEG where the file was one, or it is too large. */
+function written(canvas, type) {
+  const whole = type === "image/jpeg" ? null : canvas.toDataURL("image/png");
+  if (whole && whole.length * 0.75 <= MAX_BYTES) return whole;
+  const context = canvas.getContext("2d");
+  context.globalCompositeOperation = "destination-over"; // what is see-through is white, as the server has it
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.95);
 }
 
 /** Return a data URI as a blob. */
@@ -71,9 +84,25 @@ export async function fromClipboard() {
   throw new Error(t("There is no picture in the clipboard."));
 }
 
+const files = (list) => [...(list ?? [])].find((file) => file.type.startsWith("image/"));
+const takers = new WeakMap(); // element -> what takes its pictures
+
+// A pasted picture goes where the pointer is, or else where the cursor is, or else to the tab that is shown.
+document.addEventListener("paste", (event) => {
+  const file = files(event.clipboardData.files);
+  const typing = event.target.matches("input, textarea") && event.clipboardData.types.includes("text/plain"); // a copied table is both
+  if (!file || typing || document.querySelector("dialog[open]")) return;
+  const places = [...document.querySelectorAll(".takes-pictures")].filter((each) => each.offsetParent);
+  const place = places.findLast((each) => each.matches(":hover")) ?? event.target.closest(".takes-pictures") ?? places[0];
+  if (!place) return;
+  event.preventDefault();
+  takers.get(place)(file);
+});
+
 /** Let an element take pictures that are dropped on it, or pasted while the pointer is over it. */
 export function takesPictures(element, take) {
-  const files = (list) => [...(list ?? [])].find((file) => file.type.startsWith("image/"));
+  element.classList.add("takes-pictures");
+  takers.set(element, take);
   element.addEventListener("dragover", (event) => {
     if (![...event.dataTransfer.types].includes("Files")) return;
     event.preventDefault();
@@ -88,13 +117,6 @@ export function takesPictures(element, take) {
     const file = files(event.dataTransfer.files);
     if (file) take(file);
     else toast(t("That is no picture."), "bad");
-  });
-  element.addEventListener("paste", (event) => {
-    const file = files(event.clipboardData.files);
-    if (!file) return;
-    event.preventDefault();
-    event.stopPropagation();
-    take(file);
   });
 }
 

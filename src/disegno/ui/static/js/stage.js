@@ -1,6 +1,6 @@
 // Where a job becomes a picture: waiting, progress with its preview, the result and what can be done with it.
 
-import { button, fill, h, icon, isPressed, toast } from "./dom.js";
+import { button, fill, h, icon, toast } from "./dom.js";
 import { menu } from "./fields.js";
 import { seconds, t } from "./i18n.js";
 import { change, ENDED, follow } from "./jobs.js";
@@ -33,13 +33,24 @@ export function progressText(job) {
   return left === null ? said : `${said} · ${t("{time} left", { time: seconds(left) })}`;
 }
 
-/** Return a bar of a job's progress. */
+/** Return a bar of a job's progress; `show(job)` moves it on. */
 export function progressBar(job) {
-  const { step = 0, num_steps: all = 0 } = job.progress ?? {};
-  const share = all ? (step / all) * 100 : 0;
-  const waiting = job.state !== "running" || !all;
-  return h("div", { class: waiting ? "bar waiting" : "bar", role: "progressbar", "aria-valuenow": Math.round(share), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": t("Progress") },
-    h("i", { style: { "--at": `${share}%` } }));
+  const done = h("i");
+  const element = h("div", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": t("Progress") }, done);
+  element.show = ({ state, progress }) => {
+    const { step = 0, num_steps: all = 0 } = progress ?? {};
+    const share = all ? (step / all) * 100 : 0;
+    element.className = state !== "running" || !all ? "bar waiting" : "bar";
+    element.setAttribute("aria-valuenow", Math.round(share));
+    done.style.setProperty("--at", `${share}%`);
+  };
+  element.show(job);
+  return element;
+}
+
+/** Return how large a picture is, once it is there. */
+export function sizeText({ naturalWidth: width, naturalHeight: height }) {
+  return width ? `${width} × ${height}` : "";
 }
 
 function emptyText(hint) {
@@ -49,67 +60,97 @@ function emptyText(hint) {
 /** Return a stage. `seed(value)`: the person wants to keep this seed. */
 export function stage({ hint, seed }) {
   const frame = h("div", { class: "stage-frame" });
-  const strip = h("div", { class: "strip", role: "group", "aria-label": t("Pictures") });
+  const strip = h("div", { class: "strip", role: "group", "aria-label": t("What was drawn") });
   const below = h("div", { class: "stack" });
-  const element = h("div", { class: "stack" }, frame, strip, below);
+  const news = h("p", { class: "visually-hidden", role: "status" });
+  const element = h("div", { class: "stack" }, frame, strip, below, news);
   let stop = () => {};
   let current = null;
   let at = 0;
   let last = null; // the picture that was shown before
+  let running = null; // { id, show() }: the view of a job on its way
 
   const showPicture = () => {
     const files = filesOf(current);
     const file = files[at] ?? files[0];
     if (!file) return fill(frame, emptyText(hint));
     last = file.url;
-    fill(frame, h("img", { src: file.url, alt: file.role === "condition" ? nameOf(current, file) : current.result.facts.request?.prompt || t("Result") }));
+    const picture = h("img", { src: file.url, alt: file.role === "condition" ? nameOf(current, file) : current.result.facts.request?.prompt || t("Result") });
+    fill(frame, picture);
     fill(strip, files.length > 1 && files.map((each, n) =>
       button("", { label: nameOf(current, each), "aria-pressed": String(n === at), onclick: () => { at = n; showPicture(); } }, null)));
     [...strip.children].forEach((each, n) => each.append(h("img", { src: files[n].thumbnail ?? files[n].url, alt: "" })));
-    return showActions(file);
+    return showActions(file, picture);
   };
-  const showActions = (file) => {
+  const showActions = (file, picture) => {
     const { facts, warnings } = current.result;
     const own = facts.seeds?.[imageAt(current, file)];
-    const said = [
-      own !== undefined && `${t("Seed")} ${own}`,
-      facts.request?.width && `${facts.request.width} × ${facts.request.height}`,
-      facts.timing && seconds(Object.values(facts.timing).reduce((sum, each) => sum + each, 0)),
-    ].filter(Boolean).join(" · ");
+    const told = h("span", { class: "stage-facts grow" });
+    const tell = () => {
+      const took = facts.timing && seconds(Object.values(facts.timing).reduce((sum, each) => sum + each, 0));
+      told.textContent = [own !== undefined && `${t("Seed")} ${own}`, sizeText(picture), took].filter(Boolean).join(" · ");
+    };
+    picture.addEventListener("load", tell);
+    tell();
     fill(below,
       h("div", { class: "stage-actions" },
         h("a", { class: "button", href: file.url, download: `disegno-${own ?? current.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
         menu(t("Send to"), "send", () => sendItems(file.url)),
         own !== undefined && button(t("Keep this seed"), { onclick: () => seed(Number(own)) }, "dice"),
-        h("span", { class: "stage-facts grow" }, said)),
+        told),
       warnings.map((each) => h("p", { class: "note" }, each)));
   };
+  /** Show a job on its way: its elements are made once, so that a step takes neither a click nor the focus from them. */
+  const runningView = ({ id, kind }) => {
+    const picture = h("img", { alt: t("Preview"), class: "preview" });
+    const nothing = emptyText("");
+    const bar = progressBar(current);
+    const said = h("span", { class: "stage-facts" });
+    const act = (action) => () => change(id, action).catch((error) => toast(error.message, "bad"));
+    const stopHere = button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") });
+    fill(frame, picture, nothing, h("div", { class: "stage-progress" }, bar,
+      h("div", { class: "row spread" }, said, h("div", { class: "row" }, stopHere, button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")))));
+    const show = () => {
+      const preview = current.preview ?? last;
+      picture.hidden = !preview;
+      nothing.hidden = Boolean(preview);
+      nothing.lastElementChild.textContent = current.state === "running" ? t("The first steps show nothing yet.") : "";
+      if (preview && picture.getAttribute("src") !== preview) picture.src = preview;
+      bar.show(current);
+      said.textContent = progressText(current);
+      stopHere.hidden = current.state !== "running" || kind !== "generate";
+    };
+    return { id, show };
+  };
   const showRunning = () => {
-    if (isPressed(frame)) return; // the next step shows it
-    const preview = current.preview ?? last;
     below.style.visibility = "hidden"; // what is said there is of the picture before
-    const act = (action) => () => change(current.id, action).catch((error) => toast(error.message, "bad"));
-    fill(frame,
-      preview ? h("img", { src: preview, alt: t("Preview"), class: "preview" }) : emptyText(current.state === "running" ? t("The first steps show nothing yet.") : ""),
-      h("div", { class: "stage-progress" }, progressBar(current),
-        h("div", { class: "row spread" }, h("span", { class: "stage-facts" }, progressText(current)),
-          h("div", { class: "row" },
-            current.state === "running" && current.kind === "generate" && button(t("Stop here"), { class: "small", title: t("End now, with the picture as it stands"), onclick: act("finish") }),
-            button(t("Cancel"), { class: "small", onclick: act("cancel") }, "close")))));
+    if (running?.id !== current.id) running = runningView(current);
+    running.show();
+  };
+  const clear = () => {
+    current = last = running = null;
+    fill(frame, emptyText(hint));
+    fill(strip);
+    fill(below);
   };
   const show = (job) => {
-    if (!job) return;
+    if (!job) return clear(); // it was removed
     const fresh = current?.id !== job.id;
     if (fresh) at = 0;
     current = job;
     below.style.visibility = "";
+    if (!ENDED.includes(job.state)) {
+      news.textContent = progressText({ state: job.state });
+      return showRunning();
+    }
+    running = null;
+    news.textContent = { done: t("Done"), cancelled: t("Cancelled.") }[job.state] ?? "";
     if (job.state === "done") showPicture();
     else if (job.state === "failed") {
       fill(frame, h("div", { class: "stage-empty" }, h("p", { class: "note bad", role: "alert" }, job.failure.message)));
       fill(below);
-    } else if (job.state === "cancelled") {
-      fill(frame, last ? h("img", { src: last, alt: t("Result") }) : emptyText(t("Cancelled.")));
-    } else showRunning();
+    } else fill(frame, last ? h("img", { src: last, alt: t("Result") }) : emptyText(t("Cancelled.")));
+    return undefined;
   };
   fill(frame, emptyText(hint));
   return {

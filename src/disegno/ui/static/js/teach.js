@@ -1,11 +1,11 @@
 // "Teach": a new kind of control from pairs. A data set is chosen or made, a training is started, watched, and used.
 
 import { get, list } from "./api.js";
-import { button, fill, h, icon, toast } from "./dom.js";
+import { button, fill, h, icon, isPressed, refill, toast } from "./dom.js";
 import { on, say } from "./bus.js";
 import { estimate, examine, makeForm, sendForm, textField } from "./dataset.js";
 import { curve, record } from "./curve.js";
-import { choice, more, numberField, slider } from "./fields.js";
+import { choice, more, numberField, slider, sure } from "./fields.js";
 import { moment, t } from "./i18n.js";
 import { all, change, ENDED, remove, start, subscribe } from "./jobs.js";
 import { modelOf, ownOf } from "./house.js";
@@ -73,6 +73,10 @@ function actionsOf(job, use) {
   const act = (action) => () => change(job.id, action).catch((error) => toast(error.message, "bad"));
   const teaching = job.kind === "teach";
   const weights = job.result?.files.find((file) => file.role === "weights");
+  const drop = async () => {
+    if (teaching && !(await sure(t("Remove this training with what it has learned, for good?"), t("Remove")))) return;
+    remove(job.id).catch((error) => toast(error.message, "bad"));
+  };
   return h("div", { class: "row wrap" },
     job.state === "running" && teaching && button(t("Stop, and use it"), { class: "small", onclick: act("finish") }, "stop"),
     job.state === "running" && teaching && button(t("Pause"), { class: "small", title: t("It is saved, and waits until it is resumed."), onclick: act("pause") }, "pause"),
@@ -82,7 +86,7 @@ function actionsOf(job, use) {
     weights && button(t("Draw with it now"), { class: "small primary", onclick: () => use(job) }, "pen"),
     weights && h("a", { class: "button small", href: weights.url, download: weights.name }, icon("download"), t("Download")),
     job.result?.files.filter((file) => file.media_type === "text/html").map((file) => h("a", { class: "button small", href: file.url, download: file.name }, icon("download"), t("Report"))),
-    ENDED.includes(job.state) && button("", { class: "bare", label: t("Remove"), onclick: () => remove(job.id).catch((error) => toast(error.message, "bad")) }, "trash"));
+    ENDED.includes(job.state) && button("", { class: "bare", label: t("Remove"), onclick: drop }, "trash"));
 }
 
 function trainingCard(job, title, use) {
@@ -140,7 +144,8 @@ export function teachTab(house) {
     const jobs = all().filter((job) => KINDS.includes(job.kind));
     jobs.forEach(record);
     if (!visible) return;
-    fill(cards, jobs.length ? jobs.map((job) => trainingCard(job, titleOf(job), use)) : h("div", { class: "empty" }, h("p", {}, t("Nothing has been taught yet."))));
+    if (isPressed(cards)) return void setTimeout(soon, 100);
+    refill(cards, jobs.length ? jobs.map((job) => trainingCard(job, titleOf(job), use)) : h("div", { class: "empty" }, h("p", {}, t("Nothing has been taught yet."))));
   };
   const soon = () => {
     if (pending) return;

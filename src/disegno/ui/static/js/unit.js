@@ -52,9 +52,9 @@ function regionFields({ unit, openRegion, changed }) {
 /**
  * Return the card of a unit. `house`: the lists of the server and the model; `size()`: of the picture; `changed()`;
  * `drop()`; `openBoard()`: draw on this unit's drawing; `openRegion()`: paint where it acts; `otherControl()`: it is
- * another control's from now on.
+ * another control's from now on; `redrawn()`: its drawing is another one, which was not drawn on the board.
  */
-export function unitCard({ unit, house, size, changed, drop, openBoard, openRegion, otherControl }) {
+export function unitCard({ unit, house, size, changed, drop, openBoard, openRegion, otherControl, redrawn }) {
   const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: openBoard });
   const photoForm = h("div");
   const element = h("section", { class: "unit", "aria-label": t("Control") });
@@ -66,6 +66,13 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     showThumb();
     changed();
   };
+  /** Take what an annotator drew. What a person drew can be had back. */
+  const annotated = (uri) => {
+    const { drawing, edited } = unit;
+    const take = (some, byHand) => { drawn(some, byHand); redrawn(); };
+    take(uri, false);
+    if (drawing && edited) toast(t("Your drawing was replaced."), "info", [[t("Undo"), () => take(drawing, true)]]);
+  };
   const control = () => house.controls.find((each) => each.name === unit.name);
   const taught = () => (unit.annotate === control()?.annotator ? control().params : {});
   const ownAnnotator = () => {
@@ -75,7 +82,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   const showPhoto = () => {
     fill(photoForm);
     if (!unit.photo) return null;
-    const form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn, changed, busy: (is) => thumb.classList.toggle("busy", is) });
+    const form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn: annotated, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
   };

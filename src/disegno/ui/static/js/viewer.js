@@ -1,19 +1,20 @@
 // One picture, large: what it was made of, and what can be done with it.
 
 import { button, fill, h, icon, toast } from "./dom.js";
-import { menu, openDialog } from "./fields.js";
+import { menu, openDialog, sure } from "./fields.js";
 import { get } from "./api.js";
 import { bytes, moment, seconds, t } from "./i18n.js";
 import { remove } from "./jobs.js";
 import { say } from "./bus.js";
 import { sendItems } from "./send.js";
+import { sizeText } from "./stage.js";
 import { readRecord } from "./png.js";
 
-function factsOf({ job, file, at }) {
+function factsOf({ job, file, at }, picture) {
   const { request = {}, seeds = [], timing } = job.result.facts;
   const rows = [
     [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model], ["VAE", request.vae],
-    [t("Size"), at >= 0 && request.width && `${request.width} × ${request.height}`], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
+    [t("Size"), sizeText(picture)], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
     [t("Guidance"), request.cfg], [t("Sampler"), request.sampler && `${request.sampler}, ${request.schedule}`],
     [t("Controls"), request.controls?.map((unit) => `${unit.name} × ${unit.strength}`).join(", ")],
     [t("Made"), moment(job.created)], [t("Took"), timing && seconds(Object.values(timing).reduce((sum, each) => sum + each, 0))],
@@ -43,10 +44,16 @@ export function openViewer(pictures, url) {
     at += by;
     show();
   };
-  const drop = async () => {
+  const drop = async (num) => {
+    const { id } = pictures[at].job;
+    const question = num > 1 ? t("Remove these {n} pictures for good?", { n: num }) : t("Remove this picture for good?");
+    if (!(await sure(question, t("Remove")))) return;
     try {
-      await remove(pictures[at].job.id);
-      dialog.close();
+      await remove(id);
+      pictures = pictures.filter(({ job }) => job.id !== id);
+      at = Math.min(at, pictures.length - 1);
+      if (pictures.length) show();
+      else dialog.close();
     } catch (error) {
       toast(error.message, "bad");
     }
@@ -56,7 +63,12 @@ export function openViewer(pictures, url) {
     const { file, job, at: which } = each;
     const images = job.result.files.filter((one) => one.role === "image").length;
     const leave = (items) => items.map(([text, picture, work]) => [text, picture, () => { dialog.close(); work(); }]);
-    fill(place, h("img", { src: file.url, alt: job.result.facts.request?.prompt || t("Picture") }),
+    const picture = h("img", { src: file.url, alt: job.result.facts.request?.prompt || t("Picture") });
+    const facts = h("div");
+    const tell = () => fill(facts, factsOf(each, picture));
+    picture.addEventListener("load", tell);
+    tell();
+    fill(place, picture,
       at > 0 && button("", { class: "viewer-nav before", label: t("Newer"), onclick: () => go(-1) }, "left"),
       at < pictures.length - 1 && button("", { class: "viewer-nav after", label: t("Older"), onclick: () => go(1) }, "right"));
     fill(side,
@@ -65,12 +77,14 @@ export function openViewer(pictures, url) {
         h("a", { class: "button small", href: file.url, download: `disegno-${job.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
         menu(t("Send to"), "send", () => leave(sendItems(file.url)), { class: "small" }),
         which >= 0 && ["generate", "sheet"].includes(job.kind) && button(t("Draw this again"), { class: "small", onclick: () => { dialog.close(); restore(each).catch((error) => toast(error.message, "bad")); } }, "refresh"),
-        button(images > 1 ? t("Remove these {n}", { n: images }) : t("Remove"), { class: "small", onclick: drop }, "trash")),
-      factsOf(each), job.result.warnings.map((one) => h("p", { class: "note" }, one)));
+        button(images > 1 ? t("Remove these {n}", { n: images }) : t("Remove"), { class: "small", onclick: () => drop(images) }, "trash")),
+      facts, job.result.warnings.map((one) => h("p", { class: "note" }, one)));
+    if (!dialog.contains(document.activeElement)) dialog.focus(); // the button that led here is gone
   };
   dialog.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by && !event.target.closest(".menu")) go(by);
   });
+  dialog.tabIndex = -1;
   show();
 }
