@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Server:
 
     process: "subprocess.Popen[str]"
     url: str
+    models: Path
 
     def ask(self, method: str, path: str, body: Any = None, auth: tuple[str, str] | None = (USER, PASSWORD)) -> Any:
         return requests.request(method, self.url + path, json=body, auth=auth, timeout=120)
@@ -77,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "http://" in line, line
-    yield Server(process, line.split()[3])
+    yield Server(process, line.split()[3], models)
     process.terminate()
     assert process.wait(40) == 0
     process.stdout.close()
@@ -231,7 +233,7 @@ def test_a_vae_is_chosen_by_its_name_and_the_answer_says_so(api: WebUIApi) -> No
     assert any("gone.pt" in warning for warning in other.info["warnings"])
 
 
-def test_every_list_answers(api: WebUIApi) -> None:
+def test_every_list_answers(api: WebUIApi, server: Server) -> None:
     lists = (
         api.get_samplers, api.get_schedulers, api.get_upscalers, api.get_latent_upscale_modes, api.get_sd_models,
     )  # fmt: skip
@@ -242,7 +244,9 @@ def test_every_list_answers(api: WebUIApi) -> None:
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_memory()["ram"]["total"] > 0
     assert "controlnet m2m" in api.get_scripts()["txt2img"]
+    write_bright_vae(server.models / "brighter.safetensors")  # what is there now is in the lists at once
     assert api.refresh_checkpoints() is None
+    assert "brighter.safetensors" in [vae["model_name"] for vae in api.get_sd_vae()]
     assert api.controlnet_model_list()[0] == "None" and "canny" in api.controlnet_module_list()
     assert len(api.controlnet_detect(images=[drawing()], module="canny").images) == 1
 

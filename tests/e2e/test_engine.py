@@ -1,5 +1,6 @@
 """The engine, end to end on miniatures: controls draw, the cache changes nothing but the time, mistakes are said."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,15 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno.annotators import ANNOTATORS
+from disegno.annotators.base import annotate_at, make_params
+from disegno.annotators.maps import resize_short_side
 from disegno.backbones import miniature
-from disegno.core.errors import RequestError, UnknownName, WrongFamily
+from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.result import Progress
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
@@ -184,6 +189,40 @@ def test_a_condition_without_its_base_says_what_to_do(folder: Path, tmp_path: Pa
     alone = Studio(_settings(tmp_path))
     with pytest.raises(RequestError, match=r"Base ControlNet.*base="):
         _draw(replace(SMALL, controls=(_unit(folder, "first"),)), alone)
+
+
+def test_a_base_that_was_replaced_is_opened_anew(folder: Path, tmp_path: Path, studio: Studio) -> None:
+    """However it is found: by its path, or as the library's only one."""
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in ("mini", "first", "base"):
+        shutil.copy(folder / f"{name}.safetensors", library)
+    own = Studio(_settings(library))
+    for unit in (_unit(folder, "first", base=str(library / "base.safetensors")), _unit(folder, "first")):
+        request = replace(SMALL, steps=1, controls=(unit,))
+        before = _pixels(_draw(request, own))
+        base = {name: tensor + 0.05 for name, tensor in load_file(library / "base.safetensors").items()}
+        told = {"disegno.mechanism": "ctrlora-base", "disegno.family": "sd1"}
+        save_safetensors(library / "base.safetensors", base, told)
+        after = _pixels(_draw(request, own))
+        assert after != before and after == _pixels(_draw(request, Studio(_settings(library))))
+
+
+def test_a_drawing_meets_the_canvas_in_one_step(folder: Path, studio: Studio) -> None:
+    """However large its picture is: edges of one pixel, drawn for the canvas, are not enlarged and made small again."""
+    photo = Image.open(folder / "photo.png")
+    photo.resize((1440, 960)).save(folder / "large.png")
+    unit = _unit(folder, "plain", image=str(folder / "large.png"))
+    shown = np.asarray(_draw(replace(SMALL, steps=1, controls=(unit,)), studio).conditions[0])
+    small = resize_short_side(np.asarray(Image.open(folder / "large.png")), 64)
+    canny = ANNOTATORS.load("canny")
+    drawn = annotate_at(canny, small, make_params(canny, {}), 64)
+    assert np.array_equal(shown, drawn[:, (drawn.shape[1] - 64) // 2 :][:, :64])
+
+
+def test_a_base_without_a_condition_says_what_to_do(folder: Path, studio: Studio) -> None:
+    with pytest.raises(ModelFileError, match=r"controls nothing alone\. Name a CtrLoRA condition"):
+        studio.controller(_unit(folder, "base"), studio.backbone(SMALL.model))
 
 
 def test_a_control_of_another_family_is_refused_at_once(folder: Path, studio: Studio) -> None:

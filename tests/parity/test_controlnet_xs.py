@@ -148,6 +148,8 @@ def test_what_does_not_fit_is_named(path: Path, tmp_path: Path, golden: Reader, 
     short = {k: t for k, t in own.items() if "enc_zero_convs_in.1" not in k}
     with pytest.raises(KeyMismatch, match=r"to_control\.1"):
         controlnet_xs.open(saved(short), xs_host, MEMORY)
+    with pytest.raises(KeyMismatch, match="its middle"):
+        controlnet_xs.open(saved({k: t for k, t in own.items() if ".middle_block.2." not in k}), xs_host, MEMORY)
     with pytest.raises(KeyMismatch, match="another variant"):
         controlnet_xs.open(saved({k: t for k, t in own.items() if "dec_zero" not in k}), xs_host, MEMORY)
     with pytest.raises(UnknownKind, match="no ControlNet-XS"):

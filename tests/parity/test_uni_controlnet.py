@@ -14,7 +14,7 @@ from disegno.controls import uni_controlnet
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used, apply, joined
 from disegno.controls.uni_controlnet import UniController
-from disegno.core.errors import RequestError, WrongFamily
+from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.weights.identify import identify
@@ -177,3 +177,8 @@ def test_what_does_not_fit_is_named(path: Path, tmp_path: Path, golden: Reader, 
     save_file(wide, tmp_path / "wide.safetensors")
     with pytest.raises(WrongFamily, match="the width of the text is 77"):
         uni_controlnet.open(tmp_path / "wide.safetensors", uni_host, MEMORY)
+    for lost in ("global_adapter.norm1.weight", "local_adapter.feature_extractor.pre_extractor.2.weight"):
+        kept = {k: t.clone() for k, t in golden("uni_controlnet__adapters").items() if k != lost}
+        save_file(kept, tmp_path / "short.safetensors")
+        with pytest.raises(KeyMismatch, match=lost.partition(".")[2].removeprefix("feature_extractor.")):
+            uni_controlnet.open(tmp_path / "short.safetensors", uni_host, MEMORY)

@@ -1,14 +1,18 @@
 """ControlNet's units, modules and types of control: against what the extension itself says (recorded)."""
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from disegno.core.errors import UnknownName
 from disegno.serving.a1111.control_types import KNOWN, TAGS, control_type
-from disegno.serving.a1111.controlnet import translate_unit
+from disegno.serving.a1111.controlnet import Unit, translate_unit
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.house import Named
 from disegno.serving.a1111.modules import find_module, module_list, modules
@@ -95,6 +99,8 @@ def test_a_unit_is_read_as_the_extension_reads_it(case: dict[str, Any]) -> None:
 def test_a_module_that_needs_weights_is_named_as_such() -> None:
     with pytest.raises(UnknownName, match="needs weights"):
         find_module("depth_midas")
+    with pytest.raises(UnknownName, match="draws nothing"):
+        find_module("reference_only")
     with pytest.raises(UnknownName, match="canny"):
         find_module("cany")
 
@@ -114,8 +120,12 @@ def test_every_annotator_is_a_module_with_its_sliders() -> None:
     [
         ("Unknown", "canny", None),
         ("Depth", "none", "depth"),
+        ("Soft Edge", "none", "hed"),
+        ("Hard Edge", "lineart_standard", "line-art"),
+        ("Normal Map", "none", "normal"),
+        ("Segmentation", "none", "seg"),
+        ("Inpaint", "inpaint", "inpainting"),
         ("HED/PIDI/Scribble/TED", "none", "hed"),
-        ("Canny/Lineart/MLSD", "lineart_standard", "line-art"),
         ("hedsketch", "none", "hedsketch"),
     ],
 )
@@ -123,3 +133,34 @@ def test_the_type_of_a_union_is_the_task(told: str, module: str, task: str | Non
     unit = {"model": "uni", "module": module, "image": IMAGE, "union_control_type": told}
     found = translate_unit(unit, (), [Named("uni")], has_init=False)
     assert found is not None and found.fields["task"] == task
+
+
+def grey(*columns: int) -> str:
+    buffer = BytesIO()
+    Image.fromarray(np.array([columns], np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def seen(module: str, mask: str | None, **given: Any) -> Unit:
+    unit = {"model": "x", "module": module, "image": IMAGE, "mask": mask}
+    found = translate_unit(unit, (), [Named("x")], has_init=True, **given)
+    assert found is not None
+    return found
+
+
+def test_modules_that_fill_a_hole_are_shown_its_mask() -> None:
+    for unit in (seen("inpaint_global_harmonious", grey(0, 255)), seen("inpaint_only", grey(0, 255), has_mask=True)):
+        assert (unit.fields["annotate"], unit.fields["image"], unit.fields["mask"]) == ("inpaint", IMAGE, grey(0, 255))
+    with pytest.raises(WireError, match="img2img with a mask"):
+        seen("inpaint_only", grey(0, 255))
+
+
+def test_another_modules_mask_is_the_drawing_unless_it_is_empty_or_full() -> None:
+    for empty in (grey(0, 5), grey(250, 255)):
+        unit = seen("canny", empty)
+        assert (unit.fields["image"], unit.fields["mask"], unit.warnings) == (IMAGE, None, ())
+    drawn = seen("canny", grey(0, 255))
+    assert (drawn.fields["image"], drawn.fields["mask"]) == (grey(0, 255), None)
+    assert "mask is the drawing" in drawn.warnings[0]
+    with pytest.raises(WireError, match="cannot be read"):
+        seen("canny", IMAGE)

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from disegno.annotators import ANNOTATORS
-from disegno.annotators.base import Picture
+from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.cli.annotate import command
 from disegno.cli.main import main
 
@@ -46,6 +46,20 @@ def test_parameters_resolution_size_and_sheet(photo: Path) -> None:
     assert pixels("out.png").shape == (32, 64, 3)
     assert run("threshold", "photo.png", "--sheet", "-o", "sheet.png").exit_code == 0
     assert pixels("sheet.png").shape[1] > 2 * 60
+
+
+def test_a_drawing_for_a_canvas_is_made_at_its_pixels(photo: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).resize((900, 600)).save("l.png")
+    assert run("canny", "l.png", "--size", "60x40", "-o", "out.png").exit_code == 0
+    canny = ANNOTATORS.load("canny")
+    drawn = annotate_at(canny, pixels("l.png"), make_params(canny, {}), 40, back=False)
+    assert np.array_equal(pixels("out.png"), drawn)
+
+
+def test_the_folder_is_made_and_one_that_cannot_be_is_said(photo: Path) -> None:
+    assert run("canny", "photo.png", "-o", "new/folder/edges.png").exit_code == 0
+    done = run("canny", "photo.png", "-o", "photo.png/edges.png")
+    assert done.exit_code == 4 and "Choose another folder" in done.output
 
 
 def test_long_values_are_read_from_a_file(photo: Path) -> None:

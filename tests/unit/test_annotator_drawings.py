@@ -8,7 +8,7 @@ from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, make_params, read
 from disegno.annotators.boxes import COLOURS, colour_of
 from disegno.annotators.pixelate import find_colours
-from disegno.core.errors import RequestError
+from disegno.core.errors import BadImage, RequestError
 from disegno.core.request import Scalar
 
 pytestmark = pytest.mark.unit
@@ -158,6 +158,11 @@ def test_brush_strokes_can_be_counted(scene: Picture) -> None:
     assert np.array_equal(draw("inpainting-brush", scene, fewest=0, most=0), scene)
     few, many = (float((draw("inpainting-brush", scene, fewest=n, most=n) == 0).mean()) for n in (1, 30))
     assert 0 < few < many
+
+
+def test_shuffle_says_what_is_too_long() -> None:
+    with pytest.raises(BadImage, match="32766"):
+        draw("shuffle", np.zeros((1, 40_000, 3), np.uint8))
 
 
 def test_shuffle_keeps_the_colours_and_moves_the_forms(scene: Picture) -> None:

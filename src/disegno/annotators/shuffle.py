@@ -9,10 +9,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from disegno.annotators.base import PARAMS, Picture, to_picture
+from disegno.core.errors import BadImage
 
 TITLE = "Shuffle"
 SUMMARY = "The picture swirled, so that colours and textures stay and forms go."
 A1111_NAMES = ("shuffle",)
+
+_LONGEST = 32766  # OpenCV's remap counts in 16 bits
 
 
 @dataclass(frozen=True, kw_only=True, config=PARAMS)
@@ -36,8 +39,13 @@ def _ramp(random: np.random.RandomState, height: int, width: int, grain: int) ->
 
 
 def annotate(image: Picture, params: Params) -> Picture:
-    """Return the swirled picture, (h w 3): every pixel is taken from where two smooth noises point to."""
+    """Return the swirled picture, (h w 3): every pixel is taken from where two smooth noises point to.
+
+    Raises BadImage.
+    """
     height, width = image.shape[:2]
+    if max(height, width) > _LONGEST:
+        raise BadImage(f"A picture of {width} x {height} cannot be shuffled: no side may be over {_LONGEST} pixels.")
     random = np.random.RandomState(params.seed)  # ControlNet parity: numpy's old generator, x before y
     x = _ramp(random, height, width, params.grain) * (width - 1)
     y = _ramp(random, height, width, params.grain) * (height - 1)

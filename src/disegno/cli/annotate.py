@@ -88,24 +88,30 @@ def _shown(value: Scalar) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def draw(name: str, picture: "Picture", params: dict[str, Scalar], resolution: int | None) -> "Picture":
-    """Return the drawing of a picture (h w 3), by the annotator's name. Raises RequestError."""
+def draw(
+    name: str, picture: "Picture", params: dict[str, Scalar], resolution: int | None, back: bool = True
+) -> "Picture":
+    """Return the drawing of a picture (h w 3), by the annotator's name. `back`: see `annotate_at`.
+
+    Raises RequestError.
+    """
     from disegno.annotators.base import annotate_at, make_params
 
     module = ANNOTATORS.load(name)
-    return annotate_at(module, picture, make_params(module, params), resolution)
+    return annotate_at(module, picture, make_params(module, params), resolution, back)
 
 
 def _write(picture: "Picture", drawing: "Picture", out: Path, sheet: bool, name: str) -> None:
-    """Write the drawing as PNG; with `sheet`, beside the picture that it was made from."""
+    """Write the drawing as PNG; with `sheet`, beside the picture that it was made from. Raises ResourceError."""
     from PIL import Image
 
     from disegno.engine.sheet import sheet as contact_sheet
+    from disegno.engine.writing import write_plain
 
     page = Image.fromarray(drawing)
     if sheet:
         page = contact_sheet([Image.fromarray(picture), page], ["picture", name])
-    page.save(out, format="PNG")
+    write_plain(out, page)
 
 
 def _target(out: Path | None, image: str, name: str) -> Path:
@@ -164,7 +170,8 @@ def command(
     picture = read_picture(image)
     if canvas and resolution is None:
         resolution = pixel_perfect_resolution(picture, *canvas, resize)
-    drawing = draw(name, picture, dict(parse_setting(text) for text in settings), resolution)
+    params = dict(parse_setting(text) for text in settings)
+    drawing = draw(name, picture, params, resolution, back=canvas is None)
     _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
     click.echo(str(target))
 

@@ -98,6 +98,10 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning}: {ours}, the"
                 f" model's: {wanted[meaning]}. Choose a control that was made for {backbone.family}."
             )
+    if len(net.steps) + 1 != len(net.to_base) or len(net.mid_block.resnets) != 2:
+        raise KeyMismatch(
+            f"{name} is an incomplete ControlNet-XS: blocks of its encoder or its middle are missing. Fetch it again."
+        )
     return net
 
 

@@ -5,11 +5,12 @@ of one file that are used alike are one evaluation. The global adapter turns wha
 behind the text, which the local adapter then reads too; the negative prompt has those of nothing seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import torch
 from diffusers import ControlNetModel
@@ -27,6 +28,8 @@ from disegno.weights.uni_controlnet_files import CHANNELS, CONDITIONS, CONTENT, 
 
 families = ("sd1", "diorama")
 settings = ("clip",)  # what `open` wants of the settings
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def recognises(card: FileCard) -> bool:
@@ -72,9 +75,17 @@ def open_local(name: str, local: Local, backbone: Body, memory: Memory, fingerpr
             net.get_submodule(resnet).add_module(which, FeatureNorm())
 
     net = open_net(name, local.encoder, backbone, memory, alter=alter)
-    extractor = memory.build(lambda: extractor_of(local.features), local.features, f"The feature extractor of {name}")
+    extractor = _built(extractor_of, local.features, f"The feature extractor of {name}", memory)
     norms = {norm.replace(".", "/"): _modulation(name, norm, own, memory) for norm, own in local.norms.items()}
     return LocalAdapter(net, extractor, nn.ModuleDict(norms), fingerprint)
+
+
+def _built(make: Callable[[Mapping[str, Tensor]], N], tensors: Mapping[str, Tensor], name: str, memory: Memory) -> N:
+    """Return the net that `make` makes for these tensors, with them in it. Raises KeyMismatch."""
+    try:
+        return memory.build(lambda: make(tensors), tensors, name)
+    except KeyError as error:
+        raise KeyMismatch(f"{name} is incomplete: it has no tensor {error}. Use a complete file.") from error
 
 
 def _modulation(name: str, norm: str, own: Mapping[str, Tensor], memory: Memory) -> Modulation:
@@ -233,7 +244,7 @@ def open(path: Path, backbone: Host, memory: Memory, clip: Path | None = None) -
                 f"{path.name}: its content tokens are not as wide as the text of {backbone.name} ({width})."
                 f" Choose a file for {backbone.family}."
             )
-        net = memory.build(lambda: global_of(tensors), tensors, f"The global adapter of {path.name}")
+        net = _built(global_of, tensors, f"The global adapter of {path.name}", memory)
         content = ContentAdapter(path.name, net, width, file.sha256, clip, memory)
     told = file.words.get("disegno.tasks", "").split()
     tasks = {name: annotator for name, annotator in CONDITIONS.items() if local and (not told or name in told)}

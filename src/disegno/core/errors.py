@@ -36,13 +36,16 @@ class UnknownName(RequestError):
     """No such name; the message lists the nearest known ones."""
 
     @classmethod
-    def of(cls, what: str, given: str, known: Iterable[str]) -> "UnknownName":
-        """Return the error for `given`, naming close matches, or all of the known names where nothing is close."""
+    def of(cls, what: str, given: str, known: Iterable[str], remedy: str = "") -> "UnknownName":
+        """Return the error for `given`, naming close matches, or all of the known names where nothing is close.
+
+        `remedy`: what to do where none is known, a sentence.
+        """
         names = list(known)
         by_lower = {name.lower(): name for name in names}
         near = [by_lower[name] for name in get_close_matches(given.lower(), by_lower, n=3, cutoff=0.5)] or names
-        choice = f"Choose one of: {', '.join(near)}." if near else f"No {what} is known here."
-        return cls(f"There is no {what} named {given!r}. {choice}")
+        choice = f"Choose one of: {', '.join(near)}." if near else f"No {what} is known here. {remedy}"
+        return cls(f"There is no {what} named {given!r}. {choice}".rstrip())
 
 
 class BadImage(RequestError):

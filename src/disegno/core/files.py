@@ -33,6 +33,32 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     _to_disk(path.parent)
 
 
+def path_of(name: str) -> Path | None:
+    """Return the path that a name is, ~ read as a home; None where nothing lies there, or where it can be no path."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long; of nobody's home; with a zero in it
+        return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are not there. Raises ResourceError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be made ({error.strerror}). Choose another folder.") from error
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ResourceError where files could not be written to a folder: before there is anything to write."""
+    there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if not there.is_dir():
+        raise ResourceError(f"{folder} cannot be a folder: {there} is none. Choose another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(f"{there} cannot be written to (Permission denied). Choose another folder.")
+
+
 def _mode(path: Path) -> int:
     """Return the permissions of the file that is replaced, or of a new file."""
     if path.exists():

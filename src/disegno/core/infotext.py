@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from disegno.core.request import (
     ControlMode,
@@ -138,6 +139,17 @@ def unit_text(unit: ControlUnit, annotator: str | None) -> str:
         "Control Mode": _MODES[unit.mode],
     }
     return ", ".join(f"{name}: {value}" for name, value in entries.items())
+
+
+def of_image(request: Request, image: int) -> Request:
+    """Return the request with its hires pass's words as they are of one image, in full, with tags for its LoRAs."""
+    hires = request.hires
+    if hires is None:
+        return request
+    prompt = hires.prompts[image] if hires.prompts else hires.prompt
+    prompt = None if prompt is None else with_loras(prompt, request.loras)
+    negative = hires.negatives[image] if hires.negatives else hires.negative
+    return replace(request, hires=replace(hires, prompt=prompt, negative=negative, prompts=(), negatives=()))
 
 
 def values_of(request: Request, seed: int, subseed: int, labels: Mapping[str, str]) -> dict[str, Value]:

@@ -13,6 +13,7 @@ from disegno.backbones.base import Backbone, TakesVae, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
+from disegno.core.files import path_of
 from disegno.core.request import OWN_VAE, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.kept import Kept
@@ -154,7 +155,7 @@ class Studio:
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
         if not self.limits.paths and name.startswith(("/", "~")):
             raise UnknownName.of(what, Path(name).name, [*others, *(c.path.stem for c in self.library.cards(kind))])
-        if self.limits.paths and (path := Path(name).expanduser()).exists():
+        if self.limits.paths and (path := path_of(name)) is not None:
             card = identify(path)
             if card.kind != kind:
                 more = ", ".join(filter(None, (card.mechanism, card.family)))
@@ -167,18 +168,20 @@ class Studio:
         except UnknownName:
             if any(name.lower() in (card.path.name.lower(), card.path.stem.lower()) for card in self.library.cards()):
                 raise  # it is there, but something else
+            folders = ", ".join(str(folder) for folder in self.settings.model_dirs)
             if Path(name).suffix or "/" in name:
-                folders = ", ".join(str(folder) for folder in self.settings.model_dirs)
                 raise UnknownName(
                     f"There is no {what} {name!r}: it is no file here, and none in the model folders ({folders})."
+                    " Put it there, or name other folders in DISEGNO_MODEL_DIRS."
                 ) from None
             known = [card.path.stem for card in self.library.cards(kind)]
-            raise UnknownName.of(what, name, [*others, *known]) from None
+            remedy = f"Put its file into a model folder ({folders}); DISEGNO_MODEL_DIRS names others."
+            raise UnknownName.of(what, name, [*others, *known], remedy) from None
 
     def _find_all(self, names: Iterable[str], kind: str, what: str) -> dict[str, FileCard]:
         """Return the card of each name: as `_find`, but the folders are looked at once."""
         names = list(names)
-        plain = [n for n in names if not n.startswith(("/", "~")) and not (self.limits.paths and Path(n).exists())]
+        plain = [n for n in names if not n.startswith(("/", "~")) and not (self.limits.paths and path_of(n))]
         found: dict[str, FileCard] = {}
         with suppress(UnknownName):  # `_find` has more to say about it
             found = self.library.find_all(plain, kind)
@@ -256,10 +259,12 @@ class Studio:
     def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
         """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""
         card = self.control_card(unit, backbone)
-        base = unit.base or (backbone.base_control if unit.name in backbone.conditions else None)
         require_family(card, backbone.family)
-        key = (backbone.fingerprint, str(card.path), _version_of(card.path), str(base))
-        return self._controllers.get(key, lambda: self._open_controller(card, base, backbone))
+        module = self._mechanism(card)
+        base = self._base_of(module, card, unit, backbone)
+        files = tuple((str(path), _version_of(path)) for path in (card.path, base) if path)
+        key = (backbone.fingerprint, *files)
+        return self._controllers.get(key, lambda: self._open_controller(module, card, base, backbone))
 
     def control(self, controller: Controller, condition: Condition) -> Control:
         """Return the controller's control for a condition, prepared once: later seeds do not encode it again."""
@@ -296,15 +301,13 @@ class Studio:
         known = ", ".join(UPSCALERS.names())
         raise ModelFileError(f"{card.path.name} is an upscaler of the kind {card.mechanism!r}; known are: {known}.")
 
-    def _open_controller(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Controller:
-        module = self._mechanism(card)
-        if not hasattr(module, "open_base"):
+    def _open_controller(self, module: Any, card: FileCard, base: Path | None, backbone: Backbone) -> Controller:
+        if base is None:
             parts = {name: getattr(self.settings, name) for name in getattr(module, "settings", ())}
             return module.open(card.path, backbone, self.memory, **parts)
-        path = card.path if module.brings_base(card) else self._base(card, base, backbone)
         opened = self._bases.get(
-            (backbone.fingerprint, str(path), _version_of(path)),
-            lambda: module.open_base(path, backbone, self.memory),
+            (backbone.fingerprint, str(base), _version_of(base)),
+            lambda: module.open_base(base, backbone, self.memory),
         )
         return module.open(card.path, backbone, self.memory, base=opened)
 
@@ -348,9 +351,16 @@ class Studio:
         bases = self.library.cards("control")
         return [c for c in bases if c.mechanism == "ctrlora-base" and c.family == backbone.family]
 
-    def _base(self, card: FileCard, base: str | Path | None, backbone: Backbone) -> Path:
-        if base is not None:
-            return base if isinstance(base, Path) else self._find(base, "control", "Base ControlNet").path
+    def _base_of(self, module: Any, card: FileCard, unit: ControlUnit, backbone: Backbone) -> Path | None:
+        """Return the file of a control's Base ControlNet, as it is found now; None: its mechanism has none."""
+        if not hasattr(module, "open_base"):
+            return None
+        if module.brings_base(card):
+            return card.path
+        if unit.base:
+            return self._find(unit.base, "control", "Base ControlNet").path
+        if unit.name in backbone.conditions and backbone.base_control is not None:
+            return backbone.base_control
         bases = self._bases_for(backbone)
         bases += [identify(path) for path in (backbone.base_control,) if path is not None]
         named = [c for c in bases if card.base_sha256 and self.library.sha256(c) == card.base_sha256]

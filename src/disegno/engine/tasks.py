@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from disegno.controls.base import Controller, ManyTasks
 from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import ControlUnit
+from disegno.engine.album import INPAINT
 
 # Other names of one condition, as programs and papers have them
 _ALSO = {
@@ -52,7 +53,7 @@ def doubts(unit: ControlUnit, controller: Controller) -> tuple[str, ...]:
 
 def _named(given: str, name: str, tasks: Mapping[str, str | None]) -> str:
     asked = given.lower().replace("-", "_").removeprefix("control_")
-    for task in (asked, _ALSO.get(asked)):
+    for task in (asked, _ALSO.get(asked), _by_annotator(given, tasks)):
         if task is not None and task in tasks:
             return task
     raise UnknownName.of(f"task of {name}", given, tasks)
@@ -63,6 +64,7 @@ def _by_annotator(annotator: str | None, tasks: Mapping[str, str | None]) -> str
     if annotator is None or annotator.lower() == "none":
         return None
     asked = annotator.lower().replace("-", "_")
+    asked = "inpainting" if asked == INPAINT else asked
     return next((task for task, own in tasks.items() if asked in (task, own)), None)
 
 

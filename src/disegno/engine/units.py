@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import numpy as np
 import torch
@@ -95,6 +96,18 @@ def annotator_of(unit: ControlUnit, suggested: str | None) -> str | None:
     return unit.name if unit.name in ANNOTATORS else None
 
 
+def idle_params(unit: ControlUnit, annotator: str | None) -> tuple[str, ...]:
+    """Return what should be said of a unit's parameters: no annotator reads them where its picture is the drawing."""
+    if annotator is not None or not unit.params:
+        return ()
+    keys = ControlUnit.__dataclass_fields__
+    near = [key for name in unit.params for key in get_close_matches(name, keys, n=1)]
+    meant = f" Did you mean {', '.join(near)}?" if near else ""
+    verb = "does" if len(unit.params) == 1 else "do"
+    named = ", ".join(unit.params)
+    return (f"The control {unit.name} is shown its picture as it is: {named} {verb} nothing.{meant}",)
+
+
 def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
     """Return what the control is shown: the unit's picture, annotated if asked, fitted to the canvas."""
     name = annotator_of(unit, suggested)
@@ -109,7 +122,7 @@ def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
     if name is not None:
         module = ANNOTATORS.load(name)
         resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, unit.resize)
-        picture = annotate_at(module, picture, make_params(module, unit.params), resolution)
+        picture = annotate_at(module, picture, make_params(module, unit.params), resolution, back=False)
     return Shown(fit(picture, scene.width, scene.height, unit.resize))
 
 
@@ -193,8 +206,9 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
         raise RequestError(
             f"The control {unit.name!r} cannot be mixed with others: leave out mix. UniControl's conditions can."
         )
-    warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller))
-    return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator_of(unit, suggested), task=task)
+    annotator = annotator_of(unit, suggested)
+    warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller), *idle_params(unit, annotator))
+    return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator, task=task)
 
 
 def with_doubts(prepared: Sequence[Prepared]) -> tuple[Prepared, ...]:

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, get_args
@@ -71,6 +72,7 @@ class Dispatcher:
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     _loops: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _seen: asyncio.Event = field(default_factory=asyncio.Event)  # the catalogue is new
     _restart_seconds: dict[int, float] = field(default_factory=dict[int, float])
     _stalled: set[int] = field(default_factory=set[int])
     _pausing: set[str] = field(default_factory=set[str])  # running jobs whose worker was asked to save them
@@ -239,6 +241,7 @@ class Dispatcher:
     def _said(self, worker: WorkerProcess, message: Ready | Moved | Looked | Ended) -> None:
         if isinstance(message, Ready):
             self.catalogue = message.catalogue
+            self._seen.set()
             self._restart_seconds.pop(worker.number, None)
             self.wake()
         elif message.job not in worker.jobs:
@@ -382,7 +385,10 @@ class Dispatcher:
         for worker in self.lane("draw"):
             await worker.send(Unload())
 
-    async def look(self) -> None:
-        """Let the workers look at the model folders again."""
-        for worker in self.workers:
-            await worker.send(Look())
+    async def look(self, seconds: float = 0.0) -> None:
+        """Let the workers look at the model folders again, and wait so long at most for what one of them sees."""
+        self._seen.clear()
+        asked = [await worker.send(Look()) for worker in self.workers]
+        if seconds and any(asked):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._seen.wait(), seconds)

@@ -59,7 +59,7 @@ class AnnotateRequest:
     resize: ResizeMode = "crop"
     """How it is fitted."""
     back: bool = True
-    """Bring the drawing back to the picture's size; otherwise it is left at its resolution."""
+    """Bring the drawing back to the picture's size, where there is no canvas; else it is left at its resolution."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -155,7 +155,7 @@ def annotate(request: AnnotateRequest, bench: Bench) -> Running:
     yield Progress(0, 1, "annotating")
     canvas = (request.width, request.height) if request.width and request.height else None
     own = pixel_perfect_resolution(picture, *canvas, request.resize) if canvas else None
-    drawing = annotate_at(module, picture, params, request.resolution or own, request.back)
+    drawing = annotate_at(module, picture, params, request.resolution or own, request.back and not canvas)
     if canvas:
         drawing = fit(drawing, *canvas, request.resize)
     file = bench.write("drawing.png", "image", png(Image.fromarray(drawing)))

@@ -10,18 +10,21 @@ A unit that cannot be carried out is an error: upstream answers with a picture t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from disegno.core.errors import UnknownName
+from disegno.core.errors import BadImage, UnknownName
 from disegno.core.request import ControlMode, ControlPass, ResizeMode
+from disegno.engine.album import INPAINT
+from disegno.engine.pictures import Limits, bytes_of, decode
 from disegno.serving.a1111.coerce import Json, coerced, shortened
 from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.fields import Field, Given, read_fields
 from disegno.serving.a1111.house import Named, find_named
 from disegno.serving.a1111.images import read_image
-from disegno.serving.a1111.modules import Module, find_module
+from disegno.serving.a1111.modules import KEEPS_THE_REST, Module, find_module
 
 MAX_UNITS = 10  # A1111 parity: the most that its setting control_net_unit_count allows
 NUM_LAYERS = (13, 10)  # residuals of an SD 1.x ControlNet; of an SDXL one
 HIDDEN = 0.5  # A1111 parity: what a threshold without a slider becomes
+_EMPTY, _FULL = 5, 250  # A1111 parity: a mask that is nowhere brighter, or nowhere darker, says nothing
 
 _UI_ONLY = "it belongs to the extension's own page"
 _OTHER = "it belongs to a kind of control that is not built in"
@@ -85,14 +88,20 @@ MODES: Mapping[str, tuple[ControlMode, str]] = {
     "my prompt is more important": ("prompt", "My prompt is more important"),
     "controlnet is more important": ("control", "ControlNet is more important"),
 }
+_SOFT, _HARD = ("hed", "scribble"), ("canny", "line-art", "straight-lines")
 TASKS: Mapping[str, tuple[str, ...]] = {
     "openpose": ("openpose",),
     "depth": ("depth",),
-    "hed/pidi/scribble/ted": ("hed", "scribble"),
-    "canny/lineart/mlsd": ("canny", "line-art", "straight-lines"),
-    "normalmap": ("normal",),
-    "segment": ("seg",),
+    "soft edge": _SOFT,
+    "hard edge": _HARD,
+    "normal map": ("normal",),
+    "segmentation": ("seg",),
     "tile": ("blur",),
+    "inpaint": ("inpainting",),
+    # as ComfyUI calls them
+    "hed/pidi/scribble/ted": _SOFT,
+    "canny/lineart/anime_lineart/mlsd": _HARD,
+    "segment": ("seg",),
     "repaint": ("inpainting",),
 }
 PASSES: Mapping[str, ControlPass] = {"both": "both", "low res only": "first", "high res only": "hires"}
@@ -171,10 +180,12 @@ def is_enabled(given: Given) -> bool:
     return given.values["image"] not in (None, "") or given.text("model").lower() not in ("", "none")
 
 
-def translate_unit(unit: Json, at: Path, controls: Sequence[Named], has_init: bool) -> Unit | None:
+def translate_unit(
+    unit: Json, at: Path, controls: Sequence[Named], has_init: bool, has_mask: bool = False
+) -> Unit | None:
     """Return the unit; None where it is off. `has_init`: a unit without an image sees the picture that is changed.
 
-    Raises WireError.
+    `has_mask`: of that picture a part is drawn anew. Raises WireError.
     """
     if not isinstance(unit, dict):
         raise WireError.of_fields(Fault(at, f"a unit is an object (given: {shortened(unit)})", "type_error.dict"))
@@ -192,6 +203,14 @@ def translate_unit(unit: Json, at: Path, controls: Sequence[Named], has_init: bo
     image, mask = _images(given, at)
     if image is None and not has_init:
         raise _fault(at, "image", "the unit is enabled but has no image: send one, or enabled false")
+    if module.known.name == KEEPS_THE_REST and not has_mask:
+        raise _fault(
+            at,
+            "module",
+            f"{KEEPS_THE_REST} keeps what is not masked, as img2img with a mask does: send the picture and the mask"
+            " there, or choose inpaint_global_harmonious",
+        )
+    image, mask, seen = _seen(image, mask, module, at)
     control = _control(given, controls, at)
     chosen = _thresholds(given, module)
     return Unit(
@@ -216,7 +235,7 @@ def translate_unit(unit: Json, at: Path, controls: Sequence[Named], has_init: bo
         },
         shown=given.flag("save_detected_map"),
         text=_infotext(given, control, chosen, resize[1], mode[1]),
-        warnings=given.warnings,
+        warnings=(*given.warnings, *seen),
     )
 
 
@@ -240,7 +259,7 @@ def _choice(given: Given, name: str, choices: Mapping[str, tuple[str, str]], at:
 def _task(given: Given, module: Module) -> str | None:
     """Return which condition the image is: A1111's words for ControlNet Union, or a task's own name.
 
-    "HED/PIDI/Scribble/TED" and "Canny/Lineart/MLSD" say a kind only: the module says which of it, where it is one.
+    "Soft Edge" and "Hard Edge" say a kind only: the module says which of it, where it is one.
     """
     told = given.text("union_control_type").strip()
     if told.lower() in ("", "unknown"):
@@ -291,8 +310,29 @@ def _images(given: Given, at: Path) -> tuple[str | None, str | None]:
     return read_image(value, (*at, "image")), read_image(mask, (*at, "mask"))
 
 
+def _seen(
+    image: str | None, mask: str | None, module: Module, at: Path
+) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """Return the image and the mask that a module is shown, and what is to be said of them.
+
+    A1111 parity: where nothing is to be filled, a mask with something on it is the drawing itself ("scribble mode");
+    an empty or a full one is passed over.
+    """
+    if mask is None or module.annotator == INPAINT or not mask.startswith("data:"):
+        return image, mask, ()
+    try:
+        drawn = decode(*bytes_of(mask, Limits(paths=False)))[:, :, 0]
+    except BadImage as error:
+        raise _fault(at, "mask", str(error)) from None
+    if drawn.max() <= _EMPTY or drawn.min() >= _FULL:
+        return image, None, ()
+    where = ".".join(str(part) for part in at)
+    return mask, None, (f"{where}.mask is the drawing, as in A1111: the module {module.known.name} fills nothing.",)
+
+
 def _resolution(given: Given, module: Module) -> int | None:
-    return None if given.flag("pixel_perfect") or module.annotator == "none" else _thresholds(given, module)[0]
+    takes_none = module.annotator in ("none", INPAINT)
+    return None if given.flag("pixel_perfect") or takes_none else _thresholds(given, module)[0]
 
 
 def _thresholds(given: Given, module: Module) -> tuple[int, float, float]:

@@ -28,6 +28,7 @@ from disegno.serving.jobs import Jobs
 from disegno.serving.words import Catalogue, WeightsCard
 
 NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
+LOOK_SECONDS = 20.0  # a worker that draws looks between two steps
 START_SECONDS = 60.0  # how long a request waits for the model's process to be ready for the first time
 LATENT_MODES = (
     "Latent",
@@ -87,6 +88,10 @@ class Front:
         while self.jobs.dispatcher.catalogue is None and time.monotonic() < until:
             await asyncio.sleep(0.1)
         return self.jobs.catalogue
+
+    async def look(self) -> None:
+        """Let the workers look at the model folders again; A1111 parity: the lists are new when this returns."""
+        await self.jobs.dispatcher.look(LOOK_SECONDS)
 
     async def house(self, owner: str) -> House:
         """Return the names that this owner's requests may choose, and their settings."""

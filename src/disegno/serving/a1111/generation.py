@@ -138,8 +138,8 @@ def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
 def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:
     units, at = units_of(body)
     _check_scripts(given)
-    has_init = form == "img2img"
-    found = [translate_unit(unit, (*at, i), house.controls, has_init) for i, unit in enumerate(units)]
+    has_init, has_mask = form == "img2img", given.values.get("mask") not in (None, "")
+    found = [translate_unit(unit, (*at, i), house.controls, has_init, has_mask) for i, unit in enumerate(units)]
     off = [f"The ControlNet unit {i} is off." for i, unit in enumerate(found) if unit is None and _has_image(units[i])]
     return tuple(unit for unit in found if unit is not None), off
 

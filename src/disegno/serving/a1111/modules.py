@@ -8,6 +8,7 @@ from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import ParamSpec, describe, params_from_a1111, read
 from disegno.core.errors import UnknownName
 from disegno.core.request import Scalar
+from disegno.engine.album import INPAINT
 from disegno.serving.a1111.control_types import KNOWN, RESOLUTION, Known, Slider
 
 _OWN_TAGS: Mapping[str, tuple[str, ...]] = {
@@ -21,6 +22,9 @@ _OWN_TAGS: Mapping[str, tuple[str, ...]] = {
     "grayscale": ("Recolor",),
 }
 _MAX_THRESHOLDS = 2  # a unit has threshold_a and threshold_b, no more
+KEEPS_THE_REST = "inpaint_only"
+_UNBUILT = ("reference_", "tile_colorfix", "revision_")
+_FILLING = ("inpaint", KEEPS_THE_REST)  # no drawing: the control is told what to fill
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Module:
 
     def params(self, *thresholds: float | None) -> dict[str, Scalar]:
         """Return the annotator's parameters for threshold_a and threshold_b; one outside its slider is left out."""
+        if self.annotator == INPAINT:
+            return {}
         module, numbers = ANNOTATORS.load(self.annotator), [-1.0 if x is None else x for x in thresholds]
         if read(module).a1111_sliders:
             return params_from_a1111(module, *numbers)
@@ -61,7 +67,13 @@ def modules() -> tuple[Module, ...]:
     """Return the modules that can be used: those that A1111 knows in its order, then our own by name."""
     annotators = {name: read(ANNOTATORS.load(name)) for name in ANNOTATORS}
     behind = {alias: name for name, annotator in annotators.items() for alias in annotator.a1111_names}
-    theirs = [Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders) for k in KNOWN if k.name in behind]
+    theirs = [
+        Module(k, INPAINT, ())
+        if k.name in _FILLING
+        else Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders)
+        for k in KNOWN
+        if k.name in (*behind, *_FILLING)
+    ]
     taken = {module.annotator for module in theirs}
     return (*theirs, *(_own(name) for name in annotators if name not in taken))
 
@@ -93,6 +105,8 @@ def find_module(name: str) -> Module:
         if wanted in (module.known.name, module.known.label.lower()) or (own and wanted.replace("_", "-") == own):
             return module
     if any(wanted in (known.name, known.label.lower()) for known in KNOWN):
+        if wanted.startswith(_UNBUILT):
+            raise UnknownName(f"The module {name!r} draws nothing, it changes how the model draws: it is not built in.")
         raise UnknownName(
             f"The module {name!r} needs weights that are not part of this program. "
             'Send the finished drawing with the module "none".'

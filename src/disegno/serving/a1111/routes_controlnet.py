@@ -8,6 +8,7 @@ from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from disegno.core.errors import UnknownName
+from disegno.engine.album import INPAINT
 from disegno.serving.a1111.coerce import Json, coerced
 from disegno.serving.a1111.control_types import TAGS, control_type
 from disegno.serving.a1111.controlnet import MAX_UNITS
@@ -53,9 +54,9 @@ async def settings() -> Response:
 async def model_list(request: Request) -> Response:
     """The controls; `update`: look at the folders again first."""
     front, _ = asker(request)
-    names = [control.title for control in named_controls(await front.catalogue())]
     if coerced(request.query_params.get("update"), "bool", ("query", "update")):
-        await front.jobs.dispatcher.look()
+        await front.look()
+    names = [control.title for control in named_controls(await front.catalogue())]
     return JSONResponse({"model_list": ["None", *names]})
 
 
@@ -79,6 +80,8 @@ async def detect(request: Request) -> Response:
     """Draw what a module sees in some pictures."""
     given = read_fields(DETECT, await body_of(request))
     module = _module(given.text("controlnet_module"))
+    if module.annotator == INPAINT:
+        raise WireError(f"Module not supported: {module.known.name} draws nothing, a control is told what to fill.")
     name = "controlnet_input_images" if given.items("controlnet_input_images") else "controlnet_images"
     images = given.items(name)
     if not images:

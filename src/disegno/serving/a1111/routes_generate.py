@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
-from disegno.core.infotext import values_of, with_loras, write_infotext
+from disegno.core.infotext import of_image, values_of, with_loras, write_infotext
 from disegno.core.request import SEEDS, from_json
 from disegno.serving.a1111 import answer as answers
 from disegno.serving.a1111.answer import Drawn, Model
@@ -87,7 +87,7 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
         write_infotext(
             with_loras(prompts[i], concrete.loras),
             negatives[i],
-            values_of(concrete, seed, subseeds[i], labels),
+            values_of(of_image(concrete, i), seed, subseeds[i], labels),
         )
         for i, seed in enumerate(seeds)
     ]

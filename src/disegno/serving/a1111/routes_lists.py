@@ -126,7 +126,7 @@ async def embeddings(request: Request) -> Response:
 @router.post(f"{API}/refresh-embeddings")
 async def refresh(request: Request) -> Response:
     """Look at the model folders again."""
-    await asker(request)[0].jobs.dispatcher.look()
+    await asker(request)[0].look()
     return JSONResponse(None)
 
 
