@@ -62,9 +62,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise RequestError(
-            f"The device {name!r} cannot be used: {reason} Choose auto, cpu, cuda, cuda:N or mps."
+            f"The device {name!r} cannot be used: {reason}. Choose auto, cpu, cuda, cuda:N or mps."
         ) from error
     return device
 

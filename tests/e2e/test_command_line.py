@@ -91,6 +91,13 @@ MISTAKES = {
     "no such annotator": (["annotate", "cany", "x.png"], 2, "canny"),
     "no such ending": (["generate", "x", *SMALL, "-o", "a.bmp"], 2, ".webp"),
     "no such picture": (["annotate", "canny", "nowhere.png"], 2, "nowhere.png"),
+    "no quotes": (["generate", "a", "red", "car"], 2, "quotes"),
+    "a folder that is a file": (["generate", "x", "-o", f"{__file__}/a.png"], 4, "cannot be a folder"),
+    "a preview that is no picture": (["generate", "x", "--preview", "now"], 2, ".webp"),
+    "a name that is too long": (["generate", "x", "-o", f"{'a' * 300}.png"], 2, "Choose another name"),
+    "an evaluation to nowhere": (["evaluate", "x", "--data", "x", "-o", f"{__file__}/a"], 4, "cannot be a folder"),
+    "no style at all": (["generate", "x", *SMALL, "--style", "Noir"], 2, "DISEGNO_PROMPT_DIRS"),
+    "no LoRA at all": (["generate", "x", *SMALL, "--lora", "ink"], 2, "DISEGNO_MODEL_DIRS"),
     "no such weights": (["models", "show", "nowhere.safetensors"], 2, "nowhere.safetensors"),
 }
 
@@ -102,6 +109,7 @@ def _pixels(path: Path) -> bytes:
 
 def _in_process(models: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Result:
     monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(models))
+    monkeypatch.setenv("DISEGNO_PROMPT_DIRS", str(models))
     monkeypatch.setenv("DISEGNO_CACHE_DIR", str(models / "cache"))
     return CliRunner().invoke(main, words)
 

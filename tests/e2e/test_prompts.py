@@ -347,6 +347,9 @@ def test_the_hires_passes_own_words_are_drawn_again_in_full(studio: Studio, fold
     finally:
         animals.write_text(lines, "utf-8")
     assert isinstance(again, Result) and _same(made, again)
+    alone = _draw(studio, hires=replace(hires, prompt=None, negative=None, prompts=("a dog",), negatives=("fog",)))
+    *_, again = generate(_again(alone, 0, tmp_path / "made.png"), studio=studio)
+    assert isinstance(again, Result) and _same(alone, again)
     plain = _draw(studio, hires=replace(hires, prompt="a dog"))
     assert plain.request.hires is not None and (plain.request.hires.prompts, plain.request.hires.negatives) == ((), ())
 

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from disegno.cli.fields import request_options
-from disegno.cli.output import output_paths
+from disegno.cli.output import output_paths, require_out
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.cli.sections import OTHERS, Sectioned
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, ResourceError
 from disegno.core.request import Hires, InitImage, Outpaint, Request, Tiles
 
 pytestmark = pytest.mark.unit
@@ -81,6 +81,18 @@ def test_names_without_out_never_overwrite(tmp_path: Path) -> None:
     assert first == [tmp_path / "a-red-car-7.png"]
     first[0].touch()
     assert output_paths(tmp_path, result, [0]) == [tmp_path / "a-red-car-7-2.png"]
+    (long,) = output_paths(tmp_path, Result(images=(), request=Request(prompt="a" * 300), seeds=(7,)), [0])
+    long.touch()
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_out(tmp_path / "new" / "folder" / "a.png")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path)
+    with pytest.raises(ResourceError, match="cannot be written to"):
+        require_out(tmp_path / "new" / "a.png")
 
 
 def test_options_of_lists_repeat_and_claims_are_flags() -> None:

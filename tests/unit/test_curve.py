@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from disegno.controls.strength import Use, Used
 from disegno.core.curve import MAX_POINTS, parse_curve, value_at, write_curve
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlUnit, make_request
+from disegno.core.request import ControlUnit, from_json, make_request, to_json
 from disegno.diffusion.call import Call, Residuals, Row
 
 pytestmark = pytest.mark.unit
@@ -52,6 +52,18 @@ def test_what_is_no_curve_is_refused(bad: str) -> None:
 def test_a_list_of_points_is_written_as_the_text() -> None:
     request = make_request({"controls": [{"name": "canny", "image": "a.png", "curve": [[0.1, 0.2], [0.3, 0.5]]}]})
     assert request.controls[0].curve == "0.2@0.1,0.5@0.3"
+
+
+@pytest.mark.parametrize("curve", ["0.00001@0.5", [[1e-7, 1e-9], [0.3, -0.0]]])
+def test_what_is_next_to_nothing_is_read_again(curve: object) -> None:
+    request = make_request({"controls": [{"name": "canny", "image": "a.png", "curve": curve}]})
+    assert from_json(to_json(request)) == request
+
+
+@pytest.mark.parametrize("bad", [[[0.1, None]], [[0.1, 10**400]], [0.1], [[0.1, 0.2, 0.3]], None, 3])
+def test_what_is_no_list_of_points_is_refused(bad: object) -> None:
+    with pytest.raises(RequestError, match="curve"):
+        make_request({"controls": [{"name": "canny", "image": "a.png", "curve": bad}]})
 
 
 class Ones:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disegno.core.infotext import quoted, read_infotext, unquoted, values_of, write_infotext
-from disegno.core.request import Request
+from disegno.core.infotext import of_image, quoted, read_infotext, unquoted, values_of, write_infotext
+from disegno.core.request import Hires, LoraUse, Request
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +99,15 @@ def test_a_request_is_written_and_read() -> None:
         "NGMS": "1.5", "NGMS all steps": "True", "Skip Early CFG": "0.1", "Tiling": "True",
     }  # fmt: skip
     assert {name: read[name] for name in expected} == expected
+
+
+def test_the_hires_words_are_each_images_own_in_full() -> None:
+    hires = Hires(prompt="a __animal__", prompts=("a cat", "a dog"), negative="blur")
+    asked = Request(batch=2, hires=hires, loras=(LoraUse(name="ink", strength=0.5),))
+    told = [values_of(of_image(asked, image), 7, 9, {}) for image in (0, 1)]
+    assert [each["Hires prompt"] for each in told] == ["a cat <lora:ink:0.5>", "a dog <lora:ink:0.5>"]
+    assert [each["Hires negative prompt"] for each in told] == ["blur", "blur"]
+    assert values_of(of_image(Request(hires=Hires()), 0), 7, 9, {})["Hires prompt"] is None
 
 
 @pytest.mark.parametrize(

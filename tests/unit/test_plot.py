@@ -33,6 +33,7 @@ REQUEST = Request(
         ("1-10 [5]", True, "1 3 6 8 10"),
         ("0.1-0.3(+0.1)", False, "0.1 0.2 0.3"),
         ("7", True, "7"),
+        ("9007199254740993-9007199254740994", True, "9007199254740993 9007199254740994"),  # of no float
     ],
 )
 def test_ranges_are_written_out(text: str, whole: bool, expected: str) -> None:
@@ -68,6 +69,7 @@ def test_any_field_of_the_request_is_an_axis() -> None:
     replaced = [(r.prompt, r.negative) for r in _cells("replace=red,blue")]
     assert replaced == [("a red car", "red"), ("a blue car", "blue")]
     assert [r.seed for r in _cells("seed=1-3")] == [1, 2, 3]
+    assert [r.styles for r in _cells("styles=Noir,Plain")] == [("Noir",), ("Plain",)]
 
 
 def test_an_open_seed_is_drawn_once_for_all() -> None:
@@ -90,7 +92,8 @@ def test_three_axes_fill_three_directions_and_a_model_is_opened_once() -> None:
     "axis, message",
     [
         ("cgf=1", "cfg"),
-        ("controls=1", "There is no field"),
+        ("controls=1", "controls holds several values"),
+        ("controls.canny.layers=1", "holds several values"),
         ("controls.canny.strengths=1", "There is no field"),
         ("controls.pose.strength=1", "has not"),
         ("init.denoise=0.5", "has not"),

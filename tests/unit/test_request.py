@@ -31,6 +31,21 @@ def test_unknown_and_bad_fields_are_all_named() -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "a \udcff car"}, {"negatives": ["\ud800"]}, {"hires": {"model": "\udcff"}}]
+)
+def test_half_a_character_is_refused(fields: dict[str, object]) -> None:
+    """What a command line in another encoding becomes: no file and no JSON can hold it."""
+    with pytest.raises(RequestError, match="unicode"):
+        make_request(fields)
+
+
+@pytest.mark.parametrize("name", ["negative_min", "churn_min", "churn_max"])
+def test_what_json_cannot_hold_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=name):
+        make_request({name: float("inf")})
+
+
 @pytest.mark.parametrize("size", [7, 100, 5000])
 def test_sizes_are_multiples_of_eight_within_bounds(size: int) -> None:
     with pytest.raises(RequestError, match="width"):

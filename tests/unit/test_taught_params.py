@@ -1,11 +1,13 @@
 """A control is shown what it was taught with: its file's parameters, under those that are given."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from disegno import ControlUnit
 from disegno.engine.taught import as_taught, taught_params
+from disegno.engine.units import idle_params
 from disegno.weights.card import FileCard
 
 pytestmark = pytest.mark.unit
@@ -43,3 +45,12 @@ def test_another_annotators_parameters_count_for_nothing() -> None:
 def test_of_an_annotator_that_is_not_here_nothing_is_known(annotator: str | None) -> None:
     known = FileCard(Path("a.safetensors"), "control", "a", metadata={"disegno.params": "{}"}, annotator=annotator)
     assert taught_params(known) == {}
+
+
+def test_parameters_that_no_annotator_reads_are_said() -> None:
+    drawing = ControlUnit(name="canny", image="a.png", annotate="none", params={"strenght": 0.5})
+    assert idle_params(drawing, None) == (
+        "The control canny is shown its picture as it is: strenght does nothing. Did you mean strength?",
+    )
+    assert idle_params(replace(drawing, params={"xyz": 1, "low": 1}), None)[0].endswith("xyz, low do nothing.")
+    assert not idle_params(drawing, "canny") and not idle_params(replace(drawing, params={}), None)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from disegno.core.errors import CorruptFile, UnknownName
+from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.library import Library
 from disegno.weights.save import save_safetensors
@@ -83,6 +84,23 @@ def test_a_file_is_found_by_any_of_its_names(full: Path, name: str) -> None:
     assert _library(full).find(name, "model").path.name == "Dream.safetensors"
 
 
+def test_files_that_are_called_alike_are_told_apart(full: Path) -> None:
+    headers.write_header(full / "m/loras/old/canny.safetensors", headers.lora(modules=1))
+    library = _library(full)
+    shown = library.shown_names(library.cards("lora"))
+    assert shown == ["loras/canny.safetensors", "loras/old/canny.safetensors"]
+    assert [library.find(name, "lora").path.parent.name for name in shown] == ["loras", "old"]
+
+
+def test_a_model_of_hugging_faces_cache_has_its_own_name(full: Path) -> None:
+    hub = full / "m/hub/models--runwayml--stable-diffusion-v1-5/snapshots"
+    hub.mkdir(parents=True)
+    (full / "m/diffusers/photo").rename(hub / "451f4fe16113bff5a5d2269ed5ad43b0592e9a14")
+    library = _library(full)
+    card = library.find("runwayml/stable-diffusion-v1-5", "model")
+    assert card.path.parent == hub and card.name in library.shown_names(library.cards("model"))
+
+
 def test_a_name_is_looked_up_within_its_kind(full: Path) -> None:
     library = _library(full)
     assert library.find("canny", "control").path.suffix == ".pth"
@@ -101,6 +119,13 @@ def test_a_file_is_found_by_its_hash_which_is_kept(full: Path, monkeypatch: pyte
 def test_an_unknown_name_lists_near_ones(full: Path) -> None:
     with pytest.raises(UnknownName, match=r"no control named 'cany'.*canny"):
         _library(full).find("cany", "control")
+
+
+@pytest.mark.parametrize("name", ["~\0", "x" * 5000, "~nobody-of-this-machine/model"])
+def test_what_can_be_no_path_is_no_path(name: str, full: Path) -> None:
+    assert path_of(name) is None
+    with pytest.raises(UnknownName):
+        _library(full).find(name, "model")
 
 
 def test_a_file_of_another_kind_and_a_broken_file_say_so(full: Path) -> None:

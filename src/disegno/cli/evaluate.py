@@ -15,6 +15,7 @@ from disegno.cli.bar import Bar
 from disegno.cli.fields import request_options
 from disegno.cli.request import parse_size
 from disegno.core.evaluate import EvaluateRequest, make_evaluate_request
+from disegno.core.files import require_folder
 from disegno.core.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -35,15 +36,11 @@ def _with_bar(request: EvaluateRequest, settings: Settings, quiet: bool) -> "Eva
 
 def _write(found: "Evaluation", folder: Path) -> list[Path]:
     """Write the evaluation as JSON, page and sheet; return where they are. Raises ResourceError."""
-    from disegno.core.errors import ResourceError
-    from disegno.core.files import write_atomically
+    from disegno.core.files import make_folder, write_atomically
     from disegno.training.evaluation_page import evaluation_page, evaluation_sheet
     from disegno.training.findings import to_json
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{folder} cannot be made ({error.strerror}). Choose another folder.") from error
+    make_folder(folder)
     said = json.dumps(to_json(found), indent=2, ensure_ascii=False)
     text, sheet = evaluation_page(found), evaluation_sheet(found)
     paths = [folder / name for name in ("evaluation.json", "evaluation.html", "pictures.png")]
@@ -104,6 +101,8 @@ def command(
     if size is not None:
         fields["width"], fields["height"] = parse_size(size)
     request = make_evaluate_request(fields)
+    if out is not None:
+        require_folder(out)
     found = _with_bar(request, load_settings(dtype=dtype, device=device), as_json)
     paths = _write(found, out) if out is not None else []
     if as_json:

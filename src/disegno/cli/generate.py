@@ -14,7 +14,7 @@ import click
 
 from disegno.cli.fields import nested_options, or_none, request_options
 from disegno.cli.lean import open_nets
-from disegno.cli.output import output_paths, require_out, with_bar
+from disegno.cli.output import output_paths, require_file, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.cli.sections import Sectioned
@@ -77,6 +77,16 @@ def _doubts(again: Path | None, result: Result) -> list[str]:
     return [f"The picture may differ in its last bits: {'; '.join(changed)}."] if changed else []
 
 
+def one_text(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...]) -> str | None:
+    """Return the argument, None where there is none. Raises RequestError where a sentence has lost its quotes."""
+    if len(words) > 1:
+        raise RequestError(
+            f"PROMPT is one text, and here are {len(words)}: {', '.join(words)}. Put a sentence, and a name with"
+            ' spaces, into quotes, as in disegno generate "a red car on a city street".'
+        )
+    return words[0] if words else None
+
+
 SECTIONS = {
     "What to draw": (
         *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "vae", "size"),
@@ -96,7 +106,7 @@ SECTIONS = {
 
 
 @click.command(name="generate", cls=Sectioned, sections=SECTIONS)
-@click.argument("prompt", required=False)
+@click.argument("prompt", required=False, nargs=-1, metavar="[PROMPT]", callback=one_text)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
@@ -173,7 +183,8 @@ def command(
         )
     began = time.perf_counter()
     require_out(out)
-    require_out(preview)
+    if preview is not None:
+        require_file(preview)
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
     request, only = build_request(prompt, again, control, size, given)

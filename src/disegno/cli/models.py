@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from disegno.core.files import path_of
 from disegno.core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ def list_models(kind: str | None, as_json: bool) -> None:
     from disegno.weights.library import Library
 
     settings = load_settings()
-    cards, shipped = Library(settings).cards(kind), _shipped(kind)
+    library, shipped = Library(settings), _shipped(kind)
+    cards = library.cards(kind)
     if as_json:
         shown = [_fields(card) | {"shipped": False} for card in cards]
         shown += [_fields(card) | {"name": name, "shipped": True} for name, card in shipped.items()]
         click.echo(json.dumps(shown, indent=2))
         return
     if cards or shipped:
-        _print_table([(card.path.name, card, "") for card in cards] + [(n, c, "shipped") for n, c in shipped.items()])
+        own = [(name, card, "") for name, card in zip(library.shown_names(cards), cards, strict=True)]
+        _print_table(own + [(name, card, "shipped") for name, card in shipped.items()])
     if not cards:
         folders = ", ".join(str(folder) for folder in settings.model_dirs)
         click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
@@ -120,7 +123,7 @@ def _card(file: str) -> "FileCard":
     from disegno.weights.identify import identify
     from disegno.weights.library import Library
 
-    if (path := Path(file).expanduser()).exists():
+    if (path := path_of(file)) is not None:
         return identify(path)
     library = Library(load_settings())
     for kind in KINDS:

@@ -7,6 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
+from disegno.core.errors import RequestError
+from disegno.core.files import require_folder
+from disegno.core.request import Request
 from disegno.core.result import Progress, Result
 
 Ended = TypeVar("Ended")
@@ -39,21 +42,41 @@ def _show(event: Progress, path: Path) -> None:
 
 def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path]:
     """Return where each kept image goes; a name without --out is never one that exists."""
-    if out is None or out.is_dir() or not out.suffix:
-        folder = out or Path("out")
-        words = "-".join(re.findall(r"[a-z0-9]+", result.request.prompt.lower())[:6]) or "picture"
+    if out is None or is_folder(out):
+        folder, words = out or Path("out"), words_of(result.request)
         return [free_path(folder / f"{words}-{result.seeds[i]}.png") for i in keep]
     if len(keep) == 1:
         return [out]
     return [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(keep))]
 
 
-def require_out(out: Path | None) -> None:
-    """Raise RequestError where --out names a file of a kind that cannot be written: before anything is drawn."""
-    if out is not None and out.suffix and not out.is_dir():
-        from disegno.engine.writing import require_format
+def is_folder(out: Path) -> bool:
+    """Return whether --out means a folder. Raises RequestError where no file can have this name."""
+    try:
+        return out.is_dir() or not out.suffix
+    except OSError as error:
+        raise RequestError(f"{out} cannot be a file ({error.strerror}). Choose another name.") from error
 
-        require_format(out)
+
+def words_of(request: Request) -> str:
+    """Return the first words of a prompt, as a file's name begins with them."""
+    return "-".join(re.findall(r"[a-z0-9]+", request.prompt.lower())[:6])[:100] or "picture"
+
+
+def require_out(out: Path | None) -> None:
+    """Raise RequestError or ResourceError where --out names what cannot be written: before anything is drawn."""
+    if out is None or is_folder(out):
+        require_folder(out or Path("out"))
+    else:
+        require_file(out)
+
+
+def require_file(path: Path) -> None:
+    """Raise RequestError or ResourceError where no picture can be written to this file: before anything is drawn."""
+    from disegno.engine.writing import require_format
+
+    require_format(path)
+    require_folder(path.parent)
 
 
 def free_path(path: Path) -> Path:

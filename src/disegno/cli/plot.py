@@ -1,7 +1,6 @@
 """`disegno generate --x ... --y ... --z ...` and `--matrix`: many pictures of one request on one labelled sheet."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from disegno.cli.output import free_path, with_bar
+from disegno.cli.output import free_path, is_folder, with_bar, words_of
 from disegno.core.errors import RequestError
 from disegno.core.request import Request
 from disegno.core.settings import Settings
@@ -55,13 +54,9 @@ def draw_sheet(
 
 
 def _page_path(request: Request, out: Path | None) -> Path:
-    if out is not None and out.suffix and not out.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None and not is_folder(out):
         return out
-    folder = out or Path("out")
-    folder.mkdir(parents=True, exist_ok=True)
-    words = "-".join(re.findall(r"[a-z0-9]+", request.prompt.lower())[:6]) or "picture"
-    return free_path(folder / f"{words}-plot.png")
+    return free_path((out or Path("out")) / f"{words_of(request)}-plot.png")
 
 
 def _say(page: Path, paths: Sequence[Path], warnings: Sequence[str], seconds: float, saying: Saying) -> None:

@@ -43,7 +43,12 @@ def check_points(points: tuple[Point, ...]) -> tuple[Point, ...]:
 
 def write_curve(points: Iterable[Point]) -> str:
     """Return the text that `parse_curve` reads."""
-    return ",".join(f"{value:g}@{share:g}" for share, value in points)
+    return ",".join(f"{_written(value)}@{_written(share)}" for share, value in points)
+
+
+def _written(number: float) -> str:
+    """Return a number from 0 to six places, without an exponent or a sign, which `parse_curve` does not read."""
+    return f"{abs(number):.6f}".rstrip("0").rstrip(".")
 
 
 def value_at(points: tuple[Point, ...], share: float) -> float:

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from typing import Any, cast
 
@@ -73,16 +74,16 @@ def spread(values: Sequence[str], is_whole: bool) -> tuple[str, ...]:
 
 
 def _range(text: str, found: re.Match[str], is_whole: bool) -> list[str]:
-    low, high = float(found[1]), float(found[2])
+    low, high = Fraction(found[1]), Fraction(found[2])  # a seed has more digits than a float
     if found[4]:
         count = int(found[4])
         numbers = [low + (high - low) * i / max(count - 1, 1) for i in range(min(count, MAX_CELLS + 1))]
     else:
-        step = float(found[3] or (1 if high >= low else -1))
+        step = Fraction(found[3] or (1 if high >= low else -1))
         if step == 0 or (high - low) / step < 0 or (high - low) / step > MAX_CELLS:
             raise RequestError(f"The range {text!r} leads nowhere, or to more than {MAX_CELLS} values.")
-        numbers = [low + step * i for i in range(int((high - low) / step + 1e-9) + 1)]
-    return [str(round(number)) if is_whole else f"{round(number, 6):g}" for number in numbers]
+        numbers = [low + step * i for i in range(int((high - low) / step) + 1)]
+    return [str(round(number)) if is_whole else f"{round(float(number), 6):g}" for number in numbers]
 
 
 # ---- fields by name
@@ -121,10 +122,18 @@ def _change_of(axis: Axis, request: Request) -> tuple[Callable[[Fields, str], No
         return _set_size, axis.values
     path = axis.field.split(".")
     schema = _schema_at(path)
-    if schema is None or schema.get("type") in ("object", "array"):
+    if schema is None:
         raise _unknown(axis.field)
-    whole = schema.get("type") == "integer"
-    values = spread(axis.values, whole) if schema.get("type") in ("integer", "number") else axis.values
+    kind = schema.get("type")
+    if kind == "array" and schema["items"].get("type") == "string":
+        return lambda fields, value: _set(fields, path, [value]), axis.values
+    if kind in ("object", "array"):
+        raise RequestError(
+            f"{axis.field} holds several values, and an axis changes one: name it, as in controls.0.strength or"
+            " loras.0.strength, or change words of the prompt, as in replace=OLD,NEW."
+        )
+    whole = kind == "integer"
+    values = spread(axis.values, whole) if kind in ("integer", "number") else axis.values
     return lambda fields, value: _set(fields, path, value), values
 
 
@@ -147,7 +156,7 @@ def _set_size(fields: Fields, value: str) -> None:
     fields["width"], fields["height"] = int(found[1]), int(found[2])
 
 
-def _set(fields: Fields, path: Sequence[str], value: str) -> None:
+def _set(fields: Fields, path: Sequence[str], value: str | list[str]) -> None:
     """Set a field by its path. Raises RequestError where a part of the request that it belongs to is not there."""
     here: Any = fields
     for n, name in enumerate(path[:-1]):

@@ -26,7 +26,8 @@ PredictionName = Literal["epsilon", "v", "flow"]
 Emphasis = Literal["original", "no-norm", "ignore", "none"]
 Scalar = bool | int | float | str
 
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+# with a bound, pydantic reads what a text holds: half a surrogate pair (a command line in another encoding) is refused
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, str_min_length=0, allow_inf_nan=False)
 _SIDE = Field(ge=64, le=8192)
 
 OWN_VAE = "own"  # what Request.vae calls the model's own
@@ -38,10 +39,11 @@ def _curve(given: object) -> object:
     """Return a curve's text, written in one way; a list of [share, value] is one too."""
     if isinstance(given, str):
         return write_curve(parse_curve(given))
-    points = cast("list[Any] | tuple[Any, ...]", given) if isinstance(given, list | tuple) else None
-    if points is None or any(not isinstance(point, list | tuple) or len(point) != 2 for point in points):
-        raise ValueError("a curve is a text such as 0.2@0.1,0.5@0.3, or a list of [share, value]")
-    return write_curve(check_points(tuple((float(share), float(value)) for share, value in points)))
+    try:
+        points = tuple((float(share), float(value)) for share, value in cast("list[Any]", given))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a curve is a text such as 0.2@0.1,0.5@0.3, or a list of [share, value]") from None
+    return write_curve(check_points(points))
 
 
 Curve = Annotated[str, BeforeValidator(_curve)]

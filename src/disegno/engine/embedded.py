@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 
 from disegno.core.errors import RequestError
-from disegno.core.infotext import values_of, with_loras, write_infotext
+from disegno.core.infotext import of_image, values_of, with_loras, write_infotext
 from disegno.core.request import SEEDS
 from disegno.core.result import Result
 
@@ -45,7 +45,7 @@ _UNICODE, _ASCII = b"UNICODE\0", b"ASCII\0\0\0"
 
 def parameters_of(result: Result, image: int) -> str:
     """Return A1111's text of one picture of a result: every program of the field reads it."""
-    request = result.request
+    request = of_image(result.request, image)
     version = f"Disegno {result.environment.get('disegno', '')}".strip()
     subseed = (request.subseed + image) % SEEDS  # A1111 parity: the variation's seed always counts up
     prompt = result.prompts[image] if result.prompts else request.prompt

@@ -57,8 +57,8 @@ def _in_full(written: tuple[Written, ...], hires: Hires) -> tuple[Written, ...]:
 
 def told_in_full(hires: Hires, worded: Worded) -> Hires:
     """Return the hires pass with its own texts in full, where they are not simply its prompt and negative prompt."""
-    prompts = tuple(each.prompt for each in worded.written) if hires.prompt is not None else ()
-    negatives = tuple(each.negative for each in worded.written) if hires.negative is not None else ()
+    prompts = tuple(each.prompt for each in worded.written) if hires.prompts or hires.prompt is not None else ()
+    negatives = tuple(each.negative for each in worded.written) if hires.negatives or hires.negative is not None else ()
     return replace(
         hires,
         prompts=() if set(prompts) <= {hires.prompt} else prompts,

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from disegno.core.errors import RequestError
-from disegno.core.files import write_atomically
+from disegno.core.files import make_folder, write_atomically
 from disegno.core.result import Result
 from disegno.engine.embedded import exif_of, parameters_of, require_room
 from disegno.engine.record import png_bytes
@@ -65,5 +65,5 @@ def _encoded(picture: Image.Image, kind: str, options: Mapping[str, Any]) -> byt
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))

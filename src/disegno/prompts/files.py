@@ -40,8 +40,12 @@ class PromptFiles:
         """Return the styles of these names, in this order. Raises UnknownName."""
         for name in (names := list(names)):
             if name not in self.styles:
-                raise UnknownName.of("style", name, self.styles)
+                raise UnknownName.of("style", name, self.styles, self._remedy())
         return [self.styles[name] for name in names]
+
+    def _remedy(self) -> str:
+        folders = ", ".join(str(folder) for folder in self.folders) or "there is none"
+        return f"Styles are lines of {STYLES_FILE} in a prompt folder ({folders}); DISEGNO_PROMPT_DIRS names others."
 
     @cached_property
     def wildcards(self) -> Mapping[str, Path]:

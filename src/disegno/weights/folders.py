@@ -62,8 +62,14 @@ def identify_folder(path: Path) -> FileCard:
         in_channels=_number(config, "in_channels"),
         dtype=_DTYPES.get(str(config.get("torch_dtype")), ""),
         num_bytes=_num_bytes(path),
-        name=path.name,
+        name=_name_of(path),
     )
+
+
+def _name_of(path: Path) -> str:
+    """Return a folder's name; in Hugging Face's cache (models--owner--name/snapshots/commit) owner/name."""
+    kind, _, name = path.parent.parent.name.partition("--")
+    return name.replace("--", "/", 1) if kind == "models" and path.parent.name == "snapshots" else path.name
 
 
 def _own_model(path: Path) -> FileCard:
@@ -79,7 +85,7 @@ def _own_model(path: Path) -> FileCard:
         prediction=_PREDICTIONS.get(told),
         in_channels=channels,
         num_bytes=_num_bytes(path),
-        name=path.name,
+        name=_name_of(path),
     )
 
 
@@ -106,7 +112,7 @@ def _pipeline(path: Path) -> FileCard:
         prediction="flow" if family == "sd3" else _PREDICTIONS.get(str(told)),
         in_channels=_number(config, "in_channels"),
         num_bytes=_num_bytes(path),
-        name=path.name,
+        name=_name_of(path),
         metadata={"pipeline": name},
     )
 

@@ -6,10 +6,12 @@ models/ControlNet, models/Lora, embeddings), ComfyUI's (models/checkpoints, mode
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from disegno.core.errors import CorruptFile, DisegnoError, UnknownKind, UnknownName
+from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.card import FileCard
 from disegno.weights.folders import is_folder_of_weights
@@ -56,7 +58,7 @@ class Library:
 
     def _found(self, name: str, kind: str, cards: list[FileCard], by_name: Mapping[str, list[FileCard]]) -> FileCard:
         given = _TITLE_HASH.sub("", name)
-        if (path := Path(given).expanduser()).is_absolute() and path.exists():
+        if (path := path_of(given)) is not None and path.is_absolute():
             return _of_kind(identify(path), name, kind)
         named = by_name.get(given.lower(), [])
         if of_kind := next((card for card in named if card.kind == kind), None):
@@ -68,6 +70,16 @@ class Library:
             if (card := next(hashed, None)) is not None:
                 return card
         raise UnknownName.of(kind, name, [card.path.stem for card in cards if card.kind == kind])
+
+    def shown_names(self, cards: list[FileCard]) -> list[str]:
+        """Return what each card is called in a list: by its file, and where two are called alike, by its path below."""
+        names = [card.name if card.path.is_dir() else card.path.name for card in cards]
+        num = Counter(names)
+        below = [next((root for root in self._roots if card.path.is_relative_to(root)), None) for card in cards]
+        return [
+            card.path.relative_to(root).as_posix() if root is not None and num[name] > 1 else name
+            for card, name, root in zip(cards, names, below, strict=True)
+        ]
 
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
