@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, SD3ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    SD3ControlNetModel,
+    SD3Transformer2DModel,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -14,7 +21,16 @@ from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature import draw
 from disegno.backbones.miniature_sd3 import SD3, VAE
-from disegno.controls import CONTROLS, controlnet, controlnet_sd3, controlnet_xs, ctrlora, uni_controlnet, unicontrol
+from disegno.controls import (
+    CONTROLS,
+    controlnet,
+    controlnet_sd3,
+    controlnet_xs,
+    ctrlora,
+    t2i_adapter,
+    uni_controlnet,
+    unicontrol,
+)
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.controls.base import Condition, Control
@@ -23,6 +39,7 @@ from disegno.core.curve import parse_curve
 from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.patches import block_residuals
+from disegno.engine.sharing import Sharing, kind_of
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.lora import Lora, open_trainable
 from disegno.weights.ctrlora_files import ConditionInfo, save_condition
@@ -87,11 +104,12 @@ class TinyTransformer(TinyHost):
 
 @dataclass(frozen=True)
 class Opened:
-    """A mechanism in miniature: two controls of it, and every weight that they could touch."""
+    """A mechanism in miniature: two controls of it, and every weight that they could touch. `num`: of its residuals."""
 
     host: TinyHost
     controls: tuple[Control, Control]
     weights: Callable[[], dict[str, Tensor]]
+    num: int = 5
 
 
 def _randomised(net: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -176,6 +194,13 @@ def _xs(folder: Path, host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict)
 
 
+def _t2i(folder: Path, host: TinyHost) -> Opened:
+    save_file(draw(T2IAdapter(3, [32, 64], 2), 13), folder / "t2i.safetensors")
+    controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, num=2)
+
+
 def _sd3(folder: Path, _host: TinyHost) -> Opened:
     config = SD3.net_config | {"num_layers": 6}
     net = SD3Transformer2DModel(**config)
@@ -196,6 +221,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "uni-controlnet": _uni,
     "unicontrol": _unicontrol,
     "controlnet-xs": _xs,
+    "t2i-adapter": _t2i,
     "controlnet-sd3": _sd3,
 }
 
@@ -307,11 +333,25 @@ def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -
 def test_rows_with_different_controls_share_a_batch(opened: Opened) -> None:
     """The first control on the rows of the prompt, the second on all: each row as if it were drawn alone."""
     call = _call(opened.host)
-    uses = [Used(opened.controls[0], Use(mode="control", layers=(1.0,) * 5)), Used(opened.controls[1], Use(0.5))]
+    uses = [
+        Used(opened.controls[0], Use(mode="control", layers=(1.0,) * opened.num)),
+        Used(opened.controls[1], Use(0.5)),
+    ]
     together = apply(uses, call).run()
     for i in range(3):
         one = call.take(torch.tensor([i]))
         torch.testing.assert_close(apply(uses, one).run(), together[i : i + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_calls_of_several_owners_are_one_evaluation(opened: Opened) -> None:
+    """Each is what it is alone, whichever control it has, and whichever rows that reaches."""
+    first, second = (Used(control, Use(mode="control")) for control in opened.controls)
+    whole = (_call(opened.host, seed=seed) for seed in (5, 6, 7))
+    calls = [first(call) if i == 0 else second(call) if i == 2 else call for i, call in enumerate(whole)]
+    assert len({kind_of(call) for call in calls}) == 1
+    together = Sharing("always").run([[call] for call in calls])
+    for call, found in zip(calls, together, strict=True):
+        torch.testing.assert_close(found, call.run(), atol=1e-4, rtol=1e-4)
 
 
 def test_regions_curves_and_layers(opened: Opened) -> None:
@@ -327,9 +367,9 @@ def test_regions_curves_and_layers(opened: Opened) -> None:
     half = torch.cat([white[..., :32], black[..., 32:]], dim=-1)
     assert all(not torch.allclose(drawn(Use(region=half)), other, atol=1e-3) for other in (plain, full))
     torch.testing.assert_close(drawn(Use(curve=parse_curve("0.5@0,0.5@1"))), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(drawn(Use(layers=(0.5,) * 5)), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(drawn(Use(layers=(0.5,) * opened.num)), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(drawn(Use(mode="prompt")), full, atol=1e-3)
-    with pytest.raises(RequestError, match="3 layer weights, but adds 5"):
+    with pytest.raises(RequestError, match=f"3 layer weights, but adds {opened.num}"):
         drawn(Use(layers=(1.0,) * 3))
 
 

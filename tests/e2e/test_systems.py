@@ -1,4 +1,4 @@
-"""UniControl, Uni-ControlNet and ControlNet-XS through the engine and the command line, on a miniature."""
+"""UniControl, Uni-ControlNet, ControlNet-XS and T2I-Adapter through the engine and the command line, on a miniature."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, T2IAdapter
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -84,6 +84,7 @@ def _write(folder: Path, net: nn.Module) -> None:
     save_file(unicontrol_originals(encoder, own), folder / "unicontrol.safetensors", told)
     small = new_xs(net, (8, 16), generator).state_dict()  # pyright: ignore
     save_file(xs_originals({n: t + 0.003 for n, t in small.items()}), folder / "xs.safetensors", told)
+    save_file(miniature.draw(T2IAdapter(3, [32, 64], 2), 11), folder / "t2i.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
     yield World(folder, Studio(settings))
 
 
-UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}}
+UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}, "t2i": {}}
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -38,9 +38,11 @@ def evaluate(
     return net.conv_out(net.conv_act(net.conv_norm_out(h)))
 
 
-def _added(h: Tensor, parts: Sequence[tuple[Stream, int, Tensor]]) -> Tensor:
+def _added(h: Tensor, parts: Sequence[tuple[Stream, int, Tensor | None]]) -> Tensor:
     """Return h with what each stream adds to its rows. parts: the stream, which residual, what it adds (r c h w)."""
     for stream, i, own in parts:
+        if own is None:
+            continue
         weighed = stream.weigh(i, own).to(h.dtype)
         h = h + weighed if len(weighed) == len(h) else h.index_add(0, stream.rows, weighed)
     return h

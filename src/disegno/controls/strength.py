@@ -23,15 +23,20 @@ _SOFT: dict[ControlMode, bool] = {"balanced": False, "prompt": True, "control": 
 _POSITIVE_ONLY: dict[ControlMode, bool] = {"balanced": False, "prompt": False, "control": True}
 
 
-def layer_scales(strength: float, mode: ControlMode, num_residuals: int) -> tuple[float, ...]:
+def layer_scales(
+    strength: float, mode: ControlMode, num_residuals: int, soft: Sequence[float] = ()
+) -> tuple[float, ...]:
     """Return what each residual is multiplied by, shallow to deep, the middle last: w, or w * 0.825^(n-1-i).
+
+    `soft`: a mechanism's own, instead of the powers of 0.825.
 
     Zhang et al. 2023, guess mode, for any number of residuals. A1111 parity: "My prompt is more important" and
     "ControlNet is more important"; not its SDXL quirk: the first 10 of 13 scales, which weakens the middle too.
     """
     if not _SOFT[mode]:
         return (strength,) * num_residuals
-    return tuple(strength * SOFT_DECAY ** (num_residuals - 1 - i) for i in range(num_residuals))
+    soft = soft or [SOFT_DECAY ** (num_residuals - 1 - i) for i in range(num_residuals)]
+    return tuple(strength * factor for factor in soft)
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,13 @@ class Use:
         same = a is b or (a is not None and b is not None and torch.equal(a, b))
         return same and replace(self, region=None) == replace(other, region=None)
 
-    def scales(self, num_residuals: int) -> tuple[float, ...]:
-        """Return what each residual is multiplied by, before the curve. Raises RequestError."""
+    def scales(self, num_residuals: int, soft: Sequence[float] = ()) -> tuple[float, ...]:
+        """Return what each residual is multiplied by, before the curve. `soft`: see `layer_scales`.
+
+        Raises RequestError.
+        """
         if not self.layers:
-            return layer_scales(self.strength, self.mode, num_residuals)
+            return layer_scales(self.strength, self.mode, num_residuals, soft)
         if len(self.layers) != num_residuals:
             raise RequestError(
                 f"A control was given {len(self.layers)} layer weights, but adds {num_residuals} residuals to this"
@@ -151,11 +159,12 @@ class Weights:
 
     def on(self, stream: Stream, index: Tensor) -> Stream:
         """Return a control's stream at these rows of the whole call, each of its additions weighed as a residual is."""
-        scales = self.use.scales(stream.num_residuals)
+        scales = self.use.scales(stream.num_residuals, stream.soft)
         region = self.use.region
 
         def weigh(i: int, x: Tensor) -> Tensor:
-            weighed = _by_row(x, [scales[i] * value for value in self.values])
+            scale = scales[stream.places.index(i) if stream.places else i]
+            weighed = _by_row(x, [scale * value for value in self.values])
             return weighed if region is None else _kept(weighed, region)
 
         return replace(stream, rows=index, weigh=weigh)

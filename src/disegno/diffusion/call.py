@@ -66,28 +66,31 @@ class Steps(Protocol):
     """A net beside the model's own during one evaluation, block by block. h: what the block gives, (r c h w).
 
     `encoded` and `middle` return what is added to the model's block, `decoding` what is added before the skip
-    connection is taken up; `corrected` sees what the model's block has become, before the next one.
+    connection is taken up, None: nothing; `corrected` sees what the model's block has become, before the next one.
     """
 
-    def encoded(self, k: int, h: Tensor) -> Tensor: ...
+    def encoded(self, k: int, h: Tensor) -> Tensor | None: ...
     def corrected(self, k: int, h: Tensor) -> None: ...
-    def middle(self, h: Tensor) -> Tensor: ...
-    def decoding(self, k: int) -> Tensor: ...
+    def middle(self, h: Tensor) -> Tensor | None: ...
+    def decoding(self, k: int) -> Tensor | None: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
     """A net that runs beside the model's, in lock step. `rows`: of the call, (r,), those that it acts on.
 
-    `begin`: (x, the model's embedding of t (r e), t, tokens) of those rows -> its steps. `num_residuals`: the model's.
-    `weigh`: (which residual, what is added to it) -> that, weighed: shallow to deep, the middle last; the decoder's
-    blocks count as their skip connections.
+    `begin`: (x, the model's embedding of t (r e), t, tokens) of those rows -> its steps. `num_residuals`: how many it
+    adds: as many as the model's, or one at each of the `places`, the encoder's blocks. `weigh`: (which of the model's
+    residuals, what is added to it) -> that, weighed: shallow to deep, the middle last; the decoder's blocks count as
+    their skip connections. `soft`: what a mode that puts the prompt first makes of each; none: as of a ControlNet's.
     """
 
     begin: Callable[[Tensor, Tensor, Tensor, Tensor], Steps]
     rows: Tensor
     num_residuals: int
     weigh: Callable[[int, Tensor], Tensor] = lambda _, x: x
+    places: tuple[int, ...] = ()
+    soft: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ it is tried out: the first time that a combination of shapes is met, it is evalu
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal
 from weakref import ref
 
 import torch
 from torch import Tensor
 
-from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.call import Call, Residuals, Stream
 
 Mode = Literal["exact", "auto", "always"]
 
@@ -21,8 +22,20 @@ Mode = Literal["exact", "auto", "always"]
 def kind_of(call: Call) -> tuple[Hashable, ...]:
     """Return what calls of one evaluation have in common."""
     extra = None if call.extra is None else call.extra.shape[1:]
-    beside = frozenset(call.num_suffixed), call.streams  # a net beside the model's is one call's own
-    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, beside)
+    suffixed = frozenset(call.num_suffixed)
+    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, suffixed)
+
+
+def _weight_of(call: Call) -> tuple[int, bool, int]:
+    """Return what else decides how a call is evaluated: its rows, whether it has residuals, the nets beside it."""
+    return (len(call.rows), call.residuals is None, len(call.streams))
+
+
+def _streams(calls: Sequence[Call]) -> tuple[Stream, ...]:
+    """Return the streams of all, at the rows where their call's now stand."""
+    starts = accumulate((len(call.rows) for call in calls), initial=0)
+    pairs = zip(calls, starts, strict=False)
+    return tuple(replace(own, rows=own.rows + start) for call, start in pairs for own in call.streams)
 
 
 def _zeros_for(call: Call, like: Residuals) -> Residuals:
@@ -54,6 +67,7 @@ def merged(calls: Sequence[Call]) -> Call:
         extra=torch.cat(extra) if extra else None,
         residuals=residuals,
         suffixes=tuple(own for call in calls for own in call.suffixes),
+        streams=_streams(calls),
     )
 
 
@@ -82,9 +96,9 @@ class Sharing:
         calls = [merged(part) for part in parts]
         if len(calls) == 1 or self.mode == "exact":
             return [call.run() for call in calls]
-        order = sorted(range(len(calls)), key=lambda i: (len(calls[i].rows), calls[i].residuals is None))
+        order = sorted(range(len(calls)), key=lambda i: _weight_of(calls[i]))
         found = self.found(calls[0].net)
-        key = (kind_of(calls[0])[1:], tuple((len(calls[i].rows), calls[i].residuals is None) for i in order))
+        key = (kind_of(calls[0])[1:], tuple(_weight_of(calls[i]) for i in order))
         if self.mode == "auto" and found.get(key) is False:
             return [call.run() for call in calls]
         outs = merged([calls[i] for i in order]).run().split([len(calls[i].rows) for i in order])

@@ -30,6 +30,7 @@ _DRAWING = ("UNet2DConditionModel", "SD3Transformer2DModel")  # the networks tha
 _SD2_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionDepth2ImgPipeline")
 _SD3_CLASSES = ("SD3", "StableDiffusion3")
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
+_ADAPTERS = {8: "sd1", 16: "sdxl"}  # by the side of the squares of pixels that a T2I-Adapter looks at
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -126,6 +127,8 @@ def _reads_openclip(path: Path) -> bool:
 def _family(name: str, config: Mapping[str, object]) -> str:
     if name.startswith(_SD3_CLASSES):
         return "sd3"
+    if name == "T2IAdapter":
+        return _ADAPTERS.get(_number(config, "downscale_factor") or 8, "")
     width = _number(config, "cross_attention_dim") or _number(config, "hidden_size")
     return CROSS_WIDTHS.get(width or 0, "sd1" if name == "StableDiffusionPipeline" else "")
 

@@ -24,6 +24,9 @@ _FOREIGN_MARKS = {
     "unclip": ("\nnoise_augmentor.",),
 }
 _VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alike
+# How many numbers a T2I-Adapter looks at at once: squares of 8 x 8 pixels, for SDXL of 16 x 16; grey or coloured
+_ADAPTERS = {64: "sd1", 192: "sd1", 256: "sdxl", 768: "sdxl"}
+_LOOKS = tuple(f"{prefix}{layer}.weight" for prefix in ("", "adapter.") for layer in ("conv_in", "body.0.in_conv"))
 _SD3_MARKS = ("joint_blocks.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_")
 _TEXT_MARKS = {"\ncond_stage_model.transformer.": "sd1", "\ncond_stage_model.model.": "sd2", "\nconditioner.": "sdxl"}
 _HALVES_UP = (".up.weight", "lora_up.weight", "lora_B.weight", "lora_B.default.weight")
@@ -182,6 +185,9 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
         return "sdxl" if "\nclip_g\n" in text else CROSS_WIDTHS.get(next((s[-1] for s in shapes.values() if s), 0), "")
     if kind == "text":
         return _text_family(shapes)
+    looks = next((shapes[key][1] for key in _LOOKS if len(shapes.get(key, ())) == 4), 0)
+    if kind == "control" and looks in _ADAPTERS:
+        return _ADAPTERS[looks]
     widths = (_width_of(key, s, shapes) for key, s in shapes.items() if _is_cross_key(key) and len(s) >= 2)
     by_text = next((family for mark, family in _TEXT_MARKS.items() if mark in text), "")
     return CROSS_WIDTHS.get(next(widths, 0), by_text)
