@@ -1,4 +1,4 @@
-"""The recipes of UniControl, Uni-ControlNet and ControlNet-XS on miniatures: what they save draws in the engine."""
+"""The recipes of the systems beside ControlNet and CtrLoRA on miniatures: what they save draws in the engine."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -28,11 +28,12 @@ pytestmark = pytest.mark.e2e
 
 FACTS = Facts("disc", None, {}, 24, 12, {}, "CC0")
 CONTENT = "uni-controlnet-global"
-DATA = {"xs": ("",), "unicontrol": ("canny", "seg"), "uni-controlnet": ("canny", "seg"), CONTENT: ("",)}
+DATA = {"xs": ("",), "t2i": ("",), "unicontrol": ("canny", "seg"), "uni-controlnet": ("canny", "seg"), CONTENT: ("",)}
 MECHANISMS = {
-    "xs": "controlnet-xs", "unicontrol": "unicontrol", "uni-controlnet": "uni-controlnet", CONTENT: "uni-controlnet",
+    "xs": "controlnet-xs", "t2i": "t2i-adapter", "unicontrol": "unicontrol",
+    "uni-controlnet": "uni-controlnet", CONTENT: "uni-controlnet",
 }  # fmt: skip
-KNOWN = {"xs": (), "unicontrol": ("canny", "seg"), "uni-controlnet": ("canny", "seg"), CONTENT: ("content",)}
+KNOWN = {"xs": (), "t2i": (), "unicontrol": ("canny", "seg"), "uni-controlnet": ("canny", "seg"), CONTENT: ("content",)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def test_it_learns_and_its_file_draws(recipe: str, world: World) -> None:
     path = world.folder / f"{recipe}.safetensors"
     learner.save(path, FACTS)
     card = identify(path)
-    layout = "" if recipe == CONTENT else "ldm"  # one adapter alone has no blocks whose names would tell
+    layout = "" if recipe in (CONTENT, "t2i") else "ldm"  # an adapter has no blocks whose names would tell
     assert (card.kind, card.mechanism, card.family, card.layout) == ("control", MECHANISMS[recipe], "sd1", layout)
     assert card.tasks == KNOWN[recipe]
     told = {"task": KNOWN[recipe][0]} if KNOWN[recipe] else {}

@@ -88,10 +88,13 @@ class T2iAdapter:
 
     def __call__(self, call: Call) -> Call:
         """Return the call with the features beside the model's encoder."""
-        rows, soft = torch.arange(len(call.rows), device=call.x.device), SOFT[-len(self.places) :]
+        rows = torch.arange(len(call.rows), device=call.x.device)
+        return replace(call, streams=(*call.streams, self.stream(rows)))
+
+    def stream(self, rows: Tensor) -> Stream:
+        """Return the features as what runs beside the model's net at these rows (r,)."""
         at = Features(dict(zip(self.places, self.features, strict=True)))
-        stream = Stream(lambda *_: at, rows, len(self.places), places=self.places, soft=soft)
-        return replace(call, streams=(*call.streams, stream))
+        return Stream(lambda *_: at, rows, len(self.places), places=self.places, soft=SOFT[-len(self.places) :])
 
 
 @dataclass(frozen=True)

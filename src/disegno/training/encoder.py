@@ -45,6 +45,16 @@ def _first(
         return theirs[name].detach().float().clone()
     if is_zero_conv(name) or name.startswith(f"{HINT_PREFIX}conv_out."):
         return torch.zeros(empty.shape)
+    return _drawn(name, empty, generator, shapes)
+
+
+def _drawn(name: str, empty: Tensor, generator: Generator, shapes: Mapping[str, Tensor]) -> Tensor:
     weight = shapes[f"{name.rpartition('.')[0]}.weight"]
     bound = (weight.numel() / len(weight)) ** -0.5  # of inputs: PyTorch's own draw for a convolution
     return (torch.rand(empty.shape, generator=generator) * 2 - 1) * bound
+
+
+def drawn(net: nn.Module, generator: Generator) -> dict[str, Tensor]:
+    """Return weights for a net of convolutions, without norms, that begins from nothing, float32. `net`: empty."""
+    shapes = net.state_dict()
+    return {name: _drawn(name, empty, generator, shapes) for name, empty in shapes.items()}

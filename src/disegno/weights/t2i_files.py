@@ -24,6 +24,7 @@ _PREFIX = "adapter."
 _FLAT = re.compile(r"body\.(\d+)\.(block[12]\.(?:weight|bias))")
 _FLAT_IN = re.compile(r"body\.(\d+)\.(in_conv\.(?:weight|bias))")
 _LIGHT = re.compile(r"body\.(\d+)\.body\.(\d+)\.(.*)")
+_OURS = re.compile(r"body\.(\d+)\.resnets\.(\d+)\.(.*)")
 _BLOCK = re.compile(r"body\.(\d+)\.")
 
 
@@ -72,3 +73,17 @@ def _of_levels(own: Mapping[str, str], num_levels: int) -> dict[str, str]:
         return name
 
     return {key: renamed(name) for key, name in own.items()}
+
+
+def originals_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a full adapter's tensors under the published names: blocks counted through all levels."""
+    each = 1 + max(int(match[2]) for name in tensors if (match := _OURS.fullmatch(name)))
+
+    def renamed(name: str) -> str:
+        if match := _OURS.fullmatch(name):
+            return f"body.{int(match[1]) * each + int(match[2])}.{match[3]}"
+        if match := _FLAT_IN.fullmatch(name):
+            return f"body.{int(match[1]) * each}.{match[2]}"
+        return name
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
