@@ -1,4 +1,4 @@
-"""What a control costs: 4 images of one condition, with CtrLoRA, with a plain ControlNet, and without any control.
+"""What a control costs: 4 images of one condition, with CtrLoRA, a plain ControlNet, a T2I-Adapter, and no control.
 
     python benchmarks/bench_control_cost.py [--size 256] [--rounds 3] [--images 4]
 
@@ -18,12 +18,13 @@ from typing import Any, cast
 
 import torch
 from common import UNET, build, interleaved, make, median, report
+from diffusers import T2IAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
 from disegno.backbones.base import TextStates
 from disegno.backbones.sd1 import DEFAULTS, FAMILY, LatentDiffusion
-from disegno.controls import controlnet, ctrlora
+from disegno.controls import controlnet, ctrlora, t2i_adapter
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used
 from disegno.core.settings import Settings
@@ -119,6 +120,8 @@ def main() -> None:
         base, file = write_ctrlora(Path(folder))
         save_file(make("controlnet", seed=2)[1], Path(folder) / "plain.safetensors")
         plain = controlnet.open(Path(folder) / "plain.safetensors", backbone, memory)
+        save_file(T2IAdapter(3, list(UNET["block_out_channels"]), 2).state_dict(), Path(folder) / "t2i.safetensors")
+        adapter = t2i_adapter.open(Path(folder) / "t2i.safetensors", backbone, memory)
         lora = ctrlora.open(file, backbone, memory, base=ctrlora.open_base(base, backbone, memory))
     condition = Condition(torch.rand(1, 3, args.size, args.size), "condition")
     cold, warm = ResidualCache(1 << 30), ResidualCache(1 << 30)
@@ -129,6 +132,7 @@ def main() -> None:
         "ctrlora_cold": ((Used(Shared(prepared, cold), Use()),), cold),
         "ctrlora_warm": ((Used(Shared(prepared, warm), Use()),), None),
         "controlnet": ((Used(plain.prepare(condition), Use()),), None),
+        "t2i_adapter": ((Used(adapter.prepare(condition), Use()),), None),
     }
     functions = {
         name: measured(backbone, controls, args.size, args.images, texts, cache)
