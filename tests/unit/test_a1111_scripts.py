@@ -1,10 +1,12 @@
 """X/Y/Z plot and Prompt matrix: what A1111's arguments mean, cell by cell, and the sheet that comes of it."""
 
+from time import perf_counter
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from disegno.core.errors import RequestError
 from disegno.engine.sheet import table
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
@@ -33,6 +35,7 @@ def axis(label: str) -> Any:
         ("CFG Scale", "1-2 (+0.5), 7", ["1", "1.5", "2", "7"]),
         ("Seed", "-1", ["-1"]),
         ("Prompt S/R", 'cat, "a, b"', ["cat", "a, b"]),
+        ("Prompt S/R", 'cat, "a ""b"", c"\nd', ["cat", 'a "b", c', "d"]),
         ("Prompt order", "a,b", ["a\nb", "b\na"]),
     ],
 )
@@ -41,8 +44,17 @@ def test_values_are_read_as_people_write_them(label: str, text: str, expected: l
 
 
 def test_a_long_range_is_refused() -> None:
-    with pytest.raises(WireError, match="at most 64"):
-        values_of(axis("Steps"), "1-1000000000", [])
+    for text in ("1-1000000000", "1-" + "9" * 20, "1-256," * 3000):
+        with pytest.raises(RequestError, match="more than 256 values"):
+            values_of(axis("Steps"), text, [])
+
+
+def test_values_of_any_characters_are_read_in_no_time() -> None:
+    began = perf_counter()
+    for text in ('",' * 10000, ',"' * 10000, "a\r\nb\rc"):
+        values_of(axis("Prompt S/R"), text, [])
+    values_of(axis("Steps"), "1-2" + " " * 19000 + "x, 1-" + "9" * 900, [])
+    assert perf_counter() - began < 1
 
 
 BODY: dict[str, Json] = {"prompt": "a cat in a hat", "seed": 5, "steps": 20}

@@ -48,6 +48,7 @@ def test_a_range_without_an_end_is_refused(text: str) -> None:
 
 def test_an_axis_is_a_field_and_its_values() -> None:
     assert parse_axis("cfg=2, 4,6") == Axis("cfg", ("2", "4", "6"))
+    assert parse_axis("cfg=2\n4\r6") == Axis("cfg", ("2", "4", "6"))
     assert parse_axis('replace=red,"dark, blue"') == Axis("replace", ("red", "dark, blue"))
     for bad in ("cfg", "=2", "cfg=", "cfg=2,,3"):
         with pytest.raises(RequestError, match="FIELD=V1"):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from io import StringIO
 from itertools import product
 from typing import Any, cast
 
@@ -22,8 +23,8 @@ from disegno.core.request import NUM_SEEDS, Request, make_request
 MAX_CELLS = 256
 SIZE, REPLACE = "size", "replace"
 _SEEDS = ("seed", "subseed")
-_NUMBER = r"([+-]?\d+(?:\.\d+)?)"
-_RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\({_NUMBER}\)|\[(\d+)\])?\s*")
+_NUMBER = r"\s*([+-]?\d{1,20}(?:\.\d{1,20})?)\s*"
+_RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\({_NUMBER}\)|\[\s*(\d{{1,9}})\s*\])?")
 
 Fields = dict[str, Any]
 
@@ -58,18 +59,29 @@ def parse_axis(text: str) -> Axis:
     Ranges are written as in A1111: 1-5 (1 2 3 4 5), 1-9(+2) (1 3 5 7 9), 0-1[3] (0 0.5 1).
     """
     name, equals, rest = text.partition("=")
-    values = [value.strip() for value in next(csv.reader([rest], skipinitialspace=True), [])]
+    values = listed(rest)
     if not (name.strip() and equals and values and all(values)):
         raise RequestError(f"{text!r} is no axis: it wants FIELD=V1,V2,..., for example cfg=2,4,6 or seed=1-4.")
     return Axis(name.strip(), tuple(values))
 
 
+def listed(text: str) -> list[str]:
+    """Return the texts between commas and line ends; one in double quotes may hold them. Raises RequestError."""
+    try:
+        rows = list(csv.reader(StringIO(text, newline=None), skipinitialspace=True))
+    except csv.Error as error:
+        raise RequestError(f"{text[:60]!r} ... cannot be read as values between commas ({error}).") from error
+    return [value.strip() for row in rows for value in row]
+
+
 def spread(values: Sequence[str], is_whole: bool) -> tuple[str, ...]:
-    """Return the values with their ranges written out. Raises RequestError for one that has no end."""
+    """Return the values with their ranges written out. Raises RequestError for one that has no end, and too many."""
     out: list[str] = []
     for value in values:
         found = _RANGE.fullmatch(value)
         out += _range(value, found, is_whole) if found else [value]
+        if len(out) > MAX_CELLS:
+            raise RequestError(f"An axis has more than {MAX_CELLS} values. Give fewer.")
     return tuple(out)
 
 

@@ -3,12 +3,12 @@
 A cell is a body with some of its fields changed, so that whatever a field means alone it means in a plot too.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from math import prod
 
+from disegno.core.plot import listed, spread
 from disegno.serving.a1111.coerce import Json, coerced, shortened
 from disegno.serving.a1111.errors import Fault, WireError
 
@@ -16,9 +16,6 @@ Body = Mapping[str, Json]
 Change = Callable[[Body, str, str], dict[str, Json]]  # body, value, the axis's first value -> the changed fields
 
 MAX_CELLS = 64
-_RANGE = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*-\s*([+-]?\d+(?:\.\d+)?)(?:\s*\(([+-]?\d+(?:\.\d+)?)\s*\))?\s*")
-_COUNT = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*-\s*([+-]?\d+(?:\.\d+)?)(?:\s*\[(\d+)\s*\])?\s*")
-_ORDINARY = re.compile(r",(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)")
 
 
 @dataclass(frozen=True)
@@ -168,42 +165,24 @@ def _axis(form: str, given: Json, number: int) -> Axis:
     raise WireError.of_fields(Fault(("script_args", number), f"no such axis ({shortened(given)}). Known: {labels}"))
 
 
-def _span(low: float, high: float, step: float) -> list[float]:
-    count = int((high - low) / step + 1e-9) + 1 if step and (high - low) / step >= 0 else 1
-    if count > MAX_CELLS:
-        raise WireError(f"A range of {count} values is too long: at most {MAX_CELLS} pictures are possible at once.")
-    return [low + i * step for i in range(count)]
-
-
-def _ranged(text: str, kind: str) -> list[str]:
-    """Return the values of 1-10, 1-10 (+2) or 1-10 [5]; the text itself where it is none of them."""
-    write = (lambda x: str(round(x))) if kind == "int" else (lambda x: f"{x:g}")
-    if found := _RANGE.fullmatch(text):
-        low, high = float(found[1]), float(found[2])
-        step = float(found[3]) if found[3] else (1.0 if high >= low else -1.0)
-        return [write(x) for x in _span(low, high, step)]
-    if (found := _COUNT.fullmatch(text)) and found[3]:
-        low, high, num = float(found[1]), float(found[2]), max(1, int(found[3][:6]))
-        return [write(x) for x in _span(low, high, (high - low) / max(num - 1, 1) or 1.0)]
-    return [text]
-
-
 def values_of(axis: Axis, given: Json, dropped: Json) -> list[str]:
-    """Return an axis's values from its text ("1, 2, 3", "1-10 (+2)"), or from the list of its drop-down."""
+    """Return an axis's values from its text ("1, 2, 3", "1-10 (+2)"), or from the list of its drop-down.
+
+    Raises WireError, RequestError.
+    """
     if axis.label == "Nothing":
         return [""]
     if not given and isinstance(dropped, list):
         parts = [str(value) for value in dropped]
     else:
-        text = str(given if given is not None else "")[:20000]
-        parts = [part.strip().strip('"') for part in _ORDINARY.split(text.replace("\n", ","))]
+        parts = listed(str(given if given is not None else "")[:20000])
     parts = [part for part in parts if part != ""] or [""]
     if axis.kind == "orders":
         if len(parts) > 5:
             raise WireError("Prompt order of more than 5 words has more than 64 orders.")
         return ["\n".join(order) for order in permutations(parts)]
     if axis.kind in ("int", "float"):
-        return [value for part in parts for value in _ranged(part, axis.kind)]
+        return list(spread(parts, axis.kind == "int"))
     return parts
 
 
