@@ -145,3 +145,12 @@ def test_a_crash_in_between_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="damaged"):
         _unpack(tmp_path / "a.zip", tmp_path / "out")
     assert _files(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("told", [100, 0xFFFFFFFF])
+def test_a_list_of_members_that_only_the_larger_end_tells_of_is_measured(tmp_path: Path, told: int) -> None:
+    whole = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, 65 << 20, 0)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 1)
+    (tmp_path / "a.zip").write_bytes(whole + locator + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, told, 0, 0))
+    with pytest.raises(BadData, match="lists too many"):
+        _unpack(tmp_path / "a.zip", tmp_path / "out")
