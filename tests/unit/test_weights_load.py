@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file as library_load
 from safetensors.torch import save_file
 
-from disegno.core.errors import CorruptFile, KeyMismatch, ModelFileError, UnknownKind
+from disegno.core.errors import CorruptFile, KeyMismatch, ModelFileError, UnknownKind, UnsafeFile
 from disegno.weights.finite import not_finite, require_finite
 from disegno.weights.load import load_file, open_file
 from disegno.weights.save import save_safetensors
@@ -156,3 +156,9 @@ def test_an_archive_of_a_file_and_a_hypernetwork_are_called_by_their_names(tmp_p
     torch.save({768: [{"linear.0.weight": torch.ones(2, 2)}], "step": 3}, tmp_path / "x.pt")
     with pytest.raises(UnknownKind, match=r"x\.pt: This is a hypernetwork"):
         open_file(tmp_path / "x.pt")
+
+
+def test_long_names_of_tables_are_not_joined_without_end(tmp_path: Path) -> None:
+    torch.save({"x" * 2000: dict.fromkeys(range(9), torch.ones(1))}, tmp_path / "x.ckpt")
+    with pytest.raises(UnsafeFile, match="a name of more than 1024"):
+        open_file(tmp_path / "x.ckpt")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from disegno.core.errors import CorruptFile, UnknownKind, UnsafeFile
-from disegno.weights.limits import MAX_DEPTH, MAX_DICT_ITEMS
+from disegno.weights.limits import MAX_DEPTH, MAX_DICT_ITEMS, MAX_NAME_BYTES
 from disegno.weights.pickle_values import Inert, Name, StorageRef, TensorRef
 from disegno.weights.tensor_file import Contents, Entry
 
@@ -46,7 +46,7 @@ def _flatten(
             entries[key] = _entry(value, start_of)
             entries[key].check(key, file_bytes)
         elif not isinstance(value, dict):
-            others.append(f"{key}: {value.text if isinstance(value, Inert | Name) else type(value).__name__}")
+            others.append(f"{key}: {value.text[:80] if isinstance(value, Inert | Name) else type(value).__name__}")
     if not entries and any(isinstance(key, int) and isinstance(value, list) for key, value in table.items()):
         raise UnknownKind("This is a hypernetwork, which this program does not use. Look for a LoRA in its place.")
     return Contents(format, entries, {}, tuple(others))
@@ -59,9 +59,12 @@ def _walk(prefix: str, table: dict[object, object], depth: int) -> Iterator[tupl
     for key, value in table.items():
         if isinstance(value, TensorRef) and not isinstance(key, str):
             raise CorruptFile(f"It has a tensor whose name is a {type(key).__name__}, not text.")
-        yield prefix + _word(key), value
+        name = prefix + _word(key)
+        if len(name) > MAX_NAME_BYTES:  # a few long names, joined, are more than there is memory
+            raise UnsafeFile(f"It has a name of more than {MAX_NAME_BYTES} characters: {name[:80]!r}...")
+        yield name, value
         if isinstance(value, dict):
-            yield from _walk(f"{prefix}{_word(key)}.", cast(dict[object, object], value), depth + 1)
+            yield from _walk(f"{name}.", cast(dict[object, object], value), depth + 1)
 
 
 def _word(key: object) -> str:
