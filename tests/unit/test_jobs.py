@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
 from disegno.serving import dispatch, fetch
 from disegno.serving import jobs as jobs_module
+from disegno.serving.a1111.routes_extras import picture_at
 from disegno.serving.app import open_jobs
 from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused
@@ -116,13 +118,16 @@ def test_slow_pictures_hold_up_nobody_else(tmp_path: Path, monkeypatch: pytest.M
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         slow = [
             asyncio.create_task(jobs.submit("generate", replace(CAT, controls=_controls(1)), owner="anna"))
-            for _ in range(FETCHERS + 2)
+            for _ in range(FETCHERS)
         ]
+        front: Any = SimpleNamespace(jobs=jobs)
+        enlarged = [asyncio.create_task(picture_at(front, "http://a.example/x.png")) for _ in range(2)]
         for _ in range(20):
             await asyncio.to_thread(int)  # they have come to their pictures
         await asyncio.wait_for(jobs.submit("generate", CAT, owner="ben"), 20)
-        assert not any(task.done() for task in slow)
+        assert not any(task.done() for task in (*slow, *enlarged))
         answered.set()
+        assert (await enlarged[0]).startswith("data:image/png;base64,")
         assert len({job.id for job in await asyncio.gather(*slow)}) == len(slow)
 
     _run(tmp_path, work, ("*",))

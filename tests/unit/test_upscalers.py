@@ -2,6 +2,8 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from disegno.core.errors import KeyMismatch, UnknownKind, UnknownName
 from disegno.core.settings import Settings
+from disegno.engine import upscale
 from disegno.engine.studio import Studio
 from disegno.engine.upscale import FILTERS, LATENT_MODES, enlarge_latents, enlarged_once, find_upscaler, latent_mode
 from disegno.memory import FULL_PRECISION, Memory, build_empty
@@ -139,6 +142,19 @@ def test_upscalers_are_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="Lanczos"):
         find_upscaler("Lanzcos", studio)
     assert set(UPSCALERS.names()) == {"compact", "esrgan"}
+
+
+def test_a_side_that_is_long_enough_does_not_grow_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def larger(network: Any, picture: Image.Image) -> Image.Image:
+        seen.append(picture.size)
+        return picture.resize((picture.width * 4, picture.height * 4))
+
+    monkeypatch.setattr(upscale, "enlarged_once", larger)
+    studio: Any = SimpleNamespace(upscaler=str)
+    assert find_upscaler("net", studio)(Image.new("RGB", (64, 2)), 80, 80).size == (80, 80)
+    assert seen == [(64, 2), (80, 8), (80, 32)]
 
 
 def test_latent_modes_are_torchs() -> None:

@@ -15,6 +15,7 @@ from disegno.engine.tiles import Tiling, in_parts
 from disegno.upscalers.base import Upscaler
 
 NETWORK_TILE = Tiling(192, 32)  # A1111's ESRGAN_tile; its overlap of 8 shows seams with deep networks
+_LANCZOS = Image.Resampling.LANCZOS
 MAX_TIMES = 3  # A1111 parity: a network is run again while its picture is still too small
 
 
@@ -74,8 +75,9 @@ def _by_network(network: Upscaler, picture: Image.Image, width: int, height: int
     for _ in range(MAX_TIMES):
         if picture.width >= width and picture.height >= height:
             break
-        picture = enlarged_once(network, picture)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        within = min(picture.width, width), min(picture.height, height)  # a side that is long enough does not grow on
+        picture = enlarged_once(network, picture if within == picture.size else picture.resize(within, _LANCZOS))
+    return picture.resize((width, height), _LANCZOS)
 
 
 def enlarged_once(network: Upscaler, picture: Image.Image) -> Image.Image:

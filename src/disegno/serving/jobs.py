@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class Jobs:
     async def _with_pictures(self, kind: str, request: Any) -> Any:
         """Return the request with the pictures that were given by address in it. Raises Refused, DisegnoError.
 
-        Nothing is fetched for what is not allowed anyway. What is slow to come takes no other request's thread.
+        Nothing is fetched for what is not allowed anyway.
         """
         row, limits, allowed = kind_of(kind), self.settings.limits, self.settings.allow_urls
         if not allowed:
@@ -147,10 +148,19 @@ class Jobs:
             return request
         await asyncio.to_thread(row.check, request, limits)
         require_within((("request", num, limits.pictures, "pictures"),))
+        return await asyncio.to_thread(row.read, await self.fetched(fields))
+
+    async def fetched(self, fields: Any) -> Any:
+        """Return JSON values with the pictures that they give by address in them. Raises Refused.
+
+        What is slow to come takes no other request's thread.
+        """
+        if not num_addresses(fields):
+            return fields
         until = time.monotonic() + MAX_SECONDS  # also of what waits for a thread
-        loop, most = asyncio.get_running_loop(), (limits.picture_bytes, limits.body_bytes)
-        fetched = await loop.run_in_executor(self._fetchers, with_pictures, fields, allowed, *most, until)
-        return await asyncio.to_thread(row.read, fetched)
+        most = self.settings.limits.picture_bytes, self.settings.limits.body_bytes
+        work = partial(with_pictures, fields, self.settings.allow_urls, *most, until)
+        return await asyncio.get_running_loop().run_in_executor(self._fetchers, work)
 
     def _new(self, kind: str, request: Any, owner: str, key: str | None) -> New:
         row = kind_of(kind)

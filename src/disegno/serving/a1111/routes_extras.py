@@ -20,7 +20,6 @@ from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, upsca
 from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
-from disegno.serving.fetch import with_pictures
 from disegno.serving.kinds import UpscaleRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
@@ -60,7 +59,7 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
     drawn: list[bytes] = []
     try:
         for image in asked.images:
-            uri = await asyncio.to_thread(_here, front, image)
+            uri = await picture_at(front, image)
             one = await asyncio.to_thread(_job_of, front, asked, uri)
             job = await front.errands.run_job(errand, "upscale", one, request.is_disconnected)
             if job is None:
@@ -71,10 +70,9 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
     return asked, drawn
 
 
-def _here(front: Front, image: str) -> str:
+async def picture_at(front: Front, image: str) -> str:
     """Return a picture as a data URI; one that is given by address is fetched where that is allowed. Raises Refused."""
-    settings = front.jobs.settings
-    return str(with_pictures({"image": image}, settings.allow_urls, settings.limits.picture_bytes)["image"])
+    return str((await front.jobs.fetched({"image": image}))["image"])
 
 
 def _look(front: Front, uri: str) -> Looked:
@@ -118,7 +116,7 @@ async def png_info(request: Request) -> Response:
     image = read_image((await body_of(request)).get("image"), ("image",))
     if image is None:
         raise WireError("Image not found: send base64 of a picture's file.")
-    looked = await asyncio.to_thread(lambda: _look(front, _here(front, image)))
+    looked = await asyncio.to_thread(_look, front, await picture_at(front, image))
     text = looked.text or ""
     items: dict[str, Json] = {name: value for name, value in looked.texts.items() if name != "parameters"}
     parameters: dict[str, Json] = dict(read_infotext(text)) if text else {}
