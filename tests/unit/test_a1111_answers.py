@@ -55,6 +55,14 @@ def test_other_formats_carry_the_text_as_exif(kind: str, text: str | None) -> No
         assert comment == (None if text is None else b"UNICODE\0" + text.encode("utf-16-be"))
 
 
+def test_what_a_format_cannot_hold_stays_a_png() -> None:
+    long, wide = "a" * 40000, png_of(Image.new("RGB", (16384, 1)))
+    for png, text, kind in ((picture(), long, "jpg"), (wide, None, "webp")):
+        with Image.open(io.BytesIO(as_format(png, text, kind))) as opened:
+            opened.load()
+            assert opened.format == "PNG" and opened.info.get("parameters") == text
+
+
 def test_a_picture_may_be_a_data_uri_or_bare_base64_on_many_lines() -> None:
     data = b64(picture())
     expected = f"data:image/png;base64,{data}"

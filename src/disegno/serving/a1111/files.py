@@ -8,11 +8,13 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 from PIL import Image
 
+from disegno.core.errors import RequestError
 from disegno.engine.embedded import KEY as PARAMETERS
-from disegno.engine.embedded import exif_of
+from disegno.engine.embedded import exif_of, require_room
 from disegno.engine.record import PICTURE_CHUNK
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -72,14 +74,22 @@ def open_png(png: bytes) -> Image.Image:
 
 
 def as_format(png: bytes, text: str | None, image_format: str, quality: int = 80, lossless: bool = False) -> bytes:
-    """Return a PNG's picture as a file of the format (png, jpg, jpeg, webp), with `text`; None: with no text."""
-    if image_format == "png":
-        return png_with_text(png, text) if text is not None else png_without_texts(png)
-    picture = open_png(png).convert("RGB")
+    """Return a PNG's picture as a file of the format (png, jpg, jpeg, webp), with `text`; None: with no text.
+
+    What the format cannot hold, by its size or by its text, stays a PNG.
+    """
     exif = Image.Exif() if text is None else exif_of(text)
     buffer = io.BytesIO()
-    if image_format == "webp":
-        picture.save(buffer, format="WEBP", quality=quality, lossless=lossless, exif=exif)
-    else:
-        picture.save(buffer, format="JPEG", quality=quality, exif=exif)
-    return buffer.getvalue()
+    with suppress(RequestError, OSError, ValueError):  # WebP ends at 16,383 pixels, JPEG at 65,535
+        if image_format == "webp":
+            _as_rgb(png).save(buffer, format="WEBP", quality=quality, lossless=lossless, exif=exif)
+            return buffer.getvalue()
+        if image_format != "png":
+            require_room(exif)
+            _as_rgb(png).save(buffer, format="JPEG", quality=quality, exif=exif)
+            return buffer.getvalue()
+    return png_with_text(png, text) if text is not None else png_without_texts(png)
+
+
+def _as_rgb(png: bytes) -> Image.Image:
+    return open_png(png).convert("RGB")
