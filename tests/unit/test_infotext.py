@@ -134,6 +134,11 @@ def test_nothing_fails(text: str) -> None:
     assert unquoted(str(quoted(text))) == text or '"' in text
 
 
+@pytest.mark.parametrize("said", ["size-1: a, First pass size-2: 3", "size-1: 3", "size: 0x0, Size-1: b, Size-2: 1"])
+def test_a_first_pass_of_no_size_says_nothing(said: str) -> None:
+    assert read_infotext(f"a\nSteps: 1, Sampler: a, Seed: 1, First pass {said}")["Hires resize-1"] == 0
+
+
 @pytest.mark.parametrize("unit", ["a", "a:", '"', '\\"', "a ,", ":", " ", "x1x", 'ab: "'])
 def test_time_is_linear(unit: str) -> None:
     begin = perf_counter()

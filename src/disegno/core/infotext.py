@@ -306,14 +306,19 @@ def _name_before(line: str, start: int, colon: int) -> str | None:
 
 def _old_hires(found: Mapping[str, Value]) -> dict[str, Value]:
     """Return what "First pass size" of A1111 before 1.0 says in today's names: the size was the second pass's then."""
-    if "First pass size-1" not in found:
+    first, size = _sides(found, "First pass size", ""), _sides(found, "Size", "512")
+    if not first or not size:
         return {}
-    first = [int(str(found[f"First pass size-{n}"])) for n in (1, 2)]
-    size = [int(str(found.get(f"Size-{n}", 512))) for n in (1, 2)]
     if 0 in first and all(size):
         scale = math.sqrt(512 * 512 / (size[0] * size[1]))
         first = [math.ceil(scale * side / 64) * 64 for side in size]
     return {"Size-1": first[0], "Size-2": first[1], "Hires resize-1": size[0], "Hires resize-2": size[1]}
+
+
+def _sides(found: Mapping[str, Value], name: str, default: str) -> list[int]:
+    """Return the two sides of a size; none where one of them is no number."""
+    told = [str(found.get(f"{name}-{n}", default)) for n in (1, 2)]
+    return [int(side) for side in told] if _SIZE.fullmatch("x".join(told)) else []
 
 
 def _by_version(found: Mapping[str, Value]) -> dict[str, Value]:

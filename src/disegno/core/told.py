@@ -190,7 +190,9 @@ def _read(found: Mapping[str, Value], table: Mapping[str, tuple[str, Callable[[s
             try:
                 fields[field] = kind(str(found[name]))
             except ValueError:
-                raise RequestError(f"The picture's text says {name}: {found[name]!r}, which is no number.") from None
+                raise RequestError(
+                    f"The picture's text says {name}: {str(found[name])[:40]!r}, which is no number."
+                ) from None
     return fields
 
 
