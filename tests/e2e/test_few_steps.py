@@ -158,6 +158,15 @@ def test_it_is_listed_where_it_is_built_in(folder: Path, studio: Studio, monkeyp
     assert "few" in shown.output and "shipped" in shown.output
 
 
+@pytest.mark.parametrize("told", [None, {"width": [1]}, "a"])
+def test_a_bad_description_stops_no_list_of_models(told: object, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.json").write_text(json.dumps({"family": "diorama", "defaults": told}))
+    studio = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path / "cache"))
+    (listed,) = [card for card in catalogue_of(studio).models if card.name == "mine"]
+    assert listed.defaults is None
+
+
 def test_every_image_and_pass_wears_the_lora_once(studio: Studio) -> None:
     backbone, tag = studio.backbone("quick"), " <lora:few:1>"
 

@@ -135,9 +135,18 @@ def test_a_large_photograph_in_the_request_leaves_a_file_that_anybody_can_open(t
     assert read_picture(str(tmp_path / "out.png")).shape == (64, 64, 3)  # and it may be changed again
 
 
-def test_a_record_whose_picture_is_gone_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"request": {"init": {"image": "picture:3"}}}',
+        "[" * 99999,
+        '{"request": {"controls": [{"name": "a", "image": "b"}]}, "image": 0, "conditions": [], "environment": {}}',
+    ],
+    ids=["gone", "deep", "too few"],
+)
+def test_a_record_whose_picture_is_gone_is_damaged(said: str, tmp_path: Path) -> None:
     info = PngInfo()
-    info.add_itxt("disegno", '{"request": {"init": {"image": "picture:3"}}}', zip=True)
+    info.add_itxt("disegno", said, zip=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "torn.png", pnginfo=info)
     with pytest.raises(BadImage, match="damaged"):
-        read(tmp_path / "torn.png")
+        read(tmp_path / "torn.png").replay()

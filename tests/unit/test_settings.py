@@ -24,6 +24,10 @@ def test_what_does_not_exist_is_said(tmp_path: Path) -> None:
     toml.write_text("thread = 3\n")
     with pytest.raises(RequestError, match="thread"):
         load_settings(toml)
+    for broken in (b"device = auto", b"\xff", b'clip = "~nobody-at-all/x"'):
+        toml.write_bytes(broken)
+        with pytest.raises(RequestError, match=r"as toml|could not be read"):
+            load_settings(toml)
 
 
 @pytest.mark.parametrize("bad", [{"dtype": "fp8"}, {"threads": "many"}])

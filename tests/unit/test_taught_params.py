@@ -31,7 +31,7 @@ def test_what_is_given_counts_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [None, "", "[1]", "{", '{"cell": -1}', '{"sell": 4}', '{"cell": [16]}', '{"cell": null}']
+    "said", [None, "", "[1]", "[" * 99999, "{", '{"cell": -1}', '{"sell": 4}', '{"cell": [16]}', '{"cell": null}']
 )
 def test_what_a_file_cannot_mean_counts_for_nothing(said: str | None) -> None:
     assert as_taught(unit(), "palette", card(said)).params == {}

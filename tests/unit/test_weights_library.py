@@ -150,6 +150,11 @@ def test_the_folder_of_another_program_is_entered_at_its_models(tmp_path: Path) 
     assert [card.name for card in _library(tmp_path, ".").cards()] == ["a", "b", "c"]
 
 
+def test_another_programs_description_hides_no_file(full: Path) -> None:
+    (full / "m/loras/model.json").write_text('{"modelTopology": {}, "weightsManifest": []}')
+    assert "canny.safetensors" in [card.path.name for card in _library(full).cards("lora")]
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     headers.write_header(tmp_path / "m/a.safetensors", headers.lora(modules=1))
     (tmp_path / "m/again").symlink_to(tmp_path / "m")

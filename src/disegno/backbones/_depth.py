@@ -16,8 +16,9 @@ from disegno.backbones._latent_diffusion import Config, Tensors
 from disegno.backbones._reading import shapes_of
 from disegno.core.errors import KeyMismatch
 from disegno.memory import Memory
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import midas
-from disegno.weights.parts import folder_tensors, read_json
+from disegno.weights.parts import folder_tensors
 from disegno.weights.tensor_file import TensorFile
 
 _FOLDER = "depth_estimator"

@@ -23,8 +23,9 @@ from disegno.backbones.base import Defaults
 from disegno.diffusion.prediction import Prediction
 from disegno.memory import Memory
 from disegno.text.clip import open_clip
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
-from disegno.weights.parts import folder_tensors, read_json
+from disegno.weights.parts import folder_tensors
 
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
 

@@ -14,8 +14,9 @@ from disegno.backbones._vae_file import folder_vae, vae_of
 from disegno.core.errors import WrongFamily
 from disegno.weights.configs import unet_config, vae_config
 from disegno.weights.folders import identify_folder, is_folder_of_weights
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
-from disegno.weights.parts import folder_tensors, part_of, read_json
+from disegno.weights.parts import folder_tensors, part_of
 from disegno.weights.tensor_file import TensorFile
 
 _FAMILY_MARKS = {

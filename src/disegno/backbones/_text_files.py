@@ -9,9 +9,10 @@ from torch import Tensor
 
 from disegno.backbones._latent_diffusion import Config, Tensors
 from disegno.text.t5 import find_tokenizer
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
 from disegno.weights.load import open_file
-from disegno.weights.parts import folder_tensors, read_json
+from disegno.weights.parts import folder_tensors
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
 

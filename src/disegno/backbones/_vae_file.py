@@ -13,9 +13,10 @@ from disegno.backbones._fingerprint import fingerprint
 from disegno.core.errors import WrongFamily
 from disegno.memory import Memory
 from disegno.weights.configs import vae_config
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
 from disegno.weights.load import open_file
-from disegno.weights.parts import folder_tensors, part_of, read_json
+from disegno.weights.parts import folder_tensors, part_of
 from disegno.weights.quantised import dequantise_rows
 from disegno.weights.tensor_file import TensorFile
 

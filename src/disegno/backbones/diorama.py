@@ -13,11 +13,10 @@ A folder of it holds
                           cfg, sampler, schedule
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,8 @@ from disegno.core.errors import CorruptFile, ResourceError, WrongFamily
 from disegno.memory import Memory
 from disegno.text import minilm
 from disegno.text.learnt import TextOptions
-from disegno.weights.built_in import built_in_folder, conditions_of, few_steps_of
+from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of, few_steps_of
+from disegno.weights.json_table import read_json
 from disegno.weights.load import open_file
 from disegno.weights.quantised import dequantise_rows
 
@@ -87,7 +87,7 @@ def open(path: Path | None, memory: Memory) -> LatentDiffusion:
         name=FAMILY if path is None else path.name,
         prediction=prediction_of(about["prediction_type"], FAMILY),
         table=noise_table_of(about["schedule"], FAMILY),
-        defaults=_defaults(about.get("defaults", {})),
+        defaults=_defaults(defaults_of(folder, about)),
         net=net,
         vae=autoencoder,
         text=MiniText(encoder),
@@ -111,9 +111,9 @@ def _read_about(folder: Path) -> Mapping[str, Any]:
             f"{folder} has no model.json: the {FAMILY} model is not installed there. Reinstall disegno."
         )
     try:
-        about = cast(Mapping[str, Any], json.loads(file.read_text("utf-8")))
+        about = read_json(file)
         family, *_ = (about[key] for key in ("family", "unet", "vae", "prediction_type", "schedule"))
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise CorruptFile(f"{file} is no description of a model ({error}). Reinstall it.") from error
     if family != FAMILY:
         raise WrongFamily(f"{folder.name} is for {family}, not for {FAMILY}. Open it as {family}.")

@@ -36,9 +36,10 @@ from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
 from disegno.text.t5 import T5Text, open_t5
 from disegno.weights.configs import SHIFT, vae_config
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import open_file
-from disegno.weights.parts import folder_tensors, read_json, told_of
+from disegno.weights.parts import folder_tensors, told_of
 from disegno.weights.scaled import unscaled
 
 FAMILY = "sd3"

@@ -36,7 +36,7 @@ def parse_scalar(text: str) -> bool | int | float | str:
     """Return the JSON scalar that `text` spells, else the text itself."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
 

@@ -4,7 +4,6 @@ Opens v1.0 checkpoints (Stable Diffusion inside), v1.1 files, extracted ones wit
 "difference" files (the open model's encoder is added), diffusers files and folders, of any depth and width.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from torch import Tensor, nn
 
 from disegno.controls._net import open_net, run, weight_of
 from disegno.controls.base import Body, Condition, Host, add, key_of
-from disegno.core.errors import CorruptFile, KeyMismatch, UnknownKind
+from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.json_table import read_json
 from disegno.weights.keys.control import DIFFERENCE_MARK, HINT_PREFIX, control_keys, diffusers_names
-from disegno.weights.parts import weights_of
+from disegno.weights.parts import told_of, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ def open_whole(path: Path, backbone: Body, memory: Memory) -> Whole:
     """Return the net in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     read, files, fingerprint = weights_of(path)
     words = files[0].metadata
-    config, tensors = _folder_config(path) | _header_config(words), _tensors(path.name, read)
+    told = read_json(path / "config.json") if path.is_dir() else {}
+    config, tensors = told | told_of(files[0]), _tensors(path.name, read)
     if any(key.rpartition(".")[2] == DIFFERENCE_MARK for key in read):
         tensors = _with_encoder(path.name, tensors, backbone)
         fingerprint = key_of(fingerprint, backbone.fingerprint)
@@ -129,24 +130,6 @@ def _tensors(file_name: str, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if ignored := sorted(set(own.values()) - names.keys() - {DIFFERENCE_MARK}):
         log.warning("%s: %d tensors are of no ControlNet and ignored: %s", file_name, len(ignored), ignored[:8])
     return {names[name]: read[key] for key, name in own.items() if name in names}
-
-
-def _folder_config(path: Path) -> dict[str, object]:
-    """Return the folder's config.json; empty for a file."""
-    return _parsed(path / "config.json", (path / "config.json").read_text("utf-8")) if path.is_dir() else {}
-
-
-def _header_config(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Return the config that a single file carries in its header; empty for most."""
-    return _parsed(Path("disegno.config"), metadata.get("disegno.config", "{}"))
-
-
-def _parsed(where: Path, text: str) -> dict[str, object]:
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CorruptFile(f"{where} is not JSON ({error}). Fetch the ControlNet again.") from error
-    return dict(config)
 
 
 def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Body) -> dict[str, Tensor]:

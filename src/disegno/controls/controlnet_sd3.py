@@ -6,7 +6,6 @@ one channel more), Stability AI's for 3.5 large (blocks that see no text, on the
 Stability AI's own files too, which say what they were made for, and so how a picture is shown to them.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ from torch.nn import functional as F
 
 from disegno.controls._net import weight_of
 from disegno.controls.base import Condition, Host, add, key_of
-from disegno.core.errors import CorruptFile, UnknownKind, WrongFamily
+from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import mmdit, sd3_control
-from disegno.weights.parts import weights_of
+from disegno.weights.parts import told_of, weights_of
 
 families = ("sd3",)
 
@@ -142,7 +142,7 @@ def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controll
     made_for = made_for_of(tensors, path.name)
     if sd3_control.MARK in tensors:
         tensors = sd3_control.from_original(tensors)
-    told = _told(path / "config.json", words.get("disegno.config", "{}"))
+    told = read_json(path / "config.json") if path.is_dir() else told_of(files[0])
     config = config_of(path.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     config |= {name: told[name] for name in _FOLDER_ONLY if name in told}
     check_fits(path.name, config, backbone)
@@ -164,13 +164,6 @@ def made_for_of(tensors: Mapping[str, Tensor], name: str) -> str:
     if not 0 <= told < len(known):
         raise UnknownKind(f"{name} is of the control type {told}; known are 0 to {len(known) - 1}: {', '.join(known)}.")
     return known[told]
-
-
-def _told(file: Path, header: str) -> Mapping[str, Any]:
-    try:
-        return cast(Mapping[str, Any], json.loads(file.read_text("utf-8") if file.is_file() else header))
-    except ValueError as error:
-        raise CorruptFile(f"{file} is not JSON ({error}). Fetch the ControlNet again.") from error
 
 
 def config_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

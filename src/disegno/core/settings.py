@@ -64,7 +64,10 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
     """
     path = toml or user_config_path("disegno") / "disegno.toml"
     known = {f.name for f in fields(Settings)}
-    given: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+    try:
+        given: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read as toml ({error}). Mend it, or take it away.") from error
     if unknown := sorted(given.keys() - known):
         names = ", ".join(unknown)
         raise RequestError(f"{path} has settings that do not exist: {names}. Known: {', '.join(sorted(known))}.")
@@ -73,7 +76,7 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
     given |= {name: value for name, value in overrides.items() if value is not None}
     try:
         settings = replace(Settings(), **{name: _parse(name, value) for name, value in given.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
         raise RequestError(f"A setting could not be read: {error}.") from error
     for name, words in (("dtype", get_args(DType)), ("t5", get_args(T5Use))):
         if (given_word := getattr(settings, name)) not in words:

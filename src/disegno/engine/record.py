@@ -52,11 +52,14 @@ class Record:
     def replay(self) -> Request:
         """Return the request that makes the same picture wherever its drawings are now: they are inside it.
 
-        So are the styles and the lines of wildcards that its prompts were made of.
+        So are the styles and the lines of wildcards that its prompts were made of. Raises BadImage.
         """
         request = self._worded()
         if needs_sources(request):
             return with_sources(request, self.sources)
+        if len(request.controls) != len(self.conditions):
+            num = f"{len(self.conditions)} drawings for {len(request.controls)} controls"
+            raise BadImage(f"The picture carries a damaged request: {num}. Give the file as it was written.")
         pairs = zip(request.controls, self.conditions, strict=True)
         units = tuple(replace(unit, image=uri, annotate="none", params={}) for unit, uri in pairs)
         return replace(request, controls=units)
@@ -182,5 +185,5 @@ def _record(path: Path, text: str, pictures: list[bytes]) -> Record:
             tuple(found.get("prompts", ())),
             tuple(found.get("negatives", ())),
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise BadImage(f"{path} carries a damaged request: {error!r}.") from error

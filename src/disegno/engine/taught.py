@@ -19,7 +19,7 @@ def taught_params(card: FileCard) -> dict[str, Scalar]:
     """
     try:
         said = json.loads(card.metadata.get("disegno.params", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not card.annotator or card.annotator not in ANNOTATORS or not isinstance(said, dict):
         return {}

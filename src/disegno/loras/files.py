@@ -1,7 +1,6 @@
 """A LoRA file, read: its matrices by part and module, and the scales that it states beside them."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from disegno.loras.dialects import PARTS, Part, address_of, squashed
 from disegno.loras.matrices import NEEDED, Scale
 from disegno.weights.card import FileCard
 from disegno.weights.finite import require_finite
+from disegno.weights.json_table import json_table, read_json
 from disegno.weights.load import open_file
 from disegno.weights.tensor_file import TensorFile
 
@@ -31,7 +31,6 @@ _HEADER_PARTS: dict[str, Part] = {
 }
 _KOHYA_HASH = "sshs_model_hash"
 _PLAIN_NAME = re.compile(r"[\w.]+")
-_MAX_JSON_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -109,29 +108,15 @@ def _hash(file: TensorFile) -> str:
 
 def _scales(file: TensorFile) -> dict[Part, Scales]:
     if DIFFUSERS_HEADER in file.metadata:
-        table = _parsed(file.path.name, file.metadata[DIFFUSERS_HEADER])
+        table = json_table(file.metadata[DIFFUSERS_HEADER], f"{file.path.name}: its {DIFFUSERS_HEADER}")
         told: dict[Part, Json] = {part: below for name, part in _HEADER_PARTS.items() if (below := _below(table, name))}
         return {part: _stated(file.path.name, below) for part, below in told.items()}
     beside = file.path.parent / PEFT_CONFIG
     if file.path.stem == PEFT_STEM and beside.is_file():
-        if beside.stat().st_size > _MAX_JSON_BYTES:
-            raise CorruptFile(f"{beside} has more than {_MAX_JSON_BYTES} bytes; a configuration was expected.")
-        stated = _stated(file.path.name, _parsed(str(beside), beside.read_text("utf-8", "replace")))
+        stated = _stated(file.path.name, read_json(beside))
         everywhere: dict[Part, Scales] = dict.fromkeys(PARTS, stated)
         return everywhere
     return {}
-
-
-def _parsed(where: str, text: str) -> Json:
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(
-            f"{where}: what it says of its LoRA is not JSON ({str(error)[:80]}). Fetch it again."
-        ) from None
-    if not isinstance(table, dict):
-        raise CorruptFile(f"{where}: what it says of its LoRA is no JSON object. Fetch it again.")
-    return cast(Json, table)
 
 
 def _below(table: Json, prefix: str) -> Json:

@@ -106,7 +106,11 @@ def _is_ours(card: FileCard) -> bool:
 def _defaults(card: FileCard) -> dict[str, int | float | str] | None:
     """Return what a model fills in: as its folder says, or its family; None where neither says anything."""
     if _is_ours(card):
-        return defaults_of(card.path)
+        try:
+            return defaults_of(card.path)
+        except CorruptFile as error:
+            log.warning("%s", error)
+            return None
     if card.family not in BACKBONES:
         return None
     own: Defaults | None = getattr(BACKBONES.load(card.family), "DEFAULTS", None)

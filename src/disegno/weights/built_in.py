@@ -1,12 +1,12 @@
 """Where the built-in model's files are, and which conditions a model's folder brings, without opening the model."""
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from disegno.core.errors import CorruptFile
+from disegno.weights.json_table import read_json
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,31 @@ def built_in_folder() -> Path:
 
 
 def conditions_of(folder: Path, about: Any = None) -> dict[str, Path]:
-    """Return the conditions that a folder brings, by name. `about`: its model.json, where it was read already."""
-    told = about or json.loads((folder / "model.json").read_text("utf-8"))
-    return {str(name): folder / str(file) for name, file in told.get("conditions", {}).items()}
+    """Return the conditions that a folder brings, by name. Raises CorruptFile.
+
+    `about`: its model.json, where it was read already.
+    """
+    return {name: folder / str(file) for name, file in _table(folder, about, "conditions").items()}
 
 
-def defaults_of(folder: Path) -> dict[str, int | float | str]:
-    """Return what a folder's model.json says a request's open fields become."""
-    told = json.loads((folder / "model.json").read_text("utf-8"))
-    return dict(told.get("defaults", {}))
+def defaults_of(folder: Path, about: Any = None) -> dict[str, int | float | str]:
+    """Return what a folder's model.json says a request's open fields become. `about`: as in `conditions_of`.
+
+    Raises CorruptFile.
+    """
+    told = _table(folder, about, "defaults")
+    if bad := [name for name, value in told.items() if not isinstance(value, int | float | str)]:
+        raise CorruptFile(
+            f"{folder.name}/model.json: its defaults' {bad[0]} is no number or word. Reinstall the model."
+        )
+    return told
+
+
+def _table(folder: Path, about: Any, name: str) -> dict[str, Any]:
+    told = (about or read_json(folder / "model.json")).get(name, {})
+    if not isinstance(told, dict):
+        raise CorruptFile(f"{folder.name}/model.json: its {name} are no table. Reinstall the model.")
+    return cast(dict[str, Any], told)
 
 
 def few_steps_of(folder: Path, about: Any = None) -> FewSteps | None:
@@ -47,7 +63,7 @@ def few_steps_of(folder: Path, about: Any = None) -> FewSteps | None:
 
     Raises CorruptFile where its model.json says it in part.
     """
-    told = (about or json.loads((folder / "model.json").read_text("utf-8"))).get("few_steps")
+    told = (about or read_json(folder / "model.json")).get("few_steps")
     if told is None:
         return None
     try:

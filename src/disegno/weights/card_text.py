@@ -44,7 +44,7 @@ def card_text(card: FileCard, sha256: str) -> str:
 def _measured(card: FileCard) -> dict[str, str]:
     try:
         found = json.loads(card.metadata.get("disegno.metrics", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     numbers = found.items() if isinstance(found, dict) else ()
     return {str(key).replace("_", " "): f"{value:.4g}" for key, value in numbers if isinstance(value, int | float)}

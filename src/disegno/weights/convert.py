@@ -20,11 +20,12 @@ from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights import configs
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
+from disegno.weights.json_table import read_json
 from disegno.weights.keys import midas
 from disegno.weights.layouts import DEPTH, MODELS, T5, VAE, Part, network_of, pipeline_of
 from disegno.weights.load import open_file
 from disegno.weights.modelspec import words_of
-from disegno.weights.parts import CONFIG_KEY, folder_tensors, has_weights, read_json, told_of
+from disegno.weights.parts import CONFIG_KEY, folder_tensors, has_weights, told_of
 from disegno.weights.save import save_safetensors, save_weights, write_atomically
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile

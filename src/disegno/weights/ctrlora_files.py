@@ -10,7 +10,6 @@ Our own form is one safetensors file with diffusers' names (`<module>.lora_layer
 base without stale LoRA matrices: a base for it stays in its published form.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from disegno.core.errors import CorruptFile, KeyMismatch, UnknownKind, UnknownName
+from disegno.core.errors import KeyMismatch, UnknownKind, UnknownName
 from disegno.weights.keys import control as keys
 from disegno.weights.keys.ldm import CONTROL_PREFIX, unet_originals
 from disegno.weights.load import open_file
+from disegno.weights.parts import told_of
 from disegno.weights.quantised import SCALE_SUFFIX, dequantise_rows
 from disegno.weights.save import save_safetensors
 from disegno.weights.tensor_file import TensorFile
@@ -89,20 +89,13 @@ def read_base(path: Path) -> BaseFile:
         names = keys.diffusers_names(tensors)
         if any(name.startswith(keys.HINT_PREFIX) for name in names.values()):
             raise UnknownKind(f"{path.name} has a hint block: it is a ControlNet, no Base ControlNet of CtrLoRA.")
-        config = _config(file)
+        config: dict[str, object] = told_of(file)
         return BaseFile(path.stem, {names[n]: t for n, t in tensors.items() if n in names}, config, file.sha256())
 
 
 def is_base_name(name: str) -> bool:
     """Return whether an original or diffusers name is the base's own: no LoRA matrix of any task."""
     return keys.LORA_MARK not in name and not name.startswith("loras_dict.")
-
-
-def _config(file: TensorFile) -> dict[str, object]:
-    try:
-        return dict(json.loads(file.metadata.get(f"{_HEADER}config", "{}")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise CorruptFile(f"{file.path.name}: its header's {_HEADER}config is not JSON. Fetch it again.") from error
 
 
 def read_condition(path: Path, task: str | None = None) -> ConditionFile:

@@ -2,17 +2,16 @@
 its networks, `model.json` of diorama.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from disegno.core.errors import CorruptFile, UnknownKind
+from disegno.core.errors import UnknownKind
 from disegno.weights.card import FileCard
+from disegno.weights.json_table import read_json
 from disegno.weights.kinds import CROSS_WIDTHS
 
 _OWN = "model.json"  # of diorama
-_MAX_JSON_BYTES = 1 << 20
 _CLASSES = {
     "UNet2DConditionModel": ("unet", ""),
     "SD3Transformer2DModel": ("unet", ""),
@@ -47,7 +46,7 @@ def identify_folder(path: Path) -> FileCard:
         return _own_model(path)
     if not (path / "config.json").is_file():
         raise UnknownKind(f"{path} has neither model_index.json nor config.json. Give a diffusers folder, or a file.")
-    config = _json(path / "config.json")
+    config = read_json(path / "config.json")
     names = config.get("architectures")
     name = str(config.get("_class_name") or (cast(list[object], names)[0] if isinstance(names, list) and names else ""))
     if name not in _CLASSES:
@@ -74,8 +73,10 @@ def _name_of(path: Path) -> str:
 
 
 def _own_model(path: Path) -> FileCard:
-    about = _json(path / _OWN)
-    family, told = str(about.get("family", "")), str(about.get("prediction_type"))
+    about = read_json(path / _OWN)
+    if not isinstance(family := about.get("family"), str):  # other programs have files of this name, too
+        raise UnknownKind(f"{path.name}/{_OWN} names no family: it is no description of a model.")
+    told = str(about.get("prediction_type"))
     unet = about.get("unet")
     channels = _number(cast(dict[str, object], unet), "in_channels") if isinstance(unet, dict) else None
     return FileCard(
@@ -91,12 +92,12 @@ def _own_model(path: Path) -> FileCard:
 
 
 def _pipeline(path: Path) -> FileCard:
-    index = _json(path / "model_index.json")
+    index = read_json(path / "model_index.json")
     name = str(index.get("_class_name"))
     part = next((path / p for p in ("unet", "transformer") if (path / p / "config.json").is_file()), None)
     if part is None:
         raise UnknownKind(f"{path.name} is a {name} folder without a unet or a transformer. Fetch it completely.")
-    config = _json(part / "config.json")
+    config = read_json(part / "config.json")
     if (drawing := config.get("_class_name", _DRAWING[0])) not in _DRAWING:
         raise UnknownKind(
             f"{path.name} is a {name} folder, which draws with a {drawing}; known are {', '.join(_DRAWING)}. Choose"
@@ -104,7 +105,7 @@ def _pipeline(path: Path) -> FileCard:
         )
     scheduler = path / "scheduler" / "scheduler_config.json"
     family = "sd2" if _reads_openclip(path) and name in _SD2_PIPELINES else _family(name, config)
-    told = _json(scheduler).get("prediction_type") if scheduler.is_file() else None
+    told = read_json(scheduler).get("prediction_type") if scheduler.is_file() else None
     return FileCard(
         path=path,
         kind="model",
@@ -121,7 +122,7 @@ def _pipeline(path: Path) -> FileCard:
 def _reads_openclip(path: Path) -> bool:
     """Return whether the text encoder is OpenCLIP's, as in Stable Diffusion 2: CLIP's own has quick_gelu."""
     config = path / "text_encoder" / "config.json"
-    return config.is_file() and _json(config).get("hidden_act") == "gelu"
+    return config.is_file() and read_json(config).get("hidden_act") == "gelu"
 
 
 def _family(name: str, config: Mapping[str, object]) -> str:
@@ -140,16 +141,3 @@ def _number(config: Mapping[str, object], key: str) -> int | None:
 
 def _num_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _json(path: Path) -> dict[str, object]:
-    """Return a JSON file's table. Raises CorruptFile."""
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CorruptFile(f"{path} has more than {_MAX_JSON_BYTES} bytes; a configuration was expected.")
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptFile(f"{path} cannot be read as JSON ({str(error)[:120]}). Fetch the folder again.") from None
-    if not isinstance(value, dict):
-        raise CorruptFile(f"{path} is not a table of settings. Fetch the folder again.")
-    return cast(dict[str, object], value)

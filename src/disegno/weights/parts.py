@@ -2,7 +2,6 @@
 of its configuration, in its header.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from disegno.core.errors import CorruptFile, KeyMismatch
+from disegno.weights.json_table import json_table, read_json
 from disegno.weights.load import open_file
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
@@ -25,24 +25,9 @@ _NAMES = (
 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a configuration. Raises CorruptFile."""
-    try:
-        return cast(dict[str, Any], json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise CorruptFile(f"{path} cannot be read as JSON ({error}). A diffusers model folder has it.") from error
-
-
 def told_of(file: TensorFile) -> dict[str, Any]:
     """Return what the file's header says of its configuration. Raises CorruptFile."""
-    text = file.metadata.get(CONFIG_KEY, "{}")
-    try:
-        told = json.loads(text)
-    except ValueError as error:
-        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not JSON ({error}). Fetch the file again.") from error
-    if not isinstance(told, dict):
-        raise CorruptFile(f"{file.path.name}: its {CONFIG_KEY} is not a JSON object. Fetch the file again.")
-    return cast(dict[str, Any], told)
+    return json_table(file.metadata.get(CONFIG_KEY, "{}"), f"{file.path.name}: its {CONFIG_KEY}")
 
 
 def part_of(
