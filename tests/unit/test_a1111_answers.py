@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from disegno.serving.a1111.house import House, Named
 from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.poses import draw_pose, read_pose
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
+from disegno.serving.a1111.routes_generate import model_of
+from disegno.serving.words import Catalogue
 
 pytestmark = pytest.mark.unit
 
@@ -142,6 +145,11 @@ def drawn(*colours: str, first: int = 0, maps: int = 0) -> Drawn:
 
 
 MODEL = Model("diorama", "0123456789")
+
+
+def test_a_model_that_was_taken_away_meanwhile_keeps_its_name() -> None:
+    front: Any = SimpleNamespace(jobs=SimpleNamespace(catalogue=Catalogue()))
+    assert model_of(front, order()) == Model("diorama")
 
 
 def answered(asked: Order, *parts: Drawn) -> tuple[list[Image.Image], dict[str, Any], dict[str, Any]]:

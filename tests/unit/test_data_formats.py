@@ -318,6 +318,9 @@ class Server(BaseHTTPRequestHandler):
             return
         if self.headers.get("Range") and self.headers.get("If-Range") == etag:
             begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if begin >= len(data):
+            self.send_error(416)
+            return
         self.asked.append((self.path, 206 if begin else 200, self.headers.get("Range", "")))
         self.send_response(206 if begin else 200)
         self.send_header("ETag", etag)
@@ -368,6 +371,27 @@ def test_a_transfer_that_breaks_goes_on(tmp_path: Path, server: str) -> None:
     Server.files["/b.tar"] = shard(range(4))
     with pytest.raises(BadData, match="cannot be fetched"):
         fetch(f"{server}/b.tar", tmp_path, lambda done, of: None, pause_seconds=0.01)
+
+
+def test_a_newer_file_that_breaks_off_is_asked_for_again(tmp_path: Path, server: str) -> None:
+    def fetched() -> bytes:
+        return fetch(f"{server}/a.tar", tmp_path, lambda done, of: None, pause_seconds=0.001).read_bytes()
+
+    old, new = shard(range(2)), shard(range(4))
+    Server.files = {"/a.tar": old}
+    assert fetched() == old
+    Server.files, Server.cut = {"/a.tar": new}, {"/a.tar": 9}
+    assert fetched() == old
+    Server.cut = {}
+    assert fetched() == new
+
+
+def test_a_part_that_was_whole_is_fetched_again(tmp_path: Path, server: str) -> None:
+    Server.files = {"/a.tar": shard(range(2))}
+    path = fetch(f"{server}/a.tar", tmp_path, lambda done, of: None)
+    path.rename(path.with_suffix(".part"))  # as where it ended between the last byte and the file's name
+    path.with_suffix(".json").rename(path.with_suffix(".part.json"))
+    assert fetch(f"{server}/a.tar", tmp_path, lambda done, of: None).read_bytes() == Server.files["/a.tar"]
 
 
 def test_what_cannot_be_fetched_is_said_and_what_was_is_kept(tmp_path: Path, server: str) -> None:

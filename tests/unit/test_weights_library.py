@@ -116,6 +116,30 @@ def test_a_file_is_found_by_its_hash_which_is_kept(full: Path, monkeypatch: pyte
     assert _library(full).find(digest[:8], "lora").path == path
 
 
+def test_a_folder_whose_weights_were_replaced_has_another_hash(full: Path) -> None:
+    library, weights = _library(full), full / "m/diffusers/photo/unet/diffusion_pytorch_model.safetensors"
+    first = library.known_sha256(library.find("photo", "model"))
+    save_safetensors(weights, {"w": torch.zeros(1)}, {})
+    os.utime(weights, ns=(1 << 61, 1 << 61))
+    assert library.known_sha256(library.find("photo", "model")) != first
+    card = library.find("dream", "model")
+    card.path.unlink()
+    assert library.known_sha256(card) is None
+
+
+def test_many_hashes_are_written_at_once_without_files_that_are_gone(tmp_path: Path) -> None:
+    paths = [headers.write_header(tmp_path / f"m/{n}.safetensors", headers.lora(modules=1)) for n in range(9)]
+    library, written = _library(tmp_path), tmp_path / "cache/library.json"
+    cards = library.cards()
+    before = written.stat().st_ino
+    hashes = [library.sha256(card) for card in cards]
+    assert len(set(hashes)) == 1 and written.stat().st_ino == before
+    paths[0].unlink()
+    library.cards()
+    kept = json.loads(written.read_text())
+    assert len(kept["cards"]) == len(kept["hashes"]) == 8 and str(paths[0]) not in kept["hashes"]
+
+
 def test_an_unknown_name_lists_near_ones(full: Path) -> None:
     with pytest.raises(UnknownName, match=r"no control named 'cany'.*canny"):
         _library(full).find("cany", "control")

@@ -29,6 +29,7 @@ from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
 from disegno.weights.identify import FileCard, identify, require_family
+from disegno.weights.index import stamp_of
 from disegno.weights.library import Library
 
 BUILT_IN = "diorama"
@@ -262,7 +263,7 @@ class Studio:
         require_family(card, backbone.family)
         module = self._mechanism(card)
         base = self._base_of(module, card, unit, backbone)
-        files = tuple((str(path), _version_of(path)) for path in (card.path, base) if path)
+        files = tuple((str(path), stamp_of(path)) for path in (card.path, base) if path)
         key = (backbone.fingerprint, *files)
         return self._controllers.get(key, lambda: self._open_controller(module, card, base, backbone))
 
@@ -306,7 +307,7 @@ class Studio:
             parts = {name: getattr(self.settings, name) for name in getattr(module, "settings", ())}
             return module.open(card.path, backbone, self.memory, **parts)
         opened = self._bases.get(
-            (backbone.fingerprint, str(base), _version_of(base)),
+            (backbone.fingerprint, str(base), stamp_of(base)),
             lambda: module.open_base(base, backbone, self.memory),
         )
         return module.open(card.path, backbone, self.memory, base=opened)
@@ -384,23 +385,13 @@ def _owner(key: Hashable) -> object:
     return cast("tuple[object, ...]", key)[0] if isinstance(key, tuple) else key
 
 
-def _version_of(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is replaced: what was taught again is not what was opened before.
-
-    Of a folder: the newest time, and the size of its files together.
-    """
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    states = [file.stat() for file in files]
-    return max((state.st_mtime_ns for state in states), default=0), sum(state.st_size for state in states)
-
-
 def _names_of(cards: Iterable[FileCard]) -> str:
     return ", ".join(card.path.name for card in cards) or "none"
 
 
 def _stamp(card: FileCard) -> Stamp:
     """Return a card's path, and what changes when it is replaced."""
-    return card.path, _version_of(card.path)
+    return card.path, stamp_of(card.path)
 
 
 def content_key(content: bytes) -> str:

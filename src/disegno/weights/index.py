@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,16 @@ from disegno.weights.save import write_atomically
 Stamp = tuple[int, int]  # bytes, and the time of the last change in nanoseconds
 
 _VERSION = 2
+_SAVE_SECONDS = 1.0
 _LOG = logging.getLogger(__name__)
 _FIELDS = {field.name for field in fields(FileCard)}
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes when a file is replaced; of a folder, its files' bytes together and their newest time."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    states = [file.stat() for file in files]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
 class Index:
@@ -25,6 +34,7 @@ class Index:
         self._cards: dict[str, tuple[Stamp, FileCard]] = {}
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._is_changed = False
+        self._saved = time.monotonic()
         self._load()
 
     def card(self, path: Path, stamp: Stamp) -> FileCard | None:
@@ -45,7 +55,8 @@ class Index:
             kept = stamp, card.sha256()
             self._hashes[key] = kept
             self._is_changed = True
-            self.save()
+            if time.monotonic() - self._saved > _SAVE_SECONDS:  # all of it is written
+                self.save()
         return kept[1]
 
     def known_sha256(self, card: FileCard, stamp: Stamp) -> str | None:
@@ -54,9 +65,15 @@ class Index:
         return kept[1] if kept and kept[0] == stamp else None
 
     def save(self) -> None:
-        """Write what is new. A folder that cannot be written costs time at the next start, nothing else."""
+        """Write what is new, without files that are gone from their folders.
+
+        A folder that cannot be written costs time at the next start, nothing else.
+        """
         if not self._is_changed:
             return
+        for known in (self._cards, self._hashes):
+            for path in [path for path in map(Path, known) if path.parent.is_dir() and not path.exists()]:
+                del known[str(path)]
         table = {
             "version": _VERSION,
             "cards": [[stamp, asdict(card) | {"path": str(card.path)}] for stamp, card in self._cards.values()],
@@ -67,7 +84,7 @@ class Index:
             write_atomically(self._path, lambda path: path.write_text(json.dumps(table), "utf-8"))
         except (OSError, ResourceError) as error:
             _LOG.info("the index of the library is not kept: %s", error)
-        self._is_changed = False
+        self._is_changed, self._saved = False, time.monotonic()
 
     def _load(self) -> None:
         """Read what an earlier process wrote; an unreadable or older index counts as none."""
@@ -75,13 +92,13 @@ class Index:
             table = cast(dict[str, Any], json.loads(self._path.read_text("utf-8")))
             if table["version"] != _VERSION:
                 return
-            for (size, time), values in table["cards"]:
+            for (size, moment), values in table["cards"]:
                 if values.keys() == _FIELDS:
                     self._cards[values["path"]] = (
-                        (size, time),
+                        (size, moment),
                         FileCard(**values | {"path": Path(values["path"]), "tasks": tuple(values["tasks"])}),
                     )
-            self._hashes = {key: ((size, time), digest) for key, ((size, time), digest) in table["hashes"].items()}
+            self._hashes = {key: ((size, moment), digest) for key, ((size, moment), digest) in table["hashes"].items()}
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

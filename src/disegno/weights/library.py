@@ -16,7 +16,7 @@ from disegno.core.settings import Settings
 from disegno.weights.card import FileCard
 from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import identify
-from disegno.weights.index import Index, Stamp
+from disegno.weights.index import Index, stamp_of
 
 SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 # Where a program's own folder is given: its models, not the environment and the pictures beside them.
@@ -54,7 +54,9 @@ class Library:
         for card in cards:
             for word in self._names(card):
                 by_name.setdefault(word, []).append(card)
-        return {name: self._found(name, kind, cards, by_name) for name in names}
+        found = {name: self._found(name, kind, cards, by_name) for name in names}
+        self._index.save()
+        return found
 
     def _found(self, name: str, kind: str, cards: list[FileCard], by_name: Mapping[str, list[FileCard]]) -> FileCard:
         given = _TITLE_HASH.sub("", name)
@@ -83,17 +85,20 @@ class Library:
 
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
-        return self._index.sha256(card, _stamp(card.path))
+        return self._index.sha256(card, stamp_of(card.path))
 
     def known_sha256(self, card: FileCard) -> str | None:
         """Return a card's hash if that costs nothing: it is known already, or the file is small."""
-        if card.num_bytes <= _SMALL_BYTES:
-            return self.sha256(card)
-        return self._index.known_sha256(card, _stamp(card.path))
+        try:
+            if card.num_bytes <= _SMALL_BYTES:
+                return self.sha256(card)
+            return self._index.known_sha256(card, stamp_of(card.path))
+        except OSError:  # taken away meanwhile
+            return None
 
     def _card(self, path: Path) -> FileCard:
         try:
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
         except OSError as error:  # taken away while the folders were looked at
             return FileCard(path, "broken", name=path.stem, problem=f"{path} cannot be read ({error.strerror}).")
         known = self._index.card(path, stamp)
@@ -128,13 +133,6 @@ def _identified(path: Path) -> FileCard:
         return FileCard(path, "unknown", name=path.stem, problem=str(error))
     except DisegnoError as error:
         return FileCard(path, "broken", name=path.stem, problem=str(error))
-
-
-def _stamp(path: Path) -> Stamp:
-    """Return what changes when a file changes; of a folder, of its first description."""
-    described = (path / name for name in ("model_index.json", "config.json"))
-    info = (next((file for file in described if file.is_file()), path) if path.is_dir() else path).stat()
-    return info.st_size, info.st_mtime_ns
 
 
 def _files(root: Path) -> Iterator[Path]:

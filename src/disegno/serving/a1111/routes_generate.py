@@ -56,7 +56,7 @@ async def _generate(form: Form, request: Request) -> Response:
         front.errands.end(errand)
     if order.keep:
         front.keep_settings(owner, {**front.settings_of(owner), **order.keep})  # as they are by now
-    model = _model(front, order)
+    model = model_of(front, order)
     body = await asyncio.to_thread(answers.answer, order, drawn, model, __version__, errand.timestamp)
     return JSONResponse(body)
 
@@ -112,11 +112,14 @@ def _contents(jobs: Jobs, job: Job, role: str) -> tuple[bytes, ...]:
     return tuple(jobs.path(job, file.name).read_bytes() for file in job.outcome.files if file.role == role)
 
 
-def _model(front: Front, order: Order) -> Model:
-    """Return the model that drew, by A1111's names: the file's name without its ending, and its short hash."""
+def model_of(front: Front, order: Order) -> Model:
+    """Return the model that drew, by A1111's names: the file's name without its ending, and its short hash.
+
+    Of a file that was taken away meanwhile, the name alone.
+    """
     name = order.requests[0].model
-    card = next(card for card in front.jobs.catalogue.models if card.name == name)
-    return Model(card.name, named_model(card).tag)
+    tags = (named_model(card).tag for card in front.jobs.catalogue.models if card.name == name)
+    return Model(name, next(tags, ""))
 
 
 # ---- how far it is

@@ -43,11 +43,11 @@ def fetch(url: str, folder: Path, told: Told, pause_seconds: float = 1.0) -> Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
-    part, note = path.with_suffix(".part"), path.with_suffix(".json")
+    part = path.with_suffix(".part")
     with FileLock(path.with_suffix(".lock")):
         for attempt in range(_TRIES):
             try:
-                return _transfer(url, path, part, note, told)
+                return _transfer(url, path, part, told)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 gone = isinstance(error, urllib.error.HTTPError) and error.code < 500
                 if path.exists() and not gone:
@@ -60,9 +60,10 @@ def fetch(url: str, folder: Path, told: Told, pause_seconds: float = 1.0) -> Pat
     raise AssertionError("every attempt ends")
 
 
-def _transfer(url: str, path: Path, part: Path, note: Path, told: Told) -> Path:
-    """Fetch what is missing; one attempt."""
-    version = _noted(note, url)
+def _transfer(url: str, path: Path, part: Path, told: Told) -> Path:
+    """Fetch what is missing; one attempt. What is noted of a part becomes the file's when the part does."""
+    note, part_note = path.with_suffix(".json"), part.with_suffix(".part.json")
+    version = _noted(note if path.exists() else part_note, url)
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": f"disegno/{__version__}"})
     if path.exists():
@@ -79,6 +80,9 @@ def _transfer(url: str, path: Path, part: Path, note: Path, told: Told) -> Path:
     except urllib.error.HTTPError as error:
         if error.code == 304:
             return path
+        if error.code == 416 and have:  # all of it was there
+            part.unlink()
+            return _transfer(url, path, part, told)
         raise
     with response:
         headers = response.headers
@@ -87,7 +91,7 @@ def _transfer(url: str, path: Path, part: Path, note: Path, told: Told) -> Path:
         length = int(headers.get("Content-Length") or 0)
         if length and shutil.disk_usage(path.parent).free < length:
             raise ResourceError(f"{url} has {length} bytes; {path.parent} has less left. Free disk space.")
-        write_atomically(note, lambda temporary: temporary.write_text(json.dumps(asdict(fresh))))
+        write_atomically(part_note, lambda temporary: temporary.write_text(json.dumps(asdict(fresh))))
         with part.open("ab" if begin else "wb") as file:
             done = begin
             while chunk := response.read(_CHUNK):
@@ -97,6 +101,7 @@ def _transfer(url: str, path: Path, part: Path, note: Path, told: Told) -> Path:
         if length and done != begin + length:
             raise http.client.IncompleteRead(b"", begin + length - done)
     part.replace(path)
+    part_note.replace(note)
     return path
 
 

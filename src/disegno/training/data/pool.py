@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Generic, Protocol, TypeVar
@@ -105,7 +106,8 @@ class _Worker(Generic[R]):
     def give(self, index: int, seconds: float) -> None:
         """Have it work at an item."""
         self.idle, self.index, self.deadline = False, index, time.monotonic() + seconds
-        self.pipe.send(index)
+        with suppress(OSError):  # it is gone, which will be heard
+            self.pipe.send(index)
 
     def results(self, heard: bool) -> Iterator[R | Failed]:
         """Yield the result of its item, if there is one by now. Raises what stops everything."""
@@ -118,11 +120,13 @@ class _Worker(Generic[R]):
             yield Failed("It took too long.")
 
     def _heard(self) -> Iterator[R | Failed]:
-        """Yield what the process says, or that it is gone."""
+        """Yield what the process says, or that it is gone while it was at an item."""
         try:
             said = self.pipe.recv()
         except (EOFError, OSError):
             self.end()
+            if self.idle:
+                return
             if self.index is None:
                 raise RequestError("A worker process ended before it began; what it said stands above.") from None
             yield Failed(f"The process that was at it ended with code {self.process.exitcode}.")
