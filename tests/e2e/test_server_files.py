@@ -75,6 +75,8 @@ def test_a_file_is_verified(page_server: Server, page_folder: Path) -> None:
     facts = _done(page_server, "verify", {"name": "minibase"})["result"]["facts"]
     (part,) = facts["parts"]
     assert part["file"] == "minibase.safetensors" and len(part["sha256"]) == 64 and part["tensors"] > 10
+    (folder,) = [row for row in page_server.ask("GET", "/v1/models").json()["data"] if row["id"] == "mini"]
+    assert folder["sha256"] and _done(page_server, "verify", {"name": "mini", "sha256": folder["sha256"]})
     assert _done(page_server, "verify", {"name": "canny"})["result"]["facts"]["kind"] == "control"
     code, message = _failed(page_server, "verify", {"name": "minibase", "sha256": "0" * 64})
     assert code == "bad_model_file" and part["sha256"] in message

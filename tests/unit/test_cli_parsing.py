@@ -10,6 +10,7 @@ from disegno.cli.fields import request_options
 from disegno.cli.output import output_paths, require_out
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.cli.sections import OTHERS, Sectioned
+from disegno.cli.serve import parse_accounts
 from disegno.core.errors import RequestError, ResourceError
 from disegno.core.request import Hires, InitImage, Outpaint, Request, Tiles
 
@@ -124,3 +125,10 @@ def test_every_flag_of_generate_has_a_section_and_words() -> None:
                 f"add {parameter.name} to SECTIONS in cli/generate.py"
             )
     assert shown.index("How prompts are read:") < shown.index("--clip-skip") < shown.index("Noise, guidance")
+
+
+def test_keys_of_a_server_may_hold_equals_signs() -> None:
+    given = ("c2VjcmV0LWtleQ==", "c2VjcmV0LWtleTE=", "anna=c2VjcmV0LWtleTEyMw==", "ben=a=b", "plain")
+    assert [(account.name, account.secret) for account in parse_accounts((), given)] == [
+        ("key", given[0]), ("key", given[1]), ("anna", "c2VjcmV0LWtleTEyMw=="), ("ben", "a=b"), ("key", "plain"),
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ from disegno.core.request import make_request
 from disegno.engine.record import data_uri
 from disegno.serving.faults import Refused, refusal_of, without_paths
 from disegno.serving.kinds import kind_of
+from disegno.serving.openai import GenerationBody, generation_of, init_of
 from disegno.serving.settings import Limits
 
 pytestmark = pytest.mark.unit
@@ -138,3 +139,23 @@ def test_a_wrong_field_is_named_and_what_was_given_is_not_repeated() -> None:
     assert found.value.at == "width" and "yyy" not in found.value.message
     assert "controls.0.name" in found.value.message
     make_request({"width": 64})
+
+
+def test_openais_form_keeps_what_stands_beside_it() -> None:
+    body: dict[str, Any] = {"prompt": "a cat", "batch": 3}
+    assert [generation_of(GenerationBody(**body, n=n))[0].batch for n in (None, 2)] == [3, 2]
+    own: Any = {"resize": "fill", "denoise": 0.4, "mask_blur": 8}
+    assert init_of("uri", None, None, own) == {"mask": None, "fill": None, "image": "uri", **own}
+    assert init_of("uri", "hole", 0.9, {"denoise": 0.4}) == {
+        "denoise": 0.9, "mask": "hole", "fill": "fill", "image": "uri"}  # fmt: skip
+    with pytest.raises(Refused, match="init must be"):
+        init_of("uri", None, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [("annotate", {"name": "canny", "width": 512}), ("upscale", {"width": 9, "height": 9, "cut_height": 8})],
+)
+def test_a_width_without_a_height_is_refused(kind: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="go together"):
+        kind_of(kind).require_allowed(kind_of(kind).read({"image": SMALL, **asked}), LIMITS)

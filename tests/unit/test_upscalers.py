@@ -132,7 +132,9 @@ def test_a_large_picture_goes_through_a_network_in_parts(tmp_path: Path) -> None
     assert np.abs(found - whole[0].permute(1, 2, 0).numpy()).max() <= 2
 
 
-def test_upscalers_are_found_by_name(tmp_path: Path) -> None:
+def test_upscalers_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "realfine_x4").mkdir()  # of pictures, say: it is not meant
     save_safetensors(tmp_path / "RealFine_x4.safetensors", real(esrgan_tensors()), {})
     studio = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path / "cache", device="cpu", dtype="fp32"))
     picture = Image.new("RGB", (20, 16), (200, 90, 30))

@@ -1,6 +1,7 @@
 """`disegno serve`: the models over HTTP, for this machine or, with accounts, for others."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ def parse_accounts(auth: tuple[str, ...], keys: tuple[str, ...]) -> "tuple[Any, 
             raise RequestError("--auth wants USER:PASS; what was given has no user or no password.")
         accounts.append(Account(user, secret))
     for text in keys:
-        name, equals, key = text.rpartition("=")
-        accounts.append(Account(name if equals else "key", key, key=True))
+        named = re.fullmatch(r"([^=]+)=([^=].*)", text, re.DOTALL)  # a key in base64 may end in =
+        name, key = named.groups() if named else ("key", text)
+        accounts.append(Account(name, key, key=True))
     return tuple(accounts)
 
 

@@ -28,6 +28,7 @@ from disegno.prompts.files import PromptFiles
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
+from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.index import stamp_of
 from disegno.weights.library import Library
@@ -156,7 +157,7 @@ class Studio:
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
         if not self.limits.paths and name.startswith(("/", "~")):
             raise UnknownName.of(what, Path(name).name, [*others, *(c.path.stem for c in self.library.cards(kind))])
-        if self.limits.paths and (path := path_of(name)) is not None:
+        if self.limits.paths and (path := _path_of(name)) is not None:
             card = identify(path)
             if card.kind != kind:
                 more = ", ".join(filter(None, (card.mechanism, card.family)))
@@ -182,7 +183,7 @@ class Studio:
     def _find_all(self, names: Iterable[str], kind: str, what: str) -> dict[str, FileCard]:
         """Return the card of each name: as `_find`, but the folders are looked at once."""
         names = list(names)
-        plain = [n for n in names if not n.startswith(("/", "~")) and not (self.limits.paths and path_of(n))]
+        plain = [n for n in names if not n.startswith(("/", "~")) and not (self.limits.paths and _path_of(n))]
         found: dict[str, FileCard] = {}
         with suppress(UnknownName):  # `_find` has more to say about it
             found = self.library.find_all(plain, kind)
@@ -383,6 +384,12 @@ def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
 def _owner(key: Hashable) -> object:
     """Return the fingerprint of the model that a key names: the key itself, or its first part."""
     return cast("tuple[object, ...]", key)[0] if isinstance(key, tuple) else key
+
+
+def _path_of(name: str) -> Path | None:
+    """Return the path that a name is; None for a folder of other things that happens to have a name of the library."""
+    path = path_of(name)
+    return None if path is not None and path.is_dir() and not is_folder_of_weights(path) and "/" not in name else path
 
 
 def _names_of(cards: Iterable[FileCard]) -> str:

@@ -16,7 +16,7 @@ from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Request, ResizeMode, Scalar
 from disegno.core.teach import TeachRequest
 from disegno.serving.bounds import check_generate, check_names, check_texts, require_within
-from disegno.serving.faults import refusal_of_fields
+from disegno.serving.faults import Refused, refusal_of_fields
 from disegno.serving.lessons import (
     CheckRequest,
     DatasetRequest,
@@ -132,14 +132,21 @@ class JobKind:
         return self.adapter.validate_json(body)
 
 
+def _require_both(what: str, width: int | None, height: int | None) -> None:
+    if (width is None) != (height is None):
+        raise Refused(422, "invalid_request", f"{what}width and {what}height go together: give both, or neither.")
+
+
 def _check_annotate(request: AnnotateRequest, limits: Limits) -> None:
     sides = max(request.width or 0, request.height or 0, request.resolution or 0)
+    _require_both("", request.width, request.height)
     require_within((("width, height or resolution", sides, limits.side_px, "pixels"),))
     check_names((("name", request.name),))
 
 
 def _check_upscale(request: UpscaleRequest, limits: Limits) -> None:
     require_within((("width x height", request.width * request.height, limits.picture_pixels, "pixels"),))
+    _require_both("cut_", request.cut_width, request.cut_height)
     check_names((("upscaler", request.upscaler), ("second", request.second)))
 
 

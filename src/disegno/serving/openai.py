@@ -98,6 +98,11 @@ class ImagesAnswer(BaseModel):
     seeds: list[str]
 
 
+def _number(n: int | None) -> dict[str, int]:
+    """Return how many pictures OpenAI's field asks for; nothing where it is not given."""
+    return {} if n is None else {"batch": n}
+
+
 def parse_size(size: str | None) -> dict[str, int]:
     """Return width and height from WIDTHxHEIGHT; nothing for auto. Raises Refused."""
     if size is None or size == "auto":
@@ -114,7 +119,7 @@ def generation_of(body: GenerationBody) -> tuple[Generation, list[str]]:
         raise Refused(422, "unsupported", "Streaming is not offered here; see /v1/jobs/ID/events.", "stream")
     extra = dict(body.model_extra or {})
     ignored = [name for name in PASSED_OVER if extra.pop(name, None) is not None]
-    fields = extra | parse_size(body.size) | {"prompt": body.prompt, "batch": body.n or 1}
+    fields = extra | parse_size(body.size) | {"prompt": body.prompt} | _number(body.n)
     if body.model is not None:
         fields["model"] = body.model
     return kind_of("generate").read(fields), [f"{name} was passed over." for name in ignored]
@@ -202,16 +207,23 @@ async def edits(
         raise Refused(422, "invalid_request", f"{len(given)} pictures were sent; one is wanted.", "image")
     uri = await _uri(given[0])
     hole = await asyncio.to_thread(mask_of, uri, await _uri(mask) if mask else None, jobs_of(request).settings)
-    denoise = strength if strength is not None else DENOISE_MASKED if hole else DENOISE_ALL
     fields: dict[str, Any] = {"model": model} if model else {}
-    fields |= _extra(extra) | parse_size(size) | {"prompt": prompt, "batch": n or 1}
-    fields["init"] = {"image": uri, "denoise": denoise, "mask": hole, "fill": "fill" if hole else None}
+    fields |= _extra(extra) | parse_size(size) | {"prompt": prompt} | _number(n)
+    fields["init"] = init_of(uri, hole, strength, fields.get("init"))
     asked: Generation = kind_of("generate").read(fields)
     shape = Shape(
         n=n, size=size, response_format=response_format, output_format=output_format,
         output_compression=output_compression,
     )  # fmt: skip
     return await _drawn(request, asked, shape, [])
+
+
+def init_of(image: str, hole: str | None, strength: float | None, own: JsonValue) -> dict[str, Any]:
+    """Return what becomes of a picture. `own`: what `extra` says of it, beside what the form's fields do."""
+    if not isinstance(own, dict | None):
+        raise Refused(422, "invalid_request", "init must be a JSON object.", "extra")
+    usual = {"denoise": DENOISE_MASKED if hole else DENOISE_ALL, "mask": hole, "fill": "fill" if hole else None}
+    return {**usual, **(own or {}), "image": image, **({} if strength is None else {"denoise": strength})}
 
 
 def _extra(text: str | None) -> dict[str, JsonValue]:

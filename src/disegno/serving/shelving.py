@@ -56,10 +56,9 @@ def verify(request: VerifyRequest, bench: Bench) -> Running:
     for path in _parts(card.path):
         with open_file(path) as opened:
             yield from _require_finite(opened)
-            digest = opened.sha256()
-            told.append({"file": path.name, "sha256": digest, "tensors": len(opened.keys())})
-        if request.sha256 is not None and not digest.startswith(request.sha256.lower()):
-            raise CorruptFile(f"{path.name} has the sha256 {digest}, not {request.sha256}. Fetch it again.")
+            told.append({"file": path.name, "sha256": opened.sha256(), "tensors": len(opened.keys())})
+    if request.sha256 is not None and not (digest := card.sha256()).startswith(request.sha256.lower()):
+        raise CorruptFile(f"{card.path.name} has the sha256 {digest}, not {request.sha256}. Fetch it again.")
     facts: dict[str, Any] = {"name": request.name, "kind": card.kind, "bytes": card.num_bytes, "parts": told}
     return Outcome((), (), facts)
 
