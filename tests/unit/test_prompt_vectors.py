@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from disegno.prompts.comments import without_comments
-from disegno.prompts.composition import flat_parts, split_parts
+from disegno.prompts.composition import split_parts
 from disegno.prompts.emphasis import parse_emphasis
 from disegno.prompts.networks import Tag, cut_tags
 from disegno.prompts.schedule import schedule, span_at
-from disegno.prompts.styles import extract_style, merge_style
+from disegno.prompts.styles import merge_style
 
 pytestmark = pytest.mark.unit
 
@@ -50,9 +50,6 @@ def test_parts(case: dict[str, Any]) -> None:
     expected = case["multicond"]
     parts = split_parts(case["input"])
     assert [{"text": part.text, "weight": part.weight} for part in parts] == expected["subprompts"]
-    flat = flat_parts([case["input"]])
-    assert flat.texts == expected["flat_texts"]
-    assert [list(pair) for pair in flat.indexes[0]] == expected["indexes"]
 
 
 def _networks(tags: list[Tag]) -> dict[str, list[dict[str, Any]]]:
@@ -84,7 +81,6 @@ def test_comments(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", _cases("styles"), ids=lambda case: case["style"] or "empty")
 def test_styles(case: dict[str, Any]) -> None:
     assert merge_style(case["style"], case["prompt"]) == case["merged"]
-    assert list(extract_style(case["style"], case["merged"])) == case["extract"]
 
 
 @pytest.mark.parametrize("case", _cases("schedule_lookup"), ids=lambda case: case["prompt"])
@@ -94,11 +90,3 @@ def test_which_text_holds_at_a_call(case: dict[str, Any]) -> None:
     held = [span_at(spans, call) for call in range(case["model_calls"])]
     assert held == case["entry_index_used_per_call"]
     assert [spans[n].text for n in held] == case["text_used_per_call"]
-
-
-@pytest.mark.parametrize("case", _cases("multicond_batch"), ids=lambda case: case["prompts"][0])
-def test_parts_of_several_prompts(case: dict[str, Any]) -> None:
-    flat = flat_parts(case["prompts"])
-    assert [[list(pair) for pair in pairs] for pairs in flat.indexes] == case["indexes"]
-    assert flat.texts == case["flat"]
-    assert {text: n for n, text in enumerate(flat.texts)} == case["prompt_indexes"]

@@ -4,7 +4,6 @@ uncond + cfg * sum(weight * (part - uncond))        Liu et al. 2022, composable 
 """
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 _AND = re.compile(r"\bAND\b")
@@ -37,19 +36,3 @@ def _part(text: str) -> Part:
 def _ends_escaping(text: str) -> bool:
     """Return whether a text ends with a backslash that escapes what follows: an odd number of them."""
     return (len(text) - len(text.rstrip("\\"))) % 2 == 1
-
-
-class Parts(NamedTuple):
-    """The parts of several prompts, equal texts once: `indexes` of each prompt into `texts`, with their weights."""
-
-    indexes: list[list[tuple[int, float]]]
-    texts: list[str]
-
-
-def flat_parts(prompts: Sequence[str]) -> Parts:
-    """Return the parts of these prompts with every text named once, in the order of their first use."""
-    places: dict[str, int] = {}
-    indexes = [
-        [(places.setdefault(text, len(places)), weight) for text, weight in split_parts(prompt)] for prompt in prompts
-    ]
-    return Parts(indexes, list(places))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,18 +29,6 @@ def merge_styles(styles: Iterable[str], prompt: str) -> str:
     for style in styles:
         prompt = merge_style(style, prompt)
     return prompt
-
-
-def extract_style(style: str, merged: str) -> tuple[bool, str]:
-    """Return whether a prompt ends (or begins and ends) with a style's text, and the prompt without it."""
-    style, text = (re.sub(r"\s+", " ", t).strip() for t in (style, merged))
-    if PLACE in style:
-        left, _, right = style.partition(PLACE)
-        if text.startswith(left) and text.endswith(right) and len(text) >= len(left) + len(right):
-            return True, text[len(left) : len(text) - len(right)]
-    elif text.endswith(style):
-        return True, text[: len(text) - len(style)].removesuffix(", ")
-    return False, merged
 
 
 def read_styles(text: str) -> list[Style]:

@@ -193,10 +193,3 @@ def save_condition(path: Path, tensors: Mapping[str, Tensor], info: ConditionInf
         originals = unet_originals(tensors)
         tensors = {f"{CONTROL_PREFIX}{originals[name]}": tensor for name, tensor in tensors.items()}
     save_safetensors(path, tensors, header)
-
-
-def convert_condition(source: Path, target: Path, layout: Layout = "disegno", task: str | None = None) -> ConditionFile:
-    """Return the condition in `source`, after writing it to `target` in this layout; every tensor keeps its bits."""
-    condition = read_condition(source, task)
-    save_condition(target, condition.tensors, condition.info, layout)
-    return condition
