@@ -209,6 +209,11 @@ def test_controls_act_on_changed_pictures_and_may_look_at_them(folder: Path, stu
     assert result_of(inpainter, studio).images  # a control of 4 channels serves a model of 9
 
 
+def test_a_base_that_a_control_does_not_stand_on_is_said(folder: Path, studio: Studio) -> None:
+    with pytest.raises(RequestError, match="leave out base"):
+        studio.controller(_unit(folder, base="any"), studio.backbone("mini"))
+
+
 def test_a_control_is_cut_as_the_masked_part_is(folder: Path, studio: Studio) -> None:
     request = _from(folder, "photo.png", "large_mask.png", only_masked=True, padding=4)
     whole = _unit(folder, annotate="none", crop=False)
@@ -318,6 +323,19 @@ def test_colours_are_corrected_whatever_enlarges(folder: Path, studio: Studio, u
     wanted = _load(folder / "square.png").mean((0, 1))
     assert np.abs(corrected.mean((0, 1)) - wanted).max() < np.abs(plain.mean((0, 1)) - wanted).max()
     assert not np.array_equal(plain, corrected)
+
+
+@pytest.mark.parametrize("resize", ["crop", "stretch"])
+def test_a_drawing_of_the_changed_picture_is_made_before_it_is_fitted(
+    resize: str, folder: Path, studio: Studio
+) -> None:
+    request = replace(_from(folder, "photo.png", resize=resize), width=64, height=64)
+    job = open_job(request, studio, Album())
+    scene = Scene(job.album, 64, 64, (64, 64), job.canvas)
+    own, given = (shown_to(_unit(folder, image=i), scene, None) for i in (None, str(folder / "photo.png")))
+    assert np.array_equal(own.picture, given.picture) == (resize == "crop")  # the unit's own way of fitting is crop
+    stretched = _unit(folder, resize=resize)
+    assert np.array_equal(own.picture, shown_to(stretched, scene, None).picture)
 
 
 def test_a_units_masks_are_cut_as_the_masked_part_is(folder: Path, studio: Studio) -> None:

@@ -23,8 +23,8 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_a_torch_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
     source = write_sd1_checkpoint(tmp_path / "a.ckpt", layout=Layout(dtype=torch.float16, lightning=True, ema=True))
-    done = convert(source, tmp_path / "b.safetensors")
-    assert _same(load_file(source), load_file(tmp_path / "b.safetensors"))
+    done = convert(source, out := tmp_path / "new" / "folder" / "b.safetensors")
+    assert _same(load_file(source), load_file(out))
     assert done.left_out[0] == "epoch: beside the state_dict"
     assert done.card.metadata["modelspec.sai_model_spec"] == "1.0.0"
     assert done.card.metadata["modelspec.architecture"] == "stable-diffusion-v1"

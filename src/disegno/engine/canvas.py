@@ -9,7 +9,7 @@ from skimage.exposure import match_histograms
 
 from disegno.annotators.maps import Picture
 from disegno.core.errors import RequestError
-from disegno.core.request import InitImage, Outpaint
+from disegno.core.request import InitImage, Outpaint, ResizeMode
 from disegno.engine.album import Album
 from disegno.engine.masks import Box, Mask, blur, box_around, filled, grown_to_shape, laid_over, mask_of, widened
 from disegno.engine.resize import fitted, resized
@@ -21,7 +21,8 @@ class Canvas:
 
     `picture`: at the canvas's size, (h w 3). `mask`: of it, (h w), white is drawn anew; None: all. `whole`: what the
     result is laid on, and `overlay` its mask, of the canvas's size, or of the picture's own where `box`, the part of it
-    that the canvas shows, is given. `full_size`: (width, height) of the picture that `box` is a part of.
+    that the canvas shows, is given. `full_size`: (width, height) of the picture that `box` is a part of. `own`: the
+    picture at its own size, where the canvas shows all of it and nothing else, and `resize` how it was fitted.
     """
 
     picture: Picture
@@ -29,6 +30,8 @@ class Canvas:
     mask: Mask | None = None
     overlay: Mask | None = None
     box: Box | None = None
+    own: Picture | None = None
+    resize: ResizeMode = "crop"
 
     @property
     def full_size(self) -> tuple[int, int]:
@@ -71,9 +74,10 @@ def open_canvas(init: InitImage, width: int, height: int, album: Album) -> Canva
     if init.outpaint is not None:
         return _outpainted(init, init.outpaint, width, height, album)
     mask = _mask(init, picture, album)
+    resize: ResizeMode = "stretch" if init.resize == "latent" else init.resize
     if mask is None:
         on_canvas = fitted(picture, width, height, init.resize)
-        return Canvas(on_canvas, on_canvas)
+        return Canvas(on_canvas, on_canvas, own=picture, resize=resize)
     if not mask.any():
         raise RequestError(
             f"The mask {_named(init.mask)} is black everywhere, so nothing would be drawn: paint what is to be"
@@ -83,7 +87,7 @@ def open_canvas(init: InitImage, width: int, height: int, album: Album) -> Canva
         return _masked_part(init, picture, mask, width, height)
     on_canvas = fitted(picture, width, height, init.resize)
     mask = fitted(mask, width, height, init.resize)
-    return Canvas(on_canvas, on_canvas, mask, widened(mask))
+    return Canvas(on_canvas, on_canvas, mask, widened(mask), own=picture, resize=resize)
 
 
 def _named(source: str | None) -> str:

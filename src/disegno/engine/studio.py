@@ -355,7 +355,10 @@ class Studio:
 
     def _base_of(self, module: Any, card: FileCard, unit: ControlUnit, backbone: Backbone) -> Path | None:
         """Return the file of a control's Base ControlNet, as it is found now; None: its mechanism has none."""
-        if not hasattr(module, "open_base"):
+        takes_base = hasattr(module, "open_base")
+        if unit.base and (not takes_base or module.brings_base(card)):
+            raise RequestError(f"{card.path.name} stands on no Base ControlNet, or brings its own: leave out base.")
+        if not takes_base:
             return None
         if module.brings_base(card):
             return card.path

@@ -118,12 +118,14 @@ def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
             f"The control {unit.name!r} has a mask, which only a control that inpaints can use: give it"
             f" annotate={INPAINT}, or a region, if the mask is to say where the control acts."
         )
-    picture = _picture(unit, scene)
+    picture, resize = _picture(unit, scene), unit.resize
     if name is not None:
+        if unit.image is None and scene.canvas is not None and scene.canvas.own is not None:
+            picture, resize = scene.canvas.own, scene.canvas.resize  # A1111 parity: drawn from before it is fitted
         module = ANNOTATORS.load(name)
-        resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, unit.resize)
+        resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, resize)
         picture = annotate_at(module, picture, make_params(module, unit.params), resolution, back=False)
-    return Shown(fit(picture, scene.width, scene.height, unit.resize))
+    return Shown(fit(picture, scene.width, scene.height, resize))
 
 
 def _picture(unit: ControlUnit, scene: Scene) -> Picture:

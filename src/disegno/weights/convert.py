@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
+from disegno.core.files import make_folder
 from disegno.weights import configs
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
@@ -114,13 +115,13 @@ def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
         index[part.folder] = [part.library, part.cls]
         taken |= used
         folder = out / part.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _write_json(folder / "config.json", _class_of(part) | part.config(tensors) | told.get(part.folder, {}))
         save_safetensors(folder / f"{part.stem}.safetensors", tensors, {"format": "pt"})
     is_flow = card.prediction == "flow"
     scheduler = _flow(told) if is_flow else configs.scheduler_config(card.prediction)
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-    (out / "scheduler").mkdir(exist_ok=True)
+    make_folder(out / "scheduler")
     _write_json(out / _SCHEDULER, scheduler)
     if index.get(T5.folder, [None, None]) != [None, None]:
         _copy_vocabulary(card.path.parent, out)

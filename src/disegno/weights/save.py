@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from disegno.core.files import make_folder
 from disegno.core.files import write_atomically as write_atomically
 from disegno.weights.stream import safetensors_bytes
 
@@ -15,8 +16,10 @@ TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")  # by which other programs cho
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write the tensors in the form that the suffix promises to other programs: torch's, or safetensors.
 
-    A checkpoint of torch's has no header: the words are lost. Raises ResourceError as `save_safetensors` does.
+    A checkpoint of torch's has no header: the words are lost. Its folder is made where there is none. Raises
+    ResourceError as `save_safetensors` does.
     """
+    make_folder(path.parent)
     if path.suffix.lower() not in TORCH_SUFFIXES:
         save_safetensors(path, tensors, metadata)
         return
