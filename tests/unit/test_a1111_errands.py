@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from disegno.serving.a1111.errands import Errand, Errands
+from disegno.serving.a1111.errands import Errand, Errands, IsGone
 from disegno.serving.jobs import Jobs
 
 pytestmark = pytest.mark.unit
@@ -37,7 +37,7 @@ class Fake:
         self.jobs[job.id] = job
         return job
 
-    async def wait(self, job_id: str, owner: str) -> Waiting:
+    async def wait(self, job_id: str, owner: str, is_gone: IsGone) -> Waiting:
         while self.jobs[job_id].state == "queued":
             await self.changed.wait()
             self.changed.clear()

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from disegno.core.request import ControlUnit, Request
 from disegno.core.settings import Settings
+from disegno.core.teach import TeachRequest
 from disegno.serving import dispatch, fetch
 from disegno.serving import jobs as jobs_module
 from disegno.serving.a1111.routes_extras import picture_at
@@ -24,7 +26,11 @@ from disegno.serving.faults import Refused
 from disegno.serving.jobs import FETCHERS, Jobs
 from disegno.serving.kinds import Lane, kind_of
 from disegno.serving.settings import Limits, ServerSettings
+from disegno.serving.store import Job, Store
 from disegno.serving.uploads import Uploads
+from disegno.serving.wire import Cancel, Ended, Open, Order, Ready, Start
+from disegno.serving.words import Catalogue
+from disegno.serving.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.unit
 
@@ -196,5 +202,191 @@ def test_a_sweep_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.
         await asyncio.sleep(0.3)
         assert len(swept) > 1
         sweeping.cancel()
+
+    _run(tmp_path, work)
+
+
+class Workers:
+    """Processes that are none. `refused`: how many more cannot be started; `sent`: what the others were told."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.refused, self.sent = 0, list[Order]()
+
+        async def start(worker: WorkerProcess, _opening: Open) -> None:
+            if self.refused:
+                self.refused -= 1
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            worker.process = cast(Any, SimpleNamespace(pid=1))
+            worker.ready = True
+            worker.said(worker, Ready(Catalogue()))
+
+        async def send(worker: WorkerProcess, message: Order) -> bool:
+            self.sent += [message] if worker.ready else []
+            return worker.ready
+
+        async def stop(worker: WorkerProcess, seconds: float = 0.0) -> None:
+            worker.process = None
+
+        for name, fake in (("start", start), ("send", send), ("stop", stop)):
+            patch.setattr(WorkerProcess, name, fake)
+        patch.setattr(dispatch, "RETRY_SECONDS", 0.01)
+        patch.setattr(dispatch, "MAX_RESTART_SECONDS", 0.01)
+
+    @staticmethod
+    def die(worker: WorkerProcess) -> None:
+        """Let a process end by itself."""
+        worker.ready = False
+        worker.gone(worker)
+
+    def told(self, kind: type[Order], job: Job) -> int:
+        """Return how often such a thing was said of a job."""
+        return sum(isinstance(message, kind) and getattr(message, "job", "") == job.id for message in self.sent)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    """Return processes that are none."""
+    return Workers(monkeypatch)
+
+
+async def _until(claim: Callable[[], object]) -> None:
+    for _ in range(200):
+        if claim():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+def test_whatever_goes_wrong_once_jobs_are_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    async def work(jobs: Jobs) -> None:
+        await jobs.open()
+        await _until(lambda: jobs.ready)
+        broken = threading.Event()
+        heads = Store.heads
+
+        def asked(store: Store, kinds: Any) -> list[Job]:
+            if broken.is_set():
+                raise RuntimeError("no error of a disk")
+            return heads(store, kinds)
+
+        monkeypatch.setattr(Store, "heads", asked)
+        broken.set()
+        job = await jobs.submit("generate", CAT, owner="anna")
+        await _until(lambda: not jobs.ready)
+        broken.clear()
+        await _until(lambda: workers.told(Start, job) and jobs.ready)
+
+    _run(tmp_path, work)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, workers: Workers) -> None:
+    async def work(jobs: Jobs) -> None:
+        await jobs.open()
+        (worker,) = jobs.dispatcher.lane("draw")
+        workers.refused = 2
+        workers.die(worker)
+        await _until(lambda: worker.ready)
+
+    _run(tmp_path, work)
+
+
+def test_a_job_whose_request_could_not_be_read_waits_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    asked, request = list[str](), Store.request
+
+    def once_locked(store: Store, job_id: str) -> bytes | None:
+        asked.append(job_id)
+        if len(asked) == 1:
+            raise OperationalError("SELECT", {}, Exception("database is locked"))
+        return request(store, job_id)
+
+    async def work(jobs: Jobs) -> None:
+        monkeypatch.setattr(Store, "request", once_locked)
+        await jobs.open()
+        job = await jobs.submit("generate", CAT, owner="anna")
+        await _until(lambda: workers.told(Start, job))
+        assert (await jobs.get(job.id, owner="anna")).attempts == 1
+
+    _run(tmp_path, work)
+
+
+def test_a_job_whose_worker_dies_before_it_begins_is_given_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    claim, died = Store.claim, list[str]()
+
+    async def work(jobs: Jobs) -> None:
+        await jobs.open()
+        (worker,), loop = jobs.dispatcher.lane("draw"), asyncio.get_running_loop()
+
+        def claimed(store: Store, job_id: str) -> Job | None:
+            if not died:
+                died.append(job_id)
+                workers.refused = 3  # the next process is there a little later
+                loop.call_soon_threadsafe(workers.die, worker)
+            return claim(store, job_id)
+
+        monkeypatch.setattr(Store, "claim", claimed)
+        job = await jobs.submit("generate", CAT, owner="anna")
+        await _until(lambda: worker.ready and workers.told(Start, job))
+        assert job.id in worker.jobs and (await jobs.get(job.id, owner="anna")).attempts == 1
+
+    _run(tmp_path, work)
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_training_that_was_asked_to_pause_is_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers, draining: bool
+) -> None:
+    """Also where the server stops meanwhile, or where the disk does not take it at first."""
+    park, parked = Store.park, list[str]()
+
+    def once_refused(store: Store, job_id: str) -> Job | None:
+        parked.append(job_id)
+        if len(parked) == 1:
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        return park(store, job_id)
+
+    async def work(jobs: Jobs) -> None:
+        monkeypatch.setattr(Store, "park", once_refused)
+        await jobs.open()
+        job = await jobs.submit("teach", TeachRequest(name="mine", data=("pairs",)), owner="anna")
+        await _until(lambda: workers.told(Start, job))
+        await jobs.pause(job.id, owner="anna")
+        assert workers.told(Cancel, job) == 1
+        jobs.dispatcher.draining = draining
+        (worker,) = jobs.dispatcher.lane("school")
+        worker.said(worker, Ended(job.id))
+        await _until(lambda: len(parked) == 2)
+        assert (await jobs.get(job.id, owner="anna")).state == "paused"
+
+    _run(tmp_path, work)
+
+
+def test_a_job_is_cancelled_when_the_last_client_that_waits_for_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(jobs_module, "GONE_SECONDS", 0.02)
+
+    async def work(jobs: Jobs) -> None:
+        there = {"first": False, "second": True}
+        job = await jobs.submit("generate", CAT, owner="anna", key="mine")
+
+        def waits(name: str) -> "asyncio.Task[Job]":
+            async def is_gone() -> bool:
+                return not there[name]
+
+            return asyncio.create_task(jobs.wait(job.id, owner="anna", is_gone=is_gone))
+
+        first, second = waits("first"), waits("second")
+        with pytest.raises(Refused):
+            await first
+        assert (await jobs.get(job.id, owner="anna")).state == "queued"
+        there["second"] = False
+        assert (await second).state == "cancelled"
 
     _run(tmp_path, work)

@@ -16,7 +16,6 @@ A door is a router and the shape of its errors. It is a module of this package w
 Every route is behind the guard (`guard.py`): nothing but /health and /ready answers to strangers.
 """
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
@@ -55,7 +54,6 @@ DOORS = (  # the first whose prefix fits renders an error
     "disegno.serving.a1111.door",
     "disegno.ui.door",
 )
-GONE_SECONDS = 10.0  # a client that went away may come back for so long before its job is cancelled
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,8 @@ async def finished(request: Request, job: Job) -> Job:
 
     Raises Refused where the job failed or was cancelled, and where the server stops first (the job is kept).
     """
-    jobs, owner = jobs_of(request), owner_of(request)
-    waiting = asyncio.create_task(jobs.wait(job.id, owner=owner))
-    gone = 0.0
-    try:
-        while not (await asyncio.wait({waiting}, timeout=0.5))[0]:
-            gone = gone + 0.5 if await request.is_disconnected() else 0.0
-            if gone >= GONE_SECONDS:
-                await jobs.cancel(job.id, owner=owner)
-        job = waiting.result()
-    finally:
-        waiting.cancel()
-    return require_done(job)
+    waiting = jobs_of(request).wait(job.id, owner=owner_of(request), is_gone=request.is_disconnected)
+    return require_done(await waiting)
 
 
 def require_done(job: Job) -> Job:

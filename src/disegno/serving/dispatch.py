@@ -64,6 +64,7 @@ class Dispatcher:
     board: Board
     metrics: Metrics
     draining: bool = False
+    stuck: bool = False  # the last look for something to draw failed
     catalogue: Catalogue | None = None
     workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
     run_seconds: float = 5.0  # a moving average, for Retry-After
@@ -80,6 +81,15 @@ class Dispatcher:
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns, done in the store's thread, one thing after another."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
+
+    async def _surely(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `work` returns, done like `do`; what the disk refuses is tried again."""
+        while True:
+            try:
+                return await self.do(work, *args, **kwargs)
+            except (OSError, SQLAlchemyError):
+                log.exception("a job's new state could not be written; trying again")
+                await asyncio.sleep(RETRY_SECONDS)
 
     def spawn(self, work: Coroutine[Any, Any, None], lasting: bool = False) -> None:
         """Let a coroutine run by itself; its failure is logged. `lasting`: it is cut off when the server closes."""
@@ -134,7 +144,7 @@ class Dispatcher:
             worker.jobs.clear()
         await asyncio.gather(*(worker.stop() for worker in self.workers))
         for job in left:
-            await self._withdraw(job)
+            self.spawn(self._withdraw(job))
         for task in self._loops:
             task.cancel()
         if self._tasks:
@@ -153,7 +163,7 @@ class Dispatcher:
             await asyncio.sleep(0.05)
 
     async def _withdraw(self, job: Job) -> None:
-        done = await self.do(self.store.cancel if job.cancelling else self.store.withdraw, job.id)
+        done = await self._surely(self.store.cancel if job.cancelling else self.store.withdraw, job.id)
         await self.do(self.files.discard, job)
         if done is not None:
             self.told(done)
@@ -169,12 +179,16 @@ class Dispatcher:
             await self._wake.wait()
             self._wake.clear()
             for lane in get_args(Lane):
+                failed = False
                 try:
                     while not self.draining and await self._begin_one(lane):
                         pass
-                except (SQLAlchemyError, OSError):  # OSError: a worker could not be started
+                except Exception:  # the border of a lane: whatever it is, the next jobs are wanted too
                     log.exception("no job of the lane %s could be begun; trying again", lane)
                     asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
+                    failed = True
+                if lane == "draw":
+                    self.stuck = failed
 
     def _in_turn(self, heads: list[Job], lane: Lane) -> list[Job]:
         running: dict[str, int] = {}
@@ -208,9 +222,14 @@ class Dispatcher:
         if not able:
             return False
         worker = min(able, key=lambda w: (len(w.jobs), w.share != heads[0].share, w.number))
+        body = await self.do(self.store.request, heads[0].id)  # before it is claimed: what fails here leaves it waiting
         job = await self.do(self.store.claim, heads[0].id)
-        if job is not None:  # else it was cancelled or paused in between
-            await self._begin(job, worker)
+        if job is None:  # it was cancelled or paused in between
+            return True
+        if self.draining or not self._can_take(worker, job):  # the worker died in between
+            await self._withdraw(job)
+            return False
+        await self._begin(job, body or b"", worker)
         return True
 
     async def _rouse_or_rest(self, workers: list[WorkerProcess], is_wanted: bool) -> None:
@@ -225,16 +244,14 @@ class Dispatcher:
     def _has_rest(worker: WorkerProcess) -> bool:
         return worker.lane in RESTING and worker.ready and not worker.jobs
 
-    async def _begin(self, job: Job, worker: WorkerProcess) -> None:
+    async def _begin(self, job: Job, body: bytes, worker: WorkerProcess) -> None:
         self._served[job.owner] = time.monotonic()
-        body = await self.do(self.store.request, job.id)
         self._pausing.discard(job.id)
         worker.share = worker.share if worker.jobs else job.share
         worker.jobs[job.id] = job
         worker.last_word = time.monotonic() if len(worker.jobs) == 1 else worker.last_word
         self.told(job)
-        request = (body or b"").decode()
-        await worker.send(Start(job.id, job.kind, request, str(self.files.work(job)), str(self.files.keep(job))))
+        await worker.send(Start(job.id, job.kind, body.decode(), str(self.files.work(job)), str(self.files.keep(job))))
 
     # ---- what workers say
 
@@ -256,15 +273,11 @@ class Dispatcher:
             self.wake()
 
     async def _end(self, job: Job, outcome: Outcome | None, failure: Failure | None) -> None:
-        if self.draining and outcome is None and failure is None and not job.cancelling:
+        wanted = not job.cancelling and job.id not in self._pausing
+        if self.draining and wanted and outcome is None and failure is None:
             return await self._withdraw(job)
-        while True:
-            try:
-                ended = await self.do(self._record_end, job, outcome, failure)
-                break
-            except (OSError, SQLAlchemyError):
-                log.exception("the end of job %s could not be written; trying again", job.id)
-                await asyncio.sleep(RETRY_SECONDS)
+        ended = await self._surely(self._record_end, job, outcome, failure)
+        self._pausing.discard(job.id)
         if ended is not None:
             self.told(ended)
             if ended.state == "done" and kind_of(ended.kind).adds_files:
@@ -274,7 +287,6 @@ class Dispatcher:
     def _record_end(self, job: Job, outcome: Outcome | None, failure: Failure | None) -> Job | None:
         """Write the end of a job, in the store's thread: files first, the row last."""
         pausing = job.id in self._pausing and not job.cancelling
-        self._pausing.discard(job.id)
         if outcome is None and failure is None and pausing:
             self.files.discard(job)
             return self.store.park(job.id)
@@ -326,7 +338,7 @@ class Dispatcher:
     async def _again(self, job: Job, failure: Failure) -> None:
         if job.cancelling:
             return await self._end(job, None, None)
-        back = await self.do(self.store.again, job.id)
+        back = await self._surely(self.store.again, job.id)
         await self.do(self.files.discard, job)
         if back is None:
             return await self._end(job, None, failure)
@@ -335,11 +347,17 @@ class Dispatcher:
         return None
 
     async def _restart(self, worker: WorkerProcess) -> None:
-        wait = self._restart_seconds.get(worker.number, 0.0)
-        self._restart_seconds[worker.number] = min(max(2 * wait, 1.0), MAX_RESTART_SECONDS)
-        await asyncio.sleep(wait)
-        if not self.draining:
-            await worker.start(self._opening(worker))
+        while True:
+            wait = self._restart_seconds.get(worker.number, 0.0)
+            self._restart_seconds[worker.number] = min(max(2 * wait, 1.0), MAX_RESTART_SECONDS)
+            await asyncio.sleep(wait)
+            if self.draining:
+                return
+            try:
+                await worker.start(self._opening(worker))
+                return
+            except OSError:  # the machine has no room for a process now
+                log.exception("worker %d could not be started; trying again", worker.number)
 
     async def _watch(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 A door turns its wire form into a request of one of the kinds (`kinds.py`) and then:
 
     job = await jobs.submit("generate", request, owner=user, key=None)   # acknowledged: it is on the disk
-    job = await jobs.wait(job.id, owner=user)                            # until it is done, failed or cancelled
+    job = await jobs.wait(job.id, owner=user, is_gone=is_gone)           # until it is done, failed or cancelled
     job.outcome.files, job.outcome.facts, job.outcome.warnings           # what came back
     jobs.path(job, "0.png")                                              # the PNG with its record, a finished file
 
@@ -14,7 +14,7 @@ A door turns its wire form into a request of one of the kinds (`kinds.py`) and t
     await jobs.recent(owner=user, limit=10)                              # the newest first
     jobs.catalogue                                                       # models, samplers ... of a ready worker
 
-`owner` is the user's name (`request.state.user` in a route). Whatever is not the owner's does not exist: 404.
+`owner` is the user's name (`guard.owner_of(request)` in a route). Whatever is not the owner's does not exist: 404.
 Everything raises `faults.Refused`, which the app renders in the door's own shape.
 """
 
@@ -24,7 +24,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60.0
 MAX_RETRY_AFTER_SECONDS = 600
+GONE_SECONDS = 10.0  # a client that went away may come back for so long before its job is cancelled
+POLL_SECONDS = 0.5
 FETCHERS = 8  # requests whose pictures are fetched at one time
 
 
@@ -72,6 +75,7 @@ class Jobs:
     dispatcher: Dispatcher = field(init=False)
     uploads: Uploads = field(init=False)
     _streams: dict[str, int] = field(default_factory=dict[str, int])
+    _clients: Counter[str] = field(default_factory=Counter[str])  # that wait for a job: several with the same key
     _fetchers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(FETCHERS, "fetch"))
 
     def __post_init__(self) -> None:
@@ -105,7 +109,7 @@ class Jobs:
     @property
     def ready(self) -> bool:
         """Whether jobs are taken and carried out now."""
-        able = any(worker.ready for worker in self.dispatcher.lane("draw"))
+        able = any(worker.ready for worker in self.dispatcher.lane("draw")) and not self.dispatcher.stuck
         return able and not self.dispatcher.draining and self.files.has_room()
 
     async def figures(self) -> bytes:
@@ -203,10 +207,6 @@ class Jobs:
             raise _not_found()
         return job
 
-    async def by_key(self, key: str, *, owner: str) -> Job | None:
-        """Return the owner's job of this idempotency key."""
-        return await self.dispatcher.do(self.store.by_key, owner, key)
-
     async def recent(
         self, *, owner: str, states: Sequence[str] = (), limit: int = 50, before: float | None = None
     ) -> list[Job]:
@@ -217,10 +217,6 @@ class Jobs:
         """Return what a job was asked."""
         body = await self.dispatcher.do(self.store.request, job.id)
         return kind_of(job.kind).load(body or b"{}")
-
-    async def ahead(self, job: Job) -> int:
-        """Return how many of the owner's jobs come before this one."""
-        return await self.dispatcher.do(self.store.ahead, job)
 
     def running(self, *, owner: str) -> list[tuple[Job, Moved | None]]:
         """Return the owner's jobs that are on their way, with how far they are."""
@@ -242,8 +238,29 @@ class Jobs:
                 await watcher.changed.wait()
                 news = watcher.take()
 
-    async def wait(self, job_id: str, *, owner: str) -> Job:
-        """Return the job when it has ended, or as it stands when the server stops."""
+    async def wait(self, job_id: str, *, owner: str, is_gone: Callable[[], Awaitable[bool]]) -> Job:
+        """Return the job when it has ended, or as it stands when the server stops.
+
+        It is cancelled when its client stays away, or the last of them. Raises Refused where another one waits.
+        """
+        waiting = asyncio.ensure_future(self._ended(job_id, owner))
+        self._clients[job_id] += 1
+        away = 0.0
+        try:
+            while not (await asyncio.wait({waiting}, timeout=POLL_SECONDS))[0]:
+                away = away + POLL_SECONDS if await is_gone() else 0.0
+                if away >= GONE_SECONDS:
+                    if self._clients[job_id] > 1:
+                        raise Refused(400, "gone", "The client went away.")
+                    await self.cancel(job_id, owner=owner)
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            self._clients[job_id] -= 1
+            if not self._clients[job_id]:
+                del self._clients[job_id]
+
+    async def _ended(self, job_id: str, owner: str) -> Job:
         last = await self.get(job_id, owner=owner)
         async for news in self.watch(job_id, owner=owner):
             last = news if isinstance(news, Job) else last

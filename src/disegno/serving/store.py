@@ -22,6 +22,7 @@ State = Literal["queued", "paused", "running", "done", "failed", "cancelled"]
 WAITING: tuple[State, ...] = ("queued", "paused")
 TERMINAL: tuple[State, ...] = ("done", "failed", "cancelled")
 MAX_ATTEMPTS = 2
+MAX_IDS = 500  # in one statement: a database takes only so many variables (SQLite 250,000, older ones 999)
 
 _META = sa.MetaData()
 _JOBS = sa.Table(
@@ -218,14 +219,6 @@ class Store:
         with self.engine.connect() as at:
             return [_job(row) for row in at.execute(sa.select(_JOBS).join(firsts, match))]
 
-    def ahead(self, job: Job) -> int:
-        """Return how many of the owner's own jobs come before this one in the queue."""
-        query = sa.select(sa.func.count()).where(
-            _JOBS.c.owner == job.owner, _JOBS.c.state == "queued", _JOBS.c.position < job.position
-        )
-        with self.engine.connect() as at:
-            return at.execute(query).scalar() or 0
-
     # ---- transitions: each says whether the job was still in the state that it starts from
 
     def _move(self, job_id: str, states: Iterable[State], *conditions: Any, **values: Any) -> Job | None:
@@ -347,8 +340,10 @@ class Store:
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Remove ended jobs, and give their room back."""
-        with self.engine.begin() as at:
-            at.execute(sa.delete(_JOBS).where(_JOBS.c.id.in_(job_ids), _JOBS.c.state.in_(TERMINAL)))
+        for i in range(0, len(job_ids), MAX_IDS):
+            some = _JOBS.c.id.in_(job_ids[i : i + MAX_IDS])
+            with self.engine.begin() as at:
+                at.execute(sa.delete(_JOBS).where(some, _JOBS.c.state.in_(TERMINAL)))
         if self.engine.dialect.name == "sqlite":
             with self.engine.connect() as at:
                 at.exec_driver_sql("PRAGMA incremental_vacuum")

@@ -70,13 +70,14 @@ class WorkerProcess:
 
     async def send(self, message: Order) -> bool:
         """Say something to the worker; False where it is gone, which `gone` tells too."""
-        if self.process is None or self.process.stdin is None:
+        stdin = self.process.stdin if self.process is not None else None
+        if stdin is None:
             return False
         body = TO_WORKER.dump_json(message)
         async with self._lock:
             try:
-                self.process.stdin.write(wire.frame(body))
-                await self.process.stdin.drain()
+                stdin.write(wire.frame(body))
+                await stdin.drain()
             except (ConnectionError, RuntimeError):
                 return False
         return True

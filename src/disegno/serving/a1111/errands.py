@@ -4,7 +4,6 @@ A1111 parity: `interrupt` ends what runs with the pictures as they stand, `skip`
 neither touches an order that still waits for its turn.
 """
 
-import asyncio
 import random
 import string
 import time
@@ -20,8 +19,6 @@ from disegno.serving.store import Job
 from disegno.serving.wire import Moved
 
 KEPT = 16  # A1111 parity: so many finished tasks are still known
-LEAVE_SECONDS = 10.0  # how long a client that is gone may take to come back
-POLL_SECONDS = 0.5
 SECOND_STAGE = "enlarging"  # of a hires pass
 
 IsGone = Callable[[], Awaitable[bool]]
@@ -90,16 +87,7 @@ class Errands:
         errand.job = await self.jobs.submit(kind, request, owner=errand.owner)
         if errand.interrupted:  # while it was being submitted
             await self.jobs.cancel(errand.job.id, owner=errand.owner)
-        waiting = asyncio.ensure_future(self.jobs.wait(errand.job.id, owner=errand.owner))
-        away = 0.0
-        try:
-            while not (await asyncio.wait({waiting}, timeout=POLL_SECONDS))[0]:
-                away = away + POLL_SECONDS if await is_gone() else 0.0
-                if away >= LEAVE_SECONDS:
-                    await self.jobs.cancel(errand.job.id, owner=errand.owner)
-            ended = waiting.result()
-        finally:
-            waiting.cancel()
+        ended = await self.jobs.wait(errand.job.id, owner=errand.owner, is_gone=is_gone)
         errand.done += 1
         return None if errand.interrupted and ended.state == "cancelled" else ended
 
