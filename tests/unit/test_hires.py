@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from disegno.core.hires import target_size
 from disegno.core.request import Hires
-from disegno.engine.hires import target_size
+from disegno.engine.second_pass import middle
 
 pytestmark = pytest.mark.unit
 
@@ -26,4 +27,4 @@ def test_sizes_as_a1111(case: dict[str, Any]) -> None:
     assert [target.cut_x, target.cut_y] == case["truncate_latent"]
     assert list(target.latent_size(8)[::-1]) == case["final_latent_wh"]
     latents = torch.zeros(1, 4, target.height // 8, target.width // 8)
-    assert list(target.cut(latents).shape[:1:-1]) == case["final_latent_wh"]
+    assert list(middle(latents, target).shape[:1:-1]) == case["final_latent_wh"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job, New, Store
@@ -202,6 +203,6 @@ def test_any_number_of_jobs_is_forgotten(store: Store) -> None:
     job = _add(store)
     store.cancel(job.id)
     told: list[int] = []
-    sa.event.listen(store.engine, "before_cursor_execute", lambda *at: told.append(len(at[3])))
+    event.listen(store.engine, "before_cursor_execute", lambda *at: told.append(len(at[3])))
     store.forget([*(f"{number:032x}" for number in range(2000)), job.id])
     assert store.get(job.id) is None and max(told) < 999  # variables that any SQLite takes

@@ -62,6 +62,7 @@ def test_what_may_be_asked(fields: dict[str, Any]) -> None:
         ({"width": 2048, "height": 2048, "batch": 4, "steps": 150}, "over_limit"),
         ({"width": 2048, "height": 1024, "hires": {"scale": 2.0}}, "over_limit"),
         ({"width": 512, "height": 512, "hires": {"width": 4096}}, "over_limit"),
+        ({"width": 64, "height": 2048, "hires": {"width": 2048, "height": 64}}, "over_limit"),
         ({"hires": {"steps": 500}}, "over_limit"),
         ({"prompt": "x" * 101}, "over_limit"),
         ({"prompt": "<lora:x:1>" * 11, "batch": 1}, "over_limit"),
@@ -100,6 +101,13 @@ def test_names_are_no_paths(path: str) -> None:
         {"hires": {"upscaler": path}},
     ):
         assert _code(fields) == "unknown_name", fields
+
+
+def test_a_sheet_has_only_so_many_pixels() -> None:
+    kind, large = kind_of("sheet"), {"width": 2048, "height": 2048, "batch": 4, "steps": 1}
+    kind.require_allowed(kind.read({"request": large, "x": "seed=1-4"}), Limits())
+    with pytest.raises(Refused, match="pixels on the sheet"):
+        kind.require_allowed(kind.read({"request": large, "x": "seed=1-5"}), Limits())
 
 
 def test_an_annotation_is_bounded_too() -> None:

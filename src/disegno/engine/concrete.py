@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
+from disegno.core.hires import target_size
 from disegno.core.request import NUM_SEEDS, Hires, InitImage, Request, Tiles
 from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.few_steps import in_few_steps
-from disegno.engine.hires import target_size
 from disegno.engine.seamless import require_edges
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
+from disegno.core.hires import Target, target_size
 from disegno.core.request import Hires, Request
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another
-from disegno.engine.hires import Target, target_size
 from disegno.engine.phases import Job, Phase, check_files, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin, edits
 from disegno.engine.seamless import require_edges
@@ -102,7 +102,7 @@ def enlarged(second: Second, drawn: Tensor | Drawn, job: Job) -> Tensor | Drawn:
     if isinstance(second.enlarge, LatentMode):
         latents = drawn if isinstance(drawn, Tensor) else torch.cat([encoded(one, job) for one in drawn])
         size = target.height // downscale, target.width // downscale
-        return target.cut(enlarge_latents(latents, *size, second.enlarge))
+        return middle(enlarge_latents(latents, *size, second.enlarge), target)
     pictures = pictures_of(drawn, job) if isinstance(drawn, Tensor) else drawn
     return [second.enlarge(picture, target.width, target.height) for picture in pictures]
 
@@ -121,4 +121,11 @@ def _encoded(second: Second, pictures: Drawn) -> Tensor:
     downscale = second.job.backbone.downscale
     width, height = (side // downscale * downscale for side in pictures[0].size)
     whole = [picture.crop((0, 0, width, height)) for picture in pictures]
-    return second.target.cut(torch.cat([encoded(picture, second.job) for picture in whole]))
+    return middle(torch.cat([encoded(picture, second.job) for picture in whole]), second.target)
+
+
+def middle(latents: Tensor, target: Target) -> Tensor:
+    """Return what a target leaves of the enlarged latents (b c h w)."""
+    height, width = latents.shape[-2:]
+    top, left = target.cut_y // 2, target.cut_x // 2
+    return latents[:, :, top : height - (target.cut_y - top), left : width - (target.cut_x - left)]

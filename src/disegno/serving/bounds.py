@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from disegno.core.errors import BadImage
-from disegno.core.request import Hires, Request
+from disegno.core.hires import target_size
+from disegno.core.request import Request
 from disegno.serving.faults import Refused
 from disegno.serving.fetch import PICTURE_KEYS, is_url
 from disegno.serving.settings import Limits
@@ -112,15 +113,6 @@ def _prompts_in(request: Request) -> Iterator[tuple[str, str]]:
         yield from ((f"hires.negatives.{i}", text) for i, text in enumerate(request.hires.negatives))
 
 
-def _hires_size(hires: Hires, width: int, height: int) -> tuple[int, int]:
-    """Return the second pass's size; a side that is not given keeps the picture's shape."""
-    given_width, given_height = hires.width, hires.height
-    if not given_width and not given_height:
-        return round(width * hires.scale), round(height * hires.scale)
-    by_width, by_height = (given_width or 0) / width, (given_height or 0) / height
-    return given_width or round(width * by_height), given_height or round(height * by_width)
-
-
 def check_cost(request: Request, limits: Limits) -> None:
     """Refuse sizes, steps and numbers of pictures beyond the limits; what is left to the model counts once it is known.
 
@@ -129,7 +121,8 @@ def check_cost(request: Request, limits: Limits) -> None:
     width, height, steps = request.width or 64, request.height or 64, request.steps or 1
     sides = [width, height]
     if request.hires is not None:
-        sides += _hires_size(request.hires, width, height)
+        large = target_size(request.hires, width, height)
+        sides += large.width, large.height
         steps = max(steps, request.hires.steps or 1)
     require_within(
         (
@@ -147,8 +140,8 @@ def work_of(request: Request) -> int:
     width, height, steps = request.width or 64, request.height or 64, request.steps or 1
     work = width * height * steps
     if request.hires is not None:
-        large = _hires_size(request.hires, width, height)
-        work += large[0] * large[1] * (request.hires.steps or steps)
+        large = target_size(request.hires, width, height)
+        work += large.width * large.height * (request.hires.steps or steps)
     return work * request.batch
 
 

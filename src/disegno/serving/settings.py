@@ -41,6 +41,8 @@ class Limits:
     """Width times height times pictures times steps of one job: 64 pictures of 512 x 512 in 128 steps."""
     sheet_pictures: int = 256
     """Pictures on one sheet."""
+    sheet_pixels: int = 64 * 2**20
+    """Width times height times pictures on one sheet: 256 pictures of 512 x 512."""
     prompt_chars: int = 20_000
     """Of a prompt."""
     text_chars: int = 100_000

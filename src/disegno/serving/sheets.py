@@ -60,11 +60,13 @@ def check_sheet(asked: SheetRequest, limits: Limits) -> None:
 
 
 def check_sheet_cost(requests: list[Request], limits: Limits) -> None:
-    """Refuse more pictures, or more work in all of them, than one job may ask for. Raises Refused."""
+    """Refuse more pictures, larger ones, or more work in all of them, than one job may ask for. Raises Refused."""
     num, work = sum(request.batch for request in requests), sum(map(work_of, requests))
+    pixels = sum((request.width or 64) * (request.height or 64) * request.batch for request in requests)
     require_within(
         (
             ("the sheet", num, limits.sheet_pictures, "pictures"),
+            ("width x height x batch", pixels, limits.sheet_pixels, "pixels on the sheet"),
             ("width x height x batch x steps", work, limits.work, "pixels in all steps of the sheet"),
         )
     )

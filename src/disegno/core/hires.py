@@ -1,8 +1,6 @@
-"""The hires pass: how large it is, and what it makes of the first pass's latents."""
+"""How large a hires pass is."""
 
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from disegno.core.request import Hires
 
@@ -19,12 +17,6 @@ class Target:
     def latent_size(self, downscale: int) -> tuple[int, int]:
         """Return (height, width) of the latents that are drawn, in cells."""
         return self.height // downscale - self.cut_y, self.width // downscale - self.cut_x
-
-    def cut(self, latents: Tensor) -> Tensor:
-        """Return the middle of the enlarged latents (b c h w)."""
-        height, width = latents.shape[-2:]
-        top, left = self.cut_y // 2, self.cut_x // 2
-        return latents[:, :, top : height - (self.cut_y - top), left : width - (self.cut_x - left)]
 
 
 def target_size(hires: Hires, width: int, height: int, downscale: int = 8) -> Target:
