@@ -4,18 +4,25 @@ import asyncio
 import base64
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import uvicorn
 from httpx2 import Response
 from starlette import responses
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
-from disegno.serving import auth
+from disegno.serving import auth, http
+from disegno.serving.a1111.errors import WireError
+from disegno.serving.a1111.front import body_of
 from disegno.serving.app import create_app, render_plainly
 from disegno.serving.auth import Doorkeeper
 from disegno.serving.faults import Refused
@@ -105,6 +112,7 @@ def test_pages_of_an_allowed_origin_may_call(tmp_path: Path) -> None:
         (b'{"x": NaN}', JSON, (400, "bad_json")),
         (b'"\xe9"', JSON, (400, "bad_json")),
         (b"[" * 5000 + b"]" * 5000, JSON, (400, "bad_json")),
+        (b"[" * 5000 + b"]" * 5000, {"content-type": "Application/JSON; charset=utf-8"}, (400, "bad_json")),
         (b'"' + b"x" * 2000 + b'"', JSON, (413, "too_large")),
         (b"[1]", JSON, (422, "invalid_request")),
     ],
@@ -113,6 +121,46 @@ def test_bodies(tmp_path: Path, body: bytes, headers: dict[str, str], expected: 
     limits = Limits(body_bytes=1000 if b"xx" in body else 20_000)
     answer = _client(_settings(tmp_path, limits=limits)).post("/v1/jobs", content=body, headers=headers)
     assert _code(answer) == expected
+
+
+@pytest.mark.parametrize("body", [b"[" * 5000 + b"]" * 5000, b'{"x": NaN}', b"{"])
+def test_bodies_of_the_other_door_that_are_not_said_to_be_json(body: bytes) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    with pytest.raises(WireError, match="not JSON"):
+        asyncio.run(body_of(Request({"type": "http", "headers": []}, receive)))
+
+
+def test_headers_that_do_not_come_to_an_end_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEADER_SECONDS", 0.1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.15)  # an answer may take longer
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def until_closed(before: bytes, server: asyncio.Server) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(before)
+        told = await reader.read(100) if before else b""
+        with suppress(ConnectionError):
+            while not (reader.at_eof() or writer.is_closing()):
+                writer.write(b"G")  # a byte now and then
+                await writer.drain()
+                await asyncio.sleep(0.03)
+        writer.close()
+        return told
+
+    async def tried() -> None:
+        config = uvicorn.Config(app, http=http.PatientH11, ws="none", log_config=None)
+        config.load()
+        connect = partial(http.PatientH11, config, ServerState(), {})
+        async with await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0) as server:
+            await asyncio.wait_for(until_closed(b"", server), 5)
+            assert b"204" in await asyncio.wait_for(until_closed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", server), 5)
+
+    asyncio.run(tried())
 
 
 def test_who_waits_with_much_keeps_nobody_else_out(tmp_path: Path) -> None:

@@ -124,8 +124,7 @@ class Guard:
             return
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "bad_encoding", "Bodies are taken as they are, not compressed.", "Content-Encoding")
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in BODY_TYPES:
+        if _type_of(headers) not in BODY_TYPES:
             raise Refused(415, "bad_type", f"The body must be one of: {', '.join(BODY_TYPES)}.", "Content-Type")
 
     def _check_owner(self, scope: Scope, headers: Headers) -> None:
@@ -168,7 +167,7 @@ class Guard:
             await self._read(receive, body)
         finally:
             self.held_bytes -= len(body)
-        if body and headers.get("content-type", "").startswith("application/json"):
+        if body and _type_of(headers) == "application/json":
             require_json(body)
         with self._waits(str(scope.get("state", {}).get("owner", "")), len(body)):
             await self.app(scope, _replayed(bytes(body), receive), sender)
@@ -211,6 +210,10 @@ class Guard:
 
 def _address(scope: Scope) -> str:
     return (scope.get("client") or ("", 0))[0]
+
+
+def _type_of(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 _CLOSE = {"Connection": "close"}

@@ -3,28 +3,40 @@
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 20.0
 
 
 class PatientH11(H11Protocol):
-    """Closes connections on which no request's headers are complete within `HEADER_SECONDS`.
+    """Closes connections on which a request's headers are not complete within `HEADER_SECONDS` of its first byte.
 
-    uvicorn's own timer begins after the first answer only (uvicorn 0.54, h11_impl.py). Inheritance is its only seam.
+    uvicorn's own timer begins after an answer, and ends with the next byte (uvicorn 0.54, h11_impl.py). Inheritance is
+    its only seam.
     """
 
     _impatience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
+        self._arm()
 
-    def _close_if_silent(self) -> None:
-        if self.scope is None and not self.transport.is_closing():  # pyright: ignore[reportUnnecessaryComparison]
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:  # the headers have come
+            self._disarm()
+        elif self._impatience is None:
+            self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        self._impatience = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _disarm(self) -> None:
         if self._impatience is not None:
             self._impatience.cancel()
-        super().connection_lost(exc)
+            self._impatience = None

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from pydantic_core import from_json
 from starlette.responses import Response
 
 from disegno.core.errors import DisegnoError
@@ -135,8 +136,8 @@ async def body_of(request: Request) -> dict[str, Json]:
     """Return the JSON object of a request; none is an empty one. Raises WireError."""
     content = await request.body()
     try:
-        body = json.loads(content) if content.strip() else {}
-    except (ValueError, RecursionError) as error:
+        body = from_json(content, allow_inf_nan=False) if content.strip() else {}  # also where no JSON was announced
+    except ValueError as error:
         raise WireError(f"The body is not JSON: {str(error)[:100]}.", 400) from None
     if not isinstance(body, dict):
         raise WireError("The body must be a JSON object.")
