@@ -10,6 +10,7 @@ from sqlalchemy import event
 
 from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job, New, Store
+from disegno.serving.views import view
 from disegno.serving.words import Failure, Outcome, StoredFile
 from kit.postgres import postgres
 
@@ -206,3 +207,13 @@ def test_any_number_of_jobs_is_forgotten(store: Store) -> None:
     event.listen(store.engine, "before_cursor_execute", lambda *at: told.append(len(at[3])))
     store.forget([*(f"{number:032x}" for number in range(2000)), job.id])
     assert store.get(job.id) is None and max(told) < 999  # variables that any SQLite takes
+
+
+def test_a_files_address_is_one_whatever_its_name_is(store: Store) -> None:
+    job = _add(store)
+    store.claim(job.id)
+    odd = Outcome((StoredFile("my #1 100%.safetensors", "weights", "application/octet-stream", 1, ""),))
+    published = store.publish(job.id, 1, odd)
+    assert published is not None
+    told = view(published).result
+    assert told is not None and told.files[0].url == f"/v1/jobs/{job.id}/files/my%20%231%20100%25.safetensors"

@@ -1,5 +1,6 @@
 """What a request may cost and name, decided before anything is opened."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from disegno.core.errors import BadImage, ModelFileError, RequestError, ResourceError, UnknownName
 from disegno.core.request import make_request
 from disegno.engine.record import data_uri
+from disegno.serving import data_sets
 from disegno.serving.faults import Refused, refusal_of, without_paths
 from disegno.serving.kinds import kind_of
 from disegno.serving.openai import GenerationBody, generation_of, init_of
@@ -120,6 +122,29 @@ def test_an_annotation_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "kind, fields",
+    [
+        ("annotate", {"name": "canny", "width": 64}),
+        ("annotate", {"name": "canny", "height": 64}),
+        ("upscale", {"width": 64, "height": 64, "cut_width": 32}),
+        ("upscale", {"width": 64, "height": 64, "cut_width": 32, "cut_height": 65}),
+    ],
+)
+def test_half_a_size_and_a_cut_of_more_than_there_is_are_refused(kind: str, fields: dict[str, Any]) -> None:
+    row = kind_of(kind)
+    with pytest.raises(Refused):
+        row.require_allowed(row.read(fields | {"image": SMALL}), LIMITS)
+
+
+def test_every_data_set_that_is_listed_can_be_named(tmp_path: Path) -> None:
+    for name in ("pairs", "ends.", "x" * 201, ".hidden", "of two words"):
+        (tmp_path / name).mkdir()
+    assert data_sets.names([tmp_path]) == ["of two words", "pairs"]
+    for name in data_sets.names([tmp_path]):
+        assert data_sets.find_data_set([tmp_path], name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
     "text, told",
     [
         ("/home/anna/models/x.safetensors is for sd1", "x.safetensors is for sd1"),
@@ -165,5 +190,5 @@ def test_openais_form_keeps_what_stands_beside_it() -> None:
     [("annotate", {"name": "canny", "width": 512}), ("upscale", {"width": 9, "height": 9, "cut_height": 8})],
 )
 def test_a_width_without_a_height_is_refused(kind: str, asked: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match="go together"):
+    with pytest.raises(Refused, match="Give both"):
         kind_of(kind).require_allowed(kind_of(kind).read({"image": SMALL, **asked}), LIMITS)

@@ -29,6 +29,12 @@ def require_within(bounds: Iterable[tuple[str, int, int, str]]) -> None:
             raise _over(at, given, most, what)
 
 
+def require_pair(at: str, given: int | None, other_at: str, other: int | None) -> None:
+    """Refuse one of two sides without the other. Raises Refused."""
+    if (given is None) != (other is None):
+        raise Refused(422, "invalid_request", f"Give both {at} and {other_at}, or neither.", at)
+
+
 # ---- texts, pictures and names
 
 

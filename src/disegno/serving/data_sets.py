@@ -17,11 +17,14 @@ _NONE = (
 
 def check_data_name(at: str, name: str) -> None:
     """Refuse what is no name of a folder: parts of letters, digits and " .+-_" between slashes. Raises Refused."""
-    parts = name.split("/")
-    if len(name) <= MAX_NAME_CHARS and all(_PART.fullmatch(part) and not part.endswith((".", " ")) for part in parts):
+    if len(name) <= MAX_NAME_CHARS and all(map(_is_part, name.split("/"))):
         return
     told = f"{at} must be the name of a data set: a folder below the server's data directories, as pairs or pets/cats."
     raise Refused(422, "unknown_name", told, at, "GET /v1/datasets lists them.")
+
+
+def _is_part(name: str) -> bool:
+    return bool(_PART.fullmatch(name)) and not name.endswith((".", " "))
 
 
 def find_data_set(roots: Sequence[Path], name: str) -> Path:
@@ -64,5 +67,10 @@ def names(roots: Iterable[Path]) -> list[str]:
 def _folders(root: Path) -> Iterator[str]:
     top = root.expanduser()
     for entry in top.iterdir() if top.is_dir() else ():
-        if _PART.fullmatch(entry.name) and entry.is_dir() and entry.resolve().is_relative_to(top.resolve()):
+        if (
+            len(entry.name) <= MAX_NAME_CHARS
+            and _is_part(entry.name)
+            and entry.is_dir()
+            and entry.resolve().is_relative_to(top.resolve())
+        ):
             yield entry.name

@@ -69,6 +69,11 @@ class Files:
         """Remove what an attempt wrote."""
         shutil.rmtree(self.work(job), ignore_errors=True)
 
+    def kept_bytes(self) -> dict[str, int]:
+        """Return how much outlives the attempts of each job that keeps something."""
+        folders = list((self.root / "keep").iterdir())
+        return {folder.name: sum(_size(path) for path in folder.rglob("*")) for folder in folders}
+
     def drop_kept(self, job: Job) -> None:
         """Remove what outlived the attempts."""
         shutil.rmtree(self.keep(job), ignore_errors=True)
@@ -95,6 +100,13 @@ class Files:
     def free_bytes(self) -> int:
         """Return how much room the disk has."""
         return shutil.disk_usage(self.root).free
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # it is gone meanwhile: a training that runs removes old checkpoints
+        return 0
 
 
 def sync_folder(folder: Path) -> None:

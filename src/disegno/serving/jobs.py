@@ -377,7 +377,8 @@ class Jobs:
 
     def _sweep(self) -> None:
         """Remove what has been kept for long enough. In the store's thread."""
-        keep, ended = self.settings.keep, self.store.ended()
+        keep, kept = self.settings.keep, self.files.kept_bytes()
+        ended = [(job_id, end, size + kept.get(job_id, 0)) for job_id, end, size in self.store.ended()]
         oldest, num_bytes = time.time() - keep.seconds, sum(size for _, _, size in ended)
         gone: list[str] = []
         for i, (job_id, end, size) in enumerate(ended):

@@ -15,8 +15,8 @@ from disegno.core.errors import UnknownName
 from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Request, ResizeMode, Scalar
 from disegno.core.teach import TeachRequest
-from disegno.serving.bounds import check_generate, check_names, check_texts, require_within
-from disegno.serving.faults import Refused, refusal_of_fields
+from disegno.serving.bounds import check_generate, check_names, check_texts, require_pair, require_within
+from disegno.serving.faults import refusal_of_fields
 from disegno.serving.lessons import (
     CheckRequest,
     DatasetRequest,
@@ -132,21 +132,22 @@ class JobKind:
         return self.adapter.validate_json(body)
 
 
-def _require_both(what: str, width: int | None, height: int | None) -> None:
-    if (width is None) != (height is None):
-        raise Refused(422, "invalid_request", f"{what}width and {what}height go together: give both, or neither.")
-
-
 def _check_annotate(request: AnnotateRequest, limits: Limits) -> None:
+    require_pair("width", request.width, "height", request.height)
     sides = max(request.width or 0, request.height or 0, request.resolution or 0)
-    _require_both("", request.width, request.height)
     require_within((("width, height or resolution", sides, limits.side_px, "pixels"),))
     check_names((("name", request.name),))
 
 
 def _check_upscale(request: UpscaleRequest, limits: Limits) -> None:
-    require_within((("width x height", request.width * request.height, limits.picture_pixels, "pixels"),))
-    _require_both("cut_", request.cut_width, request.cut_height)
+    require_pair("cut_width", request.cut_width, "cut_height", request.cut_height)
+    require_within(
+        (
+            ("width x height", request.width * request.height, limits.picture_pixels, "pixels"),
+            ("cut_width", request.cut_width or 0, request.width, "pixels of this width"),
+            ("cut_height", request.cut_height or 0, request.height, "pixels of this height"),
+        )
+    )
     check_names((("upscaler", request.upscaler), ("second", request.second)))
 
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from disegno.core.evaluate import EvaluateRequest
 from disegno.core.request import Scalar
 from disegno.core.teach import TeachRequest
-from disegno.serving.bounds import check_names, require_within
+from disegno.serving.bounds import check_names, require_pair, require_within
 from disegno.serving.data_sets import check_data_name
 from disegno.serving.faults import Refused
 from disegno.serving.settings import Limits
@@ -141,8 +141,7 @@ def check_dataset(request: DatasetRequest, limits: Limits) -> None:
     """Refuse what is no name of a data set, or a canvas that cannot be. Raises Refused."""
     for at, name in (("name", request.name), ("pictures", request.pictures)):
         check_data_name(at, name)
-    if (request.width is None) != (request.height is None):
-        raise Refused(422, "invalid_request", "Give both width and height, or neither.", "width")
+    require_pair("width", request.width, "height", request.height)
     sides = max(request.width or 0, request.height or 0, request.resolution or 0)
     require_within((("width, height or resolution", sides, limits.side_px, "pixels"),))
     check_names((("annotator", request.annotator),))

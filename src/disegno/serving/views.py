@@ -1,6 +1,7 @@
 """How clients of `/v1` see jobs: their state, how far they are, what came of them."""
 
 from dataclasses import field
+from urllib.parse import quote
 
 from pydantic import ConfigDict, JsonValue
 from pydantic.dataclasses import dataclass
@@ -106,6 +107,7 @@ def progress_view(moved: Moved) -> ProgressView:
 
 
 def _file(job: Job, file: StoredFile) -> FileView:
-    url = f"/v1/jobs/{job.id}/files/{file.name}"
-    small = f"/v1/jobs/{job.id}/thumbnails/{file.name}" if file.media_type.startswith("image/") else None
+    name = quote(file.name)
+    url = f"/v1/jobs/{job.id}/files/{name}"
+    small = f"/v1/jobs/{job.id}/thumbnails/{name}" if file.media_type.startswith("image/") else None
     return FileView(file.name, file.role, file.media_type, file.num_bytes, file.sha256, url, small)

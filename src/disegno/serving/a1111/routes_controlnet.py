@@ -5,6 +5,7 @@ from typing import cast
 
 from fastapi import APIRouter, Request
 from PIL import Image
+from pydantic_core import from_json
 from starlette.responses import JSONResponse, Response
 
 from disegno.core.errors import UnknownName
@@ -140,11 +141,9 @@ async def render_openpose_json(request: Request) -> Response:
 
 
 async def _list_of(request: Request) -> list[Json]:
-    import json
-
     try:
-        poses = json.loads(await request.body() or b"[]")
-    except (ValueError, RecursionError) as error:
+        poses = from_json(await request.body() or b"[]", allow_inf_nan=False)
+    except ValueError as error:
         raise WireError(f"The body is not JSON: {str(error)[:100]}.", 400) from None
     if not isinstance(poses, list):
         raise WireError("The body must be a list of poses.")
