@@ -27,6 +27,7 @@ from disegno.serving.app import create_app, render_plainly
 from disegno.serving.auth import Doorkeeper
 from disegno.serving.faults import Refused
 from disegno.serving.guard import Guard
+from disegno.serving.serve import config_of
 from disegno.serving.settings import Account, Limits, ServerSettings
 
 pytestmark = pytest.mark.unit
@@ -255,6 +256,23 @@ def test_guessing_is_slowed_down(tmp_path: Path) -> None:
     guesses = [client.get("/metrics", headers=_basic("anna", f"guess {i}")).status_code for i in range(5)]
     assert guesses == [401, 401, 401, 429, 429]
     assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("proxies, status", [(("10.0.0.1",), 200), ((), 429), (("10.0.0.2",), 429)])
+def test_behind_a_named_proxy_who_guesses_locks_out_himself(
+    tmp_path: Path, proxies: tuple[str, ...], status: int
+) -> None:
+    settings = _settings(tmp_path, accounts=ANNA, proxies=proxies, limits=Limits(tries_per_minute=1))
+    config = config_of(settings, create_app(settings))
+    config.load()
+    client = TestClient(config.loaded_app, base_url="http://127.0.0.1", client=("10.0.0.1", 5000))
+
+    def ask(secret: str, address: str) -> int:
+        headers = _basic("anna", secret) | {"X-Forwarded-For": address}
+        return client.get("/openapi.json", headers=headers).status_code
+
+    assert ask("a guess", "203.0.113.7") == 401
+    assert (ask(SECRET, "203.0.113.7"), ask(SECRET, "203.0.113.8")) == (429, status)
 
 
 def test_who_guesses_at_one_account_locks_out_no_other(tmp_path: Path) -> None:

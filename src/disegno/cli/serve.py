@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def parse_accounts(auth: tuple[str, ...], keys: tuple[str, ...]) -> "tuple[Any, 
     return tuple(accounts)
 
 
+def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return addresses and networks, as 10.0.0.0/8. Raises RequestError for what is neither."""
+    try:
+        return tuple(str(ip_network(text, strict=False)) for text in texts)
+    except ValueError as error:
+        raise RequestError(f"--proxy wants an address, as 127.0.0.1, or a network, as 10.0.0.0/8: {error}.") from error
+
+
 def _listed(variable: str) -> tuple[str, ...]:
     return tuple(part for part in os.environ.get(variable, "").split() if part)
 
@@ -52,14 +61,22 @@ def _listed(variable: str) -> tuple[str, ...]:
 @click.option("--db", metavar="URL", default="", help="An SQLAlchemy URL for the jobs. Unset: SQLite in the folder.")
 @click.option("--allow-origin", metavar="ORIGIN", multiple=True, help="Pages of it may call, as https://example.org.")
 @click.option("--allow-host", metavar="NAME", multiple=True, help="A name of this server, as example.org.")
+@click.option("--proxy", metavar="ADDRESS", multiple=True, help="A proxy's address; its X-Forwarded-For is believed.")
 @click.option("--allow-url", metavar="HOST", multiple=True, help="Pictures may be fetched from this host.")
-@click.option("--stall", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds without progress.")
+@click.option(
+    "--stall",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds without progress, then a worker is replaced.",
+)
 @click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
 @click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
 def command(
     host: str, port: int, auth: tuple[str, ...], api_key: tuple[str, ...], workers: int, together: int,
     folder: Path | None, data_roots: tuple[Path, ...], db: str, allow_origin: tuple[str, ...],
-    allow_host: tuple[str, ...], allow_url: tuple[str, ...], stall: float, device: str | None, dtype: str | None,
+    allow_host: tuple[str, ...], proxy: tuple[str, ...], allow_url: tuple[str, ...], stall: float,
+    device: str | None, dtype: str | None,
 ) -> None:  # fmt: skip
     """Serve the models over HTTP.
 
@@ -76,7 +93,7 @@ def command(
         host=host, port=port, workers=workers, together=together, data_roots=data_roots, db=db, stall_seconds=stall,
         accounts=parse_accounts((*auth, *_listed(AUTH_VARIABLE)), (*api_key, *_listed(KEY_VARIABLE))),
         allow_origins=allow_origin, allow_hosts=allow_host, allow_urls=allow_url,
-        machine=load_settings(device=device, dtype=dtype),
+        proxies=_addresses(proxy), machine=load_settings(device=device, dtype=dtype),
     )  # fmt: skip
     log_to_stderr()
     shown = f"[{host}]" if ":" in host else host

@@ -49,11 +49,11 @@ def _digest(text: str) -> bytes:
 class Doorkeeper:
     """Checks credentials, and slows down whoever guesses.
 
-    Wrong tries are counted by address and by the name that was claimed; keys claim none. Behind a proxy everybody has
-    one address, so a count by address alone would lock everybody out for the guesses of one. While a name has too many,
-    nothing that claims it from there is compared at all: a try then tells nothing, not even whether it was right. So
-    guessing stays slow for every account, and a guesser keeps out, at most, those who claim the same name from the same
-    address. Tickets are not guessed, and hold meanwhile.
+    Wrong tries are counted by address and by the name that was claimed; keys claim none. Behind a proxy that is not
+    named (`ServerSettings.proxies`) everybody has one address, and a count by address alone would lock everybody out.
+    While a name has too many, nothing that claims it from there is compared at all: a try then tells nothing, not even
+    whether it was right. So guessing stays slow for every account, and a guesser keeps out, at most, those who claim
+    the same name from the same address. Tickets are not guessed, and hold meanwhile.
     """
 
     settings: ServerSettings

@@ -79,12 +79,7 @@ def _bound(host: str, port: int) -> Generator[socket.socket]:
 
 async def _serve(settings: ServerSettings, listener: socket.socket, started: Callable[[], None]) -> None:
     app = create_app(settings)
-    config = uvicorn.Config(
-        app, http=PatientH11, ws="none", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=3,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config_of(settings, app))
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
@@ -92,6 +87,15 @@ async def _serve(settings: ServerSettings, listener: socket.socket, started: Cal
         _end_in_peace(server, app)
         started()
     await running
+
+
+def config_of(settings: ServerSettings, app: FastAPI) -> uvicorn.Config:
+    """Return how the application is served."""
+    return uvicorn.Config(
+        app, http=PatientH11, ws="none", log_config=None, access_log=False, server_header=False,
+        proxy_headers=bool(settings.proxies), forwarded_allow_ips=list(settings.proxies),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=3,
+    )  # fmt: skip
 
 
 def _end_in_peace(server: uvicorn.Server, app: FastAPI) -> None:

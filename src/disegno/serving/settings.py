@@ -107,6 +107,8 @@ class ServerSettings:
     """Web pages of other origins that may call this server, as https://example.org."""
     allow_hosts: tuple[str, ...] = ()
     """Names by which this server is called beside its address, as example.org, for use behind a proxy."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies: who they say they ask for (X-Forwarded-For, X-Forwarded-Proto) is who asks."""
     allow_urls: tuple[str, ...] = ()
     """Hosts from which pictures may be fetched; empty: pictures come inside the request only."""
     data_roots: tuple[Path, ...] = ()
