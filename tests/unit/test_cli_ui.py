@@ -44,3 +44,38 @@ def test_it_serves_this_machine_only_and_opens_the_page(started: tuple[list[Serv
 def test_without_a_browser_it_says_the_address(started: tuple[list[ServerSettings], list[str]]) -> None:
     done = CliRunner().invoke(main, ["ui", "--no-browser"])
     assert "http://127.0.0.1:7860" in done.output and started[1] == []
+
+
+@pytest.mark.parametrize(
+    "option, given",
+    [
+        ("--allow-origin", "example.org"),
+        ("--allow-origin", "https://example.org/page"),
+        ("--allow-host", "https://example.org"),
+        ("--allow-host", "example.org:8443"),
+        ("--allow-url", "https://example.org/x"),
+        ("--proxy", "example.org"),
+    ],
+)
+def test_serve_refuses_what_would_never_match(
+    started: tuple[list[ServerSettings], list[str]], option: str, given: str
+) -> None:
+    done = CliRunner().invoke(main, ["serve", option, given])
+    assert done.exit_code == 2 and option in done.output and started[0] == []
+
+
+def test_serve_takes_what_it_is_given(started: tuple[list[ServerSettings], list[str]]) -> None:
+    words = {
+        "--allow-origin": "https://Example.org/", "--allow-host": "example.org", "--allow-url": "*",
+        "--proxy": "10.0.0.0/8", "--api-key": "c2VjcmV0LWtleQ==", "--auth": "anna:a:long=password",
+    }  # fmt: skip
+    done = CliRunner().invoke(main, ["serve", "--api-key", "robot=another=key==", *sum(words.items(), ())])
+    assert done.exit_code == 0, done.output
+    ((given,), _) = started
+    assert (given.allow_origins, given.allow_hosts) == (("https://example.org",), ("example.org",))
+    assert (given.allow_urls, given.proxies) == (("*",), ("10.0.0.0/8",))
+    assert [(each.name, each.secret, each.key) for each in given.accounts] == [
+        ("anna", "a:long=password", False),
+        ("robot", "another=key==", True),
+        ("key", "c2VjcmV0LWtleQ==", True),
+    ]

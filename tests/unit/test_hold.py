@@ -53,3 +53,14 @@ def test_a_server_whose_port_is_taken_touches_nothing(tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=f"Nothing can listen at port {port} of 127.0.0.1 .* --port"):
             _serve(tmp_path, port)
     assert work.is_dir() and not (tmp_path / "jobs.sqlite").exists()
+
+
+@pytest.mark.parametrize("db", ["foo", "nothing://x", "sqlite:////nothing/there.sqlite", "postgresql+pg8000://x/y"])
+def test_a_database_that_cannot_be_opened_is_said(tmp_path: Path, db: str) -> None:
+    with pytest.raises(RequestError, match=r"The jobs' database .* --db"):
+        asyncio.run(serve(ServerSettings(folder=tmp_path, port=0, db=db), lambda used: None))
+
+
+def test_a_host_that_is_none_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="Choose another address: --host"):
+        asyncio.run(serve(ServerSettings(folder=tmp_path, port=0, host="no host"), lambda used: None))

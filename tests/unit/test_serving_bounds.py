@@ -183,12 +183,3 @@ def test_openais_form_keeps_what_stands_beside_it() -> None:
         "denoise": 0.9, "mask": "hole", "fill": "fill", "image": "uri"}  # fmt: skip
     with pytest.raises(Refused, match="init must be"):
         init_of("uri", None, None, 5)
-
-
-@pytest.mark.parametrize(
-    ("kind", "asked"),
-    [("annotate", {"name": "canny", "width": 512}), ("upscale", {"width": 9, "height": 9, "cut_height": 8})],
-)
-def test_a_width_without_a_height_is_refused(kind: str, asked: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match="Give both"):
-        kind_of(kind).require_allowed(kind_of(kind).read({"image": SMALL, **asked}), LIMITS)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from disegno.serving import worker
-from disegno.serving.wire import Cancel, Look
+from disegno.serving.wire import Cancel, Look, Open
 
 pytestmark = pytest.mark.unit
 
@@ -28,3 +28,10 @@ def test_it_does_not_rest_while_there_is_something_to_hear() -> None:
     inbox: queue.SimpleQueue[worker.Message] = queue.SimpleQueue()
     inbox.put(Cancel("a"))
     assert worker._next(inbox, lambda: pytest.fail("it rested")) == Cancel("a")
+
+
+def test_settings_with_which_no_model_can_be_opened_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    opening = Open({"device": "foo"}, {}, "auto", (), "", False)
+    with pytest.raises(SystemExit):
+        worker._open(opening, lambda message: None)
+    assert "The device 'foo' cannot be used" in caplog.text

@@ -32,6 +32,22 @@ def parse_accounts(auth: tuple[str, ...], keys: tuple[str, ...]) -> "tuple[Any, 
     return tuple(accounts)
 
 
+def _origins(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return origins as browsers write them. Raises RequestError for what is none."""
+    for text in texts:
+        if not re.fullmatch(r"https?://[^/\s]+/?", text):
+            raise RequestError(f"--allow-origin wants an origin, as https://example.org; {text!r} is none.")
+    return tuple(text.rstrip("/").lower() for text in texts)
+
+
+def _hosts(option: str, texts: tuple[str, ...], more: str = "") -> tuple[str, ...]:
+    """Return names of hosts. Raises RequestError for what no host is called. `more`: what may follow a name."""
+    for text in texts:
+        if not re.fullmatch(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+){more}", text):
+            raise RequestError(f"{option} wants a host's name alone, as example.org; {text!r} is none.")
+    return texts
+
+
 def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return addresses and networks, as 10.0.0.0/8. Raises RequestError for what is neither."""
     try:
@@ -92,7 +108,8 @@ def command(
     settings = ServerSettings(
         host=host, port=port, workers=workers, together=together, data_roots=data_roots, db=db, stall_seconds=stall,
         accounts=parse_accounts((*auth, *_listed(AUTH_VARIABLE)), (*api_key, *_listed(KEY_VARIABLE))),
-        allow_origins=allow_origin, allow_hosts=allow_host, allow_urls=allow_url,
+        allow_origins=_origins(allow_origin), allow_hosts=_hosts("--allow-host", allow_host),
+        allow_urls=_hosts("--allow-url", allow_url, r"(:\d+)?|\*"),
         proxies=_addresses(proxy), machine=load_settings(device=device, dtype=dtype),
     )  # fmt: skip
     log_to_stderr()

@@ -116,24 +116,29 @@ def open_jobs(settings: ServerSettings) -> Jobs:
     files.prepare()
     try:
         store = Store(settings.db or f"sqlite:///{settings.folder / 'jobs.sqlite'}")
+    except ImportError as error:
+        raise RequestError(
+            f"The jobs' database wants a driver that is not installed: {error.name}. See --db."
+        ) from error
     except SQLAlchemyError as error:
-        raise RequestError(f"The jobs' database cannot be opened: {type(error).__name__}. See --db.") from error
+        why = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
+        raise RequestError(f"The jobs' database cannot be opened: {why}. See --db.") from error
     return Jobs(settings, store, files)
 
 
-def create_app(settings: ServerSettings) -> FastAPI:
-    """Return the application. Raises RequestError where it would not be safe to listen."""
+def create_app(settings: ServerSettings, jobs: Jobs | None = None) -> FastAPI:
+    """Return the application. `jobs`: unset, they are opened with it. Raises RequestError where listening is unsafe."""
     require_safe(settings)
     doors: list[Door] = [import_module(name).DOOR for name in DOORS]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        app.state.jobs = jobs = open_jobs(settings)
-        await jobs.open()
+        app.state.jobs = own = jobs or open_jobs(settings)
+        await own.open()
         try:
             yield
         finally:
-            await jobs.close()
+            await own.close()
 
     app = FastAPI(title="Disegno", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     for door in doors:

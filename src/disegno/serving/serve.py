@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from disegno.core.errors import RequestError
 from disegno.core.hold import held
-from disegno.serving.app import create_app
+from disegno.serving.app import create_app, open_jobs
 from disegno.serving.http import PatientH11
 from disegno.serving.settings import ServerSettings
 
@@ -71,14 +71,15 @@ def _bound(host: str, port: int) -> Generator[socket.socket]:
             listener.listen(BACKLOG)
         except OSError as error:
             why = error.strerror or str(error)
+            other = "address: --host" if isinstance(error, socket.gaierror) else "port: --port; 0 takes a free one"
             raise RequestError(
-                f"Nothing can listen at port {port} of {host} ({why}). Choose another port: --port; 0 takes a free one."
+                f"Nothing can listen at port {port} of {host} ({why}). Choose another {other}."
             ) from error
         yield listener
 
 
 async def _serve(settings: ServerSettings, listener: socket.socket, started: Callable[[], None]) -> None:
-    app = create_app(settings)
+    app = create_app(settings, open_jobs(settings))  # here, and not in the application: its failure has words
     server = uvicorn.Server(config_of(settings, app))
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():

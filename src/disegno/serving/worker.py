@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from disegno.core.errors import DisegnoError
 from disegno.serving import wire
 from disegno.serving.wire import (
     FROM_WORKER,
@@ -75,7 +76,7 @@ def _sayer(stream: BinaryIO) -> Say:
 
 
 def _open(opening: Open, say: Say) -> Any:
-    """Return the desk with an open studio, and say so."""
+    """Return the desk with an open studio. Where the machine's settings allow none, say why, and end."""
     from pydantic import TypeAdapter
 
     from disegno.core.settings import Settings
@@ -89,7 +90,12 @@ def _open(opening: Open, say: Say) -> Any:
     limits = TypeAdapter(Limits).validate_python(opening.limits)
     own = pictures.Limits(limits.picture_bytes, limits.picture_pixels, paths=False)
     roots = tuple(Path(root) for root in opening.data_roots)
-    return Desk(Studio(machine, own), limits, say, Sharing(opening.sharing), roots, Path(opening.uploads))
+    try:
+        studio = Studio(machine, own)
+    except DisegnoError as error:  # such as a device that is not there
+        logging.getLogger(__name__).error("no model can be opened: %s", error)
+        sys.exit(1)
+    return Desk(studio, limits, say, Sharing(opening.sharing), roots, Path(opening.uploads))
 
 
 def _next(inbox: "queue.SimpleQueue[Order]", rest: Callable[[], None]) -> Order:
