@@ -1,18 +1,23 @@
 """The jobs of a worker: one that cannot be closed takes no other with it."""
 
+import errno
 from collections.abc import Generator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from disegno.core.errors import Diverged
+from disegno.core.errors import Diverged, RequestError
 from disegno.core.result import Progress
 from disegno.core.settings import Settings
 from disegno.engine.studio import Studio
-from disegno.serving.desk import Desk, Task
+from disegno.serving.app import require_done
+from disegno.serving.desk import Desk, Task, failure_of
+from disegno.serving.faults import Refused
 from disegno.serving.settings import Limits
+from disegno.serving.store import Job
 from disegno.serving.wire import Cancel, Ended, Logged, Looked, Moved, Ready, Start
-from disegno.serving.words import Outcome
+from disegno.serving.words import Failure, Outcome
 
 pytestmark = pytest.mark.unit
 
@@ -34,6 +39,29 @@ def _task(name: str, diverged: bool, folder: Path) -> Task:
     running = _job(diverged)
     next(running)
     return Task(Start(name, "teach", "{}", str(folder), str(folder)), lambda: _job(diverged), running)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), Exception("(sqlite3) database or disk is full")]
+)
+def test_a_full_disk_is_said(error: Exception) -> None:
+    assert failure_of(error) == Failure("no_room", "The server's disk is full.")
+
+
+@pytest.mark.parametrize(
+    "failure, status",
+    [
+        (failure_of(OSError(errno.ENOSPC, "")), 507),
+        (failure_of(Refused(422, "over_limit", "too large")), 422),
+        (failure_of(RequestError("no")), 422),
+    ],
+)
+def test_what_ended_a_job_has_its_status(failure: Failure, status: int) -> None:
+    """Also what is known only once the model is open, such as a size that was left to it."""
+    job = Job(**dict.fromkeys((field.name for field in fields(Job)), None) | {"state": "failed", "failure": failure})
+    with pytest.raises(Refused) as refused:
+        require_done(job)
+    assert refused.value.status == status
 
 
 def test_a_training_that_cannot_be_saved_ends_alone_and_says_why(tmp_path: Path) -> None:

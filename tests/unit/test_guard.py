@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
-from disegno.serving import auth, http
+from disegno.serving import auth, http, native
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.front import body_of
 from disegno.serving.app import create_app, render_plainly
@@ -321,6 +321,14 @@ def test_every_answer_carries_the_headers_that_protect_a_browser(tmp_path: Path)
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert "server" not in answer.headers
+
+
+def test_a_full_disk_is_no_fault_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_request: Request) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(native, "jobs_of", full)
+    assert _code(_client(_settings(tmp_path)).get("/v1/jobs")) == (507, "no_room")
 
 
 def test_a_fault_of_the_server_tells_a_number_and_nothing_else(tmp_path: Path) -> None:

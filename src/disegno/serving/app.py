@@ -35,7 +35,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from disegno import __version__
 from disegno.core.errors import DisegnoError, RequestError
 from disegno.serving.auth import Doorkeeper, require_safe
-from disegno.serving.faults import STATUS_OF_CODE, Refused, refusal_of, refusal_of_fields
+from disegno.serving.faults import (
+    NO_ROOM,
+    STATUS_OF_CODE,
+    Refused,
+    is_of_a_full_disk,
+    refusal_of,
+    refusal_of_fields,
+)
 from disegno.serving.files import Files
 from disegno.serving.guard import SECURITY_HEADERS, Guard, owner_of
 from disegno.serving.jobs import Jobs
@@ -178,6 +185,9 @@ def _handle_errors(app: FastAPI, render: Callable[[str, Refused], Response]) -> 
         return render(request.scope["path"], Refused(error.status_code, code, str(error.detail), headers=headers))
 
     async def ours(request: Request, error: Exception) -> Response:
+        if is_of_a_full_disk(error):
+            log.error("the disk is full: %s", error)
+            return render(request.scope["path"], Refused(507, "no_room", NO_ROOM, headers=SECURITY_HEADERS))
         number = secrets.token_hex(4)
         log.error("failure %s on %s", number, request.scope["path"], exc_info=error)
         told = f"This is a fault of the server; its log tells more under {number}."

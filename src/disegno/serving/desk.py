@@ -24,7 +24,7 @@ from disegno.engine.sharing import Sharing
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.memory import give_back
 from disegno.serving.catalogue import catalogue_of
-from disegno.serving.faults import refusal_of
+from disegno.serving.faults import NO_ROOM, is_of_a_full_disk, refusal_of
 from disegno.serving.kinds import kind_of
 from disegno.serving.pictures import jpeg_uri
 from disegno.serving.runners import Bench, Running
@@ -253,6 +253,9 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, DisegnoError):
         refusal = refusal_of(error)
         return Failure(refusal.code, refusal.message)
+    if is_of_a_full_disk(error):
+        log.error("the disk is full: %s", error)
+        return Failure("no_room", NO_ROOM)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         log.error("out of memory: %s", error)
         return Failure("out_of_resources", "There was not enough memory. Ask for fewer or smaller pictures.")

@@ -3,6 +3,7 @@
 A `Refused` is raised anywhere on the way of a request and rendered by the door that it came through.
 """
 
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from disegno.core.errors import BadImage, DisegnoError, ModelFileError, RequestError, ResourceError, UnknownName
 
 MESSAGE_CHARS = 1000
+NO_ROOM = "The server's disk is full."
 _PATH = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~ -]*[\w.@+~-])+[/\\]?")
 
 
@@ -62,6 +64,12 @@ ANSWERS = {  # what a door's document says of every route
 }
 
 
+def is_of_a_full_disk(error: Exception) -> bool:
+    """Return whether an error of the system, or of SQLite, says that the disk is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "database or disk is full" in str(error)
+
+
 def documented(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a door whose errors look like `model`, for its OpenAPI document."""
     return {status: {"model": model, "description": told} for status, told in ANSWERS.items()}
@@ -85,7 +93,7 @@ KINDS = (  # the first that fits
     Kind(ResourceError, 507, "out_of_resources", "Ask for fewer or smaller pictures."),
     Kind(DisegnoError, 422, "refused"),
 )
-STATUS_OF_CODE = {kind.code: kind.status for kind in KINDS}
+STATUS_OF_CODE = {kind.code: kind.status for kind in KINDS} | {"over_limit": 422, "no_room": 507}
 
 
 def without_paths(text: str) -> str:

@@ -39,7 +39,7 @@ from disegno.core.errors import DisegnoError
 from disegno.serving.board import Board
 from disegno.serving.bounds import require_within
 from disegno.serving.dispatch import Dispatcher
-from disegno.serving.faults import Refused, refusal_of
+from disegno.serving.faults import NO_ROOM, Refused, refusal_of
 from disegno.serving.fetch import MAX_SECONDS, num_addresses, with_pictures
 from disegno.serving.files import Files
 from disegno.serving.kinds import kind_of, kinds_of
@@ -191,7 +191,7 @@ class Jobs:
             if too_much:
                 raise Refused(429, "too_many_jobs", f"Try later: {why}.", headers=self._retry_after(load.queued))
         if not self.files.has_room():
-            raise Refused(507, "no_room", "The server's disk is full.", headers={"Retry-After": "60"})
+            raise Refused(507, "no_room", NO_ROOM, headers={"Retry-After": "60"})
         return self.store.add(new)
 
     def _retry_after(self, queued: int) -> dict[str, str]:

@@ -15,8 +15,8 @@ class Failure:
     """Why a job ended without a result."""
 
     code: str
-    """For programs: invalid_request, unknown_name, bad_image, bad_model_file, out_of_resources, crashed, stalled,
-    internal."""
+    """For programs: invalid_request, unknown_name, over_limit, bad_image, bad_model_file, out_of_resources, no_room,
+    crashed, stalled, internal."""
     message: str
     """What was wrong and what to do, in words."""
 
