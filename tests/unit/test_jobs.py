@@ -25,7 +25,7 @@ from disegno.serving.dispatch import Dispatcher
 from disegno.serving.faults import Refused
 from disegno.serving.jobs import FETCHERS, Jobs
 from disegno.serving.kinds import Lane, kind_of
-from disegno.serving.settings import Limits, ServerSettings
+from disegno.serving.settings import Limits, Retention, ServerSettings
 from disegno.serving.store import Job, Store
 from disegno.serving.uploads import Uploads
 from disegno.serving.wire import Cancel, Ended, Open, Order, Ready, Start
@@ -388,5 +388,35 @@ def test_a_job_is_cancelled_when_the_last_client_that_waits_for_it_is_gone(
         assert (await jobs.get(job.id, owner="anna")).state == "queued"
         there["second"] = False
         assert (await second).state == "cancelled"
+
+    _run(tmp_path, work)
+
+
+def test_what_a_training_keeps_counts(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        old, new = [
+            await jobs.submit("teach", TeachRequest(name="mine", data=("pairs",)), owner="anna") for _ in range(2)
+        ]
+        for job in (old, new):
+            jobs.files.keep(job).mkdir()
+            (jobs.files.keep(job) / "checkpoint").write_bytes(bytes(1000))
+            await jobs.cancel(job.id, owner="anna")
+        jobs.settings = replace(jobs.settings, keep=Retention(num_bytes=2000))
+        jobs._sweep()  # pyright: ignore[reportPrivateUsage]
+        assert [job.id for job in await jobs.recent(owner="anna")] == [new.id]
+        assert jobs.files.kept_bytes() == {new.id: 1000}
+
+    _run(tmp_path, work)
+
+
+def test_a_job_that_is_cancelled_while_its_worker_dies_is_not_begun_again(tmp_path: Path, workers: Workers) -> None:
+    async def work(jobs: Jobs) -> None:
+        job = await jobs.submit("generate", CAT, owner="anna")
+        jobs.store.claim(job.id)
+        await jobs.cancel(job.id, owner="anna")  # no worker has it any more
+        jobs.store.again(job.id)
+        await jobs.open()
+        await _until(lambda: (jobs.store.get(job.id) or job).state == "cancelled")
+        assert not workers.told(Start, job)
 
     _run(tmp_path, work)

@@ -226,6 +226,9 @@ class Dispatcher:
         job = await self.do(self.store.claim, heads[0].id)
         if job is None:  # it was cancelled or paused in between
             return True
+        if job.cancelling:  # its owner said so while it was put back into the queue
+            await self._end(job, None, None)
+            return True
         if self.draining or not self._can_take(worker, job):  # the worker died in between
             await self._withdraw(job)
             return False
