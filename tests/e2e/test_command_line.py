@@ -78,6 +78,25 @@ def test_a_preview_shows_what_is_being_drawn(models: Path, tmp_path: Path, monke
         assert picture.size == (128, 64)  # both, side by side
 
 
+def test_what_ends_a_sheet_leaves_the_pictures_that_are_drawn(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    axis = ["--x", "sampler=Euler,Eulr"]
+    for _ in range(2):
+        assert _in_process(models, monkeypatch, ["generate", "a cat", *SMALL, *axis]).exit_code == 2
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a-cat-plot-1-1-1.png", "a-cat-plot-2-1-1-1.png"]
+
+
+def test_a_folder_that_is_there_may_have_a_dot_in_its_name(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "a.b").mkdir()
+    words = ["generate", "a cat", *SMALL, "--batch", "2", "--seed", "1", "-o", str(folder)]
+    assert _in_process(models, monkeypatch, words).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["a-cat-1-sheet.png", "a-cat-1.png", "a-cat-2.png"]
+
+
 MISTAKES = {
     "no prompt": (["generate"], 2, "There is nothing to draw"),
     "no such model": (["generate", "x", "--model", "min"], 2, "mini"),

@@ -56,6 +56,12 @@ def test_a_drawing_for_a_canvas_is_made_at_its_pixels(photo: Path) -> None:
     assert np.array_equal(pixels("out.png"), drawn)
 
 
+def test_a_drawing_that_is_there_is_not_written_over(photo: Path) -> None:
+    """It may have been painted in."""
+    for name in ("photo.canny.png", "photo.canny-2.png"):
+        assert run("canny", "photo.png").output == f"{name}\n"
+
+
 def test_the_folder_is_made_and_one_that_cannot_be_is_said(photo: Path) -> None:
     assert run("canny", "photo.png", "-o", "new/folder/edges.png").exit_code == 0
     done = run("canny", "photo.png", "-o", "photo.png/edges.png")

@@ -71,6 +71,30 @@ def test_convert_writes_safetensors(models: Path, tmp_path: Path) -> None:
     assert load_file(tmp_path / "out.safetensors").keys() == PAIR.keys()
 
 
+def test_convert_writes_no_file_that_nobody_finds(models: Path, tmp_path: Path) -> None:
+    (given := tmp_path / "photo.png").write_bytes(b"a photo")
+    result = _run("convert", "canny", str(given))
+    assert result.exit_code == 2 and ".safetensors, .sft, .ckpt" in result.output
+    assert given.read_bytes() == b"a photo"
+
+
+def test_a_whole_model_is_no_folder_where_a_file_lies(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    assert _run("convert", str(folder), str(file), "--to", "ldm").exit_code == 0
+    result = _run("convert", str(file), str(file), "--to", "diffusers")
+    assert result.exit_code == 4 and "Choose another folder" in result.output
+
+
+def test_a_name_that_is_none_is_told_the_near_ones(models: Path) -> None:
+    assert "Choose one of: canny." in _run("show", "cany").output
+
+
+def test_a_table_for_other_programs_has_a_line_for_each_row(models: Path) -> None:
+    save_safetensors(models / f"{'a' * 90}.safetensors", PAIR, {})
+    (line,) = (line for line in _run("list").output.splitlines() if "sd1" in line)
+    assert line.split()[0] == f"{'a' * 90}.safetensors" and "lora" in line
+
+
 def test_verify_reads_every_number(models: Path) -> None:
     save_safetensors(models / "good.safetensors", PAIR, {})
     save_safetensors(models / "bad.safetensors", PAIR | {"x.alpha": torch.tensor([float("nan")])}, {})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from disegno.annotators import ANNOTATORS
+from disegno.cli.output import free_path
 from disegno.cli.request import parse_size
 from disegno.core.errors import RequestError
 from disegno.core.request import ResizeMode, Scalar
@@ -118,7 +119,7 @@ def _target(out: Path | None, image: str, name: str) -> Path:
     """Return where the drawing goes. Raises RequestError."""
     if out is None or out.is_dir():
         stem = "picture" if image.startswith("data:") else Path(image).stem
-        return (out or Path()) / f"{stem}.{name}.png"
+        return free_path((out or Path()) / f"{stem}.{name}.png")  # the one that is there may be painted in
     if out.suffix.lower() != ".png":
         raise RequestError(
             f"--out is {out}; drawings are written as PNG, so that lines stay sharp: end the name in .png."
@@ -130,7 +131,7 @@ def _target(out: Path | None, image: str, name: str) -> Path:
 @click.argument("name", required=False)
 @click.argument("image", required=False)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="A .png file, or a folder. Unset: IMAGE.NAME.png, here."
+    "-o", "--out", type=click.Path(path_type=Path), help="A .png file, or a folder. Unset: a new name, IMAGE.NAME.png, here."
 )
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; @FILE reads a long value.")
 @click.option(

@@ -14,7 +14,7 @@ import click
 
 from disegno.cli.fields import nested_options, or_none, request_options
 from disegno.cli.lean import open_nets
-from disegno.cli.output import output_paths, require_file, require_out, with_bar
+from disegno.cli.output import free_path, is_folder, output_paths, require_file, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.cli.sections import Sectioned
@@ -37,7 +37,7 @@ def write_result(result: Result, out: Path | None, only: int | None) -> tuple[li
         write_picture(path, result, i)
     if len(keep) == 1:
         return paths, None
-    page = out if out is not None and out.suffix else paths[0].with_stem(f"{paths[0].stem}-sheet")
+    page = out if out is not None and not is_folder(out) else free_path(paths[0].with_stem(f"{paths[0].stem}-sheet"))
     write_plain(page, result_sheet(result))
     return paths, page
 

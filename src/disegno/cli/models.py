@@ -1,6 +1,7 @@
 """`disegno models`: the files of weights on this machine, listed, shown, converted and verified."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ from disegno.core.files import path_of
 from disegno.core.settings import load_settings
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from disegno.weights.card import FileCard
 
+_WIDE = 1000  # columns of what is no terminal
 KINDS = ("model", "control", "unet", "vae", "text", "lora", "embedding", "broken", "unknown")
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _FILE = click.argument("file")
@@ -54,7 +58,6 @@ def list_models(kind: str | None, as_json: bool) -> None:
 @_AS_JSON
 def show(file: str, as_json: bool) -> None:
     """Print what a file is, and its header's words."""
-    from rich.console import Console
     from rich.table import Table
 
     card = _card(file)
@@ -67,7 +70,7 @@ def show(file: str, as_json: bool) -> None:
         for key, text in words:
             if text not in (None, ""):
                 table.add_row(_plain(key), _plain(text))
-    Console(highlight=False, markup=False).print(table)
+    _print(table)
 
 
 @command.command()
@@ -119,7 +122,7 @@ def _shipped(kind: str | None) -> "dict[str, FileCard]":
 def _card(file: str) -> "FileCard":
     """Return the card of a path, or of a name in the library whatever its kind."""
     from disegno.core.errors import UnknownName
-    from disegno.weights.built_in import shipped_file
+    from disegno.weights.built_in import shipped, shipped_file
     from disegno.weights.identify import identify
     from disegno.weights.library import Library
 
@@ -131,9 +134,10 @@ def _card(file: str) -> "FileCard":
             return library.find(file, kind)
         except UnknownName:
             continue
-    if (shipped := shipped_file(file)) is not None:
-        return identify(shipped)
-    raise UnknownName.of("file", file, [card.path.stem for card in library.cards()])
+    if (built_in := shipped_file(file)) is not None:
+        return identify(built_in)
+    known = [*(card.path.stem for card in library.cards()), *(name for names in shipped().values() for name in names)]
+    raise UnknownName.of("file", file, known)
 
 
 def _fields(card: "FileCard") -> dict[str, Any]:
@@ -144,7 +148,6 @@ def _fields(card: "FileCard") -> dict[str, Any]:
 
 def _print_table(rows: "list[tuple[str, FileCard, str]]") -> None:
     """Print a line for each name and card; the last word is where it comes from, if it is not from the folders."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None)
@@ -156,7 +159,14 @@ def _print_table(rows: "list[tuple[str, FileCard, str]]") -> None:
         size = _size(card.num_bytes) if card.num_bytes else ""
         row = (name, kind, card.family, card.layout, card.dtype, size, note)
         table.add_row(*(_plain(text) for text in row))
-    Console(highlight=False, markup=False).print(table)
+    _print(table)
+
+
+def _print(table: "Table") -> None:
+    """Print a table: as wide as the terminal, or, for other programs, a line for each row."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _plain(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -81,7 +81,12 @@ def require_file(path: Path) -> None:
 
 def free_path(path: Path) -> Path:
     """Return the path, or with a number the first that does not exist."""
+    return first_free(path, lambda path: [path])
+
+
+def first_free(path: Path, files_of: Callable[[Path], Iterable[Path]]) -> Path:
+    """Return the path, or with a number the first of whose files none exists."""
     n, found = 2, path
-    while found.exists():
+    while any(file.exists() for file in files_of(found)):
         found, n = path.with_stem(f"{path.stem}-{n}"), n + 1
     return found

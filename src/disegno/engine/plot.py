@@ -16,6 +16,14 @@ MARGIN_PX = 4
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """One cell of a plot, drawn: its place in the order of the cells."""
+
+    number: int
+    result: Result
+
+
+@dataclass(frozen=True)
 class Plotted:
     """A plot, drawn: the results in the order of its cells."""
 
@@ -37,8 +45,8 @@ class Plotted:
 
 def draw_plot(
     plot: Plot, *, studio: Studio | None = None, settings: Settings | None = None, preview_every: int = 0
-) -> Iterator[Progress | Plotted]:
-    """Yield progress over all cells, then the drawn plot. Raises DisegnoError; closing the iterator interrupts.
+) -> Iterator[Progress | Drawn | Plotted]:
+    """Yield progress and each cell, then the drawn plot. Raises DisegnoError; closing the iterator interrupts.
 
     `preview_every`: as of `generate`.
     """
@@ -47,6 +55,7 @@ def draw_plot(
         for event in generate(cell.request, studio=studio, preview_every=preview_every):
             if isinstance(event, Result):
                 results.append(event)
+                yield Drawn(n, event)
             else:
                 yield replace(
                     event, stage=f"{event.stage} {n + 1} of {len(plot.cells)}", part=n, num_parts=len(plot.cells)

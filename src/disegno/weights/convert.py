@@ -139,7 +139,7 @@ def _flow(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_processor(out: Path) -> None:
     """Write how a picture is prepared for an estimator of depth."""
-    (out / "feature_extractor").mkdir(exist_ok=True)
+    make_folder(out / "feature_extractor")
     size = read_json(out / DEPTH.folder / "config.json")["image_size"]
     _write_json(out / "feature_extractor" / "preprocessor_config.json", midas.PROCESSOR | {"size": size})
 
@@ -207,7 +207,7 @@ def _copy_vocabulary(source: Path, target: Path) -> None:
     for name in _VOCABULARIES:
         own, new = source / _VOCABULARY / name, target / _VOCABULARY / name
         if own.is_file() and not new.exists():
-            new.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(new.parent)
             shutil.copyfile(own, new)
 
 

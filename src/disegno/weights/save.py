@@ -6,19 +6,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from disegno.core.errors import RequestError
 from disegno.core.files import make_folder
 from disegno.core.files import write_atomically as write_atomically
 from disegno.weights.stream import safetensors_bytes
 
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")  # by which other programs choose torch's reader
+SUFFIXES = (".safetensors", ".sft", *TORCH_SUFFIXES)  # by which a library finds its files
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write the tensors in the form that the suffix promises to other programs: torch's, or safetensors.
 
     A checkpoint of torch's has no header: the words are lost. Its folder is made where there is none. Raises
-    ResourceError as `save_safetensors` does.
+    RequestError where the suffix is none of a file of weights, and ResourceError as `save_safetensors` does.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise RequestError(f"{path} is no name of a file of weights: end it in one of {', '.join(SUFFIXES)}.")
     make_folder(path.parent)
     if path.suffix.lower() not in TORCH_SUFFIXES:
         save_safetensors(path, tensors, metadata)
