@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_the_readmes_commands_and_flags_exist(readme: str) -> None:
             assert flag in shown, f"{line.strip()}: there is no {flag}"
 
 
+def test_the_readmes_have_the_same_commands_links_and_sections() -> None:
+    def told(readme: str) -> tuple[list[str], list[str], int]:
+        text = (ROOT / readme).read_text("utf-8")
+        commands = [line.partition("#")[0].rstrip() for line in re.findall("^    .+", text, re.MULTILINE)]
+        linked = re.findall(r"\]\(([^)#:]+)\)", text)
+        return commands, [link for link in linked if link not in READMES], text.count("\n## ")
+
+    assert told(READMES[0]) == told(READMES[1])
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_the_makefile_has_the_readmes_targets(readme: str) -> None:
     text = (ROOT / readme).read_text("utf-8")
@@ -65,6 +76,16 @@ def test_what_the_readme_links_to_exists(readme: str) -> None:
 def test_there_is_a_how_to_for_every_extension_point(kind: str) -> None:
     text = (ROOT / f"docs/howto/add-{'an' if kind[0] in 'aeiou' else 'a'}-{kind}.md").read_text("utf-8")
     assert "entry-points" in text
+
+
+def test_every_setting_and_its_default_is_in_the_reference() -> None:
+    from disegno.core.settings import Settings
+
+    text = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+    for field in fields(Settings):
+        assert f"| `{field.name}` | `DISEGNO_{field.name.upper()}` | " in text, field.name
+        if isinstance(field.default, str | int):
+            assert f"`DISEGNO_{field.name.upper()}` | `{field.default}` |" in text, field.name
 
 
 def test_every_sampler_and_schedule_is_in_the_reference() -> None:

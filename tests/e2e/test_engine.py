@@ -183,6 +183,14 @@ def test_the_result_holds_a_concrete_request(studio: Studio) -> None:
     assert request.seed >= 0 and request.sampler and request.schedule and request.cfg
 
 
+def test_the_settings_threads_are_torchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for threads in (0, 3):
+        Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path, threads=threads))
+    assert asked == [3]
+
+
 def test_a_condition_without_its_base_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     for name in ("mini", "first"):
         (tmp_path / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")

@@ -26,11 +26,11 @@ def test_what_does_not_exist_is_said(tmp_path: Path) -> None:
         load_settings(toml)
     for broken in (b"device = auto", b"\xff", b'clip = "~nobody-at-all/x"'):
         toml.write_bytes(broken)
-        with pytest.raises(RequestError, match=r"as toml|could not be read"):
+        with pytest.raises(RequestError, match=r"as TOML|could not be read"):
             load_settings(toml)
 
 
-@pytest.mark.parametrize("bad", [{"dtype": "fp8"}, {"threads": "many"}])
+@pytest.mark.parametrize("bad", [{"dtype": "fp8"}, {"threads": "many"}, {"threads": -1}])
 def test_bad_values_are_said(bad: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(RequestError):
         load_settings(tmp_path / "none.toml", **bad)

@@ -31,12 +31,11 @@ class Settings:
     t5: T5Use = "on"
     """The large text encoder of Stable Diffusion 3: on; off (it then says nothing); on the cpu; in 8 bits (int8)."""
     threads: int = 0
-    """CPU threads for one evaluation; 0 leaves it to torch."""
+    """CPU threads of a process that draws or teaches; 0 leaves it to torch."""
     residual_cache_mib: int = 512
     """How much memory control residuals that do not depend on the noisy image may keep. 0 turns the cache off."""
     preview_decoder: Path | None = None
     """A tiny decoder (TAESD: a file, or diffusers' folder) for live previews; unset: a linear map, fitted here."""
-
     clip: Path | None = None
     """A folder with openai/clip-vit-large-patch14, which looks at pictures: for the content of Uni-ControlNet."""
 
@@ -67,7 +66,7 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
     try:
         given: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read as toml ({error}). Mend it, or take it away.") from error
+        raise RequestError(f"{path} cannot be read as TOML ({error}). Repair it, or remove it.") from error
     if unknown := sorted(given.keys() - known):
         names = ", ".join(unknown)
         raise RequestError(f"{path} has settings that do not exist: {names}. Known: {', '.join(sorted(known))}.")
@@ -81,4 +80,7 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
     for name, words in (("dtype", get_args(DType)), ("t5", get_args(T5Use))):
         if (given_word := getattr(settings, name)) not in words:
             raise RequestError(f"{name} is {given_word!r}; it can be {', '.join(words[:-1])} or {words[-1]}.")
+    for name in _INTS:
+        if (number := getattr(settings, name)) < 0:
+            raise RequestError(f"{name} is {number}; it can be 0 or more.")
     return settings

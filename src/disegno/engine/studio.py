@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, cast
 
+import torch
+
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Backbone, TakesVae, TextStates
 from disegno.controls import CONTROLS
@@ -74,6 +76,8 @@ class Studio:
         self.settings = settings or load_settings()
         self.limits = limits or Limits()
         tune_allocator()
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
         self.memory = Memory(decide(self.settings))
         self.library = Library(self.settings)
         self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
