@@ -8,6 +8,7 @@ import os
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -105,7 +106,7 @@ def _asked_before(resume: Path, name: str | None, fields: Mapping[str, Any]) -> 
 
     request = asked_in(resume)
     if request is None:
-        raise RequestError(f"{resume} holds no training. Begin one: disegno teach NAME --data DIR --run {resume}.")
+        raise RequestError(f"{resume} holds no training. Begin one: disegno teach NAME --data DIR --run {quote(str(resume))}.")
     if name is not None or fields:
         raise RequestError(
             f"--resume goes on with what was asked for in {resume}; give it alone. For other settings begin a new"
@@ -252,7 +253,7 @@ def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Say
     for warning in result.warnings:
         click.secho(warning, fg="yellow", err=True)
     if home is None:
-        says.line(f"Stopped; saved at step {result.step}. Go on with: disegno teach --resume {run.folder}")
+        says.line(f"Stopped; saved at step {result.step}. Go on with: disegno teach --resume {quote(str(run.folder))}")
         return
     says.line(f"{home}: taught in {result.step} steps. What it learned: {run.folder / 'report.html'}")
     says.line("\n    ".join(("Draw with it:", *_drawing(run))))
@@ -264,10 +265,11 @@ def _drawing(run: "Run") -> list[str]:
 
     request = asked_in(run.folder)
     assert request is not None
-    model = "" if request.model == "diorama" else f" --model {request.model}"
+    model = "" if request.model == "diorama" else f" --model {quote(request.model)}"
     if not run.suffix:
-        return [f'disegno generate "what you want to see" --model {run.name}']
+        return [f'disegno generate "what you want to see" --model {quote(run.name)}']
     base = run.name if run.tasks else request.base
     on_base = "" if base is None else f",base={base}"
     names = [file.stem for file in run.files(run.file)[: len(run.tasks) or 1]]
-    return [f'disegno generate "what you want to see" --control {name}=drawing.png{on_base}{model}' for name in names]
+    controls = [quote(f"{name}=drawing.png{on_base}") for name in names]
+    return [f'disegno generate "what you want to see" --control {control}{model}' for control in controls]
