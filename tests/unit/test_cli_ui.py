@@ -1,6 +1,7 @@
 """`disegno ui`: what it starts, and what it opens."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,18 @@ def test_serve_takes_what_it_is_given(started: tuple[list[ServerSettings], list[
         ("robot", "another=key==", True),
         ("key", "c2VjcmV0LWtleQ==", True),
     ]
+
+
+def test_a_device_that_cannot_be_used_is_said_before_anything_is_served(
+    started: tuple[list[ServerSettings], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disegno.cli.serve.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    done = CliRunner().invoke(main, ["ui", "--no-browser", "--device", "tpu"])
+    assert done.exit_code == 2 and "The device 'tpu' cannot be used" in done.output, done.output
+    assert not started[0]
+
+
+@pytest.mark.parametrize("db", ["nothing://here", "oracle://x", "sqlite:////nowhere/at/all.sqlite"])
+def test_a_database_that_cannot_be_opened_is_said(db: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["serve", "--port", "0", "--folder", str(tmp_path), "--db", db])
+    assert done.exit_code == 2 and "The jobs' database" in done.output and "Traceback" not in done.output

@@ -2,15 +2,17 @@
 
 import os
 import re
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_network
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import click
 
 from disegno.core.errors import RequestError
-from disegno.core.settings import load_settings
+from disegno.core.settings import Settings, load_settings
 
 AUTH_VARIABLE, KEY_VARIABLE = "DISEGNO_AUTH", "DISEGNO_API_KEY"
 
@@ -54,6 +56,22 @@ def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(ip_network(text, strict=False)) for text in texts)
     except ValueError as error:
         raise RequestError(f"--proxy wants an address, as 127.0.0.1, or a network, as 10.0.0.0/8: {error}.") from error
+
+
+def require_device(settings: Settings) -> None:
+    """Raise RequestError where the device that is named cannot be used: no worker could be started.
+
+    It is tried in a process of its own: the server itself holds no torch, and nothing of a GPU.
+    """
+    if settings.device not in ("auto", "cpu"):
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            other.submit(_try_device, settings).result()
+
+
+def _try_device(settings: Settings) -> None:
+    from disegno.memory import decide
+
+    decide(settings)
 
 
 def _listed(variable: str) -> tuple[str, ...]:
@@ -112,6 +130,7 @@ def command(
         allow_urls=_hosts("--allow-url", allow_url, r"(:\d+)?|\*"),
         proxies=_addresses(proxy), machine=load_settings(device=device, dtype=dtype),
     )  # fmt: skip
+    require_device(settings.machine)
     log_to_stderr()
     shown = f"[{host}]" if ":" in host else host
     asyncio.run(

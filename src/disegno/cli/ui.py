@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from disegno.cli.serve import require_device
 from disegno.core.settings import load_settings
 
 
@@ -38,6 +39,7 @@ def command(
     from disegno.serving.settings import ServerSettings
 
     settings = ServerSettings(port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype))
+    require_device(settings.machine)
     log_to_stderr()
 
     def started(used: int) -> None:

@@ -51,7 +51,8 @@ async def serve(settings: ServerSettings, started: Callable[[int], None]) -> Non
     """Serve until SIGTERM or SIGINT: then nothing new is begun, what runs may end, and the rest waits on the disk.
 
     `started` is told the port when requests are answered. A second signal ends at once; nothing is lost either way.
-    Raises RequestError where the folder is another server's, or the port is taken; then nothing has been touched.
+    Raises RequestError where the folder is another server's, the port is taken, or the database cannot be opened; then
+    nothing has been touched.
     """
     with held(settings.folder, "serves from it", "--folder") as say, _bound(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
