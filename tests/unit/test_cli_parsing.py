@@ -11,6 +11,7 @@ from disegno.cli.output import output_paths, require_out
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.cli.sections import OTHERS, Sectioned
 from disegno.cli.serve import parse_accounts
+from disegno.cli.teach import command as teach
 from disegno.core.errors import RequestError, ResourceError
 from disegno.core.request import Hires, InitImage, Outpaint, Request, Tiles
 
@@ -94,6 +95,12 @@ def test_what_cannot_be_written_is_said_before_anything_is_drawn(
     monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path)
     with pytest.raises(ResourceError, match="cannot be written to"):
         require_out(tmp_path / "new" / "a.png")
+
+
+def test_commands_that_are_told_are_quoted(tmp_path: Path) -> None:
+    (folder := tmp_path / "my run").mkdir()
+    done = CliRunner().invoke(teach, ["--resume", str(folder)])
+    assert f"--run '{folder}'" in str(done.exception)
 
 
 def test_options_of_lists_repeat_and_claims_are_flags() -> None:

@@ -131,7 +131,10 @@ def _target(out: Path | None, image: str, name: str) -> Path:
 @click.argument("name", required=False)
 @click.argument("image", required=False)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="A .png file, or a folder. Unset: a new name, IMAGE.NAME.png, here."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A .png file, or a folder. Unset: a new name, IMAGE.NAME.png, here.",
 )
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; @FILE reads a long value.")
 @click.option(

@@ -106,7 +106,9 @@ def _asked_before(resume: Path, name: str | None, fields: Mapping[str, Any]) -> 
 
     request = asked_in(resume)
     if request is None:
-        raise RequestError(f"{resume} holds no training. Begin one: disegno teach NAME --data DIR --run {quote(str(resume))}.")
+        raise RequestError(
+            f"{resume} holds no training. Begin one: disegno teach NAME --data DIR --run {quote(str(resume))}."
+        )
     if name is not None or fields:
         raise RequestError(
             f"--resume goes on with what was asked for in {resume}; give it alone. For other settings begin a new"
