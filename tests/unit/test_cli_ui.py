@@ -1,5 +1,6 @@
 """`disegno ui`: what it starts, and what it opens."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,3 +96,13 @@ def test_a_device_that_cannot_be_used_is_said_before_anything_is_served(
 def test_a_database_that_cannot_be_opened_is_said(db: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["serve", "--port", "0", "--folder", str(tmp_path), "--db", db])
     assert done.exit_code == 2 and "The jobs' database" in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_without_the_servers_packages_it_says_how_to_install_them(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "disegno.serving.serve")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = CliRunner().invoke(main, [command])
+    assert done.exit_code == 2 and "uvicorn" in done.output and "pip install 'disegno[serve]'" in done.output

@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from multiprocessing import get_context
@@ -11,7 +13,7 @@ from typing import Any
 
 import click
 
-from disegno.core.errors import RequestError
+from disegno.core.errors import NotInstalled, RequestError
 from disegno.core.settings import Settings, load_settings
 
 AUTH_VARIABLE, KEY_VARIABLE = "DISEGNO_AUTH", "DISEGNO_API_KEY"
@@ -56,6 +58,21 @@ def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(ip_network(text, strict=False)) for text in texts)
     except ValueError as error:
         raise RequestError(f"--proxy wants an address, as 127.0.0.1, or a network, as 10.0.0.0/8: {error}.") from error
+
+
+@contextmanager
+def serving_packages() -> Generator[None]:
+    """Within it the server is imported. Raises NotInstalled where its packages, which are an extra, are not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "disegno":
+            raise
+        raise NotInstalled(
+            f"A server needs the package {package}, which is not here. Install it with those that go with it:"
+            " pip install 'disegno[serve]'"
+        ) from error
 
 
 def require_device(settings: Settings) -> None:
@@ -120,7 +137,8 @@ def command(
     """
     import asyncio
 
-    from disegno.serving.serve import log_to_stderr, serve
+    with serving_packages():
+        from disegno.serving.serve import log_to_stderr, serve
     from disegno.serving.settings import ServerSettings
 
     settings = ServerSettings(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from disegno.cli.serve import require_device
+from disegno.cli.serve import require_device, serving_packages
 from disegno.core.settings import load_settings
 
 
@@ -35,7 +35,8 @@ def command(
     Ctrl+C ends it; what has not been drawn by then is drawn at the next start. For other machines, and for accounts,
     see `disegno serve`, which has the same page.
     """
-    from disegno.serving.serve import log_to_stderr, serve
+    with serving_packages():
+        from disegno.serving.serve import log_to_stderr, serve
     from disegno.serving.settings import ServerSettings
 
     settings = ServerSettings(port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype))
