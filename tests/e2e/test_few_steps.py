@@ -108,6 +108,8 @@ def test_a_picture_is_changed_in_few_steps(drawn: Result, studio: Studio, tmp_pa
     init = InitImage(image=str(tmp_path / "photo.png"), denoise=0.5)
     changed = _draw(replace(ASKED, init=init), studio)
     assert changed.request.steps == 4 and not np.array_equal(_pixels(changed), _pixels(drawn))
+    most = concrete(replace(ASKED, init=replace(init, denoise=0.75)), studio.backbone("quick"), Album(studio.limits))
+    assert most.init and most.init.exact_steps  # of 4 steps, three quarters begin at noise alone
 
 
 def test_a_hires_pass_of_another_model_goes_without_the_lora(folder: Path, studio: Studio) -> None:

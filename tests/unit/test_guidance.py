@@ -68,6 +68,15 @@ def test_the_first_of_several_parts_stands_for_a_negative_row_that_is_not_there(
     torch.testing.assert_close(positive[0], out[0] + 2.0 * (out[1] - out[0]))
 
 
+def test_parts_are_composed_without_guidance_where_it_pauses() -> None:
+    """A1111 parity: combine_denoised with a cond_scale of 1."""
+    x, out, prediction = some(1, 1, 2, 2), some(2, 1, 2, 2, seed=1), PREDICTIONS["epsilon"]
+    parts = replace(ROWS[0], weight=0.5), replace(ROWS[0], weight=2.0)
+    x0 = denoised(x, torch.tensor(0.5), out, parts, prediction, Guidance(7.0, start=1.0))
+    expected = out[:1] + 2.0 * (out[1:] - out[:1])
+    torch.testing.assert_close(x0, prediction.denoise(x, torch.tensor(0.5), expected))
+
+
 def test_guidance_pauses_early_and_at_low_noise() -> None:
     """A1111 parity: CFGDenoiser.forward's skip_uncond."""
     assert not any(Guidance(7.0).pauses(sigma, 0.0, 1) for sigma in (0.0, 14.0))

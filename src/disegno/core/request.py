@@ -269,7 +269,7 @@ class Request:
     """Sampling steps; unset: the model's own."""
     few_steps: bool = False
     """Draw in the few steps that the model was taught: its LoRA for them, and its steps, guidance, sampler and schedule
-    where they are unset."""
+    where they are unset. A picture is changed in all of them (`exact_steps`)."""
     sampler: str | None = None
     """How the noise is removed; unset: the model's own."""
     schedule: str | None = None

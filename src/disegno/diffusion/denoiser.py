@@ -110,7 +110,8 @@ def denoised_pair(
     """
     out = out.float()
     positive, negative = split_rows(out, rows, x.shape[0])
-    guided = guide(positive, negative, guidance.cfg)
+    # A1111 parity: where the negative prompt is left out, parts still compose, and are not guided
+    guided = positive if all(row.positive for row in rows) else guide(positive, negative, guidance.cfg)
     if guidance.weighs_image():
         guided = guide_image(guided, negative, _blind(out, rows, x.shape[0]), guidance.image_cfg or 0.0)
     if guidance.wants_rescale():

@@ -11,7 +11,8 @@ from disegno.engine.wording import Worded
 def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
     """Return the request with the model's own LoRA, if any, in place of `few_steps`, and what fills in the rest.
 
-    Where the request names that LoRA already, that one acts; where an image's prompt does, `encode` sees to it.
+    Where the request names that LoRA already, that one acts; where an image's prompt does, `encode` sees to it. A
+    picture is changed in all of the steps: a share of a handful would begin too far up, and keep nothing of it.
     Raises RequestError where the model brings none, or where the hires pass is drawn by another model and does not
     say how.
     """
@@ -34,7 +35,8 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
     named = {use.name for use in request.loras}
     added = () if few.name is None or few.name in named else (LoraUse(name=few.name),)
     own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
-    return replace(request, few_steps=False, loras=(*request.loras, *added)), own
+    init = request.init and replace(request.init, exact_steps=True)
+    return replace(request, few_steps=False, loras=(*request.loras, *added), init=init), own
 
 
 def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
