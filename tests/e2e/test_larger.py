@@ -96,8 +96,10 @@ def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Stud
         for which in ("both", "first", "hires")
     }
     assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
-    with pytest.raises(UnknownName):
-        next(draw(replace(SMALL, controls=(replace(unit, name="nobody", passes="hires"),)), studio))
+    for wrong in ({"name": "nobody"}, {"annotate": "nothing"}, {"params": {"lo": 1}}, {"mask": unit.image},
+                  {"annotate": "Inpaint"}):  # fmt: skip
+        with pytest.raises(RequestError):
+            next(draw(replace(SMALL, controls=(replace(unit, passes="hires", **wrong),)), studio))
     two = replace(SMALL, batch=2, controls=(replace(unit, passes="hires"), replace(unit, annotate="invert")))
     result = result_of(two, studio)
     assert [condition.size for condition in result.conditions] == [(96, 96), (64, 64)]  # in the request's order

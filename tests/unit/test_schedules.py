@@ -138,8 +138,9 @@ def test_mistakes_are_named() -> None:
         plan_sigmas(find_sampler("Euler"), None, 0, VP)
 
 
-def test_simple_repeats_no_level_however_many_there_are() -> None:
+@pytest.mark.parametrize("name", ["simple", "turbo"])
+def test_no_level_is_repeated_however_many_there_are(name: str) -> None:
     table = scaled_linear_table()
-    sigmas = find_schedule("simple").sigmas(2500, table, Spacing())
+    sigmas = find_schedule(name).sigmas(2500, table, Spacing())
     assert len(sigmas) == 2501 and sigmas[-1] == 0
     assert float(sigmas[0]) == pytest.approx(float(table.sigma_max)) and (sigmas[1:] < sigmas[:-1]).all()

@@ -7,7 +7,7 @@ import pytest
 
 from disegno import ControlUnit
 from disegno.engine.taught import as_taught, taught_params
-from disegno.engine.units import idle_params
+from disegno.engine.units import annotator_of, idle_params
 from disegno.weights.card import FileCard
 
 pytestmark = pytest.mark.unit
@@ -24,6 +24,13 @@ def unit(**params: int) -> ControlUnit:
 
 def test_what_was_taught_is_what_is_shown() -> None:
     assert as_taught(unit(), "palette", card('{"cell": 16}')).params == {"cell": 16}
+
+
+@pytest.mark.parametrize(
+    ("said", "read"), [(None, "soft-edge"), ("Soft_Edge", "soft-edge"), ("Inpaint", "inpaint"), ("NONE", None)]
+)
+def test_an_annotator_is_known_however_its_name_is_written(said: str | None, read: str | None) -> None:
+    assert annotator_of(replace(unit(), annotate=said), "soft-edge") == read
 
 
 def test_what_is_given_counts_more() -> None:

@@ -225,6 +225,8 @@ def turbo(n: int, table: NoiseTable, spacing: Spacing) -> Tensor:
     999, 749, 499, 249 (Sauer et al. 2023).
     """
     size = len(table.sigmas)
+    if n > size:
+        return simple(n, table, spacing)
     t = (torch.arange(n, 0, -1) * (size / n) - 1).round().long().clamp(0, size - 1)
     return _with_zero(table.sigmas[t])
 

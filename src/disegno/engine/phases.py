@@ -26,7 +26,7 @@ from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of, taken
 from disegno.engine.seamless import going_round
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
-from disegno.engine.units import Prepared, Scene, prepare, with_doubts
+from disegno.engine.units import Prepared, Scene, check, prepare, with_doubts
 from disegno.engine.wording import Encoded, Worded, encode, uses_of
 
 PICTURES_AT_ONCE = 8  # decoded
@@ -138,13 +138,14 @@ def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...
 
 
 def check_files(job: Job, which: ControlPass) -> None:
-    """Raise what would stop a pass that is drawn later: its LoRAs, its controls, their pictures."""
+    """Raise what would stop a pass that is drawn later: its LoRAs, its controls, their pictures and annotators."""
     for uses in dict.fromkeys(uses_of(job.request, wording, job.backbone) for wording in job.worded.wordings):
         job.studio.require_loras(job.backbone, uses)
-    for _, unit in _acting(job.request, which):
-        job.studio.controller(unit, job.backbone)
-        for source in filter(None, (unit.image, unit.region, unit.mask)):
-            job.album.channels(source)
+    request = job.request
+    assert request.width and request.height
+    scene = _scene(job, request.width, request.height, job.canvas)
+    for _, unit in _acting(request, which):
+        check(unit, scene, job.backbone, job.studio)
 
 
 def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:

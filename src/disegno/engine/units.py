@@ -88,7 +88,8 @@ class Shown:
 def annotator_of(unit: ControlUnit, suggested: str | None) -> str | None:
     """Return the annotator to use: what the unit says, else the control's own, where there is one of that name."""
     if unit.annotate is not None:
-        return None if unit.annotate.lower() == "none" else unit.annotate
+        name = unit.annotate.lower().replace("_", "-")  # as the registry reads it
+        return None if name == "none" else name
     if unit.mask is not None:
         return INPAINT
     if suggested is not None and suggested in ANNOTATORS:
@@ -113,11 +114,7 @@ def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
     name = annotator_of(unit, suggested)
     if name == INPAINT:
         return _with_hole(unit, scene)
-    if unit.mask is not None:
-        raise RequestError(
-            f"The control {unit.name!r} has a mask, which only a control that inpaints can use: give it"
-            f" annotate={INPAINT}, or a region, if the mask is to say where the control acts."
-        )
+    _check_drawing(unit, name)
     picture, resize = _picture(unit, scene), unit.resize
     if name is not None:
         if unit.image is None and scene.canvas is not None and scene.canvas.own is not None:
@@ -126,6 +123,29 @@ def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
         resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, resize)
         picture = annotate_at(module, picture, make_params(module, unit.params), resolution, back=False)
     return Shown(fit(picture, scene.width, scene.height, resize))
+
+
+def _check_drawing(unit: ControlUnit, annotator: str | None) -> None:
+    """Raise what stands in the way of a drawing by this annotator, None: of the picture as it is."""
+    if unit.mask is not None:
+        raise RequestError(
+            f"The control {unit.name!r} has a mask, which only a control that inpaints can use: give it"
+            f" annotate={INPAINT}, or a region, if the mask is to say where the control acts."
+        )
+    if annotator is not None:
+        make_params(ANNOTATORS.load(annotator), unit.params)
+
+
+def check(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> None:
+    """Raise what would stop a unit that acts later: its control, its pictures, its annotator."""
+    controller = studio.controller(unit, backbone)
+    for source in filter(None, (unit.image, unit.region, unit.mask)):
+        scene.album.channels(source)
+    name = annotator_of(unit, annotator_for(controller, task_of(unit, controller)))
+    if name == INPAINT:
+        _hole(unit, scene)
+    else:
+        _check_drawing(unit, name)
 
 
 def _picture(unit: ControlUnit, scene: Scene) -> Picture:
