@@ -170,11 +170,12 @@ def test_a_mask_that_masks_nothing_is_said(folder: Path, studio: Studio) -> None
 
 def test_what_decides_nothing_is_said(folder: Path, studio: Studio) -> None:
     plain = result_of(_from(folder), studio)
-    said = result_of(replace(_from(folder, fill="noise", mask_blur=9), image_cfg=3.0), studio)
+    said = result_of(replace(_from(folder, fill="noise", mask_blur=9), image_cfg=3.0, seed_width=128), studio)
     assert np.array_equal(_pixels(plain), _pixels(said)) and not plain.warnings
     assert said.warnings == (
         "There is no mask, of which fill, mask_blur is said: it was passed over.",
         "image_cfg was passed over: it is for models that edit by instruction.",
+        "The noise was drawn as for the picture itself: seed_width and seed_height go together.",
     )
 
 
@@ -184,8 +185,9 @@ def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, stud
     assert np.array_equal(found[:8], _load(folder / "square.png")[:8])
     other = replace(request, init=replace(request.init, image=str(folder / "photo.png")))
     assert not np.array_equal(_pixels(result_of(other, studio))[28:36, 28:36], found[28:36, 28:36])
-    weighed = replace(request, init=replace(request.init, mask_weight=0.5))
-    assert not np.array_equal(_pixels(result_of(weighed, studio)), found)
+    weighed = result_of(replace(request, init=replace(request.init, mask_weight=0.5)), studio)
+    assert not np.array_equal(_pixels(weighed), found)
+    assert weighed.labels["Conditional mask weight"] == "0.5"
     assert result_of(replace(SMALL, model="inpainter"), studio).images  # without a picture: all of it is the hole
 
 
@@ -193,6 +195,8 @@ def test_an_editing_model_weighs_the_picture(folder: Path, studio: Studio) -> No
     request = replace(_from(folder, denoise=1.0), model="editor")
     drawn = [_pixels(result_of(replace(request, image_cfg=w, cfg=c), studio)) for w, c in ((1, 1), (1.5, 1), (1.5, 4))]
     assert len({d.tobytes() for d in drawn}) == 3
+    paused = result_of(replace(request, steps=1, image_cfg=2.0, cfg_start=1.0), studio)
+    assert paused.labels["Image CFG scale"] == "2.0" and paused.warnings[0].startswith("cfg_start and negative_min")
     with pytest.raises(RequestError, match="edits a picture"):
         result_of(replace(SMALL, model="editor"), studio)
 

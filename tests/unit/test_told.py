@@ -96,9 +96,10 @@ def test_the_model_is_looked_for_by_hash_and_by_name(tmp_path: Path, monkeypatch
 
 
 def test_a_hires_pass_comes_back(tmp_path: Path) -> None:
-    text = _with(OWN, "Denoising strength: 0.0", "Hires upscale: 1.5", "Hires steps: 7", "Hires upscaler: Lanczos")
+    text = _with(OWN, "Denoising strength: 0.0", "Hires upscale: 1.5", "Hires steps: 7", "Hires upscaler: Lanczos",
+                 "Hires CFG Scale: 0.0")  # fmt: skip
     request, _ = build_request(None, _file(tmp_path / "a.png", text), (), None, {})
-    assert request.hires == Hires(scale=1.5, steps=7, upscaler="Lanczos", denoise=0.0)
+    assert request.hires == Hires(scale=1.5, steps=7, upscaler="Lanczos", denoise=0.0, cfg=0.0)
     assert request.init is None
 
 
@@ -110,14 +111,22 @@ def test_steps_without_guidance_and_pictures_without_a_seam_come_back() -> None:
 
 def test_a_changed_picture_wants_the_picture_that_was_changed(tmp_path: Path) -> None:
     said = "Denoising strength: 0.4, Mask blur: 9, Inpaint area: Only masked, Masked content: latent noise"
+    said += ", Conditional mask weight: 0.5, Image CFG scale: 2.5"
     text = _with(OWN, said)
     path = _file(tmp_path / "a.png", text)
     assert build_request(None, path, (), None, {})[0].init is None
     plain, _ = build_request(None, path, (), None, {"init__image": "p.png"})
-    assert plain.init == InitImage(image="p.png", denoise=0.4)
+    assert plain.init == InitImage(image="p.png", denoise=0.4) and plain.image_cfg == 2.5
     masked, _ = build_request(None, path, (), None, {"init__image": "p.png", "init__mask": "m.png", "init__padding": 8})
     assert masked.init == InitImage(
-        image="p.png", mask="m.png", denoise=0.4, mask_blur=9, only_masked=True, fill="noise", padding=8
+        image="p.png",
+        mask="m.png",
+        denoise=0.4,
+        mask_blur=9,
+        only_masked=True,
+        fill="noise",
+        padding=8,
+        mask_weight=0.5,
     )
 
 

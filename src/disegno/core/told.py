@@ -40,6 +40,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Sampler": ("sampler", str),
     "Schedule type": ("schedule", str),
     "CFG scale": ("cfg", _number),
+    "Image CFG scale": ("image_cfg", _number),
     "Seed": ("seed", int),
     "Size-1": ("width", int),
     "Size-2": ("height", int),
@@ -93,6 +94,7 @@ _MASKED: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Inpaint area": ("only_masked", lambda text: text == "Only masked"),
     "Masked area padding": ("padding", int),
     "Masked content": ("fill", lambda text: _FILLS.get(text, "original")),
+    "Conditional mask weight": ("mask_weight", _number),
 }
 _FILLS = {name: fill for fill, name in FILLS.items()}
 _SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "", 0)
@@ -173,7 +175,8 @@ def told_of(text: str) -> Told:
     hires = _is_hires(found)
     if hires:
         said = _read(found, _HIRES)
-        fields["hires"] = {name: value for name, value in said.items() if name == "denoise" or value not in _SAME}
+        kept = ("denoise", "cfg")  # at 0 they say something
+        fields["hires"] = {name: value for name, value in said.items() if name in kept or value not in _SAME}
     if found.get("Refiner", "") not in ("", "None"):
         fields["refiner"] = {"at": 0.0, "passes": "hires"} | _read(found, _REFINER)  # A1111 parity: left out, it is so
     models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)

@@ -82,6 +82,12 @@ def passed_over(request: Request, edits: bool, sees_depth: bool) -> list[str]:
         doubts += [f"There is no mask, of which {said} is said: it was passed over."] if said else []
     if request.image_cfg != Request().image_cfg and not edits:
         doubts.append("image_cfg was passed over: it is for models that edit by instruction.")
+    if edits and request.image_cfg != 1 and (request.cfg_start or request.negative_min):
+        doubts.append(
+            "cfg_start and negative_min were passed over: the picture that is edited is weighed at every step."
+        )
+    if bool(request.seed_width) != bool(request.seed_height):
+        doubts.append("The noise was drawn as for the picture itself: seed_width and seed_height go together.")
     if (request.depth or request.depth_annotate) and not sees_depth:
         doubts.append("The depth map was passed over: it is for models that are shown one (Stable Diffusion 2 depth).")
     return doubts

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from disegno.core.infotext import unit_text
 from disegno.diffusion.schedules import AUTOMATIC, SCHEDULES
 from disegno.engine.phases import Job
+from disegno.engine.runs import edits, inpaints
 from disegno.engine.studio import BUILT_IN
 from disegno.engine.units import Prepared
 from disegno.engine.wording import Encoded
@@ -24,6 +25,7 @@ def labels_of(job: Job, told: Encoded | None, controls: Sequence[Prepared]) -> d
         **_model(job),
         **_vae(job),
         **_refiner(job),
+        **_seen(job),
         **({} if told is None else {**_loras(told.loras), **_learnt(told.learnt)}),
         **{f"ControlNet {i}": unit_text(unit, prepared.annotator) for i, (unit, prepared) in enumerate(units)},
     }
@@ -59,6 +61,16 @@ def _refiner(job: Job) -> dict[str, str]:
     card = job.studio.find_model(refiner.model)
     digits = "" if card is None else f" [{job.studio.library.sha256(card)[:_MODEL_DIGITS]}]"
     return {"Refiner": (BUILT_IN if card is None else card.path.stem) + digits}
+
+
+def _seen(job: Job) -> dict[str, str]:
+    """Return how closely a model that is shown the picture kept to it."""
+    init = job.request.init
+    if init is None:
+        return {}
+    if edits(job.backbone):
+        return {"Image CFG scale": str(job.request.image_cfg)}
+    return {"Conditional mask weight": str(init.mask_weight)} if inpaints(job.backbone) else {}
 
 
 def _loras(loras: Sequence[Loras]) -> Mapping[str, str]:

@@ -49,6 +49,7 @@ IMG2IMG: Mapping[str, tuple[str, Callable[[str], Json]]] = {
     "Mask blur": ("mask_blur", str),
     "Inpaint area": ("inpaint_full_res", lambda text: text == "Only masked"),
     "Masked area padding": ("inpaint_full_res_padding", str),
+    "Image CFG scale": ("image_cfg_scale", str),
     "Masked content": ("inpainting_fill", lambda text: _FILLS.index(text) if text in _FILLS else 1),
 }
 _FILLS = [FILLS[fill] for fill in FILL]
@@ -66,6 +67,7 @@ SETTINGS: Mapping[str, str] = {
     "Old prompt editing timelines": "use_old_scheduling",
     "Noise multiplier": "initial_noise_multiplier",
     "Extra noise": "img2img_extra_noise",
+    "Conditional mask weight": "inpainting_mask_weight",
     "Refiner switch by sampling steps": "refiner_switch_by_sample_steps",
     "Hires refiner": "hires_fix_refiner_pass",
 }
