@@ -19,6 +19,7 @@ from disegno.annotators.base import annotate_at, make_params
 from disegno.annotators.maps import resize_short_side
 from disegno.backbones import miniature
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
+from disegno.core.request import Hires, InitImage
 from disegno.core.result import Progress
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
@@ -231,6 +232,22 @@ def test_a_drawing_meets_the_canvas_in_one_step(folder: Path, studio: Studio) ->
 def test_a_base_without_a_condition_says_what_to_do(folder: Path, studio: Studio) -> None:
     with pytest.raises(ModelFileError, match=r"controls nothing alone\. Name a CtrLoRA condition"):
         studio.controller(_unit(folder, "base"), studio.backbone(SMALL.model))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sampler": "Eulr"}, {"schedule": "Karas"}, {"hires": Hires(sampler="Eulr")},
+        {"init": InitImage(image="no.png")},
+        {"controls": (ControlUnit(name="plain", image="no.png"),)},
+    ],
+)  # fmt: skip
+def test_what_needs_no_model_to_be_known_is_said_before_one_is_opened(
+    wrong: dict[str, object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Studio, "open_model", lambda *_: pytest.fail("a model was opened"))
+    with pytest.raises(RequestError):
+        _draw(replace(SMALL, **wrong), Studio(_settings(folder)))
 
 
 def test_a_control_of_another_family_is_refused_at_once(folder: Path, studio: Studio) -> None:

@@ -20,6 +20,17 @@ VAE_TILE = 512  # at 1024 px Stable Diffusion's decoder takes 3 GiB in float32, 
 _OF_A_MASK = ("fill", "mask_mode", "mask_blur", "padding", "mask_weight")
 
 
+def check_beforehand(request: Request, album: Album) -> None:
+    """Raise what needs no open model to be known: a sampler or schedule that is not there, a picture that is none."""
+    for each in filter(None, (request, request.hires)):
+        resolve_names(each.sampler, each.schedule)
+    init = request.init
+    of_units = (source for unit in request.controls for source in (unit.image, unit.mask, unit.region))
+    for source in (init and init.image, init and init.mask, *of_units):
+        if source:
+            album.channels(source)
+
+
 def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
     """Return the request with the model's own defaults for what it leaves open, and its seeds drawn.
 

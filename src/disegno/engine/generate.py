@@ -19,7 +19,7 @@ from disegno.diffusion.noise import batch_seeds
 from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
-from disegno.engine.concrete import concrete, passed_over
+from disegno.engine.concrete import check_beforehand, concrete, passed_over
 from disegno.engine.depth import check_depth, sees_depth
 from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
@@ -96,6 +96,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     names; unset: within the studio's limits. Raises every error that a request can cause before its first phase.
     """
     album = album or Album(studio.limits)
+    check_beforehand(request, album)
     times = [time.perf_counter()]
     studio.backbone_of(request)
     times.append(time.perf_counter())
