@@ -451,9 +451,10 @@ def test_what_is_written_of_a_request_is_read_back_from_an_infotext() -> None:
         }
     )
     text = write_infotext("a cow", "", {"Steps": 9, "Sampler": "Heun", "CFG scale": 3.0} | values_of(changed, 5, 5, {}))
-    body: dict[str, Json] = {"infotext": text + ", Token merging ratio: 0.5", "init_images": [PNG], "mask": PNG}
-    order = translate("img2img", body, HOUSE)
+    text += ", Conditional mask weight: 0.25, Image CFG scale: 2.5, Token merging ratio: 0.5"
+    order = translate("img2img", {"infotext": text, "init_images": [PNG], "mask": PNG}, HOUSE)
     init, wanted = order.requests[0].init, changed.init
+    assert init is not None and (init.mask_weight, order.requests[0].image_cfg) == (0.25, 2.5)
     assert init is not None and wanted is not None
     for name in ("invert", "mask_blur", "only_masked", "padding", "fill", "noise", "extra_noise", "denoise"):
         assert getattr(init, name) == getattr(wanted, name), name
