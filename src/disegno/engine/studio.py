@@ -272,6 +272,12 @@ class Studio:
         key = (backbone.fingerprint, *files)
         return self._controllers.get(key, lambda: self._open_controller(module, card, base, backbone))
 
+    def wants_base(self, unit: ControlUnit, backbone: Backbone) -> bool:
+        """Return whether a unit's control stands on a Base ControlNet of another file."""
+        card = self.control_card(unit, backbone)
+        module = self._mechanism(card)
+        return hasattr(module, "open_base") and not module.brings_base(card)
+
     def control(self, controller: Controller, condition: Condition) -> Control:
         """Return the controller's control for a condition, prepared once: later seeds do not encode it again."""
         key = (id(controller), tuple(condition.image.shape), condition.key)
@@ -359,10 +365,7 @@ class Studio:
 
     def _base_of(self, module: Any, card: FileCard, unit: ControlUnit, backbone: Backbone) -> Path | None:
         """Return the file of a control's Base ControlNet, as it is found now; None: its mechanism has none."""
-        takes_base = hasattr(module, "open_base")
-        if unit.base and (not takes_base or module.brings_base(card)):
-            raise RequestError(f"{card.path.name} stands on no Base ControlNet, or brings its own: leave out base.")
-        if not takes_base:
+        if not hasattr(module, "open_base"):
             return None
         if module.brings_base(card):
             return card.path

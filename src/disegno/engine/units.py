@@ -230,6 +230,8 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
         )
     annotator = annotator_of(unit, suggested)
     warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller), *idle_params(unit, annotator))
+    if unit.base and not studio.wants_base(unit, backbone):
+        warnings += (f"The control {unit.name} stands on no Base ControlNet of another file: base does nothing.",)
     return Prepared(controls, Image.fromarray(shown.picture), warnings, annotator, task=task)
 
 
