@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from disegno.backbones._autoencoder import Autoencoder, build_autoencoder, without_overflow
+from disegno.backbones._cross_attention import reading
 from disegno.backbones._lockstep import evaluate
 from disegno.backbones._vae_file import beside_own, open_vae
 from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
@@ -215,17 +216,18 @@ class LatentDiffusion:
         if residuals is not None:
             down = tuple(r.to(x.device, x.dtype) for r in residuals.down)
             residuals = Residuals(down, residuals.mid.to(x.device, x.dtype))
-        if call.streams:
-            return evaluate(self.net, x, t, tokens, residuals, call.streams).float()
-        out = self.net(
-            x,
-            t,
-            encoder_hidden_states=tokens,
-            down_block_additional_residuals=residuals and residuals.down,
-            mid_block_additional_residual=residuals and residuals.mid,
-            return_dict=False,
-        )[0]
-        return out.float()
+        with reading(self.net, call.image_prompts, x):
+            if call.streams:
+                return evaluate(self.net, x, t, tokens, residuals, call.streams).float()
+            out = self.net(
+                x,
+                t,
+                encoder_hidden_states=tokens,
+                down_block_additional_residuals=residuals and residuals.down,
+                mid_block_additional_residual=residuals and residuals.mid,
+                return_dict=False,
+            )[0]
+            return out.float()
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when a side is no multiple of a latent cell, or the deepest level would see nothing."""

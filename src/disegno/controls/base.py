@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from disegno.diffusion.call import Call, Residuals, Suffix
+from disegno.diffusion.call import Call, ImagePrompt, Residuals, Suffix
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,14 @@ class ManyTasks(Protocol):
     def tasks(self) -> Mapping[str, str | None]: ...
 
 
+@runtime_checkable
+class Looking(Protocol):
+    """A controller that looks at a picture as a whole: it is shown it in its own size, not fitted to the canvas."""
+
+    @property
+    def looks(self) -> bool: ...
+
+
 class Controller(Protocol):
     """A control's weights, open in memory, for one backbone."""
 
@@ -138,6 +146,12 @@ def add_suffixes(call: Call, own: Sequence[Suffix]) -> Call:
     """Return the call with a suffix behind each row's text, beside those that it has."""
     before = call.suffixes or ((),) * len(call.rows)
     return replace(call, suffixes=tuple((*some, one) for some, one in zip(before, own, strict=True)))
+
+
+def add_image_prompts(call: Call, own: Sequence[ImagePrompt]) -> Call:
+    """Return the call with an image prompt for each row, beside those that it has."""
+    before = call.image_prompts or ((),) * len(call.rows)
+    return replace(call, image_prompts=tuple((*some, one) for some, one in zip(before, own, strict=True)))
 
 
 def key_of(*parts: str) -> str:

@@ -1,12 +1,13 @@
 """How strongly, when, and on which prompt a control acts: the wrapper that the engine puts around any Control.
 
-A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, or what its
-net beside the model's adds to each block.
+A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, what the
+cross-attentions read of it, or what its net beside the model's adds to each block.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from disegno.controls.base import Control, Joining, Mixing
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
-from disegno.diffusion.call import Call, Residuals, Row, Stream, Suffix
+from disegno.diffusion.call import Call, ImagePrompt, Residuals, Row, Stream, Suffix
+
+T = TypeVar("T")
 
 SOFT_DECAY = 0.825  # per layer, counted back from the middle (ControlNet's guess mode; A1111's control modes)
 _SOFT: dict[ControlMode, bool] = {"balanced": False, "prompt": True, "control": True}
@@ -120,12 +123,15 @@ class Used:
         index = torch.tensor(reached, device=call.x.device)
         few = take_rows(call, index)
         own = self.control(few)
-        assert own.residuals is not None or own.streams or own.suffixes != few.suffixes, f"{self.control} added nothing"
+        beside = own.suffixes != few.suffixes or own.image_prompts != few.image_prompts
+        assert own.residuals is not None or own.streams or beside, f"{self.control} added nothing"
+        none = ((),) * len(call.rows)
         weights = Weights(self.use, tuple(self.use.value(call.rows[i]) for i in reached))
         return replace(
             call,
             residuals=call.residuals if own.residuals is None else add_rows(call, weights.of(own.residuals), index),
-            suffixes=_with_suffixes(call, few, own, reached, weights),
+            suffixes=_put(call.suffixes or none, own.suffixes, reached, weights.of_suffix),
+            image_prompts=_put(call.image_prompts or none, own.image_prompts, reached, weights.of_image_prompt),
             streams=(*call.streams, *(weights.on(stream, index) for stream in own.streams)),
         )
 
@@ -157,6 +163,23 @@ class Weights:
         """Return a row's suffix times the strength and its value of the curve. `place`: among the reached rows."""
         return suffix.scaled(self.use.strength * self.values[place])
 
+    def of_image_prompt(self, prompt: ImagePrompt, place: int) -> ImagePrompt:
+        """Return a row's image prompt at the use's scales, times its value of the curve, within the use's region.
+
+        An attention counts as the residual of its depth. Raises RequestError where there are other layers.
+        """
+        scales, num = self.use.layers, len(prompt.depths)
+        if not scales:
+            by_depth = self.use.scales(prompt.num_residuals)
+            scales = tuple(by_depth[depth] for depth in prompt.depths)
+        if len(scales) != num:
+            raise RequestError(
+                f"A control was given {len(scales)} layer weights, but {num} cross-attentions of this model read it."
+                f" Give {num}: the encoder's, the decoder's, the middle's last."
+            )
+        scales = tuple(scale * self.values[place] for scale in scales)
+        return replace(prompt, scales=scales, region=self.use.region)
+
     def on(self, stream: Stream, index: Tensor) -> Stream:
         """Return a control's stream at these rows of the whole call, each of its additions weighed as a residual is."""
         scales = self.use.scales(stream.num_residuals, stream.soft)
@@ -170,17 +193,18 @@ class Weights:
         return replace(stream, rows=index, weigh=weigh)
 
 
-def _with_suffixes(
-    call: Call, few: Call, own: Call, reached: list[int], weights: Weights
-) -> tuple[tuple[Suffix, ...], ...]:
-    """Return the suffixes of all of the call's rows: what the control put behind the reached ones is weighed."""
-    if own.suffixes == few.suffixes:
-        return call.suffixes
-    rows = list(call.suffixes or ((),) * len(call.rows))
-    for place, row in enumerate(reached):
-        added = own.suffixes[place][len(rows[row]) :]
-        rows[row] = (*rows[row], *(weights.of_suffix(suffix, place) for suffix in added))
-    return tuple(rows)
+def _put(
+    before: Sequence[tuple[T, ...]], after: Sequence[tuple[T, ...]], reached: list[int], weigh: Callable[[T, int], T]
+) -> tuple[tuple[T, ...], ...]:
+    """Return what all of a call's rows have (`before`), with what a control gave the reached ones, weighed; () if none.
+
+    `after`: of the reached rows, what they have at full strength.
+    """
+    rows = list(before)
+    for place, row in enumerate(reached if after else ()):
+        added = after[place][len(rows[row]) :]
+        rows[row] = (*rows[row], *(weigh(one, place) for one in added))
+    return tuple(rows) if any(rows) else ()
 
 
 def _by_row(x: Tensor, factors: list[float]) -> Tensor:

@@ -1,6 +1,6 @@
 """One evaluation of a backbone, as a frozen value: a control takes a Call and returns a new one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -62,6 +62,27 @@ class Suffix:
         return replace(self, tokens=self.tokens * factor)
 
 
+@dataclass(frozen=True, eq=False)
+class ImagePrompt:
+    """What a row's cross-attentions read apart from its text, whose output is added to the text's (IP-Adapter).
+
+    `read`: name of an attention in the net -> keys and values, each (m w): the encoder's, the decoder's, the middle's.
+    `depths`: the residual that each counts as, of `num_residuals`. `scales`: what each output is multiplied by; none:
+    all are 1. `region`: where it is added, (1 1 h w) in [0, 1]; None: everywhere.
+    """
+
+    read: Mapping[str, tuple[Tensor, Tensor]]
+    depths: tuple[int, ...]
+    num_residuals: int
+    scales: tuple[float, ...] = ()
+    region: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are read."""
+        return len(next(iter(self.read.values()))[0])
+
+
 class Steps(Protocol):
     """A net beside the model's own during one evaluation, block by block. h: what the block gives, (r c h w).
 
@@ -97,7 +118,8 @@ class Stream:
 class Call:
     """One evaluation of a backbone. b rows; every row has its own noise level, text and meaning (`rows`).
 
-    `suffixes`: of each row, what the net reads behind its text; none: of no row. `streams`: what runs beside the net.
+    `suffixes`: of each row, what the net reads behind its text; none: of no row. `image_prompts`: of each row, what it
+    reads apart from it; none: of no row. `streams`: what runs beside the net.
     """
 
     x: Tensor  # b c h w, already scaled by `Prediction.scale`
@@ -110,15 +132,21 @@ class Call:
     residuals: Residuals | None = None
     suffixes: tuple[tuple[Suffix, ...], ...] = ()
     streams: tuple[Stream, ...] = ()
+    image_prompts: tuple[tuple[ImagePrompt, ...], ...] = ()
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
-        assert len(self.suffixes) in (0, len(self.rows))
+        assert len(self.suffixes) in (0, len(self.rows)) and len(self.image_prompts) in (0, len(self.rows))
 
     @property
     def num_suffixed(self) -> tuple[int, ...]:
         """How many tokens each row has behind its text; () where none has any."""
         return tuple(sum(len(suffix.tokens) for suffix in own) for own in self.suffixes)
+
+    @property
+    def num_prompted(self) -> tuple[tuple[int, ...], ...]:
+        """How many tokens each row reads apart from its text, of each image prompt; () where none has any."""
+        return tuple(tuple(prompt.num_tokens for prompt in own) for own in self.image_prompts)
 
     def take(self, index: Tensor) -> "Call":
         """Return the rows at `index` (r,) as a call of their own, with no residuals or streams yet."""
@@ -129,7 +157,9 @@ class Call:
         x, t, tokens = (part.index_select(0, index.to(part.device)) for part in (self.x, self.t, self.tokens))
         rows = tuple(self.rows[i] for i in index.tolist())
         suffixes = tuple(self.suffixes[i] for i in index.tolist()) if self.suffixes else ()
-        return Call(x, t, tokens, rows, self.net, some(self.pooled), some(self.extra), suffixes=suffixes)
+        own = tuple(self.image_prompts[i] for i in index.tolist()) if self.image_prompts else ()
+        extra = some(self.extra)
+        return Call(x, t, tokens, rows, self.net, some(self.pooled), extra, suffixes=suffixes, image_prompts=own)
 
     def run(self) -> Tensor:
         """Return the net's output, (b c h w); rows of one number of tokens are evaluated together."""

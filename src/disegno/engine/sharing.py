@@ -22,8 +22,8 @@ Mode = Literal["exact", "auto", "always"]
 def kind_of(call: Call) -> tuple[Hashable, ...]:
     """Return what calls of one evaluation have in common."""
     extra = None if call.extra is None else call.extra.shape[1:]
-    suffixed = frozenset(call.num_suffixed)
-    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, suffixed)
+    read = frozenset(call.num_suffixed), frozenset(call.num_prompted)
+    return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, read)
 
 
 def _weight_of(call: Call) -> tuple[int, bool, int]:
@@ -68,6 +68,7 @@ def merged(calls: Sequence[Call]) -> Call:
         residuals=residuals,
         suffixes=tuple(own for call in calls for own in call.suffixes),
         streams=_streams(calls),
+        image_prompts=tuple(own for call in calls for own in call.image_prompts),
     )
 
 

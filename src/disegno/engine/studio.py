@@ -27,6 +27,7 @@ from disegno.loras.dialects import TEXTS
 from disegno.loras.files import read_lora
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.prompts.files import PromptFiles
+from disegno.text.clip_vision import ClipVision, open_clip_vision
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
@@ -47,6 +48,7 @@ MAX_BACKBONES = 2
 MAX_VARIANTS = 4  # of a model: each has at most a VAE of its own, 0.2 GiB in half precision
 MAX_BASES = 2
 MAX_UPSCALERS = 2
+MAX_VISIONS = 1  # ViT-H, which looks for IP-Adapter, has 0.63 billion weights
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
 
 Stamp = tuple[Path, tuple[int, int]]  # a path, and what changes when it is replaced
@@ -88,6 +90,7 @@ class Studio:
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
         self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
+        self._visions: Kept[ClipVision] = Kept(MAX_VISIONS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[tuple[Backbone, Loras]] = Kept(MAX_LORAS)
@@ -293,8 +296,13 @@ class Studio:
         """Forget everything that is open: what is wanted again is opened again."""
         self.close_controls()
         for kept in (self._backbones, self._bases, self._previews, self._upscalers, self._texts,
-                     self._learnt, self._loras):  # fmt: skip
+                     self._learnt, self._loras, self._visions):  # fmt: skip
             kept.clear()
+
+    def vision(self, path: Path) -> ClipVision:
+        """Return the CLIP in a folder or a file that looks at pictures. Opened once, for all that look by it."""
+        key = (path, _version_of(path))
+        return self._visions.get(key, lambda: open_clip_vision(path, self.memory, self.memory.policy.dtype))
 
     def preview_decoder(self, backbone: Backbone) -> Decoder:
         """Return what shows this model's latents while they are drawn. Opened once."""
@@ -316,6 +324,7 @@ class Studio:
     def _open_controller(self, module: Any, card: FileCard, base: Path | None, backbone: Backbone) -> Controller:
         if base is None:
             parts = {name: getattr(self.settings, name) for name in getattr(module, "settings", ())}
+            parts |= {name: getattr(self, name) for name in getattr(module, "wants", ())}
             return module.open(card.path, backbone, self.memory, **parts)
         opened = self._bases.get(
             (backbone.fingerprint, str(base), stamp_of(base)),

@@ -12,7 +12,7 @@ from torch import Tensor
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.backbones.base import Backbone
-from disegno.controls.base import Condition, Control, Controller, Mixing
+from disegno.controls.base import Condition, Control, Controller, Looking, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlUnit
@@ -109,20 +109,20 @@ def idle_params(unit: ControlUnit, annotator: str | None) -> tuple[str, ...]:
     return (f"The control {unit.name} is shown its picture as it is: {named} {verb} nothing.{meant}",)
 
 
-def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None) -> Shown:
-    """Return what the control is shown: the unit's picture, annotated if asked, fitted to the canvas."""
+def shown_to(unit: ControlUnit, scene: Scene, suggested: str | None, whole: bool = False) -> Shown:
+    """Return what the control is shown: the unit's picture, annotated if asked, fitted to the canvas or `whole`."""
     name = annotator_of(unit, suggested)
     if name == INPAINT:
         return _with_hole(unit, scene)
     _check_drawing(unit, name)
-    picture, resize = _picture(unit, scene), unit.resize
+    picture, resize = _picture(unit, scene, whole), unit.resize
+    if (name is not None or whole) and unit.image is None and scene.canvas is not None and scene.canvas.own is not None:
+        picture, resize = scene.canvas.own, scene.canvas.resize  # A1111 parity: seen before it is fitted
     if name is not None:
-        if unit.image is None and scene.canvas is not None and scene.canvas.own is not None:
-            picture, resize = scene.canvas.own, scene.canvas.resize  # A1111 parity: drawn from before it is fitted
         module = ANNOTATORS.load(name)
         resolution = unit.resolution or pixel_perfect_resolution(picture, *scene.first_size, resize)
         picture = annotate_at(module, picture, make_params(module, unit.params), resolution, back=False)
-    return Shown(fit(picture, scene.width, scene.height, resize))
+    return Shown(picture if whole else fit(picture, scene.width, scene.height, resize))
 
 
 def _check_drawing(unit: ControlUnit, annotator: str | None) -> None:
@@ -148,12 +148,13 @@ def check(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -
         _check_drawing(unit, name)
 
 
-def _picture(unit: ControlUnit, scene: Scene) -> Picture:
+def _picture(unit: ControlUnit, scene: Scene, whole: bool = False) -> Picture:
     """Return the unit's picture, (h w 3); without one of its own, the canvas's: the picture that is changed."""
     if unit.image is None:
         assert scene.canvas is not None, "a request without init has an image in every unit"
         return scene.canvas.picture
-    return _cut_like_canvas(unit, scene, scene.album.rgb(unit.image))
+    picture = scene.album.rgb(unit.image)
+    return picture if whole else _cut_like_canvas(unit, scene, picture)
 
 
 def _cut_like_canvas(unit: ControlUnit, scene: Scene, picture: Picture) -> Picture:
@@ -210,11 +211,15 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
     suggested = annotator_for(controller, task)
     if suggested is not None and suggested == annotator_of(unit, suggested):
         unit = as_taught(unit, suggested, studio.control_card(unit, backbone))
-    shown, region = shown_to(unit, scene, suggested), region_of(unit, scene)
+    looks = isinstance(controller, Looking)
+    shown, region = shown_to(unit, scene, suggested, looks), region_of(unit, scene)
     use = Use.of(unit)
     if scene.windows:
         controls = tuple(
-            Used(_control(controller, shown.cut(window), task, studio), replace(use, region=_cut(region, window)))
+            Used(
+                _control(controller, shown if looks else shown.cut(window), task, studio),
+                replace(use, region=_cut(region, window)),
+            )
             for window in scene.windows
         )
     else:
@@ -226,7 +231,8 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
         )
     if unit.mix and not isinstance(controls[0].control, Mixing):
         raise RequestError(
-            f"The control {unit.name!r} cannot be mixed with others: leave out mix. UniControl's conditions can."
+            f"The control {unit.name!r} cannot be mixed with others: leave out mix. UniControl's conditions and"
+            " IP-Adapter's pictures can."
         )
     annotator = annotator_of(unit, suggested)
     warnings = (*getattr(controller, "warnings", ()), *doubts(unit, controller), *idle_params(unit, annotator))

@@ -58,6 +58,12 @@ KINDS = (
     Kind("control", "controlnet-xs", any=("\nenc_zero_convs_out.", "\ncontrol_to_base_for_conv_in.", ".ctrl_to_base.")),
     Kind("control", "controlnet-union", any=("\ntask_embedding\n", "\ncontrol_add_embedding.")),
     Kind("control", "controllora", any=("\nlora_controlnet\n",)),
+    Kind(
+        "control",
+        "ip-adapter-faceid",
+        any=("\nimage_proj.perceiver_resampler.", "\nimage_proj.proj.2.weight\n"),
+        lacks=("\nimage_proj.proj.3.weight\n",),
+    ),
     Kind("control", "ip-adapter", any=("\nimage_proj.", "\nip_adapter.")),
     Kind("upscaler", "esrgan", any=(".rdb1.conv1.weight\n", ".RDB1.conv1.weight\n", ".RDB1.conv1.0.weight\n")),
     Kind(
@@ -195,7 +201,7 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
 
 def _is_cross_key(key: str) -> bool:
     ours = key.endswith(("weight", "hada_w1_b", "lokr_w1", "lokr_w1_b")) and not key.endswith(_HALVES_UP)
-    return ours and ("attn2.to_k" in key or "attn2_to_k" in key)
+    return ours and ("attn2.to_k" in key or "attn2_to_k" in key or ".to_k_ip." in key)
 
 
 def _width_of(key: str, shape: Shape, shapes: Shapes) -> int:
