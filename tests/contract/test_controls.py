@@ -17,6 +17,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from disegno.backbones._cross_attention import reading
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature import draw
@@ -27,6 +28,7 @@ from disegno.controls import (
     controlnet_sd3,
     controlnet_xs,
     ctrlora,
+    ip_adapter,
     t2i_adapter,
     uni_controlnet,
     unicontrol,
@@ -47,6 +49,8 @@ from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals
 from disegno.weights.unicontrol_files import originals_of as unicontrol_originals
 from disegno.weights.unicontrol_files import own_shapes
 from disegno.weights.xs_files import originals_of as xs_originals
+from kit import ip_adapter as ip_kit
+from kit.clip import write_clip
 
 pytestmark = pytest.mark.contract
 
@@ -85,7 +89,8 @@ class TinyHost:
         if call.streams:
             return lockstep(self.net, call.x, call.t, call.tokens, r, call.streams)
         added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
-        return self.net(call.x, call.t, call.tokens, **added).sample
+        with reading(self.net, call.image_prompts, call.x):
+            return self.net(call.x, call.t, call.tokens, **added).sample
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,12 @@ class TinyTransformer(TinyHost):
 
 @dataclass(frozen=True)
 class Opened:
-    """A mechanism in miniature: two controls of it, and every weight that they could touch. `num`: of its residuals."""
+    """A mechanism in miniature: two controls of it, and every weight that they could touch. `layers`: it weighs."""
 
     host: TinyHost
     controls: tuple[Control, Control]
     weights: Callable[[], dict[str, Tensor]]
-    num: int = 5
+    layers: int = 5
 
 
 def _randomised(net: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -198,7 +203,7 @@ def _t2i(folder: Path, host: TinyHost) -> Opened:
     save_file(draw(T2IAdapter(3, [32, 64], 2), 13), folder / "t2i.safetensors")
     controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, num=2)
+    return Opened(host, (a, b), controller.net.state_dict, layers=2)
 
 
 def _sd3(folder: Path, _host: TinyHost) -> Opened:
@@ -215,6 +220,17 @@ def _sd3(folder: Path, _host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict)
 
 
+def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
+    clip = write_clip(folder / "image_encoder", layers=2)
+    path = ip_kit.write(folder / "ip.safetensors", ip_kit.tensors("plus", host, 13))
+    controller = ip_adapter.open(path, host, MEMORY, clip=clip)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    weights = {"net": controller.net, "unet": host.net}
+    return Opened(
+        host, (a, b), lambda: {f"{n}.{k}": t for n, net in weights.items() for k, t in net.state_dict().items()}, 4
+    )
+
+
 MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "controlnet": _controlnet,
     "ctrlora": _ctrlora,
@@ -223,6 +239,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "controlnet-xs": _xs,
     "t2i-adapter": _t2i,
     "controlnet-sd3": _sd3,
+    "ip-adapter": _ip_adapter,
 }
 
 
@@ -334,7 +351,7 @@ def test_rows_with_different_controls_share_a_batch(opened: Opened) -> None:
     """The first control on the rows of the prompt, the second on all: each row as if it were drawn alone."""
     call = _call(opened.host)
     uses = [
-        Used(opened.controls[0], Use(mode="control", layers=(1.0,) * opened.num)),
+        Used(opened.controls[0], Use(mode="control", layers=(1.0,) * opened.layers)),
         Used(opened.controls[1], Use(0.5)),
     ]
     together = apply(uses, call).run()
@@ -367,9 +384,9 @@ def test_regions_curves_and_layers(opened: Opened) -> None:
     half = torch.cat([white[..., :32], black[..., 32:]], dim=-1)
     assert all(not torch.allclose(drawn(Use(region=half)), other, atol=1e-3) for other in (plain, full))
     torch.testing.assert_close(drawn(Use(curve=parse_curve("0.5@0,0.5@1"))), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(drawn(Use(layers=(0.5,) * opened.num)), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(drawn(Use(layers=(0.5,) * opened.layers)), drawn(Use(0.5)), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(drawn(Use(mode="prompt")), full, atol=1e-3)
-    with pytest.raises(RequestError, match=f"3 layer weights, but adds {opened.num}"):
+    with pytest.raises(RequestError, match=f"3 layer weights, but.* {opened.layers} "):
         drawn(Use(layers=(1.0,) * 3))
 
 

@@ -45,6 +45,7 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
         yield "uni-controlnet", family, whole | {"local_adapter.x": (1,)}
         own = {f"control_model.{CROSS}": (64, width), "enc_zero_convs_out.0.0.weight": (1, 1, 1, 1)}
         yield "controlnet-xs", family, own
+        yield "ip-adapter", family, {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (320, width)}
     yield "controlnet", "sd3", SD3_CONTROL
     for family, pixels in (("sd1", 192), ("sdxl", 768)):
         yield "t2i-adapter", family, {"conv_in.weight": (320, pixels, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)}

@@ -6,14 +6,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from disegno.backbones import miniature
 
-SEEN = 12  # numbers that it gives of a picture
+SEEN, HIDDEN = 12, 16  # numbers that it gives of a picture, and of a state
+SIDE = 32
 
 
-def write_clip(folder: Path) -> Path:
+def write_clip(folder: Path, layers: int = 1) -> Path:
     """Write it, and return the folder."""
     config = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
-        projection_dim=SEEN,
+        hidden_size=HIDDEN, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, image_size=SIDE,
+        patch_size=16, projection_dim=SEEN,
     )  # fmt: skip
     clip = CLIPVisionModelWithProjection(config)
     clip.load_state_dict(miniature.draw(clip, 11), strict=False)

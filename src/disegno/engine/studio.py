@@ -301,7 +301,7 @@ class Studio:
 
     def vision(self, path: Path) -> ClipVision:
         """Return the CLIP in a folder or a file that looks at pictures. Opened once, for all that look by it."""
-        key = (path, _version_of(path))
+        key = (path, stamp_of(path))
         return self._visions.get(key, lambda: open_clip_vision(path, self.memory, self.memory.policy.dtype))
 
     def preview_decoder(self, backbone: Backbone) -> Decoder:

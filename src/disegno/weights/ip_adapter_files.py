@@ -19,11 +19,8 @@ MECHANISM, FACE_ID = "ip-adapter", "ip-adapter-faceid"
 PROJECTION, ATTENTIONS = "image_proj.", "ip_adapter."
 Form = Literal["plain", "plus", "full"]
 _MARKS: Mapping[Form, str] = {"plain": "proj.weight", "plus": "proj_in.weight", "full": "proj.3.weight"}
-_READS: Mapping[Form, str] = {
-    "plain": "proj.weight",
-    "plus": "proj_in.weight",
-    "full": "proj.0.weight",
-}  # its input: what CLIP gives
+# The layer that what CLIP gives goes into
+_READS: Mapping[Form, str] = {"plain": "proj.weight", "plus": "proj_in.weight", "full": "proj.0.weight"}
 
 
 @dataclass(frozen=True)

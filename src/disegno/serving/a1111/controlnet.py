@@ -19,10 +19,10 @@ from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.fields import Field, Given, read_fields
 from disegno.serving.a1111.house import Named, find_named
 from disegno.serving.a1111.images import read_image
-from disegno.serving.a1111.modules import KEEPS_THE_REST, Module, find_module
+from disegno.serving.a1111.modules import KEEPS_THE_REST, SEEING, Module, find_module
 
 MAX_UNITS = 10  # A1111 parity: the most that its setting control_net_unit_count allows
-NUM_LAYERS = (13, 10)  # residuals of an SD 1.x ControlNet; of an SDXL one
+NUM_LAYERS = (13, 10, 16)  # residuals of an SD 1.x ControlNet; of an SDXL one; cross-attentions of SD 1.x
 HIDDEN = 0.5  # A1111 parity: what a threshold without a slider becomes
 _EMPTY, _FULL = 5, 250  # A1111 parity: a mask that is nowhere brighter, or nowhere darker, says nothing
 
@@ -33,7 +33,12 @@ UNIT = (
     Field("module", "str", "none", means="`annotate`, by name or label; none takes the image as it is"),
     Field("model", "str", "None", means="`name`: the list's entry, its stem, or a part of it"),
     Field("weight", "float", 1.0, low=0.0, high=2.0, means="`strength`"),
-    Field("image", "any", means="`image`: base64, or with its mask as an object or a pair"),
+    Field(
+        "image",
+        "any",
+        means="`image`: base64, or with its mask as an object or a pair; of an IP-Adapter a list of such objects: their"
+        " mean",
+    ),
     Field("mask", "any", means="`mask`"),
     Field("resize_mode", "any", "Crop and Resize", means="`resize`, by label or number"),
     Field("processor_res", "float", -1, means="`resolution`; out of range is the module's own"),
@@ -52,7 +57,7 @@ UNIT = (
     Field("pulid_mode", "str", "Fidelity", unused=_OTHER),
     Field("union_control_type", "str", "Unknown", means="`task`, where a control knows several; Unknown: the module's"),
     Field("mix", "bool", False, means="`mix`, which the extension has not: one control of the mean of such units"),
-    Field("ipadapter_input", "any", unused=_OTHER),
+    Field("ipadapter_input", "any", unused="what an IP-Adapter reads is computed here: send the picture"),
     Field("input_mode", "any", "simple", unused=_UI_ONLY),
     Field("use_preview_as_input", "any", unused=_UI_ONLY, off=(False,)),
     Field("generated_image", "any", unused=_UI_ONLY, off=("",)),
@@ -127,6 +132,23 @@ def units_of(body: Mapping[str, Json]) -> tuple[list[Json], Path]:
     if body.get("controlnet_units") is not None:
         return _listed(body["controlnet_units"], ("controlnet_units",)), ("controlnet_units",)
     return ([unit], ("controlnet",)) if (unit := _legacy(body)) else ([], ())
+
+
+def parts_of(unit: Json) -> list[Json]:
+    """Return the unit; where an IP-Adapter is given several images, a unit for each, to be mixed. A1111 parity."""
+    images = unit.get("image") if isinstance(unit, dict) else None
+    if not isinstance(unit, dict) or not isinstance(images, list) or len(images) < 2 or not _sees(unit):
+        return [unit]
+    if not all(isinstance(image, dict) for image in images) and len(images) == 2:
+        return [unit]  # an image and its mask
+    return [{**unit, "image": image, "mix": True} for image in images]
+
+
+def _sees(unit: Mapping[str, Json]) -> bool:
+    try:
+        return find_module(str(unit.get("module") or "none")).known.name in SEEING
+    except UnknownName:
+        return False  # said when the unit is read
 
 
 def _args(script: Json, at: Path) -> list[Json]:
@@ -271,7 +293,7 @@ def _task(given: Given, module: Module) -> str | None:
 def _layers(given: Given, at: Path) -> list[Json]:
     weights = given.items("advanced_weighting")
     if weights and len(weights) not in NUM_LAYERS:
-        raise _fault(at, "advanced_weighting", f"13 weights are expected, 10 for SDXL (given: {len(weights)})")
+        raise _fault(at, "advanced_weighting", f"13 weights are expected, 16 for an IP-Adapter, 10 for SDXL (given: {len(weights)})")
     return [coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)]
 
 

@@ -9,7 +9,7 @@ from disegno.core.infotext import HIRES_REFINER
 from disegno.core.request import OWN_VAE, Request, make_request
 from disegno.prompts.networks import cut_tags
 from disegno.serving.a1111.coerce import Json, shortened
-from disegno.serving.a1111.controlnet import Unit, legacy_names, translate_unit, units_of
+from disegno.serving.a1111.controlnet import Unit, legacy_names, parts_of, translate_unit, units_of
 from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.fields import Field, Given, nested, read_fields
 from disegno.serving.a1111.forms import FILL, IMG2IMG, TXT2IMG
@@ -139,9 +139,15 @@ def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> 
     units, at = units_of(body)
     _check_scripts(given)
     has_init, has_mask = form == "img2img", given.values.get("mask") not in (None, "")
-    found = [translate_unit(unit, (*at, i), house.controls, has_init, has_mask) for i, unit in enumerate(units)]
-    off = [f"The ControlNet unit {i} is off." for i, unit in enumerate(found) if unit is None and _has_image(units[i])]
-    return tuple(unit for unit in found if unit is not None), off
+    found = [
+        (i, part, translate_unit(part, (*at, i), house.controls, has_init, has_mask))
+        for i, unit in enumerate(units)
+        for part in parts_of(unit)
+    ]
+    off = dict.fromkeys(
+        f"The ControlNet unit {i} is off." for i, part, unit in found if unit is None and _has_image(part)
+    )
+    return tuple(unit for _, _, unit in found if unit is not None), list(off)
 
 
 def _has_image(unit: Json) -> bool:

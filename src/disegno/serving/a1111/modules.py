@@ -23,6 +23,14 @@ _OWN_TAGS: Mapping[str, tuple[str, ...]] = {
 }
 _MAX_THRESHOLDS = 2  # a unit has threshold_a and threshold_b, no more
 KEEPS_THE_REST = "inpaint_only"
+SEEING = ("ip-adapter-auto", "ip-adapter_clip_sd15")  # no drawing: the control looks at the picture itself
+_OTHER_EYES = {
+    "ip-adapter_face_id": "reads what a recogniser of faces (InsightFace) sees",
+    "ip-adapter_face_id_plus": "reads what a recogniser of faces (InsightFace) sees",
+    "ip-adapter_pulid": "reads what a recogniser of faces (InsightFace) sees",
+    "ip-adapter_clip_sdxl": "is for models of SDXL",
+    "ip-adapter_clip_sdxl_plus_vith": "is for models of SDXL",
+}
 _UNBUILT = ("reference_", "tile_colorfix", "revision_")
 _FILLING = ("inpaint", KEEPS_THE_REST)  # no drawing: the control is told what to fill
 
@@ -67,12 +75,11 @@ def modules() -> tuple[Module, ...]:
     """Return the modules that can be used: those that A1111 knows in its order, then our own by name."""
     annotators = {name: read(ANNOTATORS.load(name)) for name in ANNOTATORS}
     behind = {alias: name for name, annotator in annotators.items() for alias in annotator.a1111_names}
+    behind |= dict.fromkeys(_FILLING, INPAINT) | dict.fromkeys(SEEING, "none")
     theirs = [
-        Module(k, INPAINT, ())
-        if k.name in _FILLING
-        else Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders)
+        Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders if behind[k.name] in annotators else ())
         for k in KNOWN
-        if k.name in (*behind, *_FILLING)
+        if k.name in behind
     ]
     taken = {module.annotator for module in theirs}
     return (*theirs, *(_own(name) for name in annotators if name not in taken))
@@ -104,7 +111,13 @@ def find_module(name: str) -> Module:
         own = module.annotator if module.known.name == module.annotator else ""
         if wanted in (module.known.name, module.known.label.lower()) or (own and wanted.replace("_", "-") == own):
             return module
-    if any(wanted in (known.name, known.label.lower()) for known in KNOWN):
+    known = next((known for known in KNOWN if wanted in (known.name, known.label.lower())), None)
+    if known is not None:
+        if known.name in _OTHER_EYES:
+            raise UnknownName(
+                f"The module {name!r} {_OTHER_EYES[known.name]}, which is not part of this program. Use"
+                " ip-adapter_clip_h with an IP-Adapter of Stable Diffusion 1.5, for faces ip-adapter-plus-face_sd15."
+            )
         if wanted.startswith(_UNBUILT):
             raise UnknownName(f"The module {name!r} draws nothing, it changes how the model draws: it is not built in.")
         raise UnknownName(
