@@ -350,10 +350,8 @@ def test_a_mixed_batch_reaches_some_rows_and_leaves_the_others(opened: Opened) -
 def test_rows_with_different_controls_share_a_batch(opened: Opened) -> None:
     """The first control on the rows of the prompt, the second on all: each row as if it were drawn alone."""
     call = _call(opened.host)
-    uses = [
-        Used(opened.controls[0], Use(mode="control", layers=(1.0,) * opened.layers)),
-        Used(opened.controls[1], Use(0.5)),
-    ]
+    first = Use(mode="control", layers=(1.0,) * opened.layers)
+    uses = [Used(opened.controls[0], first), Used(opened.controls[1], Use(0.5))]
     together = apply(uses, call).run()
     for i in range(3):
         one = call.take(torch.tensor([i]))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from disegno.core.errors import UnknownName
 from disegno.serving.a1111.control_types import KNOWN, TAGS, control_type
-from disegno.serving.a1111.controlnet import Unit, translate_unit
+from disegno.serving.a1111.controlnet import Unit, parts_of, translate_unit
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.house import Named
 from disegno.serving.a1111.modules import find_module, module_list, modules
@@ -103,6 +103,23 @@ def test_a_module_that_needs_weights_is_named_as_such() -> None:
         find_module("reference_only")
     with pytest.raises(UnknownName, match="canny"):
         find_module("cany")
+    with pytest.raises(UnknownName, match=r"InsightFace.*ip-adapter-plus-face"):
+        find_module("ip-adapter_face_id")
+    with pytest.raises(UnknownName, match="SDXL"):
+        find_module("ip-adapter_clip_g")
+
+
+@pytest.mark.parametrize("module", ["ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_h"])
+def test_an_ip_adapter_looks_at_the_picture_itself(module: str) -> None:
+    """One picture a unit, or several, whose mean is meant; a pair of texts stays an image with its mask."""
+    unit: Any = {"model": "ip-adapter_sd15", "module": module, "image": IMAGE, "advanced_weighting": [1.0] * 16}
+    found = translate_unit(unit, (), [Named("ip-adapter_sd15")], has_init=False)
+    assert found is not None and (found.fields["annotate"], len(found.fields["layers"])) == ("none", 16)  # pyright: ignore[reportArgumentType]
+    assert f"Module: {module}," in found.text
+    several = [{"image": IMAGE}, {"image": IMAGE}]
+    assert parts_of(unit | {"image": several}) == [unit | {"image": one, "mix": True} for one in several]
+    assert parts_of(unit | {"image": [IMAGE, IMAGE]}) == [unit | {"image": [IMAGE, IMAGE]}]
+    assert len(parts_of(unit | {"module": "canny", "image": several})) == 1
 
 
 def test_every_annotator_is_a_module_with_its_sliders() -> None:

@@ -293,7 +293,11 @@ def _task(given: Given, module: Module) -> str | None:
 def _layers(given: Given, at: Path) -> list[Json]:
     weights = given.items("advanced_weighting")
     if weights and len(weights) not in NUM_LAYERS:
-        raise _fault(at, "advanced_weighting", f"13 weights are expected, 16 for an IP-Adapter, 10 for SDXL (given: {len(weights)})")
+        raise _fault(
+            at,
+            "advanced_weighting",
+            f"13 weights are expected, 16 for an IP-Adapter, 10 for SDXL (given: {len(weights)})",
+        )
     return [coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)]
 
 
