@@ -205,9 +205,10 @@ def test_pictures_of_one_file_are_mixed(host: Any, clip: Path, tmp_path: Path) -
 # ---- files
 
 WIDTHS = (320, 320, 640, 640, 1280, 1280, 1280, 1280, 1280, 640, 640, 640, 320, 320, 320, 1280)
-PUBLISHED: dict[str, tuple[Form, int, int]] = {  # form, what of CLIP ViT-H it reads, its tokens
+PUBLISHED: dict[str, tuple[Form, int, int]] = {  # form, what of CLIP it reads (ViT-H, but for vit-G), its tokens
     "ip-adapter_sd15": ("plain", 1024, 4),
     "ip-adapter_sd15_light": ("plain", 1024, 4),
+    "ip-adapter_sd15_vit-G": ("plain", 1280, 4),
     "ip-adapter-plus_sd15": ("plus", 1280, 16),
     "ip-adapter-plus-face_sd15": ("plus", 1280, 16),
     "ip-adapter-full-face_sd15": ("full", 1280, 257),
@@ -239,6 +240,14 @@ def _published(name: str, width: int = 768) -> headers.Shapes:
     return {f"image_proj.{name}": shape for name, shape in own.items()} | pairs
 
 
+def test_the_attentions_are_in_the_order_of_the_files() -> None:
+    unet = sd15_unet()
+    names = ip_adapter.places_of(SimpleNamespace(net=unet)).names  # pyright: ignore[reportArgumentType]
+    assert tuple(unet.get_submodule(f"{place}.to_k").out_features for place in names) == WIDTHS
+    theirs = [place.removesuffix(".processor") for place in unet.attn_processors if "attn2" in place]
+    assert list(names) == theirs, "the order in which diffusers counts them"
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_is_what_is_built_for_it(name: str, tmp_path: Path) -> None:
     shapes, (form, seen, num_tokens) = _published(name), PUBLISHED[name]
@@ -249,11 +258,6 @@ def test_a_published_file_is_what_is_built_for_it(name: str, tmp_path: Path) -> 
     assert (file.form, file.seen, len(file.pairs)) == (form, seen, 16)
     net = build_empty(lambda: IpNet(form, shapes, file.pairs))
     assert {key: tuple(t.shape) for key, t in net.state_dict().items()} == shapes
-    unet = sd15_unet()
-    names = ip_adapter.places_of(SimpleNamespace(net=unet)).names  # pyright: ignore[reportArgumentType]
-    assert tuple(unet.get_submodule(f"{place}.to_k").out_features for place in names) == WIDTHS
-    theirs = [place.removesuffix(".processor") for place in unet.attn_processors if "attn2" in place]
-    assert list(names) == theirs, "the order in which diffusers counts them"
     with torch.device("meta"):
         shown = torch.empty(1, seen) if form == "plain" else torch.empty(1, 257, seen)
         assert net.to("meta").image_proj(shown).shape == (1, num_tokens, 768)

@@ -68,7 +68,8 @@ class ControlUnit:
     curve: Curve = ""
     """The strength over the steps, times `strength`: value@share,..., as in 0.2@0.1,0.5@0.3; straight in between."""
     layers: tuple[Annotated[float, Field(ge=0.0, le=4.0)], ...] = ()
-    """A weight for each residual, shallow to deep, the middle last, instead of strength and mode's own."""
+    """A weight for each residual, shallow to deep, the middle last, instead of strength and mode's own; of an
+    IP-Adapter for each cross-attention: the encoder's, the decoder's, the middle's last."""
     start: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The share of the steps after which the control begins."""
     end: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
@@ -91,8 +92,8 @@ class ControlUnit:
     base: str | None = None
     """The Base ControlNet of a CtrLoRA condition; unset: the one its header names, or the library's only one."""
     mix: bool = False
-    """With other units of its file that say so and are used alike (UniControl): one control of the mean of what they
-    show, each weighed by its strength, as strong as the strongest; else what each one adds is summed."""
+    """With other units of its file that say so and are used alike (UniControl, IP-Adapter): one control of the mean of
+    what they show, each weighed by its strength, as strong as the strongest; else what each one adds is summed."""
 
     def __post_init__(self) -> None:
         if self.start > self.end:

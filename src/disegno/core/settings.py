@@ -37,7 +37,8 @@ class Settings:
     preview_decoder: Path | None = None
     """A tiny decoder (TAESD: a file, or diffusers' folder) for live previews; unset: a linear map, fitted here."""
     clip: Path | None = None
-    """A folder with openai/clip-vit-large-patch14, which looks at pictures: for the content of Uni-ControlNet."""
+    """A folder with a CLIP that looks at pictures: openai/clip-vit-large-patch14 for the content of Uni-ControlNet; an
+    IP-Adapter's, where it lies at none of the usual places."""
 
 
 _LISTS = {"model_dirs", "prompt_dirs"}

@@ -55,7 +55,8 @@ function regionFields({ unit, openRegion, changed }) {
  * another control's from now on; `redrawn()`: its drawing is another one, which was not drawn on the board.
  */
 export function unitCard({ unit, house, size, changed, drop, openBoard, openRegion, otherControl, redrawn }) {
-  const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: openBoard });
+  const thumb = button("", { class: "thumb", label: t("Draw on it"), onclick: () => looks() || openBoard() });
+  const draw = button(t("Draw"), { class: "small", onclick: openBoard }, "pen");
   const photoForm = h("div");
   const element = h("section", { class: "unit", "aria-label": t("Control") });
 
@@ -74,6 +75,8 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     if (drawing && edited) toast(t("Your drawing was replaced."), "info", [[t("Undo"), () => take(drawing, true)]]);
   };
   const control = () => house.controls.find((each) => each.name === unit.name);
+  /** Whether the control looks at a picture itself: there is no drawing, and it need not fit the canvas. */
+  const looks = () => control()?.mechanism === "ip-adapter";
   const taught = () => (unit.annotate === control()?.annotator ? control().params : {});
   const ownAnnotator = () => {
     const own = control()?.annotator;
@@ -81,7 +84,12 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   };
   const showPhoto = () => {
     fill(photoForm);
-    if (!unit.photo) return null;
+    draw.hidden = looks();
+    if (looks() && unit.photo && unit.drawing !== unit.photo) {
+      drawn(unit.photo);
+      redrawn();
+    }
+    if (looks() || !unit.photo) return null;
     const form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn: annotated, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
@@ -91,7 +99,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
       const { uri } = await readPicture(file);
       unit.photo = uri;
       unit.annotate ??= ownAnnotator();
-      showPhoto().draw();
+      showPhoto()?.draw();
     } catch (error) {
       toast(error.message, "bad");
     }
@@ -120,7 +128,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   element.append(
     h("div", { class: "unit-head" }, onOff, select, button("", { class: "bare", label: t("Remove the control"), onclick: drop }, "close")),
     h("div", { class: "unit-body" }, thumb,
-      h("div", { class: "sources" }, button(t("Draw"), { class: "small", onclick: openBoard }, "pen"), sourceButtons((file) => { unit.annotate = null; take(file); }))),
+      h("div", { class: "sources" }, draw, sourceButtons((file) => { unit.annotate = null; take(file); }))),
     photoForm,
     slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
     more(t("When, and against the prompt"), Boolean(unit.curve), spanFields(unit, changed), steps, modes),
