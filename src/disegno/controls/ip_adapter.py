@@ -56,7 +56,8 @@ def places_of(backbone: Body) -> Places:
     One counts as the skip connection behind it in the encoder, or before it in the decoder.
     """
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
-    levels, layers = config.get("block_out_channels"), int(str(config.get("layers_per_block", 2)))
+    levels, layers = config.get("block_out_channels"), config.get("layers_per_block")
+    layers = layers if isinstance(layers, int) else 2
     num = (len(levels) if isinstance(levels, list | tuple) else 4) * (layers + 1)  # skip connections
     found = [name for name, _ in backbone.net.named_modules() if name.endswith(".attn2")]
     order = ("down_blocks", "up_blocks", "mid_block")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -27,7 +27,6 @@ from disegno.loras.dialects import TEXTS
 from disegno.loras.files import read_lora
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.prompts.files import PromptFiles
-from disegno.text.clip_vision import ClipVision, open_clip_vision
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
@@ -35,6 +34,9 @@ from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.index import stamp_of
 from disegno.weights.library import Library
+
+if TYPE_CHECKING:
+    from disegno.text.clip_vision import ClipVision
 
 BUILT_IN = "diorama"
 _VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")  # A1111 parity
@@ -299,8 +301,10 @@ class Studio:
                      self._learnt, self._loras, self._visions):  # fmt: skip
             kept.clear()
 
-    def vision(self, path: Path) -> ClipVision:
+    def vision(self, path: Path) -> "ClipVision":
         """Return the CLIP in a folder or a file that looks at pictures. Opened once, for all that look by it."""
+        from disegno.text.clip_vision import open_clip_vision  # transformers, which others do without
+
         key = (path, stamp_of(path))
         return self._visions.get(key, lambda: open_clip_vision(path, self.memory, self.memory.policy.dtype))
 
