@@ -137,7 +137,9 @@ def units_of(body: Mapping[str, Json]) -> tuple[list[Json], Path]:
 def parts_of(unit: Json) -> list[Json]:
     """Return the unit; where an IP-Adapter is given several images, a unit for each, to be mixed. A1111 parity."""
     images = unit.get("image") if isinstance(unit, dict) else None
-    if not isinstance(unit, dict) or not isinstance(images, list) or len(images) < 2 or not _sees(unit):
+    if not isinstance(unit, dict) or not isinstance(images, list) or not _sees(unit):
+        return [unit]
+    if not 2 <= len(images) <= MAX_UNITS:
         return [unit]
     if not all(isinstance(image, dict) for image in images) and len(images) == 2:
         return [unit]  # an image and its mask
@@ -328,7 +330,9 @@ def _images(given: Given, at: Path) -> tuple[str | None, str | None]:
         elif len(value) == 1:
             value = value[0]
         elif value:
-            raise _fault(at, "image", f"one image a unit is possible here (given: {len(value)})")
+            raise _fault(
+                at, "image", f"one image a unit is possible here, of an IP-Adapter {MAX_UNITS} (given: {len(value)})"
+            )
         else:
             value = None
     if isinstance(value, dict):
