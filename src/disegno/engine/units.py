@@ -211,7 +211,7 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
     suggested = annotator_for(controller, task)
     if suggested is not None and suggested == annotator_of(unit, suggested):
         unit = as_taught(unit, suggested, studio.control_card(unit, backbone))
-    looks = isinstance(controller, Looking)
+    looks = isinstance(controller, Looking) and controller.looks
     shown, region = shown_to(unit, scene, suggested, looks), region_of(unit, scene)
     use = Use.of(unit)
     if scene.windows:
