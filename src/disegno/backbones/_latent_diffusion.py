@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from disegno.backbones._autoencoder import Autoencoder, build_autoencoder, without_overflow
 from disegno.backbones._cross_attention import reading
 from disegno.backbones._lockstep import evaluate
+from disegno.backbones._self_attention import taking_up
 from disegno.backbones._vae_file import beside_own, open_vae
 from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
@@ -203,6 +204,8 @@ class LatentDiffusion:
 
     def evaluate(self, call: Call) -> Tensor:
         """Return the net's raw output, (b c h w), float32. Raises RequestError when the net wants other channels."""
+        if call.references:
+            return taking_up(self.net, call, self.evaluate)
         shown = call.x if call.extra is None else torch.cat([call.x, call.extra.to(call.x)], dim=1)
         if shown.shape[1] != self.in_channels:
             raise RequestError(

@@ -3,5 +3,8 @@
 from disegno.core.registry import Registry
 
 CONTROLS = Registry(
-    "control mechanism", "disegno.controls", "disegno.controls", not_members=frozenset({"__init__", "base", "strength"})
+    "control mechanism",
+    "disegno.controls",
+    "disegno.controls",
+    not_members=frozenset({"__init__", "base", "strength", "reference"}),  # a reference has no file
 )

@@ -1,7 +1,8 @@
 """How strongly, when, and on which prompt a control acts: the wrapper that the engine puts around any Control.
 
 A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, what the
-cross-attentions read of it, or what its net beside the model's adds to each block.
+cross-attentions read of it, or what its net beside the model's adds to each block. Of a reference it is how much of the
+net takes it up.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from disegno.controls.base import Control, Joining, Mixing
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
-from disegno.diffusion.call import Call, ImagePrompt, Residuals, Row, Stream, Suffix
+from disegno.diffusion.call import Call, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
 
 T = TypeVar("T")
 
@@ -124,7 +125,8 @@ class Used:
         few = take_rows(call, index)
         own = self.control(few)
         beside = own.suffixes != few.suffixes or own.image_prompts != few.image_prompts
-        assert own.residuals is not None or own.streams or beside, f"{self.control} added nothing"
+        acts = own.residuals is not None or own.streams or own.references or beside
+        assert acts, f"{self.control} added nothing"
         none = ((),) * len(call.rows)
         weights = Weights(self.use, tuple(self.use.value(call.rows[i]) for i in reached))
         return replace(
@@ -133,6 +135,7 @@ class Used:
             suffixes=_put(call.suffixes or none, own.suffixes, reached, weights.of_suffix),
             image_prompts=_put(call.image_prompts or none, own.image_prompts, reached, weights.of_image_prompt),
             streams=(*call.streams, *(weights.on(stream, index) for stream in own.streams)),
+            references=(*call.references, *(weights.of_reference(one, index) for one in own.references)),
         )
 
     def _reaches(self, row: Row) -> bool:
@@ -179,6 +182,12 @@ class Weights:
             )
         scales = tuple(scale * self.values[place] for scale in scales)
         return replace(prompt, scales=scales, region=self.use.region)
+
+    def of_reference(self, reference: Reference, index: Tensor) -> Reference:
+        """Return a control's reference for these rows of the whole call, with each row's share of the net."""
+        pairs = zip(reference.shares, self.values, strict=True)
+        shares = tuple(share * self.use.strength * value for share, value in pairs)
+        return replace(reference, rows=index, shares=shares)
 
     def on(self, stream: Stream, index: Tensor) -> Stream:
         """Return a control's stream at these rows of the whole call, each of its additions weighed as a residual is."""
@@ -290,7 +299,7 @@ def apply(controls: Iterable[Control], call: Call) -> Call:
 def take_rows(call: Call, index: Tensor) -> Call:
     """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
     if len(index) == len(call.rows):
-        return replace(call, residuals=None, streams=())
+        return replace(call, residuals=None, streams=(), references=())
     return call.take(index)
 
 

@@ -14,7 +14,7 @@ class Row:
 
     `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
     shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
-    of a prompt counts (AND).
+    of a prompt counts (AND). `seed`: the image's.
     """
 
     image: int
@@ -23,6 +23,7 @@ class Row:
     progress: float
     is_shown: bool = True
     weight: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,41 @@ class Stream:
     soft: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture that the net draws first, and whose insides it then takes up in its own drawing.
+
+    `latents`: the picture's, (1 c h w); `x`: the same, noised to each row's t, (r c h w). `rows`: of the call, (r,),
+    those that take it up. `shares`: for each of them, how much of the net does. `fidelity`: how much of the negative
+    prompt's rows stays as it would be without. `attends`: its tokens are attended to beside the picture's own;
+    `matches`: the features get its mean and variance.
+    """
+
+    latents: Tensor
+    x: Tensor
+    rows: Tensor
+    shares: tuple[float, ...]
+    fidelity: float
+    attends: bool = True
+    matches: bool = False
+
+    def among(self, index: Tensor) -> "Reference | None":
+        """Return it as it is among the rows at `index`; None where none of them takes it up."""
+        places = {row: place for place, row in enumerate(index.tolist())}
+        own = [i for i, row in enumerate(self.rows.tolist()) if row in places]
+        if not own:
+            return None
+        rows = torch.tensor([places[int(self.rows[i])] for i in own], device=index.device)
+        return replace(self, x=self.x[own], rows=rows, shares=tuple(self.shares[i] for i in own))
+
+
 @dataclass(frozen=True)
 class Call:
     """One evaluation of a backbone. b rows; every row has its own noise level, text and meaning (`rows`).
 
     `suffixes`: of each row, what the net reads behind its text; none: of no row. `image_prompts`: of each row, what it
-    reads apart from it; none: of no row. `streams`: what runs beside the net.
+    reads apart from it; none: of no row. `streams`: what runs beside the net. `references`: the pictures that it takes
+    up.
     """
 
     x: Tensor  # b c h w, already scaled by `Prediction.scale`
@@ -133,6 +163,7 @@ class Call:
     suffixes: tuple[tuple[Suffix, ...], ...] = ()
     streams: tuple[Stream, ...] = ()
     image_prompts: tuple[tuple[ImagePrompt, ...], ...] = ()
+    references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
@@ -149,7 +180,7 @@ class Call:
         return tuple(tuple(prompt.num_tokens for prompt in own) for own in self.image_prompts)
 
     def take(self, index: Tensor) -> "Call":
-        """Return the rows at `index` (r,) as a call of their own, with no residuals or streams yet."""
+        """Return the rows at `index` (r,) as a call of their own, with no residuals, streams or references yet."""
 
         def some(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.index_select(0, index.to(x.device))
@@ -174,13 +205,15 @@ class Call:
     def _read(self, index: Tensor) -> Tensor:
         """Return the net's output for some rows, with their suffixes behind their texts."""
         few = self.take(index)
-        told = [
+        tokens = [
             torch.cat([own, *(s.tokens.to(own) for s in more)])
             for own, more in zip(few.tokens, few.suffixes, strict=True)
         ]
         streams = tuple(part for stream in self.streams if (part := _among(stream, index)) is not None)
+        references = tuple(part for one in self.references if (part := one.among(index)) is not None)
         residuals = None if self.residuals is None else self.residuals.rows(index)
-        return few.net(replace(few, tokens=torch.stack(told), suffixes=(), residuals=residuals, streams=streams))
+        told = replace(few, tokens=torch.stack(tokens), suffixes=(), residuals=residuals, streams=streams)
+        return few.net(replace(told, references=references))
 
 
 def _among(stream: Stream, index: Tensor) -> Stream | None:

@@ -9,7 +9,7 @@ averaged into one before guidance.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
@@ -43,10 +43,10 @@ class Run:
     """One request on its way: its coroutine, its open question, and what is needed to answer it.
 
     `sigmas`: the plan's noise levels, by which a question's share of the way is known. `latents` is set when it has
-    ended. `images`: which of the batch's these are. `inpaint`: what is held of a picture. `extra`: what the net is
-    shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once with `controls`.
-    `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges. `rests`: says of its open
-    question whether that is another model's (`engine.relay`); then it is `resting`.
+    ended. `images`: which of the batch's these are, with their `seeds`. `inpaint`: what is held of a picture. `extra`:
+    what the net is shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once
+    with `controls`. `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges. `rests`: says
+    of its open question whether that is another model's (`engine.relay`); then it is `resting`.
     """
 
     sampling: Sampling
@@ -60,6 +60,7 @@ class Run:
     loras: Loras = NO_LORAS
     seamless: bool = False
     images: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
     question: Eval | None = None
     latents: Tensor | None = None
     estimate: Tensor | None = None  # the last x0 estimate, for previews
@@ -126,7 +127,8 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
     """Return the rows of the prompt, then of the negative prompt, then of the negative prompt without the picture."""
     assert len(run.texts.images) == len(question.x), "each image has its texts"
     blind = run.guidance.weighs_image()
-    return run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
+    rows = run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
+    return [replace(one, row=replace(one.row, seed=run.seeds[one.row.image])) for one in rows] if run.seeds else rows
 
 
 def needs_negative(run: Run, question: Eval) -> bool:

@@ -158,7 +158,7 @@ def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[
     )
 
 
-def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
+def _scene(job: Job, width: int, height: int, canvas: Canvas | None, which: ControlPass = "first") -> Scene:
     """Return where the controls of a pass of this size act."""
     request, downscale, parts = job.request, job.backbone.downscale, ()
     assert request.width and request.height
@@ -166,7 +166,7 @@ def _scene(job: Job, width: int, height: int, canvas: Canvas | None) -> Scene:
         size = request.tiles.size // downscale
         cells = windows(height // downscale, width // downscale, size, int(size * request.tiles.overlap))
         parts = tuple(cell.scaled(downscale) for cell in cells)
-    return Scene(job.album, width, height, (request.width, request.height), canvas, parts)
+    return Scene(job.album, width, height, (request.width, request.height), canvas, parts, which)
 
 
 def _equipped(
@@ -224,7 +224,7 @@ def first_phase(job: Job, num_parts: int = 1) -> Phase:
 def picture_phase(job: Job, begin: Begin, phase: Phase) -> Phase:
     """Return the phase that draws over latents of any size."""
     height, width = (side * job.backbone.downscale for side in begin.latents.shape[-2:])
-    scene = _scene(job, width, height, job.canvas)
+    scene = _scene(job, width, height, job.canvas, phase.which)
     return _phase(job, scene, begin, _extra_without_picture(job, scene), phase)
 
 

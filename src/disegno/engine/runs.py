@@ -91,6 +91,7 @@ def runs_of(
         replace(
             _run(request, backbone, _rows_of(material, group), [seeds[i] for i in group], [subseeds[i] for i in group]),
             images=tuple(group),
+            seeds=tuple(seeds[i] for i in group),
         )
         for group in groups.values()
     )

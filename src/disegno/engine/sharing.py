@@ -22,7 +22,8 @@ Mode = Literal["exact", "auto", "always"]
 def kind_of(call: Call) -> tuple[Hashable, ...]:
     """Return what calls of one evaluation have in common."""
     extra = None if call.extra is None else call.extra.shape[1:]
-    read = frozenset(call.num_suffixed), frozenset(call.num_prompted)
+    # a reference is one call's own
+    read = frozenset(call.num_suffixed), frozenset(call.num_prompted), call.references
     return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, read)
 
 

@@ -14,9 +14,10 @@ from disegno.backbones import BACKBONES
 from disegno.backbones.base import Backbone, TakesVae, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
+from disegno.controls.reference import open_reference
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.files import path_of
-from disegno.core.request import OWN_VAE, ControlUnit, LoraUse, Request
+from disegno.core.request import OWN_VAE, ControlPass, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.kept import Kept
 from disegno.engine.pictures import Limits
@@ -30,6 +31,7 @@ from disegno.prompts.files import PromptFiles
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
+from disegno.weights.built_in import REFERENCES
 from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.index import stamp_of
@@ -265,10 +267,16 @@ class Studio:
         """Return the card of the control that a unit names: one of the model's own, or of the library's."""
         if unit.name in backbone.conditions:
             return identify(backbone.conditions[unit.name])
-        return self._find(unit.name, "control", "control", sorted(backbone.conditions))
+        return self._find(unit.name, "control", "control", [*sorted(backbone.conditions), *REFERENCES])
 
-    def controller(self, unit: ControlUnit, backbone: Backbone) -> Controller:
-        """Return the open control that a unit names, for this backbone. Raises WrongFamily, UnknownName."""
+    def controller(self, unit: ControlUnit, backbone: Backbone, which: ControlPass = "first") -> Controller:
+        """Return the open control that a unit names, for this backbone and a pass. Raises WrongFamily, UnknownName.
+
+        The references come before a file of such a name, which is meant by its path or with its ending.
+        """
+        if unit.name in REFERENCES:
+            reference = open_reference(unit, backbone, which)
+            return self._controllers.get((backbone.fingerprint, unit.name, reference.fidelity), lambda: reference)
         card = self.control_card(unit, backbone)
         require_family(card, backbone.family)
         module = self._mechanism(card)

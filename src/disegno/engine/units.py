@@ -15,7 +15,7 @@ from disegno.backbones.base import Backbone
 from disegno.controls.base import Condition, Control, Controller, Looking, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlUnit
+from disegno.core.request import ControlPass, ControlUnit
 from disegno.engine.album import INPAINT, Album, with_mask
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import Box, mask_of
@@ -25,13 +25,14 @@ from disegno.engine.studio import Studio, content_key
 from disegno.engine.tasks import annotator_for, doubts, task_of
 from disegno.engine.taught import as_taught
 from disegno.engine.tiles import Window
+from disegno.weights.built_in import REFERENCES
 
 
 @dataclass(frozen=True)
 class Scene:
     """Where controls act. `width`, `height`: of the canvas, in pixels; `first_size`: of the first pass's.
 
-    `canvas`: the picture that is changed. `windows`: in pixels, where the canvas is drawn in parts.
+    `canvas`: the picture that is changed. `windows`: in pixels, where the canvas is drawn in parts. `which`: the pass.
     """
 
     album: Album
@@ -40,6 +41,7 @@ class Scene:
     first_size: tuple[int, int]
     canvas: Canvas | None = None
     windows: tuple[Window, ...] = ()
+    which: ControlPass = "first"
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,9 @@ def region_of(unit: ControlUnit, scene: Scene) -> Tensor | None:
 
 def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> Prepared:
     """Return the unit's control for a scene, at the unit's strength, span and region."""
-    controller = studio.controller(unit, backbone)
+    controller = studio.controller(unit, backbone, scene.which)
+    if unit.name in REFERENCES:
+        unit = replace(unit, mode="balanced", params={})  # the controller has taken up both
     task = task_of(unit, controller)
     suggested = annotator_for(controller, task)
     if suggested is not None and suggested == annotator_of(unit, suggested):
