@@ -1,14 +1,14 @@
 """The evaluation of a UNet that takes up other pictures (reference-only): it draws each of them first, then its own.
 
-What the chosen blocks make of a reference at the rows' own noise level and text is kept; while the picture itself is
+What the chosen blocks make of a reference at the rows' own noise level and text is kept. While the picture itself is
 drawn, a self-attention reads the kept tokens beside its own (K, V = own, kept), and features are given the kept mean
 and variance (AdaIN: Huang and Belongie 2017, eq. 8). Facts of sd-webui-controlnet's reference_only and reference_adain.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from disegno.diffusion.call import Call, Reference
 
-_LEAST_VARIANCE = 1e-6
+_LEAST_VARIANCE = 1e-6  # A1111 parity
 _LEAST_FIDELITY = 1e-5  # A1111 parity: below it the negative prompt's rows take up as much as the others
 
 Forward = Callable[[Call], Tensor]
 Place = tuple[nn.Module, float]  # a module, and the share of the net above which it takes a reference up
+Left = dict[int, list[tuple[Tensor, float]]]  # of each row of the call: what each reference left, and its fidelity
+Kept = dict[nn.Module, Left]
+Out = Tensor | tuple[Tensor]
 
 
 def attention_places(net: Any) -> list[Place]:
@@ -35,90 +38,64 @@ def attention_places(net: Any) -> list[Place]:
 def feature_places(net: Any) -> list[Place]:
     """Return what features are given a reference's mean and variance after: the middle first, then ever shallower.
 
-    The layers of all levels but the shallowest, and not the decoder's last one, which leads there. A1111 parity, for
-    nets of any depth: in Stable Diffusion 1 its input blocks 4, 5, 7, 8, 10, 11 and output blocks 0 to 7.
+    The layers of all levels but the shallowest, less the decoder's last one, which leads there. A1111 parity, for nets
+    of any depth: of Stable Diffusion 1 its input blocks 4, 5, 7, 8, 10 and 11, and output blocks 0 to 7.
     """
-    encoder = [layer for block in net.down_blocks[1:] for layer in _layers(block, "")]
-    decoder = [layer for block in net.up_blocks[:-1] for layer in _layers(block, "upsamplers")][:-1]
+    encoder = [layer for block in net.down_blocks[1:] for layer in _layers(block)]
+    decoder = [layer for block in net.up_blocks[:-1] for layer in [*_layers(block)[:-1], block.upsamplers[-1]]][:-1]
     down = [(layer, 2 * (1 - i / len(encoder))) for i, layer in enumerate(encoder)]
     return [(net.mid_block, 0.0), *down, *((layer, 2 * i / len(decoder)) for i, layer in enumerate(decoder))]
 
 
-def _layers(block: Any, samplers: str) -> list[nn.Module]:
-    """Return what each layer of a level ends with; the last one with the level's sampler of this kind."""
-    layers = list(getattr(block, "attentions", None) or block.resnets)
-    ends: Sequence[nn.Module] = getattr(block, samplers, None) or () if samplers else ()
-    return [*layers[:-1], ends[-1]] if ends else layers
-
-
-K = TypeVar("K")
-
-
-@dataclass
-class _Kept:
-    """What references left behind: of each place and each row of the call, in the references' order."""
-
-    tokens: dict[nn.Module, dict[int, list[tuple[Tensor, float]]]] = field(default_factory=dict)
-    moments: dict[nn.Module, dict[int, list[tuple[tuple[Tensor, Tensor], float]]]] = field(default_factory=dict)
-
-    @staticmethod
-    def put(
-        kept: dict[nn.Module, dict[int, list[tuple[K, float]]]], at: nn.Module, row: int, what: K, f: float
-    ) -> None:
-        """Keep what a reference of this fidelity left for a row."""
-        kept.setdefault(at, {}).setdefault(row, []).append((what, f))
+def _layers(block: Any) -> list[nn.Module]:
+    """Return what each layer of a level ends with."""
+    return list(getattr(block, "attentions", None) or block.resnets)
 
 
 def taking_up(net: nn.Module, call: Call, forward: Forward) -> Tensor:
     """Return the net's output for a call with references, (b c h w). `forward`: for one without."""
-    kept = _Kept()
+    tokens, moments = Kept(), Kept()
     for reference in call.references:
-        _write(net, reference, call, forward, kept)
-    hooks = [
-        *((at, _reading(rows, call)) for at, rows in kept.tokens.items()),
-        *((at, _matching(rows, call)) for at, rows in kept.moments.items()),
-    ]
-    with _hooked(hooks):
+        _draw(net, reference, call, forward, tokens, moments)
+    reading = [(attention, _reading(left, call)) for attention, left in tokens.items()]
+    matching = [(module, _matching(left, call)) for module, left in moments.items()]
+    with _hooked([*reading, *matching]):
         return forward(replace(call, references=()))
 
 
-def _write(net: nn.Module, reference: Reference, call: Call, forward: Forward, kept: _Kept) -> None:
-    """Draw a reference as the rows that take it up would be drawn, each different one once, and keep what it leaves."""
-    # with a fidelity of 1 the negative prompt's rows take up nothing
-    deaf = all(one.fidelity >= 1 for one in call.references)
-    rows = [(i, row) for i, row in enumerate(reference.rows.tolist()) if call.rows[row].positive or not deaf]
-    whats = [(replace(call.rows[row], image=0), float(call.t[row])) for _, row in rows]
-    distinct = list(dict.fromkeys(whats))
+# ---- a reference is drawn
+
+
+def _draw(net: nn.Module, reference: Reference, call: Call, forward: Forward, tokens: Kept, moments: Kept) -> None:
+    """Draw a reference as each row that takes it up would be drawn, equal ones once, and keep what it leaves."""
+    all_positive = all(one.fidelity >= 1 for one in call.references)  # then the others take nothing up
+    rows = reference.rows.tolist()
+    taking = [i for i, row in enumerate(rows) if call.rows[row].positive or not all_positive]
+    whats = {i: (replace(call.rows[rows[i]], image=0), float(call.t[rows[i]])) for i in taking}
+    distinct = {what: i for i, what in reversed(whats.items())}
     if not distinct:
         return
-    chosen = [rows[whats.index(what)] for what in distinct]
-    own = call.take(torch.tensor([row for _, row in chosen]))
-    own = replace(own, x=reference.x[[i for i, _ in chosen]].to(call.x), extra=_extra(own.extra, reference.latents))
-    readers = [(row, distinct.index(what), reference.shares[i]) for (i, row), what in zip(rows, whats, strict=True)]
+    chosen = list(distinct.values())
+    own = call.take(torch.tensor([rows[i] for i in chosen]))
+    own = replace(own, x=reference.x[chosen].to(call.x), extra=_extra(own.extra, reference.latents))
+    sources = {i: list(distinct).index(what) for i, what in whats.items()}
 
-    def keep_tokens(at: nn.Module, least: float) -> Any:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            for row, place, share in readers:
-                if share > least:
-                    kept.put(kept.tokens, at, row, args[0][place], reference.fidelity)
-
-        return hook
-
-    def keep_moments(at: nn.Module, least: float) -> Any:
-        def hook(_: nn.Module, args: object, out: Tensor | tuple[Tensor]) -> None:
-            var, mean = torch.var_mean(_first(out).float(), dim=(2, 3), keepdim=True, correction=0)  # r c 1 1
-            for row, place, share in readers:
-                if share > least:
-                    kept.put(kept.moments, at, row, (mean[place], var[place]), reference.fidelity)
+    def keeping(left: Left, least: float, see: Callable[[tuple[Tensor, ...], Out], Tensor]) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], out: Out) -> None:
+            seen = see(args, out)
+            for i, source in sources.items():
+                if reference.shares[i] > least:
+                    left.setdefault(rows[i], []).append((seen[source], reference.fidelity))
 
         return hook
 
-    with _hooked(
-        [
-            *((at, keep_tokens(at, least)) for at, least in attention_places(net) if reference.attends),
-            *((at, keep_moments(at, least)) for at, least in feature_places(net) if reference.matches),
-        ]
-    ):
+    attentions = attention_places(net) if reference.attends else []
+    features = feature_places(net) if reference.matches else []
+    hooks = [(at, keeping(tokens.setdefault(at, {}), least, lambda args, _: args[0])) for at, least in attentions]
+    hooks += [
+        (at, keeping(moments.setdefault(at, {}), least, lambda _, out: _moments(_first(out)))) for at, least in features
+    ]
+    with _hooked(hooks):
         forward(own)
 
 
@@ -129,33 +106,41 @@ def _extra(extra: Tensor | None, latents: Tensor) -> Tensor | None:
     return torch.cat([torch.zeros_like(extra[:, :1]), latents.to(extra).expand(len(extra), -1, -1, -1)], dim=1)
 
 
-def _reading(rows: dict[int, list[tuple[Tensor, float]]], call: Call) -> Any:
-    """Return the hook of a self-attention that reads what was kept beside its own tokens."""
+def _moments(x: Tensor) -> Tensor:
+    """Return each channel's mean and variance, (b 2 c 1 1)."""
+    variance, mean = torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0)
+    return torch.stack([mean, variance], dim=1)
+
+
+# ---- what it left is taken up
+
+
+def _reading(left: Left, call: Call) -> Any:
+    """Return the hook of a self-attention that reads what was left beside its own tokens."""
 
     def hook(attention: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        x, out = args[0], out.clone()  # b n d
-        for group in _groups(rows, call):
-            stacks = [torch.stack([rows[row][k][0] for row in group]) for k in range(len(rows[group[0]]))]
-            context = torch.cat([x[group], *stacks], dim=1)  # r kn d
-            _mix(out, group, attention.forward(x[group], encoder_hidden_states=context), rows, call)
-        return out
+        x, mixed = args[0], out.clone()  # b n d
+        for group in _groups(left, call):
+            kept = [torch.stack([left[row][k][0] for row in group]) for k in range(len(left[group[0]]))]
+            context = torch.cat([x[group], *kept], dim=1)  # r kn d
+            _mix(mixed, group, attention.forward(x[group], encoder_hidden_states=context), left, call)
+        return mixed
 
     return hook
 
 
-def _matching(rows: dict[int, list[tuple[tuple[Tensor, Tensor], float]]], call: Call) -> Any:
-    """Return the hook of a module whose features are given the kept mean and variance."""
+def _matching(left: Left, call: Call) -> Any:
+    """Return the hook of a module whose features are given the mean and variance that were left."""
 
-    def hook(_: nn.Module, args: object, out: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:
-        x = _first(out).clone()  # b c h w
-        for group in _groups(rows, call):
-            own = x[group].float()
-            var, mean = torch.var_mean(own, dim=(2, 3), keepdim=True, correction=0)  # r c 1 1
-            means, variances = (
-                torch.stack([torch.stack([what[i] for what, _ in rows[row]]).mean(0) for row in group]) for i in (0, 1)
-            )
-            _mix(x, group, (own - mean) / _std(var) * _std(variances) + means, rows, call)
-        return x if isinstance(out, Tensor) else (x,)
+    def hook(_: nn.Module, args: object, out: Out) -> Out:
+        mixed = _first(out).clone()  # b c h w
+        for group in _groups(left, call):
+            x = mixed[group].float()
+            mean, variance = _moments(x).unbind(1)  # r c 1 1
+            kept = [torch.stack([moments for moments, _ in left[row]]).mean(0) for row in group]
+            new_mean, new_variance = torch.stack(kept).unbind(1)
+            _mix(mixed, group, (x - mean) / _std(variance) * _std(new_variance) + new_mean, left, call)
+        return mixed if isinstance(out, Tensor) else (mixed,)
 
     return hook
 
@@ -164,27 +149,30 @@ def _std(variance: Tensor) -> Tensor:
     return variance.clamp_min(_LEAST_VARIANCE).sqrt()
 
 
-def _groups(rows: dict[int, list[tuple[Any, float]]], call: Call) -> list[list[int]]:
+def _groups(left: Left, call: Call) -> list[list[int]]:
     """Return the rows that take something up, in groups of as many references."""
     groups: dict[int, list[int]] = {}
-    for row, some in rows.items():
-        if call.rows[row].positive or _fidelity(some) < 1:
+    for row, some in left.items():
+        if _fidelity(row, some, call) < 1:
             groups.setdefault(len(some), []).append(row)
     return list(groups.values())
 
 
-def _fidelity(some: list[tuple[Any, float]]) -> float:
-    return sum(fidelity for _, fidelity in some) / len(some)
+def _fidelity(row: int, some: Sequence[tuple[Tensor, float]], call: Call) -> float:
+    """Return how much of a row stays as it would be without: of the prompt's none; of several references the mean."""
+    mean = 0.0 if call.rows[row].positive else sum(fidelity for _, fidelity in some) / len(some)
+    return mean if mean > _LEAST_FIDELITY else 0.0
 
 
-def _mix(out: Tensor, group: list[int], taken: Tensor, rows: dict[int, list[tuple[Any, float]]], call: Call) -> None:
-    """Put into `out`, at the group's rows, what they became; the negative prompt's in part: f plain + (1 - f) taken."""
+def _mix(mixed: Tensor, group: Sequence[int], taken: Tensor, left: Left, call: Call) -> None:
+    """Make the group's rows f plain + (1 - f) taken."""
     for row, own in zip(group, taken, strict=True):
-        fidelity = 0.0 if call.rows[row].positive else _fidelity(rows[row])
-        out[row] = own if fidelity <= _LEAST_FIDELITY else fidelity * out[row] + (1 - fidelity) * own
+        if fidelity := _fidelity(row, left[row], call):
+            own = fidelity * mixed[row] + (1 - fidelity) * own
+        mixed[row] = own
 
 
-def _first(out: Tensor | tuple[Tensor]) -> Tensor:
+def _first(out: Out) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 

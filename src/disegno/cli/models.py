@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disegno.core.files import path_of
+from disegno.core.request import REFERENCE, REFERENCES
 from disegno.core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def list_models(kind: str | None, as_json: bool) -> None:
         return
     if cards or shipped:
         own = [(name, card, "") for name, card in zip(library.shown_names(cards), cards, strict=True)]
-        _print_table(own + [(name, card, "shipped") for name, card in shipped.items()])
+        _print_table(own + [(n, card, "no file" if n in REFERENCES else "shipped") for n, card in shipped.items()])
     if not cards:
         folders = ", ".join(str(folder) for folder in settings.model_dirs)
         click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
@@ -114,9 +115,13 @@ def verify(file: str, sha256: str | None) -> None:
 
 def _shipped(kind: str | None) -> "dict[str, FileCard]":
     from disegno.weights.built_in import shipped
+    from disegno.weights.card import FileCard
     from disegno.weights.identify import identify
 
-    return {name: identify(path) for files in shipped(kind).values() for name, path in files.items()}
+    cards = {name: identify(path) for files in shipped(kind).values() for name, path in files.items()}
+    if kind in (None, "control"):
+        cards |= {name: FileCard(Path(), "control", REFERENCE, name=name) for name in REFERENCES}
+    return cards
 
 
 def _card(file: str) -> "FileCard":
@@ -143,7 +148,7 @@ def _card(file: str) -> "FileCard":
 def _fields(card: "FileCard") -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(card) | {"path": str(card.path), "metadata": dict(card.metadata)}
+    return asdict(card) | {"path": None if card.path == Path() else str(card.path), "metadata": dict(card.metadata)}
 
 
 def _print_table(rows: "list[tuple[str, FileCard, str]]") -> None:

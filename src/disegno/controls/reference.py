@@ -15,14 +15,13 @@ from torch import Tensor
 
 from disegno.controls.base import Condition, Host, key_of
 from disegno.core.errors import RequestError, WrongFamily
-from disegno.core.request import ControlMode, ControlPass, ControlUnit
+from disegno.core.request import FIDELITY, ControlMode, ControlPass, ControlUnit
 from disegno.diffusion.call import Call, Reference
 from disegno.diffusion.noise import CpuNormals
 from disegno.diffusion.schedules import NoiseTable
 
 families = ("sd1", "sd2", "diorama")
 
-FIDELITY = 0.5  # A1111 parity: its slider Style Fidelity
 _OF_MODE: Mapping[ControlMode, float] = {"control": 1.0, "prompt": 0.0}
 _HOW: Mapping[str, tuple[bool, bool]] = {  # attends, matches
     "reference-only": (True, False),

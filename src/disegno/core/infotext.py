@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from disegno.core.request import (
+    FIDELITY,
+    REFERENCES,
     ControlMode,
     ControlPass,
     ControlUnit,
@@ -127,12 +129,14 @@ def _tag(use: LoraUse) -> str:
 
 def unit_text(unit: ControlUnit, annotator: str | None) -> str:
     """Return a control as A1111's ControlNet extension writes it. `annotator`: what drew its condition, if any did."""
+    module = REFERENCES.get(unit.name)
     entries = {
-        "Module": annotator or "none",
-        "Model": unit.name,
+        "Module": module or annotator or "none",
+        "Model": "None" if module else unit.name,
         "Weight": unit.strength,
         "Resize Mode": _RESIZES[unit.resize],
         "Processor Res": unit.resolution or _PROCESSOR_RES,
+        **({"Threshold A": unit.params.get("fidelity", FIDELITY)} if module else {}),
         "Guidance Start": unit.start,
         "Guidance End": unit.end,
         "Pixel Perfect": unit.resolution is None,

@@ -17,7 +17,7 @@ from disegno.controls.base import Condition, Control, Controller
 from disegno.controls.reference import open_reference
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.files import path_of
-from disegno.core.request import OWN_VAE, ControlPass, ControlUnit, LoraUse, Request
+from disegno.core.request import OWN_VAE, REFERENCES, ControlPass, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.kept import Kept
 from disegno.engine.pictures import Limits
@@ -31,7 +31,6 @@ from disegno.prompts.files import PromptFiles
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
-from disegno.weights.built_in import REFERENCES
 from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import FileCard, identify, require_family
 from disegno.weights.index import stamp_of

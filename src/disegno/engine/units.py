@@ -15,7 +15,7 @@ from disegno.backbones.base import Backbone
 from disegno.controls.base import Condition, Control, Controller, Looking, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlPass, ControlUnit
+from disegno.core.request import REFERENCES, ControlPass, ControlUnit
 from disegno.engine.album import INPAINT, Album, with_mask
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import Box, mask_of
@@ -25,7 +25,6 @@ from disegno.engine.studio import Studio, content_key
 from disegno.engine.tasks import annotator_for, doubts, task_of
 from disegno.engine.taught import as_taught
 from disegno.engine.tiles import Window
-from disegno.weights.built_in import REFERENCES
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from disegno.annotators.base import describe, read
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Defaults
 from disegno.core.errors import CorruptFile, DisegnoError, RequestError
+from disegno.core.request import FIDELITY, REFERENCE, REFERENCES
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.engine.taught import taught_params
@@ -170,6 +171,12 @@ def _conditions() -> Iterator[WeightsCard]:
         )
 
 
+def _references() -> Iterator[WeightsCard]:
+    """Yield the controls that need no file."""
+    for name in REFERENCES:
+        yield WeightsCard(name, "control", None, REFERENCE, params={"fidelity": FIDELITY})
+
+
 def _loras() -> Iterator[WeightsCard]:
     """Yield the LoRA that the built-in model ships, where it ships one."""
     for name, path in loras_of(built_in_folder()).items():
@@ -207,7 +214,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),
-        controls=(*_conditions(), *(card for card in cards if card.kind == "control")),
+        controls=(*_conditions(), *_references(), *(card for card in cards if card.kind == "control")),
         files=(*_loras(), *(card for card in cards if card.kind not in ("model", "control"))),
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),

@@ -125,7 +125,7 @@ class WeightsCard:
     """Of a model: whether it draws by a depth map (Stable Diffusion 2 depth)."""
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     """Of a control: its annotator's parameters in the drawings that it was taught with, where they are not the
-    annotator's own."""
+    annotator's own; of a reference, which has no file: its own."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

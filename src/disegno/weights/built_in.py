@@ -8,10 +8,6 @@ from typing import Any, cast
 from disegno.core.errors import CorruptFile
 from disegno.weights.json_table import read_json
 
-REFERENCES = ("reference-only", "reference-adain", "reference-adain-attn")
-"""The controls that need no weights of their own: they are there for every model that has a UNet."""
-REFERENCE = "reference"  # their mechanism
-
 
 @dataclass(frozen=True)
 class FewSteps:

@@ -235,7 +235,7 @@ def translate_unit(
             " there, or choose inpaint_global_harmonious",
         )
     image, mask, seen = _seen(image, mask, module, at)
-    control = _control(given, controls, at)
+    control = Named(module.control, "None") if module.control else _control(given, controls, at)
     chosen = _thresholds(given, module)
     return Unit(
         fields={
@@ -259,7 +259,7 @@ def translate_unit(
         },
         shown=given.flag("save_detected_map"),
         text=_infotext(given, control, chosen, resize[1], mode[1]),
-        warnings=(*given.warnings, *seen),
+        warnings=(*given.warnings, *seen, *_idle_model(given, module, at)),
     )
 
 
@@ -319,6 +319,14 @@ def _control(given: Given, controls: Sequence[Named], at: Path) -> Named:
         return find_named("control", name, controls, containing=True)
     except UnknownName as error:
         raise _fault(at, "model", str(error)) from None
+
+
+def _idle_model(given: Given, module: Module, at: Path) -> tuple[str, ...]:
+    """Return what is to be said of a model beside a module that needs none. A1111 parity: it is not loaded."""
+    if module.control is None or given.text("model").strip().lower() in ("", "none"):
+        return ()
+    where = ".".join(str(part) for part in at)
+    return (f"{where}.model does nothing: the module {module.known.name} needs no model.",)
 
 
 def _images(given: Given, at: Path) -> tuple[str | None, str | None]:

@@ -7,7 +7,7 @@ from functools import cache
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import ParamSpec, describe, params_from_a1111, read
 from disegno.core.errors import UnknownName
-from disegno.core.request import Scalar
+from disegno.core.request import REFERENCES, Scalar
 from disegno.engine.album import INPAINT
 from disegno.serving.a1111.control_types import KNOWN, RESOLUTION, Known, Slider
 
@@ -31,23 +31,31 @@ _OTHER_EYES = {
     "ip-adapter_clip_sdxl": "is for models of SDXL",
     "ip-adapter_clip_sdxl_plus_vith": "is for models of SDXL",
 }
-_UNBUILT = ("reference_", "tile_colorfix", "revision_")
+_UNBUILT = ("tile_colorfix", "revision_")
 _FILLING = ("inpaint", KEEPS_THE_REST)  # no drawing: the control is told what to fill
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module that can be used: how A1111 shows it, the annotator behind it, and what its thresholds set there."""
+    """A module that can be used: how A1111 shows it, the annotator behind it, and what its thresholds set there.
+
+    `control`: of a module that needs no model, the control that it is.
+    """
 
     known: Known
     annotator: str
     thresholds: tuple[str, ...]
+    control: str | None = None
 
     def params(self, *thresholds: float | None) -> dict[str, Scalar]:
         """Return the annotator's parameters for threshold_a and threshold_b; one outside its slider is left out."""
         if self.annotator == INPAINT:
             return {}
-        module, numbers = ANNOTATORS.load(self.annotator), [-1.0 if x is None else x for x in thresholds]
+        numbers = [-1.0 if x is None else x for x in thresholds]
+        if self.control is not None:
+            named = zip(self.thresholds, numbers, self.threshold_sliders, strict=False)
+            return {name: number for name, number, slider in named if slider.min <= number <= slider.max}
+        module = ANNOTATORS.load(self.annotator)
         if read(module).a1111_sliders:
             return params_from_a1111(module, *numbers)
         specs = {spec.name: spec for spec in describe(module)}
@@ -75,12 +83,11 @@ def modules() -> tuple[Module, ...]:
     """Return the modules that can be used: those that A1111 knows in its order, then our own by name."""
     annotators = {name: read(ANNOTATORS.load(name)) for name in ANNOTATORS}
     behind = {alias: name for name, annotator in annotators.items() for alias in annotator.a1111_names}
-    behind |= dict.fromkeys(_FILLING, INPAINT) | dict.fromkeys(SEEING, "none")
-    theirs = [
-        Module(k, behind[k.name], annotators[behind[k.name]].a1111_sliders if behind[k.name] in annotators else ())
-        for k in KNOWN
-        if k.name in behind
-    ]
+    special = dict.fromkeys(_FILLING, (INPAINT, (), None)) | dict.fromkeys(SEEING, ("none", (), None))
+    special |= {module: ("none", ("fidelity",), control) for control, module in REFERENCES.items()}
+    usual = {name: (own, annotators[own].a1111_sliders, None) for name, own in behind.items()}
+    known = {**usual, **special}
+    theirs = [Module(k, *known[k.name]) for k in KNOWN if k.name in known]
     taken = {module.annotator for module in theirs}
     return (*theirs, *(_own(name) for name in annotators if name not in taken))
 
