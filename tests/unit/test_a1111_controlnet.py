@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from disegno.core.errors import UnknownName
+from disegno.core.infotext import unit_text
+from disegno.core.request import ControlUnit
 from disegno.serving.a1111.control_types import KNOWN, TAGS, control_type
 from disegno.serving.a1111.controlnet import Unit, parts_of, translate_unit
 from disegno.serving.a1111.errors import WireError
@@ -100,7 +102,7 @@ def test_a_module_that_needs_weights_is_named_as_such() -> None:
     with pytest.raises(UnknownName, match="needs weights"):
         find_module("depth_midas")
     with pytest.raises(UnknownName, match="draws nothing"):
-        find_module("reference_only")
+        find_module("revision_clipvision")
     with pytest.raises(UnknownName, match="canny"):
         find_module("cany")
     with pytest.raises(UnknownName, match=r"InsightFace.*ip-adapter-plus-face"):
@@ -120,6 +122,26 @@ def test_an_ip_adapter_looks_at_the_picture_itself(module: str) -> None:
     assert parts_of(unit | {"image": several}) == [unit | {"image": one, "mix": True} for one in several]
     assert parts_of(unit | {"image": [IMAGE, IMAGE]}) == [unit | {"image": [IMAGE, IMAGE]}]
     assert len(parts_of(unit | {"module": "canny", "image": several})) == 1
+
+
+@pytest.mark.parametrize("name", ["reference_only", "reference_adain", "reference_adain+attn"])
+def test_a_reference_is_a_module_without_a_model(name: str) -> None:
+    unit = {"module": name, "model": "None", "image": IMAGE, "threshold_a": 0.25, "control_mode": 2}
+    found = translate_unit(unit, (), [Named("x")], has_init=False)
+    assert found is not None and found.warnings == ()
+    told = {"name": name.replace("_", "-").replace("+", "-"), "annotate": "none", "params": {"fidelity": 0.25}}
+    assert {key: found.fields[key] for key in told} == told
+    request = ControlUnit(**{**found.fields, "layers": ()})  # as the house reads it
+    ours = unit_text(request, None)
+    for text in (found.text, ours):
+        assert text.startswith(f"Module: {name}, Model: None, Weight: 1.0,") and ", Threshold A: 0.25," in text
+    assert "needs no model" in seen(name, None).warnings[0]
+    unset = translate_unit({"module": name, "image": IMAGE}, (), [], has_init=False)
+    assert unset is not None and unset.fields["params"] == {}
+    rows = [(module.known.label, module.known.tags) for module in modules()]
+    assert control_type("Reference", rows, ["None", "x"])["module_list"] == [
+        *("none", "reference_only", "reference_adain+attn", "reference_adain")
+    ]
 
 
 def test_every_annotator_is_a_module_with_its_sliders() -> None:

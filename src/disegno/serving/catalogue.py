@@ -214,7 +214,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),
-        controls=(*_conditions(), *_references(), *(card for card in cards if card.kind == "control")),
+        controls=(*_conditions(), *(card for card in cards if card.kind == "control"), *_references()),
         files=(*_loras(), *(card for card in cards if card.kind not in ("model", "control"))),
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),

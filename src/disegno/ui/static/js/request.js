@@ -14,11 +14,16 @@ export function emptyDesk() {
   };
 }
 
+const FIDELITY = 0.5; // a reference's own
+
+/** Return whether a control is a reference: the picture as it is, everywhere, and no file. */
+export const isReference = (name) => ["reference-only", "reference-adain", "reference-adain-attn"].includes(name);
+
 /** Return an empty control unit. */
 export function emptyUnit(name) {
   return {
     id: uniqueId(`unit${Date.now()}`), name, on: true, photo: null, annotate: null, params: {}, drawing: null, edited: false,
-    strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, others: {},
+    strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, fidelity: FIDELITY, others: {},
   };
 }
 
@@ -29,7 +34,8 @@ function controlsOf(desk) {
       throw new Error(t("The control “{name}” has no drawing yet. Draw one, give a picture, or switch it off.", { name: unit.name }));
     }
     const { name, strength, curve = "", start, end, mode, resize, region = null } = unit;
-    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, curve, start, end, mode, resize, region };
+    const own = isReference(name) ? { region: null, params: { fidelity: unit.fidelity ?? FIDELITY } } : { region };
+    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, curve, start, end, mode, resize, ...own };
   });
 }
 
@@ -69,7 +75,7 @@ function unitOf(unit) {
   const { image, annotate, params, ...asked } = unit;
   const shown = Object.fromEntries(UNIT_KEPT.filter((key) => key in asked).map((key) => [key, asked[key]]));
   const others = Object.fromEntries(Object.entries(asked).filter(([key]) => !UNIT_SHOWN.includes(key)));
-  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), edited: true, others };
+  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), fidelity: params?.fidelity ?? FIDELITY, edited: true, others };
 }
 
 /** Return the part of a desk that a request's picture to change stands for. What the form does not show: `initOthers`. */

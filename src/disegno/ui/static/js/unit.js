@@ -4,6 +4,7 @@ import { button, fill, h, icon, toast } from "./dom.js";
 import { annotatorForm } from "./annotate.js";
 import { choice, more, segmented, slider, toggle } from "./fields.js";
 import { t } from "./i18n.js";
+import { isReference } from "./request.js";
 import { stepsField } from "./steps.js";
 import { readPicture, sourceButtons, takesPictures } from "./source.js";
 
@@ -14,6 +15,7 @@ export function misfit(control, model) {
   if (model?.family && control.family && control.family !== model.family) {
     return t("for {family}, and the model is {other}", { family: control.family, other: model.family });
   }
+  if (control.mechanism === "reference" && model?.family === "sd3") return t("for models with a UNet");
   return "";
 }
 
@@ -111,6 +113,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     unit.annotate = unit.photo ? ownAnnotator() : null;
     unit.params = {};
     showPhoto()?.draw();
+    showOwn();
     otherControl();
     changed();
   } });
@@ -124,6 +127,15 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     change: (value) => { unit.mode = value; changed(); },
   });
   const region = regionFields({ unit, openRegion, changed });
+  const fidelity = slider(t("Style fidelity"), {
+    value: unit.fidelity ?? 0.5, min: 0, max: 1, step: 0.05, help: t("Balanced: how far guidance strengthens what the result takes up of the picture."),
+    change: (value) => { unit.fidelity = value; changed(); },
+  });
+  const where = more(t("Where"), Boolean(unit.region), region.place);
+  const showOwn = () => {
+    fidelity.hidden = !isReference(unit.name);
+    where.hidden = isReference(unit.name);
+  };
   const steps = stepsField({ value: unit.curve ?? "", change: (value) => { unit.curve = value; changed(); } });
   element.append(
     h("div", { class: "unit-head" }, onOff, select, button("", { class: "bare", label: t("Remove the control"), onclick: drop }, "close")),
@@ -131,11 +143,13 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
       h("div", { class: "sources" }, draw, sourceButtons((file) => { unit.annotate = null; take(file); }))),
     photoForm,
     slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
+    fidelity,
     more(t("When, and against the prompt"), Boolean(unit.curve), spanFields(unit, changed), steps, modes),
-    more(t("Where"), Boolean(unit.region), region.place));
+    where);
   element.classList.toggle("off", !unit.on);
   takesPictures(element, (file) => { unit.annotate = null; take(file); });
   showThumb();
   showPhoto();
+  showOwn();
   return { element, unit, drawn, take, regionPainted: region.set, offer: () => select.offer(options(), unit.name) };
 }
