@@ -137,7 +137,7 @@ def test_a_reference_is_a_module_without_a_model(name: str) -> None:
         assert text.startswith(f"Module: {name}, Model: None, Weight: 1.0,") and ", Threshold A: 0.25," in text
     assert "needs no model" in seen(name, None).warnings[0]
     unset = translate_unit({"module": name, "image": IMAGE}, (), [], has_init=False)
-    assert unset is not None and unset.fields["params"] == {}
+    assert unset is not None and unset.fields["params"] == {"fidelity": 0.5}
     rows = [(module.known.label, module.known.tags) for module in modules()]
     assert control_type("Reference", rows, ["None", "x"])["module_list"] == [
         *("none", "reference_only", "reference_adain+attn", "reference_adain")
