@@ -22,7 +22,10 @@ from disegno.controls import uni_controlnet
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, UnknownName
+from disegno.engine.batch import Batch
+from disegno.engine.generate import Phase, draw
 from disegno.engine.record import png_bytes, read
+from disegno.engine.sharing import Sharing
 from disegno.memory import build_empty
 from disegno.text.clip_vision import open_clip_vision
 from disegno.training.miniature import Discs
@@ -99,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
     yield World(folder, Studio(settings))
 
 
-UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}, "t2i": {}}
+UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}, "t2i": {}, "reference-adain-attn": {}}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -118,6 +121,47 @@ def test_several_systems_at_once(world: World) -> None:
     units = [world.unit(name, **UNITS[name]) for name in UNITS]
     both = world.drawn(*units)
     assert all(not np.array_equal(world.drawn(unit), both) for unit in units)
+
+
+def test_a_reference_in_a_hires_pass_has_no_fidelity_of_its_own(world: World) -> None:
+    def drawn(**unit: Any) -> np.ndarray:
+        hires = {"scale": 1.5, "denoise": 0.8}
+        return world.drawn(world.unit("reference-only", picture="b", passes="hires", **unit), hires=hires)
+
+    own = drawn(mode="prompt")
+    assert np.array_equal(drawn(params={"fidelity": 0.9}), own) and not np.array_equal(drawn(mode="control"), own)
+
+
+def test_pictures_with_references_are_drawn_beside_others_as_alone(world: World) -> None:
+    """Other references, none, and another step of the way, in one batch of the engine: each its own bits."""
+    units = (world.unit("reference-only"),), (world.unit("reference-adain", picture="b"),), ()
+
+    def phase(seed: int, controls: tuple[ControlUnit, ...]) -> Phase:
+        fields = {"prompt": "a disc", "model": "mini", "steps": 3, "width": 64, "height": 64}
+        return next(draw(Request(**fields, seed=seed, controls=controls), world.studio))
+
+    def drawn(phases: list[Phase]) -> list[Tensor]:
+        batch = Batch(phases[0].backbone, sharing=Sharing("auto"))
+        for i, one in enumerate(phases):
+            for run in one.runs:
+                run.owner = str(i)
+                batch.add(run)
+            batch.step()
+        while batch.runs:
+            batch.step()
+        return [one.latents() for one in phases]
+
+    together = drawn([phase(seed, controls) for seed, controls in enumerate(units)])
+    for seed, controls in enumerate(units):
+        assert torch.equal(together[seed], drawn([phase(seed, controls)])[0])
+
+
+def test_a_reference_comes_before_a_file_of_its_name(world: World) -> None:
+    (world.folder / "reference-only.safetensors").write_bytes((world.folder / "xs.safetensors").read_bytes())
+    xs = world.drawn(world.unit("xs"))
+    assert np.array_equal(world.drawn(world.unit("reference-only.safetensors")), xs)
+    assert not np.array_equal(world.drawn(world.unit("reference-only")), xs)
+    (world.folder / "reference-only.safetensors").unlink()
 
 
 def test_units_of_one_file_are_one_evaluation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

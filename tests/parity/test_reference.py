@@ -17,7 +17,7 @@ from disegno.controls.base import Condition
 from disegno.controls.reference import ReferenceControl, open_reference
 from disegno.controls.strength import Use, Used, apply
 from disegno.core.curve import parse_curve
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, WrongFamily
 from disegno.core.request import ControlUnit
 from disegno.diffusion.call import Call, Row, Suffix
 
@@ -271,6 +271,11 @@ def test_an_inpainting_net_sees_all_of_the_reference() -> None:
 def test_what_has_no_meaning_is_refused(unit: dict[str, Any], said: str, backbone: Any) -> None:
     with pytest.raises(RequestError, match=said):
         _control(backbone, "reference-only", **unit)
+
+
+def test_a_model_without_a_unet_is_refused(backbone: Any) -> None:
+    with pytest.raises(WrongFamily, match="has no UNet"):
+        open_reference(ControlUnit(name="reference-only"), replace(backbone, family="sd3"))
 
 
 def test_modes_and_the_hires_pass_say_the_fidelity(backbone: Any) -> None:
