@@ -22,11 +22,13 @@ from disegno.controls import uni_controlnet
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, UnknownName
+from disegno.core.request import REFERENCES
 from disegno.engine.batch import Batch
 from disegno.engine.generate import Phase, draw
 from disegno.engine.record import png_bytes, read
 from disegno.engine.sharing import Sharing
 from disegno.memory import build_empty
+from disegno.serving.catalogue import catalogue_of
 from disegno.text.clip_vision import open_clip_vision
 from disegno.training.miniature import Discs
 from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals_of
@@ -156,7 +158,9 @@ def test_pictures_with_references_are_drawn_beside_others_as_alone(world: World)
         assert torch.equal(together[seed], drawn([phase(seed, controls)])[0])
 
 
-def test_a_reference_comes_before_a_file_of_its_name(world: World) -> None:
+def test_references_are_listed_and_come_before_a_file_of_their_name(world: World) -> None:
+    cards = [card for card in catalogue_of(world.studio).controls if card.mechanism == "reference"]
+    assert [(card.name, card.family, card.file) for card in cards] == [(name, None, None) for name in REFERENCES]
     (world.folder / "reference-only.safetensors").write_bytes((world.folder / "xs.safetensors").read_bytes())
     xs = world.drawn(world.unit("xs"))
     assert np.array_equal(world.drawn(world.unit("reference-only.safetensors")), xs)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disegno.core.files import path_of
-from disegno.core.request import REFERENCE, REFERENCES
 from disegno.core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def command() -> None:
 @_AS_JSON
 def list_models(kind: str | None, as_json: bool) -> None:
     """Print every file of the library, from its header alone, and those that came with the built-in model."""
+    from disegno.core.request import REFERENCES
     from disegno.weights.library import Library
 
     settings = load_settings()
@@ -114,6 +114,7 @@ def verify(file: str, sha256: str | None) -> None:
 
 
 def _shipped(kind: str | None) -> "dict[str, FileCard]":
+    from disegno.core.request import REFERENCE, REFERENCES
     from disegno.weights.built_in import shipped
     from disegno.weights.card import FileCard
     from disegno.weights.identify import identify
