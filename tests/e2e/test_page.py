@@ -169,6 +169,7 @@ def test_a_picture_that_is_dropped_brings_everything_back(browser: Browser, serv
         there.drop("#tab-draw .desk", "second.png", second)
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value("a blue car")
         expect(draw.get_by_label("Negative prompt", exact=True)).to_have_value("rain")
+        expect(draw.get_by_text("As that picture was made")).to_be_hidden()  # the form has a field for everything
         draw.locator(".desk-go button").click()  # although 3.55 is between two of the slider's steps
         again = server.get(f"/v1/jobs/{shown_job(draw)}")
         said = {
@@ -224,19 +225,39 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         expect(tab.get_by_role("spinbutton", name="Width")).to_have_value("128")
         assert set(_sent(there, tab)["init"]) == {"image", "denoise"}
         own = {"prompt": "b", "prompts": ["c", "d"], "negative": "e", "negatives": [], "steps": 3}
-        record = {"request": {"prompt": "a", "hires": own}, "image": 1, "prompts": ["a", "a"]}
-        read = there.page.evaluate(READ, list(_with_record(record)))["request"]["hires"]
-        assert read == {"prompt": "d", "negative": "e", "steps": 3}
-        told = "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 42"
+        large = {"seed": 2**53 + 1, "subseed": 2**64 - 1}
+        record = {"request": {"prompt": "a", "hires": own, **large}, "image": 1, "prompts": ["a", "a"]}
+        read = there.page.evaluate(READ, list(_with_record(record)))["request"]
+        assert read["hires"] == {"prompt": "d", "negative": "e", "steps": 3}
+        assert (read["seed"], read["subseed"]) == (str(2**53 + 2), 0)  # after the last seed comes 0
+        told = (
+            "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615, Size: 64x64,"
+            " Model: another.safetensors, Denoising strength: 0.4, Clip skip: 2, Hires upscale: 1.5, Hires upscaler: Latent,"
+            ' Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7, Version: v1.7.0'
+        )
+        says = {
+            **{"prompt": told[:18], "negative": "rain", "steps": 7, "sampler": "Euler", "seed": str(2**64 - 1)},
+            **{"width": 64, "height": 64, "model": "another", "clip_skip": 2, "seamless": False},
+            "hires": {"scale": 1.5, "upscaler": "Latent", "denoise": 0.4, "prompt": "a, b"},
+            "refiner": {"model": "mini", "at": 0.7, "share": "steps", "passes": "hires"},
+        }
         for kind in ("JPEG", "WEBP"):
             out = io.BytesIO()
             Image.new("RGB", (8, 8)).save(out, kind, exif=exif_of(told))
             found = there.page.evaluate(READ, list(out.getvalue()))
-            assert (found["request"]["prompt"], found["request"]["negative"], found["seed"]) == (told[:18], "rain", 42)
+            assert found == {"request": says, "seed": says["seed"], "from": "A1111"}
         assert there.page.evaluate(READ, list(CAR.read_bytes())) is None
         tab.get_by_label("Prompt", exact=True).fill("mine")
         there.drop("#tab-pictures .desk", "x.jpg", out.getvalue(), "image/webp")
         expect(tab.get_by_label("Prompt", exact=True)).to_have_value(told[:18])
+        expect(tab.get_by_label("Model", exact=True)).to_have_value("mini")  # the library has no other
+        expect(tab.get_by_text("It becomes 96 × 96.")).to_be_visible()
+        note = tab.get_by_text("As that picture was made")
+        expect(note).to_have_text(
+            "As that picture was made: clip skip 2, hires prompt a, b, refiner share steps, refiner passes hires"
+        )
+        tab.get_by_role("button", name="Leave out").click()
+        expect(note).to_be_hidden()
         there.page.locator(".toast").get_by_role("button", name="Undo").last.click()
         expect(tab.get_by_label("Prompt", exact=True)).to_have_value("mine")
 

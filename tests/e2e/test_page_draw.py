@@ -118,7 +118,6 @@ def test_a_sheet_shows_values_and_words(page_browser: Browser, page_server: Serv
         draw = there.page.locator("#tab-draw")
         prompt = draw.get_by_label("Prompt", exact=True)
         prompt.fill("a castle | at night")
-        draw.get_by_role("spinbutton", name="Steps").fill("3")
         draw.get_by_text("A sheet of many pictures").first.click()
         draw.get_by_role("radio", name="Values").click()
         prompt.press("Control+Enter")
@@ -127,8 +126,11 @@ def test_a_sheet_shows_values_and_words(page_browser: Browser, page_server: Serv
         draw.get_by_label("Columns: values").fill("2, 5")
         draw.get_by_label("Rows", exact=True).select_option("seed")
         draw.get_by_label("Rows: values").fill("1-2")
-        prompt.press("Control+Enter")
+        steps = draw.get_by_role("spinbutton", name="Steps")
+        steps.fill("3")
+        steps.press("Control+Enter")  # what was typed counts before the field is left
         job = page_server.get(f"/v1/jobs/{shown_job(draw)}")
+        assert job["result"]["facts"]["request"]["steps"] == 3
         assert job["kind"] == "sheet" and job["result"]["facts"]["seeds"] == ["1", "1", "2", "2"]
         assert [file["role"] for file in job["result"]["files"]] == ["sheet"] + 4 * ["image"]
         expect(draw.locator(".strip button")).to_have_count(5)

@@ -23,6 +23,7 @@ from kit.vae import write_bright_vae
 pytestmark = pytest.mark.e2e
 
 PROMPT = "a red car on a city street"
+SEED = str(2**64 - 2)  # a number of JavaScript would lose its digits
 
 
 @pytest.fixture(scope="module")
@@ -144,23 +145,53 @@ def test_a_picture_without_a_seam_is_asked_for_and_comes_back(browser: Browser, 
         assert np.array_equal(_pixels(again), _pixels(png))
 
 
-def test_another_vae_is_chosen_and_comes_back_with_the_picture(browser: Browser, server: Server) -> None:
+def test_another_vae_a_refiner_and_a_second_pass_are_chosen_and_come_back_with_the_picture(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         draw.locator("summary", has_text="Guidance, seed, sampler").click()
-        draw.get_by_role("spinbutton", name="Seed").fill("1")
-        vae = draw.get_by_label("VAE", exact=True)
+        draw.get_by_role("spinbutton", name="Seed").fill(SEED)
+        vae, refiner = draw.get_by_label("VAE", exact=True), draw.get_by_label("Refiner", exact=True)
+        expect(refiner.locator("option")).to_have_text(["none", "quick"])  # of the same family
+        at, larger = draw.get_by_role("spinbutton", name="It takes over at"), draw.get_by_role("switch", name="Larger")
+        expect(at).to_have_count(0)
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
         first, plain = _drawn(draw, server)
         vae.select_option("bright")
+        refiner.select_option("quick")
+        _set(draw, "It takes over at", "0.5")
+        draw.locator("label.switch", has_text="Larger").click()
+        _set(draw, "How many times larger", "1.5")
+        expect(draw.get_by_text("It becomes 192 × 192.")).to_be_visible()
         second, bright = _drawn(draw, server, first)
-        assert _made(server, second)["vae"] == "bright"
+        made = _made(server, second)
+        assert (made["vae"], made["refiner"]["model"], made["refiner"]["at"]) == ("bright", "quick", 0.5)
+        assert (made["hires"]["scale"], made["hires"]["upscaler"], _pixels(bright).shape[0]) == (1.5, "Latent", 192)
+        assert server.get(f"/v1/jobs/{second}")["result"]["facts"]["seeds"] == [SEED]
         assert _pixels(bright).mean() > _pixels(plain).mean() + 20
         vae.select_option("")
+        refiner.select_option("")
+        draw.locator("label.switch", has_text="Larger").click()
+        draw.get_by_role("button", name="Another seed").click()
         there.drop("#tab-draw .desk", "bright.png", bright)
         expect(vae).to_have_value("bright")
+        expect(refiner).to_have_value("quick")
+        expect(at).to_have_value("0.5")
+        expect(larger).to_be_checked()
+        expect(draw.get_by_role("spinbutton", name="Seed")).to_have_value(SEED)
         _, again = _drawn(draw, server, second)
         assert np.array_equal(_pixels(again), _pixels(bright))
+        draw.get_by_label("Model", exact=True).select_option("deep")
+        expect(refiner.locator("option:checked")).to_contain_text("the model is sd2")  # it says why it does not fit
+        gallery = there.tab("gallery")
+        gallery.locator(".picture").nth(1).click()
+        told = there.page.locator("dialog .facts")
+        expect(told).to_contain_text("quick, 0.5")
+        expect(told).to_contain_text("× 1.5, Latent, 0.7")
+
+
+def _set(tab: Any, name: str, value: str) -> None:
+    tab.get_by_role("spinbutton", name=name).fill(value)
+    tab.get_by_role("spinbutton", name=name).press("Tab")
 
 
 def _drawn(tab: Any, server: Server, last: str = "none") -> tuple[str, bytes]:

@@ -186,7 +186,9 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const load = async (file) => {
     const found = await readRecord(await file.arrayBuffer());
     if (!found) return false;
-    await restore(found.request, found.seed);
+    const { request, from } = found;
+    if (from === "A1111" && !modelOf(house, request.model)) request.model = desk.model; // its files are another machine's
+    await restore(request, found.seed);
     return true;
   };
 
@@ -210,6 +212,10 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   element.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
+      if (event.target.matches("input")) { // what is typed there counts, as when it is left
+        event.target.blur();
+        event.target.focus({ preventScroll: true });
+      }
       if (!event.repeat) go();
     }
   });

@@ -32,13 +32,13 @@ export function slider(label, { value, min, max, step, help = "", change }) {
   return element;
 }
 
-/** Return an input for a number; what is empty is null. */
-export function numberField(label, { value, min, max, step = 1, placeholder = "", change }) {
+/** Return an input for a number; what is empty is null. `read(text)`: the number, or null, where it is read in another way. */
+export function numberField(label, { value, min, max = null, step = 1, placeholder = "", change, read = null }) {
   const id = uniqueId("number");
   const input = h("input", { type: "number", id, min, max, step, placeholder, value: value ?? "" });
+  const rounded = () => (Number.isFinite(input.valueAsNumber) ? Math.min(max, Math.max(min, Math.round(input.valueAsNumber / step) * step)) : null);
   input.onchange = () => {
-    let x = Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null;
-    if (x !== null) x = Math.min(max, Math.max(min, Math.round(x / step) * step));
+    const x = read ? read(input.value) : rounded();
     input.value = x ?? "";
     change(x);
   };
@@ -108,6 +108,14 @@ export function toggle(label, { value, change, hide = false }) {
   element.set = (x) => {
     input.checked = x;
   };
+  return element;
+}
+
+/** Return a line that says how large a picture becomes; `show()`: it is another size now. */
+export function becomes(size) {
+  const element = h("p", { class: "help" });
+  element.show = () => { element.textContent = t("It becomes {width} × {height}.", size()); };
+  element.show();
   return element;
 }
 

@@ -3,7 +3,7 @@
 import { button, fill, h, toast } from "./dom.js";
 import { board } from "./board.js";
 import { makeDesk } from "./desk.js";
-import { choice, numberField, segmented, slider, toggle } from "./fields.js";
+import { becomes, choice, numberField, segmented, slider, toggle } from "./fields.js";
 import { upscalersOf } from "./hires.js";
 import { t } from "./i18n.js";
 import { seeThrough } from "./layers.js";
@@ -69,14 +69,6 @@ function extendedSize(desk) {
 
 function enlargedSize({ sourceSize, factor }) {
   return { width: Math.round(sourceSize.width * factor), height: Math.round(sourceSize.height * factor) };
-}
-
-/** Return a line that says how large the picture becomes; `show()`: it is another size now. */
-function becomes(size) {
-  const element = h("p", { class: "help" });
-  element.show = () => { element.textContent = t("It becomes {width} × {height}.", size()); };
-  element.show();
-  return element;
 }
 
 // ---- what each way is asked for

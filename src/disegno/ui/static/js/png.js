@@ -2,6 +2,7 @@
 // browser: the file goes nowhere.
 
 import { commentOf } from "./exif.js";
+import { parsed, seedOf } from "./seed.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MAX_TEXT = 16e6;
@@ -78,7 +79,7 @@ export async function readRecord(buffer) {
         texts[name] ??= text;
       } else if (chunk.type === "dgPc") pictures.push(uriOf(chunk.body));
     }
-    if (texts.disegno) return ours(unstowed(JSON.parse(texts.disegno), pictures));
+    if (texts.disegno) return ours(unstowed(parsed(texts.disegno), pictures));
     if (texts.parameters) return parametersOf(texts.parameters);
     const comment = commentOf(new Uint8Array(buffer));
     if (/(^|\n)Steps: \d/.test(comment)) return parametersOf(comment);
@@ -94,8 +95,8 @@ function ownOf({ request, image = 0, prompts = [], negatives = [] }) {
   return {
     prompt: prompts[image] ?? request.prompts?.[image] ?? request.prompt,
     negative: negatives[image] ?? request.negatives?.[image] ?? request.negative,
-    ...(seed >= 0 && { seed: strength > 0 ? seed : seed + image }),
-    ...(subseed >= 0 && { subseed: subseed + image }),
+    ...(seed >= 0 && { seed: seedOf(seed, strength > 0 ? 0 : image) }),
+    ...(subseed >= 0 && { subseed: seedOf(subseed, image) }),
     ...(request.hires && { hires: hiresOf(request.hires, image) }),
   };
 }
@@ -119,27 +120,68 @@ function ours(record) {
   return { request: fixed, seed: own.seed ?? null, from: "disegno" };
 }
 
-/** Return a file's name without its ending, as the library names it. */
+/** Return a file's name without its hash and its ending, as the library names it. */
 function nameOf(file) {
-  return file.replace(/\.[^.]+$/, "");
+  return file.replace(/ \[\w+\]$/, "").replace(/\.(safetensors|ckpt|pth?|bin)$/i, "");
 }
 
 const NAMES = {
-  steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], vae: ["VAE", nameOf], cfg: ["CFG scale", Number], seed: ["Seed", Number],
+  steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], model: ["Model", nameOf], vae: ["VAE", nameOf],
+  cfg: ["CFG scale", Number], seed: ["Seed", seedOf], clip_skip: ["Clip skip", Number],
 };
+const HIRES_NAMES = {
+  scale: ["Hires upscale", Number], upscaler: ["Hires upscaler", String], denoise: ["Denoising strength", Number], steps: ["Hires steps", Number],
+  cfg: ["Hires CFG Scale", Number], sampler: ["Hires sampler", String], schedule: ["Hires schedule type", String], model: ["Hires checkpoint", nameOf],
+  prompt: ["Hires prompt", String], negative: ["Hires negative prompt", String],
+};
+const REFINED = { "first pass": "first", "both passes": "both" };
+
+/** Return the fields that a picture's values name. */
+function readBy(names, values) {
+  return Object.fromEntries(Object.entries(names).filter(([, [name]]) => values[name]).map(([field, [name, read]]) => [field, read(values[name])]));
+}
+
+/** Return the two sides that a value such as 512x768 names, or null. */
+function sidesOf(value) {
+  const found = /^(\d+)x(\d+)$/.exec(value ?? "");
+  return found && { width: Number(found[1]) || null, height: Number(found[2]) || null };
+}
+
+/** Return the second pass of a picture's values, or null. */
+function secondOf(values) {
+  const sides = sidesOf(values["Hires resize"]);
+  return sides || values["Hires upscale"] || values["Hires upscaler"] ? { ...readBy(HIRES_NAMES, values), ...sides } : null;
+}
+
+/** Return the refiner of a picture's values, or null. A1111 before 1.8 counted the steps. */
+function refinerOf(values, hires) {
+  if (!values.Refiner) return null;
+  const bySteps = values["Refiner switch by sampling steps"] === "True" || /^v1\.[67]\./.test(values.Version ?? "");
+  const at = Number(values["Refiner switch at"] ?? 0.8);
+  return { model: nameOf(values.Refiner), at, share: bySteps ? "steps" : "noise", passes: REFINED[values["Hires refiner"]] ?? (hires ? "hires" : "both") };
+}
+
+/** Return a value as it was before it was quoted. */
+function unquoted(value) {
+  if (!value.startsWith('"')) return value;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
 
 /** Return what A1111's text of a picture says of a request: what this form shows of it. */
 export function parametersOf(text) {
   const lines = text.trim().split("\n");
   const last = /^Steps: \d/.test(lines.at(-1)) ? lines.pop() : "";
   const at = lines.findIndex((line) => line.startsWith("Negative prompt:"));
-  const values = Object.fromEntries([...last.matchAll(/\s*([\w ]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g)].map((found) => [found[1].trim(), found[2].trim()]));
+  const values = Object.fromEntries([...last.matchAll(/\s*([\w ]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)/g)].map((found) => [found[1].trim(), unquoted(found[2].trim())]));
   const request = {
     prompt: (at < 0 ? lines : lines.slice(0, at)).join("\n").trim(),
     negative: at < 0 ? "" : lines.slice(at).join("\n").slice("Negative prompt:".length).trim(),
   };
-  for (const [field, [name, read]] of Object.entries(NAMES)) if (values[name]) request[field] = read(values[name]);
-  const size = /^(\d+)x(\d+)$/.exec(values.Size ?? "");
-  if (size) Object.assign(request, { width: Number(size[1]), height: Number(size[2]) });
+  const hires = secondOf(values);
+  Object.assign(request, readBy(NAMES, values), sidesOf(values.Size), { hires, refiner: refinerOf(values, hires), seamless: values.Tiling === "True" });
   return { request, seed: request.seed ?? null, from: "A1111" };
 }

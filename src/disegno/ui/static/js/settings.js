@@ -5,10 +5,17 @@ import { choice, more, numberField, slider, toggle } from "./fields.js";
 import { hiresFields } from "./hires.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
+import { refinerFields } from "./refiner.js";
+import { seedOf } from "./seed.js";
+import { sizeOf } from "./request.js";
 import { misfit } from "./unit.js";
 
-const MAX_SEED = 2 ** 32 - 1;
-const OTHERS = ["refiner", "tiles", "clip_skip", "prediction", "subseed_strength", "cfg_rescale", "cfg_start", "eta", "churn", "seed_width"];
+const USUAL = { // of what the form has no field for: what a picture need not be told to bring
+  clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5, subseed: -1,
+  noise: 1, resize: "crop", mask_mode: "binary", padding: 32, mask_weight: 1, share: "noise", passes: "both",
+};
+const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"] };
+const LONGEST = 30; // of a value that is told with its name
 
 function sizeFields({ desk, house, changed }) {
   const own = () => ownOf(house, desk.model);
@@ -36,7 +43,7 @@ function sizeFields({ desk, house, changed }) {
 }
 
 function seedField({ desk, changed }) {
-  const seed = numberField(t("Seed"), { value: desk.seed, min: 0, max: MAX_SEED, placeholder: t("another each time"), change: (value) => {
+  const seed = numberField(t("Seed"), { value: desk.seed, min: 0, read: seedOf, placeholder: t("another each time"), change: (value) => {
     desk.seed = value;
     changed();
   } });
@@ -88,19 +95,33 @@ function vaeChoice({ desk, house, changed }) {
   return element;
 }
 
+/** Return the parts of an object that are shown, or those that are not. */
+function partsOf(some, shown, are) {
+  return some && Object.fromEntries(Object.entries(some).filter(([name]) => shown.includes(name) === are));
+}
+
+/** Return the names of what is not as usual, with short values. `of`: whose it is. */
+function namesOf(some, of = "") {
+  const said = ([name, value]) => value && value !== USUAL[name] && !(Array.isArray(value) && !value.length);
+  const short = (value) => (value === true || typeof value === "object" || String(value).length > LONGEST ? "" : value);
+  return Object.entries(some ?? {}).filter(said).map(([name, value]) => `${of} ${name} ${short(value)}`.replaceAll("_", " ").trim());
+}
+
 /** Return the line that names what a picture brought along and the form has no field for; a button leaves it out. */
 function othersNote({ desk, few, changed, refresh }) {
   const element = h("div", { class: "note row spread" });
+  const own = (use) => use.name === few()?.lora;
   const drop = () => {
-    desk.others = {};
+    Object.assign(desk, { others: { loras: (desk.others.loras ?? []).filter(own) }, initOthers: {} });
+    for (const [name, shown] of Object.entries(SHOWN)) desk[name] = partsOf(desk[name], shown, true);
     refresh();
     changed();
   };
   element.refresh = () => {
     const { loras = [], ...rest } = desk.others;
-    const named = Object.fromEntries(OTHERS.filter((name) => rest[name]).map((name) => [name, typeof rest[name] === "object" ? "" : rest[name]]));
-    const uses = loras.filter((use) => use.name !== few()?.lora).map((use) => `LoRA ${use.name}`);
-    const names = [...uses, ...Object.entries(named).map(([name, value]) => `${name} ${value}`.trim())];
+    const uses = loras.filter((use) => !own(use)).map((use) => `LoRA ${use.name}`);
+    const parts = Object.entries(SHOWN).flatMap(([name, shown]) => namesOf(partsOf(desk[name], shown, false), name));
+    const names = [...uses, ...namesOf(rest), ...namesOf(desk.initOthers), ...parts];
     element.hidden = !names.length;
     fill(element, h("span", {}, t("As that picture was made: {names}", { names: names.join(", ") })), button(t("Leave out"), { class: "small", onclick: drop }));
   };
@@ -123,7 +144,7 @@ export function settingsCard({ desk, house, changed, modelChanged, sized, pictur
     modelChanged();
     changed();
   } });
-  const size = sizeFields({ desk, house, changed: () => { changed(); sized(); } });
+  const size = sizeFields({ desk, house, changed: () => { hires.sized(); changed(); sized(); } });
   size.hidden = desk.way === "extend"; // there the picture and what is added say it
   const steps = slider(t("Steps"), { value: desk.steps ?? own().steps, min: 1, max: 100, step: 1, change: set("steps") });
   const cfg = slider(t("Guidance"), { value: desk.cfg ?? own().cfg, min: 1, max: 20, step: 0.1, help: t("How closely the picture keeps to the prompt."), change: set("cfg") });
@@ -135,9 +156,11 @@ export function settingsCard({ desk, house, changed, modelChanged, sized, pictur
   const seamless = toggle(t("Without a seam"), { value: desk.seamless, change: set("seamless") });
   seamless.title = t("The picture can be laid beside itself, as a texture is");
   const vae = vaeChoice({ desk, house, changed });
+  const refiner = refinerFields({ desk, house, changed });
   const refresh = () => {
     fewer.refresh();
     vae.refresh();
+    refiner.refresh();
     seamless.set(desk.seamless);
     sampler.set(desk.sampler ?? "");
     schedule.set(desk.schedule ?? "");
@@ -151,11 +174,11 @@ export function settingsCard({ desk, house, changed, modelChanged, sized, pictur
     hires.hidden = pictures && !desk.hires;
     others.refresh();
   };
-  const hires = hiresFields({ desk, house, changed });
+  const hires = hiresFields({ desk, house, changed, size: () => sizeOf(desk, ownOf(house, desk.model)) });
   const others = othersNote({ desk, few, changed, refresh: () => refresh() });
   const fewer = fewSwitch({ desk, few, changed, refresh });
   refresh();
   const element = h("div", { class: "card panel" }, model, size, fewer, steps, batch, hires,
-    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, seamless), others);
+    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, refiner, seamless), others);
   return { element, refresh };
 }

@@ -4,6 +4,7 @@ import { button, fill, h, icon, toast } from "./dom.js";
 import { menu } from "./fields.js";
 import { seconds, t } from "./i18n.js";
 import { change, ENDED, follow } from "./jobs.js";
+import { seedOf } from "./seed.js";
 import { sendItems } from "./send.js";
 
 const ROLES = ["sheet", "image", "condition"];
@@ -96,7 +97,7 @@ export function stage({ hint, seed }) {
       h("div", { class: "stage-actions" },
         h("a", { class: "button", href: file.url, download: `disegno-${own ?? current.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
         menu(t("Send to"), "send", () => sendItems(file.url)),
-        own !== undefined && button(t("Keep this seed"), { onclick: () => seed(Number(own)) }, "dice"),
+        own !== undefined && button(t("Keep this seed"), { onclick: () => seed(seedOf(own)) }, "dice"),
         told),
       warnings.map((each) => h("p", { class: "note" }, each)));
   };

@@ -10,12 +10,18 @@ import { sendItems } from "./send.js";
 import { sizeText } from "./stage.js";
 import { readRecord } from "./png.js";
 
+function hiresText({ scale, width, height, upscaler, denoise }) {
+  return `${width || height ? `${width ?? "–"} × ${height ?? "–"}` : `× ${scale}`}, ${upscaler}, ${denoise}`;
+}
+
 function factsOf({ job, file, at }, picture) {
   const { request = {}, seeds = [], timing } = job.result.facts;
+  const { hires, refiner } = request;
   const rows = [
     [t("Prompt"), job.result.facts.prompts?.[at] ?? request.prompt], [t("Negative prompt"), request.negative], [t("Model"), request.model], ["VAE", request.vae],
     [t("Size"), sizeText(picture)], [t("Seed"), seeds[at]], [t("Steps"), request.steps],
     [t("Guidance"), request.cfg], [t("Sampler"), request.sampler && `${request.sampler}, ${request.schedule}`],
+    [t("Larger, in a second pass"), hires && hiresText(hires)], [t("Refiner"), refiner && `${refiner.model}, ${refiner.at}`],
     [t("Controls"), request.controls?.map((unit) => `${unit.name} × ${unit.strength}`).join(", ")],
     [t("Made"), moment(job.created)], [t("Took"), timing && seconds(Object.values(timing).reduce((sum, each) => sum + each, 0))],
     [t("File"), bytes(file.num_bytes)],
