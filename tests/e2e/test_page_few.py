@@ -154,6 +154,7 @@ def test_another_vae_a_refiner_and_a_second_pass_are_chosen_and_come_back_with_t
         expect(refiner.locator("option")).to_have_text(["none", "quick"])  # of the same family
         at, larger = draw.get_by_role("spinbutton", name="It takes over at"), draw.get_by_role("switch", name="Larger")
         expect(at).to_have_count(0)
+        _set(draw, "Steps", "4")
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
         first, plain = _drawn(draw, server)
         vae.select_option("bright")

@@ -10,6 +10,7 @@ const state = { online: true, locked: false, before: null, loaded: false };
 
 export const ENDED = ["done", "failed", "cancelled"];
 const WAIT_MS = [500, 1000, 2000, 4000, 8000];
+const HELLO_MS = 1500;
 
 /** Be told `(job or null)` at every change; null: many things changed, or the connection did. Returns how to stop. */
 export function subscribe(listener) {
@@ -135,7 +136,8 @@ let tries = 0;
 
 /** Say that the stream has ended: because the server is away, or because it does not know this browser any more. */
 async function missed() {
-  const locked = await fetch("/v1/jobs?limit=1").then((answer) => answer.status === 401, () => false);
+  // without credentials: a browser that is told to ask for them leaves the answer open until it has some
+  const locked = await fetch("/v1/jobs?limit=1", { credentials: "omit" }).then(({ status }) => status === 401, () => false);
   if (!tries || (!state.online && state.locked === locked)) return;
   Object.assign(state, { online: false, locked });
   tell(null);
@@ -144,6 +146,7 @@ async function missed() {
 /** Watch the server from now on; after a lost connection, again and again. */
 export function connect() {
   const source = new EventSource("/v1/events");
+  if (tries > 1) setTimeout(() => tries && missed(), HELLO_MS); // it says nothing while the browser asks for a name
   const on = (name, work) => source.addEventListener(name, (event) => work(JSON.parse(event.data)));
   on("hello", () => {
     tries = 0;

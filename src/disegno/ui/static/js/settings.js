@@ -11,7 +11,7 @@ import { sizeOf } from "./request.js";
 import { misfit } from "./unit.js";
 
 const USUAL = { // of what the form has no field for: what a picture need not be told to bring
-  clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5, subseed: -1,
+  clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5,
   noise: 1, resize: "crop", mask_mode: "binary", padding: 32, mask_weight: 1, share: "noise", passes: "both",
 };
 const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"] };
@@ -118,7 +118,8 @@ function othersNote({ desk, few, changed, refresh }) {
     changed();
   };
   element.refresh = () => {
-    const { loras = [], ...rest } = desk.others;
+    const { loras = [], subseed, ...rest } = desk.others;
+    if (rest.subseed_strength) rest.subseed = subseed;
     const uses = loras.filter((use) => !own(use)).map((use) => `LoRA ${use.name}`);
     const parts = Object.entries(SHOWN).flatMap(([name, shown]) => namesOf(partsOf(desk[name], shown, false), name));
     const names = [...uses, ...namesOf(rest), ...namesOf(desk.initOthers), ...parts];
