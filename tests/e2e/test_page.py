@@ -98,6 +98,8 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Server) -> 
         there.stroke(canvas, (0.2, 0.9), (0.8, 0.9))
         undo = draw.get_by_role("button", name="Undo (Ctrl+Z)")
         undo.click()
+        canvas.dispatch_event("pointerdown", {"button": 0, "pointerId": 9, "isPrimary": False})  # a second finger
+        expect(draw.get_by_role("button", name="Redo (Ctrl+Y)")).to_be_enabled()
         draw.get_by_role("button", name="Layer", exact=True).click()
         there.stroke(canvas, (0.5, 0.4), (0.5, 0.8))
         layers = draw.locator(".layer")
@@ -231,13 +233,16 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         assert read["hires"] == {"prompt": "d", "negative": "e", "steps": 3}
         assert (read["seed"], read["subseed"]) == (str(2**53 + 2), 0)  # after the last seed comes 0
         told = (
-            "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615, Size: 64x64,"
-            " Model: another.safetensors, Denoising strength: 0.4, Clip skip: 2, Hires upscale: 1.5, Hires upscaler: Latent,"
-            ' Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7, Version: v1.7.0'
+            "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615,"
+            " Size: 64x64, Model: another.safetensors, Denoising strength: 0.4, Clip skip: 2, Hires upscale: 1.5,"
+            ' Hires upscaler: Latent, Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7, Version: v1.7.0'
         )
-        says = {
-            **{"prompt": told[:18], "negative": "rain", "steps": 7, "sampler": "Euler", "seed": str(2**64 - 1)},
-            **{"width": 64, "height": 64, "model": "another", "clip_skip": 2, "seamless": False},
+        plain = {"prompt": told[:18], "negative": "rain", "steps": 7, "sampler": "Euler", "seed": str(2**64 - 1)}
+        says = plain | {
+            **dict.fromkeys(("width", "height"), 64),
+            "model": "another",
+            "clip_skip": 2,
+            "seamless": False,
             "hires": {"scale": 1.5, "upscaler": "Latent", "denoise": 0.4, "prompt": "a, b"},
             "refiner": {"model": "mini", "at": 0.7, "share": "steps", "passes": "hires"},
         }

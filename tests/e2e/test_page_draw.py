@@ -108,6 +108,7 @@ def test_a_key_opens_the_page(page_browser: Browser, tmp_path: Path) -> None:
         with visit(page_browser, server.url, "/?key=a-key-of-my-own") as there:
             assert there.page.url.rstrip("/") == server.url
             expect(there.page.locator("#tab-draw").get_by_label("Prompt", exact=True)).to_be_visible()
+            expect(there.tab("teach")).to_have_text(re.compile("^Send a data set.*There are no data sets yet"))
             there.said.clear()  # that the model's process was starting
     finally:
         server.stop()

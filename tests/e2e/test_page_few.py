@@ -145,7 +145,7 @@ def test_a_picture_without_a_seam_is_asked_for_and_comes_back(browser: Browser, 
         assert np.array_equal(_pixels(again), _pixels(png))
 
 
-def test_another_vae_a_refiner_and_a_second_pass_are_chosen_and_come_back_with_the_picture(browser: Browser, server: Server) -> None:
+def test_another_vae_a_refiner_and_a_second_pass_come_back_with_the_picture(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")
         draw.locator("summary", has_text="Guidance, seed, sampler").click()

@@ -83,6 +83,7 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     const free = state.tool === "pen" || state.tool === "eraser";
     const pressed = (each) => (each.pointerType === "pen" && each.pressure ? 0.4 + 1.2 * each.pressure : 1);
     const move = (each) => {
+      if (each.pointerId !== event.pointerId) return;
       for (const point of each.getCoalescedEvents?.() ?? [each]) {
         if (free) segment(target, last, place(point), pressed(point));
         last = place(point);
@@ -91,6 +92,7 @@ export function board({ width, height, annotator, image = null, guide = null, ch
       render();
     };
     const up = (each) => {
+      if (each.pointerId !== event.pointerId) return;
       view.removeEventListener("pointermove", move);
       view.removeEventListener("pointerup", up);
       view.removeEventListener("pointercancel", up);
@@ -111,12 +113,14 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     if (!held) return;
     let by = [0, 0];
     const move = (each) => {
+      if (each.pointerId !== event.pointerId) return;
       const [x, y] = place(each).map(Math.floor);
       by = [x - x0, y - y0];
       overlay = (on) => on.drawImage(held.patch, ...by);
       render();
     };
-    const up = () => {
+    const up = (each) => {
+      if (each.pointerId !== event.pointerId) return;
       view.removeEventListener("pointermove", move);
       view.removeEventListener("pointerup", up);
       view.removeEventListener("pointercancel", up);
@@ -131,7 +135,7 @@ export function board({ width, height, annotator, image = null, guide = null, ch
     view.addEventListener("pointercancel", up);
   };
   view.onpointerdown = (event) => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !event.isPrimary) return; // a second finger, or the palm beside the pen
     event.preventDefault();
     view.focus({ preventScroll: true });
     if (state.tool === "move") return carry(event);

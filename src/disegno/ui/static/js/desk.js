@@ -37,7 +37,6 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   let prompt = null;
   let topCard = null;
   let unsaved = false;
-  let sending = false;
   let goButton = null;
   let boardOf = null; // the card whose drawing is on the board
 
@@ -64,11 +63,10 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const live = liveDrawing({ isOn: () => desk.live, request: () => requestOf(desk, model()), few: () => model()?.few_steps, seed: () => desk.seed, show: (job) => { remember(job); theStage.watch(job); } });
 
   const go = async () => {
-    if (sending) return;
-    sending = true; // until the server has answered: over a slow connection a second press draws nothing twice
-    goButton.setAttribute("aria-busy", "true");
+    const pressed = goButton;
     try {
       const asked = sheetOf(desk, toRequest(desk, model()));
+      pressed.setAttribute("aria-busy", "true"); // over a slow connection the answer takes a while
       const job = await start(asked.kind, asked.request);
       remember(job);
       theStage.watch(job);
@@ -76,8 +74,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     } catch (error) {
       toast(error.message, "bad");
     } finally {
-      sending = false;
-      goButton.removeAttribute("aria-busy");
+      pressed.removeAttribute("aria-busy");
     }
   };
 
@@ -167,7 +164,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     const rest = plain(desk) ? [] : [prompt.element, controls, depth.element, settings.element, sheetCard({ desk, changed })];
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
     if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
-    goButton = h("button", { class: "primary", type: "submit", title: "Ctrl+Enter", "aria-busy": sending ? "true" : null }, goText(desk), h("kbd", { "aria-hidden": "true" }, "Ctrl+Enter"));
+    goButton = h("button", { class: "primary", type: "submit", title: "Ctrl+Enter" }, goText(desk), h("kbd", { "aria-hidden": "true" }, "Ctrl+Enter"));
     fill(form, topCard?.element, rest, h("div", { class: "desk-go" }, goButton, liveSwitch));
   };
   const restore = async (request, seed) => {

@@ -10,7 +10,7 @@ const FIELDS = [ // field, its name, values as an example
   ["", "Nothing", ""], ["steps", "Steps", "10-30(+10)"], ["cfg", "Guidance", "2, 4, 6"], ["seed", "Seed", "1-4"], ["sampler", "Sampler", "Euler, DDIM"],
   ["schedule", "Schedule", "Karras, Exponential"], ["replace", "Words of the prompt", "red, blue, green"], ["size", "Size", "128x128, 192x128"],
   ["model", "Model", "diorama, NAME"], ["vae", "VAE", "own, NAME"], ["controls.0.strength", "Strength of the first control", "0-1[3]"], ["controls.0.end", "End of the first control", "0.4, 0.7, 1"],
-  ["init.denoise", "How much is drawn anew", "0.4, 0.6, 0.8"],
+  ["init.denoise", "How much is drawn anew", "0.4, 0.6, 0.8"], ["hires.denoise", "Drawn anew in the second pass", "0.4, 0.6, 0.8"], ["refiner.at", "The refiner takes over at", "0.5-0.9[3]"],
 ];
 
 /** Return what a desk holds of a sheet that nobody has asked for. */

@@ -161,8 +161,8 @@ export function teachTab(house) {
       build().catch((error) => toast(error.message, "bad"));
     };
     send ??= h("div", { class: "card panel" }, h("h3", {}, t("Send a data set")), sendForm(toSend, sent));
-    fill(form, names.length && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
-      names.length && h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
+    fill(form, names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
+      names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
       send, !names.length && none);
   };
   subscribe((job) => {

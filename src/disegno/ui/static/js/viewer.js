@@ -9,6 +9,7 @@ import { say } from "./bus.js";
 import { sendItems } from "./send.js";
 import { sizeText } from "./stage.js";
 import { readRecord } from "./png.js";
+import { seedOf } from "./seed.js";
 
 function hiresText({ scale, width, height, upscaler, denoise }) {
   return `${width || height ? `${width ?? "–"} × ${height ?? "–"}` : `× ${scale}`}, ${upscaler}, ${denoise}`;
@@ -29,12 +30,12 @@ function factsOf({ job, file, at }, picture) {
   return h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
 }
 
-async function restore({ job, file }) {
+async function restore({ job, file, at }) {
   const answer = await fetch(file.url);
   const found = answer.ok && (await readRecord(await answer.arrayBuffer()));
   if (found) return say("restore", found.request, found.seed);
   const { request } = await get(`/v1/jobs/${job.id}/request`);
-  return say("restore", request, null);
+  return say("restore", request, seedOf(job.result.facts.seeds?.[at]));
 }
 
 /** Show the picture at `url`, one of `pictures`; the arrow keys go on to the others. */
