@@ -112,7 +112,12 @@ def test_a_picture_follows_a_drawn_control(browser: Browser, server: Server) -> 
         frame, seen = draw.locator(".board-frame").bounding_box(), canvas.bounding_box()
         assert seen["height"] == seen["width"] <= frame["height"]  # all of it can be reached
         there.page.set_viewport_size({"width": 1280, "height": 800})
-        prompt.evaluate("prompt => prompt.setSelectionRange(4, 4)")
+        for said, weighed in (("[cat:dog:0.5]", "[(cat:1.1):dog:0.5]"), ("<lora:x>", "<lora:x:1.1>"), (PROMPT, None)):
+            prompt.fill(said)
+            prompt.evaluate("prompt => prompt.setSelectionRange(4, 4)")
+            if weighed:
+                prompt.press("Control+ArrowUp")
+                expect(prompt).to_have_value(weighed)
         for key, weighed in (("Up", "a (red:1.1) car"), ("Down", "a red car")):
             prompt.press(f"Control+Arrow{key}")
             expect(prompt).to_have_value(re.compile("^" + re.escape(weighed)))
@@ -235,7 +240,8 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         told = (
             "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615,"
             " Size: 64x64, Model: another.safetensors, Denoising strength: 0.4, Clip skip: 2, Hires upscale: 1.5,"
-            ' Hires upscaler: Latent, Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7, Version: v1.7.0'
+            ' Hires upscaler: Latent, Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7,'
+            " Version: v1.7.0"
         )
         plain = {"prompt": told[:18], "negative": "rain", "steps": 7, "sampler": "Euler", "seed": str(2**64 - 1)}
         says = plain | {

@@ -2,7 +2,8 @@
 
 const STEP = 0.1;
 const NUMBER = /^:\s*(\d+(?:\.\d*)?|\.\d+)\s*([)>])/;
-const BREAKS = /[\s,.;|()[\]<>{}]/;
+const BARE = /^\w+:[^:]+$/; // a file that is named without a weight
+const BREAKS = /[\s,.;:!?|()[\]<>{}\\，。、；：！？（）]/;
 
 /** Return where the innermost bracket of this kind around a place begins and ends, or null. */
 function around(text, at, [opening, closing]) {
@@ -15,7 +16,9 @@ function around(text, at, [opening, closing]) {
 /** Return the part that is meant, [start, end]: the selection, what a weight already counts for, or a word. */
 function meant(text, start, end) {
   if (start === end) {
-    const inside = around(text, start, "()") ?? around(text, start, "<>");
+    const file = around(text, start, "<>");
+    if (file && BARE.test(text.slice(...file))) return file;
+    const inside = around(text, start, "()") ?? file;
     const colon = inside && text.lastIndexOf(":", inside[1]);
     if (inside && colon > inside[0] && NUMBER.test(text.slice(colon))) return [inside[0], colon];
     while (start > 0 && !BREAKS.test(text[start - 1])) start -= 1;
@@ -37,8 +40,9 @@ export function weighed(prompt, selectionStart, selectionEnd, by) {
   const found = "(<".includes(prompt[start - 1] ?? " ") ? NUMBER.exec(prompt.slice(end)) : null;
   const old = found ? Number(found[1]) : 1;
   const weight = Math.max(0, Math.round((old + by * STEP) * 100) / 100);
-  const [from, to] = found ? [start - 1, end + found[0].length] : [start, end];
-  const file = found?.[2] === ">"; // of a LoRA, which is named even where it counts once
+  const bare = prompt[start - 1] === "<" && prompt[end] === ">";
+  const [from, to] = found ? [start - 1, end + found[0].length] : bare ? [start - 1, end + 1] : [start, end];
+  const file = bare || found?.[2] === ">"; // of a LoRA, which is named even where it counts once
   const text = file ? `<${words}:${weight}>` : weight === 1 ? words : `(${words}:${weight})`;
   const first = from + (text === words ? 0 : 1);
   return { from, to, text, select: [first, first + words.length] };

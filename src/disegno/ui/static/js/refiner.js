@@ -28,7 +28,8 @@ export function refinerFields({ desk, house, changed }) {
   element.refresh = () => {
     const own = modelOf(house, desk.model);
     const chosen = desk.refiner?.model ?? "";
-    const there = house.models.map((each) => [each.id, each.id, misfit(each, own)]).filter(([id, , why]) => id === chosen || (!why && id !== desk.model));
+    const fits = (each) => each.id === chosen || (each.id !== desk.model && each.family && each.family === own?.family);
+    const there = house.models.filter(fits).map((each) => [each.id, each.id, misfit(each, own)]);
     element.hidden = !there.length && !chosen;
     model.offer([...none, ...there], chosen);
     showWhen();
