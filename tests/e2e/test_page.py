@@ -151,6 +151,12 @@ def test_a_photo_is_annotated_and_the_drawing_edited(browser: Browser, server: S
         other = str(drawing.get_attribute("src"))
         ink = [sum(picture_of(uri).convert("L").tobytes()) for uri in (str(first), other)]
         assert ink[0] < ink[1]
+        for width, size in (("192", (192, 128)), ("", (128, 128))):  # another part of the photo is seen
+            draw.get_by_role("spinbutton", name="Width").fill(width)
+            draw.get_by_role("spinbutton", name="Width").press("Tab")
+            expect(drawing).not_to_have_attribute("src", other, timeout=60_000)
+            other = str(drawing.get_attribute("src"))
+            assert picture_of(other).size == size
         assert server.get(f"/v1/jobs/{long}")["state"] == "running"
         server.ask("POST", f"/v1/jobs/{long}/cancel")
         draw.get_by_role("button", name="Draw on it").click()

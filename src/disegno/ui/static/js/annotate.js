@@ -24,7 +24,7 @@ function paramField(param, value, change) {
 
 /**
  * Return the form of a unit's photo: which annotator, its sliders. `taught()`: the parameters of the drawings that the
- * unit's control was taught with; `size()`: of the picture that is drawn; `drawn(uri)`: is told what the annotator drew;
+ * unit's control was taught with; `size()`: of the picture that is drawn; `drawn(uri, size)`: is told what the annotator drew;
  * `busy(is)`: while it works.
  */
 export function annotatorForm({ unit, annotators, taught, size, drawn, busy, changed }) {
@@ -40,7 +40,7 @@ export function annotatorForm({ unit, annotators, taught, size, drawn, busy, cha
     try {
       const request = { name: unit.annotate, image: unit.photo, params: { ...taught(), ...unit.params }, width, height, resize: unit.resize };
       const uri = await briefly("annotate", request, (job) => dataUri(job.result.files[0].url));
-      if (mine === turn && uri) drawn(uri);
+      if (mine === turn && uri) drawn(uri, { width, height });
     } catch (error) {
       if (mine === turn) toast(error.message, "bad");
     } finally {

@@ -156,10 +156,12 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     fill(units);
     closeBoard();
     prompt = promptCard({ desk, changed });
-    settings = settingsCard({ desk, house, changed, pictures: Boolean(top), sized: () => topCard?.sized?.(), modelChanged: () => { cards.forEach((card) => card.offer()); depth.offer(); prompt.count(); } });
+    const sized = () => cards.forEach((card) => card.sized());
+    settings = settingsCard({ desk, house, changed, sized, pictures: Boolean(top), modelChanged: () => { cards.forEach((card) => card.offer()); sized(); depth.offer(); prompt.count(); } });
     const depth = depthCard({ desk, house, model, changed, pictures: Boolean(top) });
     topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
+    sized();
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
     const rest = plain(desk) ? [] : [prompt.element, controls, depth.element, settings.element, sheetCard({ desk, changed })];
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });

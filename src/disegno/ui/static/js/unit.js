@@ -70,8 +70,9 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     changed();
   };
   /** Take what an annotator drew. What a person drew can be had back. */
-  const annotated = (uri) => {
+  const annotated = (uri, { width, height }) => {
     const { drawing, edited } = unit;
+    unit.drawnAt = `${width}x${height}`;
     const take = (some, byHand) => { drawn(some, byHand); redrawn(); };
     take(uri, false);
     if (drawing && edited) toast(t("Your drawing was replaced."), "info", [[t("Undo"), () => take(drawing, true)]]);
@@ -84,17 +85,24 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     const own = control()?.annotator;
     return house.annotators.some((each) => each.name === own) ? own : "none";
   };
+  let form = null; // of the photo
   const showPhoto = () => {
     fill(photoForm);
+    form = null;
     draw.hidden = looks();
     if (looks() && unit.photo && unit.drawing !== unit.photo) {
       drawn(unit.photo);
       redrawn();
     }
     if (looks() || !unit.photo) return null;
-    const form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn: annotated, changed, busy: (is) => thumb.classList.toggle("busy", is) });
+    form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn: annotated, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
+  };
+  /** Let the annotator draw anew where the picture has another size now: another part of the photo is seen. */
+  const sized = () => {
+    const { width, height } = size();
+    if (form && !unit.edited && unit.drawnAt && unit.drawnAt !== `${width}x${height}`) form.draw();
   };
   const take = async (file) => {
     try {
@@ -151,5 +159,5 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   showThumb();
   showPhoto();
   showOwn();
-  return { element, unit, drawn, take, regionPainted: region.set, offer: () => select.offer(options(), unit.name) };
+  return { element, unit, drawn, take, regionPainted: region.set, sized, offer: () => select.offer(options(), unit.name) };
 }
