@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -30,7 +28,6 @@ from disegno.training.data.formats.listing import Options
 from disegno.training.data.making import Annotate, Script
 from disegno.training.data.opening import open_rows
 from disegno.training.data.pack import PackProgress, pack
-from disegno.training.data.pool import run
 
 pytestmark = pytest.mark.unit
 
@@ -182,25 +179,6 @@ def test_a_script_that_never_gets_ready_is_not_waited_for(tmp_path: Path, monkey
     text = "import time\ntime.sleep(60)\ndef condition(image): return image"
     with pytest.raises(RequestError, match="does not get ready"):
         made(plan(photos(tmp_path / "photos", 1), tmp_path / "pairs", maker=script(tmp_path, text), seconds=3))
-
-
-class _DiesIdle:
-    """Item 0's process dies after it; item 1's works longer."""
-
-    def prepare(self) -> None: ...
-
-    def __call__(self, index: int) -> int:
-        if index == 0:
-            threading.Timer(0.05, os._exit, (9,)).start()
-        else:
-            time.sleep(0.3)
-        return index
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads and fork
-def test_a_process_that_dies_after_its_work_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("disegno.training.data.pool.multiprocessing.get_context", lambda name: get_context("fork"))
-    assert sorted(run(_DiesIdle(), range(2), 2)) == [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize(
