@@ -120,7 +120,7 @@ def main() -> None:
         base, file = write_ctrlora(Path(folder))
         save_file(make("controlnet", seed=2)[1], Path(folder) / "plain.safetensors")
         plain = controlnet.open(Path(folder) / "plain.safetensors", backbone, memory)
-        save_file(T2IAdapter(3, list(UNET["block_out_channels"]), 2).state_dict(), Path(folder) / "t2i.safetensors")
+        save_file(T2IAdapter(3, [320, 640, 1280, 1280], 2).state_dict(), Path(folder) / "t2i.safetensors")
         adapter = t2i_adapter.open(Path(folder) / "t2i.safetensors", backbone, memory)
         lora = ctrlora.open(file, backbone, memory, base=ctrlora.open_base(base, backbone, memory))
     condition = Condition(torch.rand(1, 3, args.size, args.size), "condition")
