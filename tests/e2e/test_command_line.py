@@ -97,14 +97,15 @@ def test_a_folder_that_is_there_may_have_a_dot_in_its_name(
     assert sorted(path.name for path in folder.iterdir()) == ["a-cat-1-sheet.png", "a-cat-1.png", "a-cat-2.png"]
 
 
+CAR = Path(__file__).parents[2] / "src/disegno/data/diorama/examples/car.png"
 MISTAKES = {
     "no prompt": (["generate"], 2, "There is nothing to draw"),
     "no such model": (["generate", "x", "--model", "min"], 2, "mini"),
     "no such file": (["generate", "x", "--model", "a/b.safetensors"], 2, "model folders"),
     "no such sampler": (["generate", "x", *SMALL, "--sampler", "eulr"], 2, "Euler"),
     "no such schedule": (["generate", "x", *SMALL, "--schedule", "karas"], 2, "karras"),
-    "no such control": (["generate", "x", *SMALL, "--control", "cany=a.png"], 2, "There is no control named 'cany'"),
-    "a model as a control": (["generate", "x", *SMALL, "--control", "mini=a.png"], 2, "model"),
+    "no such control": (["generate", "x", *SMALL, "--control", f"cany={CAR}"], 2, "There is no control named 'cany'"),
+    "a model as a control": (["generate", "x", *SMALL, "--control", f"mini={CAR}"], 2, "model"),
     "a control without a picture": (["generate", "x", *SMALL, "--control", "canny"], 2, "NAME=IMAGE"),
     "a bad size": (["generate", "x", "--size", "65x64"], 2, "multiple of 8"),
     "no such annotator": (["annotate", "cany", "x.png"], 2, "canny"),

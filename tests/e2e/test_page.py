@@ -244,7 +244,7 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         assert read["hires"] == {"prompt": "d", "negative": "e", "steps": 3}
         assert (read["seed"], read["subseed"]) == (str(2**53 + 2), 0)  # after the last seed comes 0
         told = (
-            "ein schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615,"
+            "un schönes 赤い car\nNegative prompt: rain\nSteps: 7, Sampler: Euler, Seed: 18446744073709551615,"
             " Size: 64x64, Model: another.safetensors, Denoising strength: 0.4, Clip skip: 2, Hires upscale: 1.5,"
             ' Hires upscaler: Latent, Hires prompt: "a, b", Refiner: mini [0123abcdef], Refiner switch at: 0.7,'
             " Version: v1.7.0"

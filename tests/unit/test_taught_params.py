@@ -55,9 +55,9 @@ def test_of_an_annotator_that_is_not_here_nothing_is_known(annotator: str | None
 
 
 def test_parameters_that_no_annotator_reads_are_said() -> None:
-    drawing = ControlUnit(name="canny", image="a.png", annotate="none", params={"stength": 0.5})
+    drawing = ControlUnit(name="canny", image="a.png", annotate="none", params={"stren": 0.5})
     assert idle_params(drawing, None) == (
-        "The control canny is shown its picture as it is: stength does nothing. Did you mean strength?",
+        "The control canny is shown its picture as it is: stren does nothing. Did you mean strength?",
     )
     assert idle_params(replace(drawing, params={"xyz": 1, "low": 1}), None)[0].endswith("xyz, low do nothing.")
     assert not idle_params(drawing, "canny") and not idle_params(replace(drawing, params={}), None)
