@@ -283,9 +283,9 @@ def _without(part: str) -> dict[str, Tensor]:
             "2 missing: mid_block.resnets.0",
         ),
         (
-            lambda: original_tensors() | {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)},
+            lambda: original_tensors() | {"model.diffusion_model.motion_emb.0.weight": torch.zeros(1)},
             KeyMismatch,
-            "label_emb",
+            "motion_emb",
         ),
         (lambda: original_tensors() | {"conditioner.x": torch.zeros(1)}, WrongFamily, "is for sdxl, not for sd1"),
     ],

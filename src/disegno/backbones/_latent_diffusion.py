@@ -1,9 +1,9 @@
-"""What the Stable Diffusion 1.x families share: a UNet over the latents of a VAE, attending to text states.
+"""What the families with a UNet share (Stable Diffusion 1.x, 2.x, XL): over the latents of a VAE, attending to text.
 
 Rombach et al. 2022. The families differ in their text encoder and their sizes; each builds this value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -45,8 +45,8 @@ class TextEncoder(Protocol):
         ...
 
     @property
-    def net(self) -> nn.Module:
-        """The network."""
+    def nets(self) -> Mapping[str, nn.Module]:
+        """The networks, by what LoRAs call them: "te", and "te2" where there are two."""
         ...
 
 
@@ -100,21 +100,23 @@ _ASKED = {
 }
 
 
-def _check_asks(config: Config, name: str) -> None:
-    """Raise UnknownKind where a UNet wants to be told what no family here tells it."""
+def _check_asks(config: Config, name: str, told: Collection[str]) -> None:
+    """Raise UnknownKind where a UNet wants to be told what this family does not tell it."""
     for asked, meaning in _ASKED.items():
-        if config.get(asked) is not None:
+        if config.get(asked) not in (None, *told):
             raise UnknownKind(
                 f"The UNet of {name} wants to be told {meaning}, which it is not here. Choose another model."
             )
 
 
-def open_nets(nets: Nets, name: str, memory: Memory) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+def open_nets(
+    nets: Nets, name: str, memory: Memory, told: Collection[str] = ()
+) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     """Return the two nets, placed. Raises KeyMismatch where tensors are missing, unexpected or of another shape.
 
-    Raises UnknownKind where the UNet wants more than latents, a timestep and text.
+    Raises UnknownKind where the UNet wants more than latents, a timestep, text, and what the family tells it (`told`).
     """
-    _check_asks(nets.unet_config, name)
+    _check_asks(nets.unet_config, name, told)
 
     def unet() -> UNet2DConditionModel:
         return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(nets.unet_config))
@@ -178,7 +180,7 @@ class LatentDiffusion:
 
     @property
     def lora_nets(self) -> Mapping[str, nn.Module]:
-        return {"unet": self.net, "te": self.text.net}
+        return {"unet": self.net, **self.text.nets}
 
     def predicting(self, name: str) -> "LatentDiffusion":
         """Return this model with another meaning of its output, the same nets. Raises RequestError for flow."""
@@ -219,18 +221,24 @@ class LatentDiffusion:
         if residuals is not None:
             down = tuple(r.to(x.device, x.dtype) for r in residuals.down)
             residuals = Residuals(down, residuals.mid.to(x.device, x.dtype))
+        added = self._added(call, x)
         with reading(self.net, call.image_prompts, x):
             if call.streams:
-                return evaluate(self.net, x, t, tokens, residuals, call.streams).float()
+                return evaluate(self.net, x, t, tokens, residuals, call.streams, added).float()
             out = self.net(
                 x,
                 t,
                 encoder_hidden_states=tokens,
+                added_cond_kwargs=added,
                 down_block_additional_residuals=residuals and residuals.down,
                 mid_block_additional_residual=residuals and residuals.mid,
                 return_dict=False,
             )[0]
             return out.float()
+
+    def _added(self, call: Call, x: Tensor) -> dict[str, Tensor] | None:
+        """Return what the net is told beside x, t and tokens, by diffusers' names; None: nothing."""
+        return None
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when a side is no multiple of a latent cell, or the deepest level would see nothing."""

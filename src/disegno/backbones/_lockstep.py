@@ -3,7 +3,7 @@
 Without a net beside it, the same as the UNet's own `forward`, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,15 @@ def evaluate(
     tokens: Tensor,
     residuals: Residuals | None = None,
     streams: Sequence[Stream] = (),
+    added: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Return the net's output, (b c h w). x: (b c h w), t: (b,), tokens: (b n d), as `net.forward` wants them."""
+    """Return the net's output, (b c h w). x: (b c h w), t: (b,), tokens: (b n d), as `net.forward` wants them.
+
+    `added`: what SDXL's is told besides (`added_cond_kwargs`).
+    """
     emb = net.time_embedding(net.time_proj(t.expand(len(x))).to(x.dtype))  # b e
+    if added is not None:
+        emb = emb + net.get_aug_embed(emb, tokens, dict(added))
     beside = [(s, s.begin(x[s.rows], emb[s.rows], t.expand(len(x))[s.rows], tokens[s.rows])) for s in streams]
     h, skips = _encoder(net, x, emb, tokens, beside)
     h = net.mid_block(h, emb, encoder_hidden_states=tokens)

@@ -68,9 +68,9 @@ class MiniText:
         return self.encoder.encode_prompt(text, options), warnings
 
     @property
-    def net(self) -> nn.Module:
-        """Return the network."""
-        return self.encoder.network
+    def nets(self) -> Mapping[str, nn.Module]:
+        """Return the network, by what LoRAs call it."""
+        return {"te": self.encoder.network}
 
 
 def open(path: Path | None, memory: Memory) -> LatentDiffusion:

@@ -72,6 +72,10 @@ class ClipText:
         return self.model
 
     @property
+    def nets(self) -> Mapping[str, nn.Module]:
+        return {"te": self.model}
+
+    @property
     def width(self) -> int:
         return int(self.model.config.hidden_size)
 

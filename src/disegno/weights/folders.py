@@ -128,6 +128,8 @@ def _reads_openclip(path: Path) -> bool:
 def _family(name: str, config: Mapping[str, object]) -> str:
     if name.startswith(_SD3_CLASSES):
         return "sd3"
+    if config.get("addition_embed_type") == "text_time":
+        return "sdxl"
     if name == "T2IAdapter":
         return _ADAPTERS.get(_number(config, "downscale_factor") or 8, "")
     width = _number(config, "cross_attention_dim") or _number(config, "hidden_size")

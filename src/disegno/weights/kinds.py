@@ -28,7 +28,11 @@ _VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alik
 _ADAPTERS = {64: "sd1", 192: "sd1", 256: "sdxl", 768: "sdxl"}
 _LOOKS = tuple(f"{prefix}{layer}.weight" for prefix in ("", "adapter.") for layer in ("conv_in", "body.0.in_conv"))
 _SD3_MARKS = ("joint_blocks.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_")
-_TEXT_MARKS = {"\ncond_stage_model.transformer.": "sd1", "\ncond_stage_model.model.": "sd2", "\nconditioner.": "sdxl"}
+_FAMILY_MARKS = {
+    "\ncond_stage_model.transformer.": "sd1",
+    "\ncond_stage_model.model.": "sd2",
+    **dict.fromkeys(("\nconditioner.", "\nadd_embedding.", "\nlabel_emb.0.", ".label_emb.0."), "sdxl"),
+}
 _HALVES_UP = (".up.weight", "lora_up.weight", "lora_B.weight", "lora_B.default.weight")
 _DOWN = (
     *("lora_layer.down.weight", "lora_down.weight", "lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
@@ -195,7 +199,7 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
     if kind == "control" and looks in _ADAPTERS:
         return _ADAPTERS[looks]
     widths = (_width_of(key, s, shapes) for key, s in shapes.items() if _is_cross_key(key) and len(s) >= 2)
-    by_text = next((family for mark, family in _TEXT_MARKS.items() if mark in text), "")
+    by_text = next((family for mark, family in _FAMILY_MARKS.items() if mark in text), "")
     return CROSS_WIDTHS.get(next(widths, 0), by_text)
 
 

@@ -2,6 +2,7 @@
 
     original                                  here
     time_embed.0 / .2                         time_embedding.linear_1 / linear_2
+    label_emb.0.0 / .0.2                      add_embedding.linear_1 / linear_2 (SDXL)
     input_blocks.0.0                          conv_in
     input_blocks.b.0 / .1 / .0.op             down_blocks.i.resnets.j / attentions.j / downsamplers.0.conv
     middle_block.0 / .1 / .2                  mid_block.resnets.0 / attentions.0 / resnets.1
@@ -38,6 +39,8 @@ _RESNET = {
 _FIXED = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",

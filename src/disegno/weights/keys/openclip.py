@@ -9,8 +9,9 @@
     ....mlp.c_fc / .c_proj                      ....mlp.fc1 / .fc2
     ln_final                                    final_layer_norm
 
-Source: Ilharco et al. 2021, open_clip. What lies beside the tower (`text_projection`, `logit_scale`) is left out: no
-model here that keeps these names uses it.
+    text_projection                             text_projection.weight, transposed (SDXL; others do not use it)
+
+Source: Ilharco et al. 2021, open_clip. What else lies beside the tower (`logit_scale`) is left out.
 """
 
 import re
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+_PROJECTION = "text_projection"
 PREFIX = "cond_stage_model.model."  # in a Stable Diffusion 2.x file
 _ENDS = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -67,6 +69,14 @@ def used(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The penultimate layer is what the UNet attends to (Rombach et al. 2022, the model card).
     """
     return from_openclip(tensors, _num_used(tensors))
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return SDXL's text encoder: all of the tower and its projection, by CLIPTextModelWithProjection's names."""
+    found = from_openclip(tensors, num_layers(tensors))
+    if (projection := tensors.get(_PROJECTION)) is not None:
+        found[f"{_PROJECTION}.weight"] = projection.T.contiguous()
+    return found
 
 
 def used_names(names: Mapping[str, object]) -> list[str]:

@@ -1,0 +1,67 @@
+"""What SDXL attends to: CLIP-L and OpenCLIP-G side by side; its refiner OpenCLIP-G alone.
+
+    tokens      CLIP-L | OpenCLIP-G     77 k tokens; the states before the last layer, without the final norm
+    pooled      OpenCLIP-G              of the first chunk, projected
+
+Podell et al. 2023, 2.1. An empty prompt is zeros, tokens and pooled state: so it was in training, and so A1111 and
+diffusers say nothing of a negative prompt. A1111 parity: clip skip changes nothing here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from disegno.text.clip import ClipRead, ClipText
+from disegno.text.learnt import TextOptions
+
+
+@dataclass(frozen=True)
+class TwoTexts:
+    """The encoders, open. `clip_l`: None in the refiner."""
+
+    clip_l: ClipText | None
+    clip_g: ClipText
+
+    @property
+    def nets(self) -> Mapping[str, nn.Module]:
+        left = {} if self.clip_l is None else {"te": self.clip_l.net}
+        return left | {"te2": self.clip_g.net}
+
+    @property
+    def _clips(self) -> tuple[ClipText, ...]:
+        return (self.clip_g,) if self.clip_l is None else (self.clip_l, self.clip_g)
+
+    def read(self, prompts: Sequence[str], skip: int) -> tuple[Tensor, list[str]]:
+        """Return the prompts' states, (b 77 d), and warnings about what was cut off."""
+        read = self.read_all(prompts)
+        return read.states, read.warnings
+
+    def read_prompt(self, text: str, options: TextOptions) -> tuple[Tensor, list[str]]:
+        """Return the states of a prompt of any length, (1 77k d), and warnings."""
+        read = self.read_all_prompt(text, options)
+        return read.states, read.warnings
+
+    def read_all(self, prompts: Sequence[str]) -> ClipRead:
+        """Return the prompts' states (b 77 d) and pooled states (b p), and what was cut off."""
+        read = _side_by_side([clip.read_all(prompts) for clip in self._clips])
+        said = [bool(prompt.strip()) for prompt in prompts]
+        return read._replace(states=_silenced(read.states, said), pooled=_silenced(read.pooled, said))
+
+    def read_all_prompt(self, text: str, options: TextOptions) -> ClipRead:
+        """Return the states of a prompt of any length (1 77k d), its pooled state (1 p), and warnings."""
+        options = replace(options, clip_skip=1)
+        read = _side_by_side([clip.read_all_prompt(text, options) for clip in self._clips])
+        said = [bool(text.strip())]
+        return read._replace(states=_silenced(read.states, said), pooled=_silenced(read.pooled, said))
+
+
+def _side_by_side(reads: Sequence[ClipRead]) -> ClipRead:
+    warnings = dict.fromkeys(warning for read in reads for warning in read.warnings)
+    return ClipRead(torch.cat([read.states for read in reads], dim=-1), reads[-1].pooled, list(warnings))
+
+
+def _silenced(x: Tensor, said: Sequence[bool]) -> Tensor:
+    """Return x (b ...), zero in the rows that say nothing."""
+    return x * torch.tensor(said, device=x.device).view(-1, *[1] * (x.ndim - 1))

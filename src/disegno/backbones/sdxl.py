@@ -1,0 +1,185 @@
+"""Stable Diffusion XL and its refiner: from a diffusers folder, or from one file of the original layout.
+
+Podell et al. 2023. Which of the two a model is, its tensors tell: the refiner has one text encoder. What a file may say
+of itself: see `_reading.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextConfig
+
+from disegno.backbones._fingerprint import fingerprint
+from disegno.backbones._latent_diffusion import (
+    Config,
+    LatentDiffusion,
+    Nets,
+    Tensors,
+    noise_table_of,
+    open_nets,
+    prediction_of,
+)
+from disegno.backbones._mmdit import states_of
+from disegno.backbones._reading import check_family, check_folder, folder_nets, nets_of, shapes_of, told_prediction
+from disegno.backbones._two_texts import TwoTexts
+from disegno.backbones.base import Defaults, TextStates
+from disegno.core.errors import KeyMismatch, RequestError
+from disegno.diffusion.call import Call
+from disegno.diffusion.told import told_beauty, told_size
+from disegno.memory import Memory
+from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.learnt import TextOptions
+from disegno.weights import configs
+from disegno.weights.json_table import read_json
+from disegno.weights.keys import ldm, openclip
+from disegno.weights.load import open_file
+from disegno.weights.parts import folder_tensors, has_weights, told_of
+from disegno.weights.scaled import unscaled
+from disegno.weights.tensor_file import TensorFile
+
+FAMILY = "sdxl"
+DEFAULTS = Defaults(1024, 1024, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
+_PROJECTION = "text_projection.weight"
+_CLIP_L = "conditioner.embedders.0.transformer."
+_CLIP_G = ("conditioner.embedders.1.model.", "conditioner.embedders.0.model.")  # of the base, of the refiner
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text encoder, read: its tensors by CLIPTextModel's names, its projection beside them."""
+
+    tensors: Tensors
+    config: CLIPTextConfig
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model, read. `clip_l`: None in the refiner. `prediction`: by diffusers' word; None: nothing tells."""
+
+    nets: Nets
+    clip_l: Text | None
+    clip_g: Text
+    scheduler: Config
+    prediction: str | None
+
+
+@dataclass(frozen=True)
+class Sdxl(LatentDiffusion):
+    """An open model: a `Backbone`."""
+
+    text: TwoTexts
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
+        return states_of(*self.text.read_all(prompts))
+
+    @torch.no_grad()
+    def read_prompt(self, text: str, options: TextOptions) -> TextStates:
+        return states_of(*self.text.read_all_prompt(text, options))
+
+    def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
+        assert call.pooled is not None, "SDXL wants the pooled text"
+        pooled = call.pooled.to(x)
+        if self.text.clip_l is None:
+            return told_beauty(pooled, x, tuple(row.positive for row in call.rows))
+        return told_size(pooled, x)
+
+
+def open(path: Path | None, memory: Memory) -> Sdxl:
+    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+    if path is None:
+        raise RequestError("Stable Diffusion XL ships no weights with this program: give a model file or folder.")
+    parts, name = read_folder(path) if path.is_dir() else read_file(path), path.name
+    unet, vae = open_nets(parts.nets, name, memory, told=("text_time",))
+    prediction = prediction_of(parts.prediction or "epsilon", name)
+    texts = [text.tensors for text in (parts.clip_l, parts.clip_g) if text is not None]
+    return Sdxl(
+        family=FAMILY,
+        name=name,
+        prediction=prediction,
+        table=noise_table_of(parts.scheduler, name),
+        defaults=DEFAULTS,
+        net=unet,
+        vae=vae,
+        text=TwoTexts(
+            None if parts.clip_l is None else _open(parts.clip_l, END_ID, memory, f"CLIP-L of {name}"),
+            _open(parts.clip_g, OPENCLIP_PAD, memory, f"OpenCLIP-G of {name}"),
+        ),
+        memory=memory,
+        fingerprint=fingerprint(parts.nets.unet, parts.nets.vae, *texts),
+    )
+
+
+def _open(text: Text, pad: int, memory: Memory, what: str) -> ClipText:
+    own = {name: tensor for name, tensor in text.tensors.items() if name != _PROJECTION}
+    clip = open_clip(own, text.config, memory, what, pad)
+    projection = text.tensors.get(_PROJECTION)
+    placed = None if projection is None else projection.to(clip.model.device, clip.model.dtype)
+    return ClipText(clip.model, pad, bare=True, projection=placed)
+
+
+# ---- one file
+
+
+def read_file(path: Path) -> Parts:
+    """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
+    with open_file(path) as file:
+        check_family(file, FAMILY)
+        told = told_of(file)
+        nets = nets_of(file, told)
+        vae = nets.vae_config | {"scaling_factor": configs.SDXL_SCALING_FACTOR} | told.get("vae", {})
+        left, right = _under(file, _CLIP_L), next((found for prefix in _CLIP_G if (found := _under(file, prefix))), {})
+        if not right:
+            raise KeyMismatch(f"{path.name} has no OpenCLIP ({_CLIP_G[0]}...). Use a complete checkpoint.")
+        return Parts(
+            nets=Nets(nets.unet, nets.vae, nets.unet_config, vae),
+            clip_l=_clip_l(left) if left else None,
+            clip_g=_clip_g(right),
+            scheduler={"rescale_betas_zero_snr": "ztsnr" in file},
+            prediction=told_prediction(file, told),
+        )
+
+
+def _under(file: TensorFile, prefix: str) -> dict[str, Tensor]:
+    keys = [key for key in file.contents.entries if key.startswith(prefix)]
+    return unscaled({key.removeprefix(prefix): file.tensor(key) for key in keys})
+
+
+def _clip_l(tensors: Tensors) -> Text:
+    own = {new: tensors[name] for name, new in ldm.text_names(tensors).items()}
+    return Text(own, config_of(shapes_of(own)))
+
+
+def _clip_g(tensors: Tensors) -> Text:
+    own = openclip.whole(tensors)
+    return Text(own, config_of(shapes_of(own), act="gelu"))
+
+
+# ---- a diffusers folder
+
+
+def read_folder(path: Path) -> Parts:
+    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+    check_folder(path, FAMILY)
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    told = scheduler.get("prediction_type")
+    return Parts(
+        nets=folder_nets(path),
+        clip_l=_folder_text(path, "text_encoder", projects=False) if has_weights(path, "text_encoder") else None,
+        clip_g=_folder_text(path, "text_encoder_2", projects=True),
+        scheduler=scheduler,
+        prediction=None if told is None else str(told),
+    )
+
+
+def _folder_text(path: Path, part: str, projects: bool) -> Text:
+    tensors = folder_tensors(path, part)
+    own = {new: tensors[name] for name, new in ldm.text_names(tensors).items()}
+    if projects and _PROJECTION in tensors:
+        own[_PROJECTION] = tensors[_PROJECTION]
+    config: Mapping[str, Any] = read_json(path / part / "config.json")
+    return Text(own, CLIPTextConfig.from_dict(dict(config)))
