@@ -7,6 +7,7 @@ What is drawn here was never scaled or cropped. The refiner is told how beautifu
 import torch
 from torch import Tensor
 
+NUM_SIZES = 6  # numbers that a base model is told
 CELL = 8  # pixels of a latent's cell, on one side
 BEAUTY, PLAINNESS = 6.0, 2.5  # A1111 parity: of a prompt's rows, and of a negative prompt's
 
