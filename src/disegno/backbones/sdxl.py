@@ -73,6 +73,11 @@ class Sdxl(LatentDiffusion):
 
     text: TwoTexts
 
+    @property
+    def refines(self) -> bool:
+        """Whether it is the refiner, which reads with one encoder."""
+        return self.text.clip_l is None
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
         return states_of(*self.text.read_all(prompts))
@@ -84,7 +89,7 @@ class Sdxl(LatentDiffusion):
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
         assert call.pooled is not None, "SDXL wants the pooled text"
         pooled = call.pooled.to(x)
-        if self.text.clip_l is None:
+        if self.refines:
             return told_beauty(pooled, x, tuple(row.positive for row in call.rows))
         return told_size(pooled, x)
 
