@@ -88,9 +88,7 @@ def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Mem
             "Teach under a text-to-image model."
         )
     if isinstance(backbone, Refines) and backbone.refines:
-        raise WrongFamily(
-            f"{backbone.name} is a refiner: it ends what others began. Teach under its base model."
-        )
+        raise WrongFamily(f"{backbone.name} is a refiner: it ends what others began. Teach under its base model.")
     if about.saves == "file" and request.name in backbone.conditions:
         raise RequestError(
             f"{backbone.name} brings a control named {request.name!r} of its own, which would be found in place of "
