@@ -15,7 +15,7 @@ from disegno.controls.base import Body
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.diffusion.patches import without_pooled
-from disegno.diffusion.told import NUM_SIZES, told_size
+from disegno.diffusion.told import pooled_width, told_size
 from disegno.memory import Memory
 from disegno.weights.configs import told_config
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
@@ -41,9 +41,7 @@ class ToldControlNet(ControlNetModel):
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, controlnet_cond: Tensor, **more: Any
     ) -> Any:
         """Return what the class does. encoder_hidden_states: (b n+1 d)."""
-        numbers = NUM_SIZES * int(self.config["addition_time_embed_dim"])
-        width = int(self.config["projection_class_embeddings_input_dim"]) - numbers
-        tokens, pooled = without_pooled(encoder_hidden_states, width)
+        tokens, pooled = without_pooled(encoder_hidden_states, pooled_width(self.config))
         told = told_size(pooled, sample)
         return super().forward(sample, timestep, tokens, controlnet_cond, added_cond_kwargs=told, **more)
 
