@@ -58,13 +58,13 @@ class Family:
     tried: Callable[[UNet2DConditionModel, str], tuple[str, list[str]]]
 
 
-def read_folder(path: Path, family: str) -> Parts:
-    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+def read_folder(path: Path, family: str, vae: Path | None) -> Parts:
+    """Return the parts of a diffusers folder. `vae`: where it brings none. Raises WrongFamily, CorruptFile."""
     check_folder(path, family)
     text, scheduler = folder_tensors(path, "text_encoder"), read_json(path / _SCHEDULER)
     told = scheduler.get("prediction_type")
     return Parts(
-        nets=folder_nets(path),
+        nets=folder_nets(path, vae),
         text={new: text[name] for name, new in ldm.text_names(text).items()},
         text_config=CLIPTextConfig.from_dict(read_json(path / "text_encoder" / "config.json")),
         scheduler=scheduler,
