@@ -179,7 +179,7 @@ class Studio:
 
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
         if not self.limits.paths and name.startswith(("/", "~")):
-            raise UnknownName.of(what, Path(name).name, [*others, *(c.path.stem for c in self.library.cards(kind))])
+            raise UnknownName.of(what, Path(name).name, [*others, *self.library.called(self.library.cards(kind))])
         if self.limits.paths and (path := _path_of(name)) is not None:
             card = identify(path)
             if card.kind != kind:
@@ -199,7 +199,7 @@ class Studio:
                     f"There is no {what} {name!r}: it is no file here, and none in the model folders ({folders})."
                     " Put it there, or name other folders in DISEGNO_MODEL_DIRS."
                 ) from None
-            known = [card.path.stem for card in self.library.cards(kind)]
+            known = self.library.called(self.library.cards(kind))
             remedy = f"Put its file into a model folder ({folders}); DISEGNO_MODEL_DIRS names others."
             raise UnknownName.of(what, name, [*others, *known], remedy) from None
 
