@@ -36,7 +36,7 @@ from disegno.controls import (
 )
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
-from disegno.controls.base import Condition, Control
+from disegno.controls.base import Condition, Control, Layered
 from disegno.controls.reference import open_reference
 from disegno.controls.strength import Use, Used, apply
 from disegno.core.curve import parse_curve
@@ -122,6 +122,7 @@ class Opened:
     controls: tuple[Control, Control]
     weights: Callable[[], dict[str, Tensor]]
     layers: int = 5
+    controller: object = None
 
 
 def _randomised(net: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -142,7 +143,12 @@ def _controlnet(folder: Path, host: TinyHost) -> Opened:
     save_file(tensors, folder / "control.safetensors")
     controller = controlnet.open(folder / "control.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."))
+    return Opened(
+        host,
+        (a, b),
+        lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."),
+        controller=controller,
+    )
 
 
 def _ctrlora(folder: Path, host: TinyHost) -> Opened:
@@ -150,13 +156,15 @@ def _ctrlora(folder: Path, host: TinyHost) -> Opened:
     save_file({n: t for n, t in tensors.items() if "cond_embedding" not in n}, folder / "base.safetensors")
     base = ctrlora.open_base(folder / "base.safetensors", host, MEMORY)
     opened: list[Control] = []
+    controllers: list[object] = []
     for seed, condition in enumerate(_conditions()):
         adapter = open_trainable(base, Lora(4), torch.Generator().manual_seed(seed)).tensors()
         generator = torch.Generator().manual_seed(100 + seed)
         adapter = {name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in adapter.items()}
         save_condition(folder / f"{seed}.safetensors", adapter, ConditionInfo(str(seed)))
-        opened.append(ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base).prepare(condition))
-    return Opened(host, (opened[0], opened[1]), base.net.state_dict)
+        controllers.append(controller := ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base))
+        opened.append(controller.prepare(condition))
+    return Opened(host, (opened[0], opened[1]), base.net.state_dict, controller=controllers[0])
 
 
 def _uni(folder: Path, host: TinyHost) -> Opened:
@@ -179,7 +187,12 @@ def _uni(folder: Path, host: TinyHost) -> Opened:
     )
     local = controller.local
     assert local is not None
-    return Opened(host, (a, b), lambda: dict(local.net.state_dict()) | local.extractor.state_dict(prefix="features."))
+    return Opened(
+        host,
+        (a, b),
+        lambda: dict(local.net.state_dict()) | local.extractor.state_dict(prefix="features."),
+        controller=controller,
+    )
 
 
 def _unicontrol(folder: Path, host: TinyHost) -> Opened:
@@ -194,7 +207,7 @@ def _unicontrol(folder: Path, host: TinyHost) -> Opened:
         controller.prepare(replace(condition, task=task))
         for condition, task in zip(_conditions(), ("canny", "inpainting"), strict=True)
     )
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _xs(folder: Path, host: TinyHost) -> Opened:
@@ -203,14 +216,14 @@ def _xs(folder: Path, host: TinyHost) -> Opened:
     save_file(xs_originals(drawn), folder / "xs.safetensors")
     controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _t2i(folder: Path, host: TinyHost) -> Opened:
     save_file(draw(T2IAdapter(3, [32, 64], 2), 13), folder / "t2i.safetensors")
     controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, layers=2)
+    return Opened(host, (a, b), controller.net.state_dict, 2, controller)
 
 
 def _sd3(folder: Path, _host: TinyHost) -> Opened:
@@ -224,7 +237,7 @@ def _sd3(folder: Path, _host: TinyHost) -> Opened:
     save_file(draw(control, 12) | fixed, folder / "sd3.safetensors")
     controller = controlnet_sd3.open(folder / "sd3.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
@@ -234,7 +247,11 @@ def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
     a, b = (controller.prepare(condition) for condition in _conditions())
     weights = {"net": controller.net, "unet": host.net}
     return Opened(
-        host, (a, b), lambda: {f"{n}.{k}": t for n, net in weights.items() for k, t in net.state_dict().items()}, 4
+        host,
+        (a, b),
+        lambda: {f"{n}.{k}": t for n, net in weights.items() for k, t in net.state_dict().items()},
+        4,
+        controller,
     )
 
 
@@ -403,6 +420,18 @@ def test_regions_curves_and_layers(opened: Opened) -> None:
     assert not torch.allclose(drawn(Use(mode="prompt")), full, atol=1e-3)
     with pytest.raises(RequestError, match=f"3 layer weights, but.* {opened.layers} "):
         drawn(Use(layers=(1.0,) * 3))
+
+
+def test_how_many_layers_it_weighs_is_known_before_anything_is_drawn(opened: Opened) -> None:
+    if opened.controls[0](_call(opened.host)).references:
+        assert opened.controller is None  # a unit of one that has layers is refused
+        return
+    assert isinstance(opened.controller, Layered)
+    layers = opened.controller.layers("")
+    assert layers is not None
+    layers.require((1.0,) * opened.layers)
+    with pytest.raises(RequestError, match=f"3 layer weights, but.* {opened.layers} .*Give {opened.layers}, "):
+        layers.require((1.0,) * 3)
 
 
 def test_a_key_names_the_condition(opened: Opened) -> None:

@@ -8,7 +8,7 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from disegno.controls.base import Body
+from disegno.controls.base import Body, Layers
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.memory import Memory
@@ -83,6 +83,11 @@ def open_net(
         return net
 
     return memory.build(make, tensors, name)
+
+
+def layers_of(net: ControlNetModel) -> Layers:
+    """Return what a unit's layers weigh: what the net adds to the encoder's blocks, and to the middle."""
+    return Layers(len(net.controlnet_down_blocks) + 1)
 
 
 def weight_of(net: nn.Module) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Body, Condition, Host, add, key_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
+from disegno.controls.base import Body, Condition, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.memory import Memory
@@ -66,6 +66,10 @@ class ControlNetController:
     averages: bool
     bgr: bool
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return layers_of(self.net)
 
     def prepare(self, condition: Condition) -> ControlNet:
         """Return the control for one condition."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disegno.controls._net import weight_of
-from disegno.controls.base import Condition, Host, add, key_of
+from disegno.controls.base import Condition, Host, Layers, add, key_of
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
@@ -107,6 +107,10 @@ class ControlNetSd3Controller:
     backbone: Sd3Host
     fingerprint: str
     made_for: str = ""
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: the model's blocks, but for the last."""
+        return Layers(int(_config(self.backbone.net)["num_layers"]) - 1)
 
     def prepare(self, condition: Condition) -> ControlNetSd3:
         """Return the control for one condition."""

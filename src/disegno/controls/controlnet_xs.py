@@ -13,7 +13,7 @@ from torch import Tensor
 
 from disegno.controls._net import weight_of
 from disegno.controls._xs_net import Heads, XsNet
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Steps, Stream
 from disegno.memory import Memory
@@ -56,6 +56,10 @@ class ControlNetXsController:
     annotator: str | None
     net: XsNet
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return Layers(self.net.num_residuals)
 
     def prepare(self, condition: Condition) -> ControlNetXs:
         """Return the control for one condition."""

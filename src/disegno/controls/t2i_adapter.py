@@ -14,7 +14,7 @@ from diffusers.models.adapter import AdapterBlock, LightAdapterBlock
 from torch import Tensor, nn
 
 from disegno.controls._net import weight_of
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Stream
 from disegno.memory import Memory
@@ -106,6 +106,10 @@ class T2iController:
     net: AdapterNet
     places: tuple[int, ...]
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: levels."""
+        return Layers(len(self.places), "adds to {} levels of this model", "shallow to deep")
 
     def prepare(self, condition: Condition) -> T2iAdapter:
         """Return the control for one condition."""

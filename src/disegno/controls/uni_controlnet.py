@@ -16,9 +16,9 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from disegno.controls._net import open_net, run, weight_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
 from disegno.controls._uni_nets import FeatureExtractor, FeatureNorm, GlobalAdapter, Modulation, extractor_of, global_of
-from disegno.controls.base import Body, Condition, Control, Host, add, add_suffixes, key_of
+from disegno.controls.base import Body, Condition, Control, Host, Layers, add, add_suffixes, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Suffix
 from disegno.memory import Memory
@@ -215,6 +215,10 @@ class UniController:
     content: ContentAdapter | None
     tasks: Mapping[str, str | None]
     fingerprint: str
+
+    def layers(self, task: str) -> Layers | None:
+        """Return what a unit's layers weigh; nothing of a picture's content, which acts by the text."""
+        return None if task == CONTENT or self.local is None else layers_of(self.local.net)
 
     def prepare(self, condition: Condition) -> Control:
         """Return the control for one condition, `condition.task`."""
