@@ -1,5 +1,6 @@
 """What every control mechanism must do, whichever it is. A new mechanism adds a row to MINIATURES."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ from disegno.controls.base import Condition, Control, Layered
 from disegno.controls.reference import open_reference
 from disegno.controls.strength import Use, Used, apply
 from disegno.core.curve import parse_curve
-from disegno.core.errors import RequestError
+from disegno.core.errors import ModelFileError, RequestError
 from disegno.core.request import REFERENCE, ControlUnit
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.patches import block_residuals
@@ -438,3 +440,48 @@ def test_a_key_names_the_condition(opened: Opened) -> None:
     a, b = opened.controls
     assert a.key != b.key
     assert len(a.key) == 64
+
+
+FILES = {
+    "controlnet": "control",
+    "ctrlora": "0",
+    "uni-controlnet": "uni",
+    "unicontrol": "unicontrol",
+    "controlnet-xs": "xs",
+    "t2i-adapter": "t2i",
+    "controlnet-sd3": "sd3",
+    "ip-adapter": "ip",
+}
+SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
+    "empty": lambda t: t.new_zeros(0),
+    "deeper": lambda t: torch.cat([t, t[:, :1]], dim=1) if t.ndim > 1 else t[None],
+}
+LEGITIMATE = {  # what is another control then, which opens
+    ("controlnet-sd3", "pos_embed_input.proj.weight", "deeper"),  # one that inpaints
+    ("ip-adapter", "image_proj.latents", "deeper"),  # one of more tokens
+    ("ip-adapter", "image_proj.proj_in.weight", "deeper"),  # one that looks by another CLIP
+}
+
+
+def _parts(name: str, folder: Path, host: TinyHost) -> dict[str, object]:
+    if name == "ctrlora":
+        return {"base": ctrlora.open_base(folder / "base.safetensors", host, MEMORY)}
+    return {"clip": folder / "image_encoder"} if name == "ip-adapter" else {}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("name", FILES)
+def test_a_tensor_of_another_shape_is_said_in_words_and_named(
+    name: str, spoilt: str, tmp_path: Path, host: TinyHost
+) -> None:
+    """One of each kind of tensor, spoilt alone: never an error of PyTorch's, in opening or later."""
+    host, path = MINIATURES[name](tmp_path, host).host, tmp_path / f"{FILES[name]}.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors, words = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    parts = _parts(name, tmp_path, host)
+    kinds = {(key.split(".")[0], *key.split(".")[-2:]): key for key in reversed(tensors) if ".bias" not in key}
+    for key in (key for key in kinds.values() if (name, key, spoilt) not in LEGITIMATE):
+        save_file(tensors | {key: SPOILT[spoilt](tensors[key]).contiguous()}, path, words)
+        with pytest.raises(ModelFileError) as refused:
+            CONTROLS.load(name).open(path, host, MEMORY, **parts)
+        assert re.search(r"\(.*\)|not fit|incomplete|no LoRA", str(refused.value)), (key, str(refused.value))

@@ -1,5 +1,6 @@
 """The network that ControlNet and CtrLoRA share, diffusers' ControlNetModel: built from tensors of any size; run."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.memory import Memory
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
+from disegno.weights.shapes import sides
 
 Config = Mapping[str, object]
 
@@ -26,6 +28,11 @@ _SHARED = {
     "layers_per_block": "the blocks of a level",
 }
 _OURS = {"out_channels": "in_channels"}
+# What sizes are read from: convolutions, and one linear layer.
+_TELLING = re.compile(
+    r"conv_in\.weight|down_blocks\.\d+\.resnets\.0\.conv1\.weight|controlnet_cond_embedding\.(conv_in|blocks\.\d+)\.weight"
+    r"|mid_block\.attentions\.0\.transformer_blocks\.0\.attn2\.(?P<linear>to_k)\.weight"
+)
 
 
 def _config(net: nn.Module) -> Config:
@@ -65,6 +72,9 @@ def open_net(
     `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
     `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
     """
+    for key in tensors:
+        if (match := _TELLING.fullmatch(key)) is not None:
+            sides(name, tensors, key, 2 if match["linear"] else 4)
     try:
         sizes = sizes_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     except (KeyError, IndexError) as error:
