@@ -59,13 +59,13 @@ class Family:
     tried: Callable[[UNet2DConditionModel, str], tuple[str, list[str]]]
 
 
-def read_folder(path: Path, family: str) -> Parts:
-    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+def read_folder(path: Path, family: str, vae: Path | None) -> Parts:
+    """Return the parts of a diffusers folder. `vae`: where it brings none. Raises WrongFamily, CorruptFile."""
     check_folder(path, family)
     text, scheduler = folder_tensors(path, "text_encoder"), read_json(path / _SCHEDULER)
     told, config = scheduler.get("prediction_type"), path / "text_encoder" / "config.json"
     return Parts(
-        nets=folder_nets(path),
+        nets=folder_nets(path, vae),
         text={new: text[name] for name, new in ldm.text_names(text).items()},
         text_config=described(CLIPTextConfig, read_json(config), str(config)),
         scheduler=scheduler,

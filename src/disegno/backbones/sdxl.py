@@ -5,7 +5,7 @@ of itself: see `_reading.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from disegno.backbones._latent_diffusion import (
 from disegno.backbones._mmdit import states_of
 from disegno.backbones._reading import check_family, check_folder, folder_nets, nets_of, shapes_of, told_prediction
 from disegno.backbones._two_texts import TwoTexts
+from disegno.backbones._vae_file import brings_vae
 from disegno.backbones.base import Defaults, TextStates
 from disegno.core.errors import KeyMismatch, RequestError, UnknownKind
 from disegno.diffusion.call import Call
@@ -40,6 +41,8 @@ from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors, has_weights, told_of
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
+
+__all__ = ["FAMILY", "Parts", "Sdxl", "brings_vae", "check_told", "open", "read_file", "read_folder"]
 
 FAMILY = "sdxl"
 DEFAULTS = Defaults(1024, 1024, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
@@ -95,13 +98,16 @@ class Sdxl(LatentDiffusion):
         return told_size(pooled, x)
 
 
-def open(path: Path | None, memory: Memory) -> Sdxl:
-    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+def open(path: Path | None, memory: Memory, vae: Path | None = None) -> Sdxl:
+    """Return the model in a folder or file. `vae`: the file or folder of one, where the model brings none.
+
+    Raises ModelFileError about it, RequestError without a path.
+    """
     if path is None:
         raise RequestError("Stable Diffusion XL ships no weights with this program: give a model file or folder.")
-    parts, name = read_folder(path) if path.is_dir() else read_file(path), path.name
+    parts, name = read_folder(path, vae) if path.is_dir() else read_file(path, vae), path.name
     check_told(parts, name)
-    unet, vae = open_nets(parts.nets, name, memory, told=("text_time",))
+    unet, autoencoder = open_nets(parts.nets, name, memory, told=("text_time",))
     prediction = prediction_of(parts.prediction or "epsilon", name)
     texts = [text.tensors for text in (parts.clip_l, parts.clip_g) if text is not None]
     return Sdxl(
@@ -111,7 +117,7 @@ def open(path: Path | None, memory: Memory) -> Sdxl:
         table=noise_table_of(parts.scheduler, name),
         defaults=DEFAULTS,
         net=unet,
-        vae=vae,
+        vae=autoencoder,
         text=TwoTexts(
             None if parts.clip_l is None else _open(parts.clip_l, END_ID, memory, f"CLIP-L of {name}"),
             _open(parts.clip_g, OPENCLIP_PAD, memory, f"OpenCLIP-G of {name}"),
@@ -164,24 +170,28 @@ def _check_noise(name: str, by_edm: bool) -> None:
         )
 
 
-def read_file(path: Path) -> Parts:
+def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
     with open_file(path) as file:
         check_family(file, FAMILY)
         _check_noise(path.name, any(mark in file for mark in _EDM))
         told = told_of(file)
-        nets = nets_of(file, told)
-        vae = nets.vae_config | {"scaling_factor": configs.SDXL_SCALING_FACTOR} | told.get("vae", {})
+        nets = _scaled(nets_of(file, told, vae), told.get("vae", {}))
         left, right = _under(file, _CLIP_L), next((found for prefix in _CLIP_G if (found := _under(file, prefix))), {})
         if not right:
             raise KeyMismatch(f"{path.name} has no OpenCLIP ({_CLIP_G[0]}...). Use a complete checkpoint.")
         return Parts(
-            nets=Nets(nets.unet, nets.vae, nets.unet_config, vae),
+            nets=nets,
             clip_l=_clip_l(left) if left else None,
             clip_g=_clip_g(right),
             scheduler={"rescale_betas_zero_snr": "ztsnr" in file},
             prediction=told_prediction(file, told),
         )
+
+
+def _scaled(nets: Nets, told: Config) -> Nets:
+    """Return the nets, the latents in SDXL's scale: no tensor tells it. `told`: what a header says of the VAE."""
+    return replace(nets, vae_config=nets.vae_config | {"scaling_factor": configs.SDXL_SCALING_FACTOR} | told)
 
 
 def _under(file: TensorFile, prefix: str) -> dict[str, Tensor]:
@@ -202,14 +212,14 @@ def _clip_g(tensors: Tensors) -> Text:
 # ---- a diffusers folder
 
 
-def read_folder(path: Path) -> Parts:
-    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+def read_folder(path: Path, vae: Path | None = None) -> Parts:
+    """Return the parts of a diffusers folder. `vae`: where it brings none. Raises WrongFamily, CorruptFile."""
     check_folder(path, FAMILY)
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     _check_noise(path.name, str(scheduler.get("_class_name")).startswith("EDM"))
-    told = scheduler.get("prediction_type")
+    told, nets = scheduler.get("prediction_type"), folder_nets(path, vae)
     return Parts(
-        nets=folder_nets(path),
+        nets=nets if has_weights(path, "vae") else _scaled(nets, {}),
         clip_l=_folder_text(path, "text_encoder", projects=False) if has_weights(path, "text_encoder") else None,
         clip_g=_folder_text(path, "text_encoder_2", projects=True),
         scheduler=scheduler,

@@ -10,6 +10,7 @@ from disegno import __version__
 from disegno.cli.lean import ALONE
 from disegno.core.errors import DisegnoError
 
+INTERRUPTED = 130  # as shells say of what Ctrl-C ended
 COMMANDS = {
     "ui": "Draw in the browser.",
     "generate": "Make pictures from a sentence and drawings.",
@@ -44,6 +45,8 @@ class LazyGroup(click.Group):
         except DisegnoError as error:
             click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

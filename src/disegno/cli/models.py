@@ -144,7 +144,7 @@ def _card(file: str) -> "FileCard":
             continue
     if (built_in := shipped_file(file)) is not None:
         return identify(built_in)
-    known = [*(card.path.stem for card in library.cards()), *(name for names in shipped().values() for name in names)]
+    known = [*library.called(library.cards()), *(name for names in shipped().values() for name in names)]
     raise UnknownName.of("file", file, known)
 
 

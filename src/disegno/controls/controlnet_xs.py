@@ -7,17 +7,21 @@ as a `Stream` of the call. Its scale is the strength: of the encoder's and the d
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from disegno.controls._net import weight_of
 from disegno.controls._xs_net import Heads, XsNet
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls._xs_new import Sizes, xs_shapes
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Steps, Stream
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.shapes import require_shapes, sides
 from disegno.weights.xs_files import MECHANISM, XsFile, read_xs
 
 families = ("sd1", "sd2", "diorama")
@@ -56,6 +60,10 @@ class ControlNetXsController:
     annotator: str | None
     net: XsNet
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return Layers(self.net.num_residuals)
 
     def prepare(self, condition: Condition) -> ControlNetXs:
         """Return the control for one condition."""
@@ -98,11 +106,23 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning}: {ours}, the"
                 f" model's: {wanted[meaning]}. Choose a control that was made for {backbone.family}."
             )
+    _require_whole(name, file.tensors, backbone)
     if len(net.steps) + 1 != len(net.to_base) or len(net.mid_block.resnets) != 2:
         raise KeyMismatch(
             f"{name} is an incomplete ControlNet-XS: blocks of its encoder or its middle are missing. Fetch it again."
         )
     return net
+
+
+def _require_whole(name: str, tensors: Mapping[str, Tensor], backbone: Body) -> None:
+    """Raise KeyMismatch where a tensor has another shape than beside this model's."""
+    config: Mapping[str, object] = getattr(backbone.net, "config", {})
+    first = (f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(len(_widths(config))))
+    own = [sides(name, tensors, key, 4)[0] for key in first if key in tensors]
+    wanted = xs_shapes(Sizes.of(cast(UNet2DConditionModel, backbone.net), own))
+    if "time_embedding.linear_2.bias" in tensors:  # its embedding of t is its own
+        wanted = {key: shape for key, shape in wanted.items() if ".time_emb_proj." not in key}
+    require_shapes(name, tensors, wanted)
 
 
 def wires(net: XsNet) -> list[torch.nn.Conv2d]:

@@ -14,11 +14,12 @@ from diffusers.models.adapter import AdapterBlock, LightAdapterBlock
 from torch import Tensor, nn
 
 from disegno.controls._net import weight_of
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Stream
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.shapes import sides
 from disegno.weights.t2i_files import MECHANISM, PIXELS, read_t2i
 
 families = ("sd1", "sd2", "diorama")
@@ -107,6 +108,10 @@ class T2iController:
     places: tuple[int, ...]
     fingerprint: str
 
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: levels."""
+        return Layers(len(self.places), "adds to {} levels of this model", "shallow to deep")
+
     def prepare(self, condition: Condition) -> T2iAdapter:
         """Return the control for one condition."""
         image = condition.image[:, : self.net.channels]  # A1111 parity: of a picture for a grey one, the red
@@ -126,8 +131,8 @@ def open_adapter(name: str, tensors: Mapping[str, Tensor], backbone: Body, memor
     """Return the net with these weights (our names), frozen and placed. Raises WrongFamily, KeyMismatch."""
     is_light, wanted = "conv_in.weight" not in tensors, widths_of(backbone)
     try:
-        ours = tuple(_width(tensors, level, is_light) for level in range(_count(tensors, r"body\.(\d+)\.")))
-        pixels = tensors["body.0.in_conv.weight" if is_light else "conv_in.weight"].shape[1]
+        ours = tuple(_width(name, tensors, level, is_light) for level in range(_count(tensors, r"body\.(\d+)\.")))
+        pixels = sides(name, tensors, "body.0.in_conv.weight" if is_light else "conv_in.weight", 4)[1]
     except KeyError as error:
         raise KeyMismatch(f"{name} is an incomplete T2I-Adapter: it has no tensor {error}. Fetch it again.") from error
     if ours != wanted or pixels not in (PIXELS**2, 3 * PIXELS**2):
@@ -140,10 +145,10 @@ def open_adapter(name: str, tensors: Mapping[str, Tensor], backbone: Body, memor
     return memory.build(lambda: AdapterNet(pixels // PIXELS**2, wanted, each, is_light), tensors, name)
 
 
-def _width(tensors: Mapping[str, Tensor], level: int, is_light: bool) -> int:
+def _width(name: str, tensors: Mapping[str, Tensor], level: int, is_light: bool) -> int:
     """Return the width of a level's feature."""
     last = "out_conv" if is_light else "resnets.0.block2"
-    return tensors[f"body.{level}.{last}.weight"].shape[0]
+    return sides(name, tensors, f"body.{level}.{last}.weight", 4)[0]
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -329,7 +329,7 @@ async def models(request: Request) -> ModelList:
     return ModelList([_model(card) for card in cards])
 
 
-@router.get("/models/{name}", tags=["models"])
+@router.get("/models/{name:path}", tags=["models"])
 async def model(name: str, request: Request) -> ModelView:
     """Look at a model."""
     found = next((card for card in jobs_of(request).catalogue.models if card.name == name), None)

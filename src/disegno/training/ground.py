@@ -81,7 +81,7 @@ def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Mem
     if card is not None:
         _check_family(request, card, about)
     exact = Memory(replace(memory.policy, dtype=torch.float32, vae_dtype=_vae_dtype(about, memory)))
-    backbone = studio.open_model(card, exact if about.exact else memory)
+    backbone = studio.open_model(card, exact if about.exact else memory, studio.find_vae(None, card))
     if backbone.in_channels != backbone.latent_channels:
         raise WrongFamily(
             f"{backbone.name} was made for inpainting or editing (its net sees {backbone.in_channels} channels). "

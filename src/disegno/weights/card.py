@@ -37,6 +37,19 @@ class FileCard:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     problem: str = ""
 
+    @property
+    def called(self) -> str:
+        """Return what a person calls it: a file by its name without the ending, a folder by its own.
+
+        One of Hugging Face's cache, whose folders are named by digits, is called owner/name.
+        """
+        return self.name if self.path.is_dir() else self.path.stem
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file, or of its folder, without those around it."""
+        return self.name if self.path.is_dir() else self.path.name
+
     @cached_property
     def _digest(self) -> str:
         if self.path.is_file():
