@@ -143,6 +143,29 @@ def test_a_control_unit_steers_and_shows_its_map(api: WebUIApi) -> None:
     assert result.images[0].tobytes() != free.image.tobytes()
 
 
+def test_a_colour_fix_keeps_the_pictures_colours_beside_its_model_and_alone(api: WebUIApi) -> None:
+    """One entry and one map for a unit, as A1111 has them."""
+    given: dict[str, Any] = {"prompt": "a cat", "seed": 1, **FEW, "steps": 4}
+    unit: dict[str, Any] = {"image": drawing(), "module": "tile_colorfix+sharp", "threshold_a": 3, "threshold_b": 0.5}
+
+    def distance(result: Any) -> float:
+        parts = np.asarray(result.images[0].convert("RGB"), float) - np.asarray(drawing(), float)
+        return float(np.abs(parts.reshape(4, 16, 4, 16, 3).mean((1, 3))).mean())
+
+    alone = api.txt2img(**given, controlnet_units=[ControlNetUnit(**unit)])
+    canny = ControlNetUnit(image=drawing(), module="canny", model="canny")
+    free = api.txt2img(**given, controlnet_units=[canny])
+    units = [ControlNetUnit(**unit, model="palette"), canny]
+    both = api.txt2img(**given, controlnet_units=units)
+    assert distance(alone) < distance(free) - 10
+    assert len(both.images) == 3 and np.array_equal(np.asarray(both.images[1]), np.asarray(drawing()))
+    text = both.info["infotexts"][0]
+    assert 'ControlNet 0: "Module: tile_colorfix+sharp, Model: palette' in text and "ControlNet 2" not in text
+    assert "Threshold A: 3.0, Threshold B: 0.5" in text and 'ControlNet 1: "Module: canny' in text
+    assert 'ControlNet 0: "Module: tile_colorfix+sharp, Model: None' in alone.info["infotexts"][0]
+    assert both.info["warnings"] == alone.info["warnings"] == []
+
+
 def test_pictures_from_pictures(api: WebUIApi) -> None:
     changed = api.img2img(images=[drawing()], prompt="x", seed=3, denoising_strength=0.6, **FEW)
     assert changed.image.size == (SIZE, SIZE)

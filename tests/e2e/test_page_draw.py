@@ -201,6 +201,26 @@ def test_a_photo_is_drawn_as_the_control_was_taught(page_browser: Browser, page_
         assert _cells(str(drawing.get_attribute("src"))) == 32
 
 
+def test_a_colour_fix_has_its_own_fields(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_role("button", name="Add a control").click()
+        unit = draw.locator(".unit")
+        there.upload(unit.get_by_role("button", name="Upload"), CAR)
+        expect(unit.locator(".thumb img")).to_be_visible(timeout=60_000)
+        expect(unit.get_by_label("Variation").first).to_be_hidden()
+        unit.get_by_label("Control", exact=True).last.select_option("tile-colorfix")
+        unit.get_by_label("Variation").first.fill("3")
+        unit.get_by_label("Sharpness").first.fill("0.5")
+        unit.get_by_text("When, and against the prompt").click()
+        expect(unit.get_by_text("What counts more")).to_be_hidden()
+        draw.get_by_label("Prompt", exact=True).fill("a red car")
+        with there.page.expect_request("**/v1/jobs") as asked:
+            draw.get_by_label("Prompt", exact=True).press("Control+Enter")
+        (control,) = asked.value.post_data_json["request"]["controls"]
+        assert (control["name"], control["params"]) == ("tile-colorfix", {"variation": 3, "sharpness": 0.5})
+
+
 def _cells(uri: str) -> int:
     """Return how wide the cells of one colour are, in pixels of a canvas of 128."""
     pixels = np.asarray(picture_of(uri).convert("RGB")).astype(int)

@@ -150,11 +150,8 @@ def _encoded(order: Order, drawn: Sequence[Drawn], sheets: Sequence[Image.Image]
 
 
 def _shown_maps(order: Order, one: Drawn) -> Iterator[bytes]:
-    """Yield the maps of the units that show theirs; with a hires pass there are several a unit, side by side."""
-    per_unit = len(one.maps) // max(len(order.units), 1) or 1
-    for i, unit in enumerate(order.units):
-        if unit.shown:
-            yield from one.maps[i * per_unit : (i + 1) * per_unit]
+    """Yield the maps of the units that show theirs; behind them there are those of what units have beside them."""
+    yield from (shown for unit, shown in zip(order.units, one.maps, strict=False) if unit.shown)
 
 
 def echo(order: Order, concrete: Request) -> dict[str, Json]:

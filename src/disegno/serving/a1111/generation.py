@@ -93,7 +93,7 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
         **{row.to: given.values[row.name] for row in FORMS[form] if row.to},
         "model": find_model(str(own.get("sd_model_checkpoint") or ""), house),
         "vae": vae,
-        "controls": [dict(unit.fields) for unit in units],
+        "controls": [dict(own) for own in (*(unit.fields for unit in units), *(u.beside for u in units if u.beside))],
         **_names(given, house, own),
         **_size(given),
         **_noise(given, own),

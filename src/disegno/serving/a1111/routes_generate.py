@@ -17,6 +17,7 @@ from disegno.serving.a1111.coerce import Json, coerced
 from disegno.serving.a1111.errands import Errand
 from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, named_model
 from disegno.serving.a1111.generation import Form, Order, translate
+from disegno.serving.a1111.pasted import UNITS
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
 from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
@@ -81,8 +82,9 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
     # each picture's own, with styles and wildcards written out
     prompts = tuple(facts["prompts"]) or (concrete.prompt,) * len(seeds)
     negatives = tuple(facts["negatives"]) or (concrete.negative,) * len(seeds)
-    units = {f"ControlNet {i}": unit.text for i, unit in enumerate(order.units)}
-    labels = {**facts["labels"], **units, "Version": f"Disegno {__version__}"}
+    units = {f"{UNITS}{i}": unit.text for i, unit in enumerate(order.units)}
+    labels = {name: label for name, label in facts["labels"].items() if not name.startswith(UNITS)}
+    labels |= {**units, "Version": f"Disegno {__version__}"}
     told = [
         write_infotext(
             with_loras(prompts[i], concrete.loras),
