@@ -68,8 +68,9 @@ def _sheets(order: Order, drawn: Sequence[Drawn]) -> list[Image.Image]:
     if order.plot is not None:
         return _tables(order.plot, _cells(order, drawn))
     pictures = [picture for one in drawn for picture in one.pictures]
-    wanted = order.given.flag("save_images") and _on(order.settings, "return_grid") and len(pictures) > 1
-    rows = order.settings.get("n_rows", -1)
+    asked = order.with_row if order.turns else order.given.flag("save_images")
+    wanted = asked and _on(order.settings, "return_grid") and len(pictures) > 1
+    rows = 1 if order.with_row else order.settings.get("n_rows", -1)
     if not wanted:
         return []
     opened = [open_png(picture) for picture in pictures]

@@ -11,6 +11,7 @@ from math import prod
 from disegno.core.plot import listed, spread
 from disegno.serving.a1111.coerce import Json, coerced, shortened
 from disegno.serving.a1111.errors import Fault, WireError
+from disegno.serving.a1111.series import SERIES
 
 Body = Mapping[str, Json]
 Change = Callable[[Body, str, str], dict[str, Json]]  # body, value, the axis's first value -> the changed fields
@@ -281,7 +282,7 @@ def _combinations(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 SCRIPTS: Mapping[str, Callable[[str, Body, Sequence[Json]], Plot]] = {"x/y/z plot": _xyz, "prompt matrix": _matrix}
-"""The selectable scripts, by their titles in lower case."""
+"""The scripts that make a plot, by their titles in lower case."""
 
 
 def find_plot(form: str, name: str, body: Body, args: Sequence[Json]) -> Plot | None:
@@ -290,5 +291,10 @@ def find_plot(form: str, name: str, body: Body, args: Sequence[Json]) -> Plot | 
         return None
     make = SCRIPTS.get(name.strip().lower())
     if make is None:
-        raise WireError(f"Script {shortened(name)} not found. Selectable here: {', '.join(SCRIPTS)}.")
+        raise WireError(f"Script {shortened(name)} not found. Selectable here: {', '.join(titles(form))}.")
     return make(form, {key: value for key, value in body.items() if key not in ("script_name", "script_args")}, args)
+
+
+def titles(form: str) -> list[str]:
+    """Return the titles of the selectable scripts that a form has, in lower case."""
+    return [*SCRIPTS, *(title for title, (_, forms) in SERIES.items() if form in forms)]
