@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from disegno.core.errors import RequestError
-from disegno.core.loopback import loop_denoises
+from disegno.core.loopback import Loops, loop_denoises
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
@@ -71,10 +71,11 @@ def test_the_arguments_stand_in_a1111s_order() -> None:
 
 @pytest.mark.parametrize(("curve", "middle"), [("linear", 0.5), ("aggressive", sin(pi / 4)), ("lazy", 1 - cos(pi / 4))])
 def test_loops_draw_less_and_less_anew(curve: Any, middle: float) -> None:
-    assert loop_denoises(0.8, 0.4, 3, curve) == pytest.approx((0.8, 0.8 - 0.4 * middle, 0.4))
-    assert loop_denoises(0.8, 0.4, 1, curve) == (0.8,)
+    assert loop_denoises(0.8, Loops(3, 0.4, curve)) == pytest.approx((0.8, 0.8 - 0.4 * middle, 0.4))
+    assert loop_denoises(0.8, Loops(1, 0.4, curve)) == (0.8,)
+    assert loop_denoises(0.8, Loops(2, None, curve)) == (0.8, 0.8)
     with pytest.raises(RequestError, match="1 to 32 times, not 33"):
-        loop_denoises(0.8, 0.4, 33, curve)
+        loop_denoises(0.8, Loops(33, 0.4, curve))
 
 
 def test_a_loop_changes_what_the_one_before_it_drew() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from disegno.core.errors import BadImage, RequestError
 from disegno.core.infotext import FILLS
-from disegno.core.loopback import CURVES, LoopCurve, loop_denoises
+from disegno.core.loopback import CURVES, LoopCurve, Loops, loop_denoises
 from disegno.engine.pictures import Limits, bytes_of, size_of
 from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.errors import Fault, WireError
@@ -82,7 +82,7 @@ def _loopback(asked: Asked) -> Series:
     loops, last = int(asked.number("loops")), asked.number("final_denoising_strength")
     curves: Mapping[str, LoopCurve] = {known.title(): known for known in CURVES}
     curve = curves[str(asked.args["denoising_curve"])]
-    shares = loop_denoises(asked.denoise, last, loops, curve)
+    shares = loop_denoises(asked.denoise, Loops(loops, last, curve))
     told: dict[str, Json] = {"Final denoising strength": last, "Denoising curve": curve.title()}
     turns = [
         Turn(
