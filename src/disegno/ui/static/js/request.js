@@ -23,6 +23,9 @@ export const isReference = (name) => ["reference-only", "reference-adain", "refe
 /** Return whether a control is the colour fix: the picture as it is, on both prompts alike, and no file. */
 export const isColourFix = (name) => name === "tile-colorfix";
 
+/** Return whether a control is there without a file: its parameters are its own, and no annotator's. */
+export const isFileless = (name) => isReference(name) || isColourFix(name);
+
 /** Return an empty control unit. */
 export function emptyUnit(name) {
   return {
