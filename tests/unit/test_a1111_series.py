@@ -10,6 +10,7 @@ from PIL import Image
 
 from disegno.core.errors import RequestError
 from disegno.core.loopback import Loops, loop_denoises
+from disegno.core.request import Tiles
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
@@ -115,6 +116,10 @@ def test_sd_upscale_is_a_second_pass_in_tiles_of_the_forms_size() -> None:
     told = made.turns[0].told
     assert (told["SD upscale overlap"], told["SD upscale upscaler"], told["Size"]) == (16, "x4", "64x64")
     assert told["Denoising strength"] == 0.8 and told["Hires upscale"] is None
+    exact = order("SD upscale", args, steps=20, override_settings={"img2img_fix_steps": True}).requests[0].hires
+    assert exact is not None and exact.steps == 20
+    own = order("SD upscale", args, width=None)
+    assert own.requests[0].tiles == Tiles() and "Size" not in own.turns[0].told  # of the model's own size
 
 
 def test_an_upscaler_is_named_or_meant_by_its_place() -> None:
@@ -138,6 +143,7 @@ def test_outpainting_grows_to_whole_64s_each_side_by_its_share() -> None:
     assert (request.width, request.height) == (256, 128)  # 96 + 2 * 64 and 64 + 64, up to whole 64s
     assert (grow.left, grow.right, grow.top, grow.bottom) == (80, 80, 0, 64)
     assert (init.mask_blur, init.fill, init.denoise) == (6, "noise", 0.8)
+    assert request.tiles == Tiles(size=64, overlap=0.75)
     assert made.turns[0].told == {"Mask blur": 6, "Masked content": "latent noise"}
     with pytest.raises(WireError, match="at least one direction"):
         order("Poor man's outpainting", [64, 3, "fill", []])

@@ -88,13 +88,20 @@ def _asked(order: Order, body: Mapping[str, Json], house: House) -> Asked:
         seed=first.seed,
         subseed=first.subseed,
         is_seeded=given.whole("seed") != -1,
-        steps=given.whole("steps"),
+        steps=_steps_done(given, first),
         denoise=given.number("denoising_strength"),
-        size=(first.width or 512, first.height or 512),
         num=given.whole("n_iter"),
         batch=given.whole("batch_size"),
+        size=(first.width, first.height) if first.width and first.height else None,
         upscalers=[name for name in house.upscalers if not name.startswith("Latent")],
     )
+
+
+def _steps_done(given: Given, first: Request) -> int:
+    """Return how many steps are done of a picture that is changed. A1111 parity: the share that is drawn anew."""
+    exact = first.init is not None and first.init.exact_steps
+    share = 1.0 if exact else min(given.number("denoising_strength"), 0.999)
+    return max(1, int(share * given.whole("steps")))
 
 
 def _in_turns(order: Order, series: Series, house: House) -> Order:

@@ -25,8 +25,10 @@ Body = Mapping[str, Json]
 class Asked:
     """What a script is asked with: the body, its own arguments, and what the form says without a script.
 
-    `seed`, `subseed`: drawn, where the body leaves them open; `is_seeded`: it says the seed. `steps`, `denoise`,
-    `size` (width, height), `num` and `batch`: with the form's defaults. `upscalers`: of pixels, in the lists' order.
+    `seed`, `subseed`: drawn, where the body leaves them open; `is_seeded`: it says the seed. `steps`: those that are
+    done of a picture that is changed. `denoise`,
+    `num` and `batch`: with the form's defaults. `size`: width and height, where the form gives both. `upscalers`: of
+    pixels, in the lists' order.
     """
 
     body: Body
@@ -36,9 +38,9 @@ class Asked:
     is_seeded: bool
     steps: int
     denoise: float
-    size: tuple[int, int]
     num: int
     batch: int
+    size: tuple[int, int] | None = None
     upscalers: Sequence[str] = ()
 
     def number(self, name: str) -> float:
@@ -103,6 +105,17 @@ def _loopback(asked: Asked) -> Series:
     return Series(tuple(turns), with_row=True)
 
 
+# ---- tiles
+
+
+def _tiles(asked: Asked, overlap_px: int) -> dict[str, object]:
+    """Return tiles of the form's size, square ones; the model's own where it gives none."""
+    if asked.size is None:
+        return {"tiles.size": None}
+    tile = min(asked.size) // 8 * 8
+    return {"tiles.size": tile, "tiles.overlap": min(overlap_px / tile, 0.75)}
+
+
 # ---- SD upscale
 
 
@@ -112,20 +125,18 @@ def _sd_upscale(asked: Asked) -> Series:
     A1111 draws each tile by itself, and blends them when they are done.
     """
     name, overlap = _upscaler(asked), int(asked.number("overlap"))
-    tile = min(side // 8 * 8 for side in asked.size)
     fields: dict[str, object] = {
         **dict(zip(("width", "height"), _size_of_picture(asked), strict=True)),
         "init.denoise": 0.0,
         "hires.denoise": asked.denoise,
         "hires.scale": 1.0 if name == "None" else asked.number("scale_factor"),
         "hires.upscaler": "Lanczos" if name == "None" else name,
-        "hires.steps": max(1, int(min(asked.denoise, 0.999) * asked.steps)),  # A1111 parity: img2img's share of them
-        "tiles.size": tile,
-        "tiles.overlap": min(overlap / tile, 0.75),
+        "hires.steps": asked.steps,
+        **_tiles(asked, overlap),
     }
     told: dict[str, Json] = {
         **dict.fromkeys(("Hires upscale", "Hires steps", "Hires upscaler")),
-        "Size": f"{asked.size[0]}x{asked.size[1]}",
+        **({} if asked.size is None else {"Size": f"{asked.size[0]}x{asked.size[1]}"}),
         "Denoising strength": asked.denoise,
         "SD upscale overlap": overlap,
         "SD upscale upscaler": name,
@@ -163,7 +174,10 @@ def _size_of_picture(asked: Asked) -> tuple[int, int]:
 
 
 def _outpainting(asked: Asked) -> Series:
-    """Return the picture grown to a canvas of whole 64s, all of it drawn at once. A1111 draws it tile by tile."""
+    """Return the picture grown to a canvas of whole 64s, in tiles of the form's size, which are one at every step.
+
+    A1111 draws each tile by itself, and blends them when they are done.
+    """
     pixels, sides = int(asked.number("pixels")) // 8 * 8, asked.args["direction"]
     named = {str(side).strip().lower() for side in sides} if isinstance(sides, list) else set[str]()
     grow = {side: pixels if side in named else 0 for side in ("left", "right", "up", "down")}
@@ -182,6 +196,7 @@ def _outpainting(asked: Asked) -> Series:
         "init.outpaint.right": right,
         "init.outpaint.top": top,
         "init.outpaint.bottom": bottom,
+        **_tiles(asked, pixels),
     }
     told: dict[str, Json] = {"Mask blur": soft or None, "Masked content": None if fill == "original" else FILLS[fill]}
     return Series((Turn({**asked.with_seed(), "n_iter": 1, "batch_size": 1, "mask": None}, fields, told),))
