@@ -209,7 +209,6 @@ def recorded() -> list[Any]:
 
 REACHES = {  # what these calls ask for that is not here, and must be said
     "txt2img controlnet": "inpaint_only",
-    "img2img script": "SD upscale",
     "img2img controlnet": "depth_midas",
 }
 
@@ -219,6 +218,7 @@ def test_the_recorded_calls_of_webuiapi_are_understood(call: Any) -> None:
     form: Form = call["path"].rpartition("/")[2]
     controls = (*HOUSE.controls, Named("control_v11p_sd15_canny", tag="d14c016b"))
     house = replace(HOUSE, controls=(*controls, Named("control_v11p_sd15_inpaint", tag="ebff9138")))
+    house = replace(house, upscalers=(*HOUSE.upscalers, "R-ESRGAN 4x+"))
     if missing := REACHES.get(call["client_call"]):
         with pytest.raises(WireError, match=missing):
             translate(form, call["json"], house)
@@ -238,6 +238,9 @@ TEXTS = st.one_of(
 VALUES = st.recursive(
     NUMBERS | TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8
 )
+TITLES = st.sampled_from(
+    ["Loopback", "SD upscale", "Prompts from file or textbox", "Poor man's outpainting", "loopback"]
+)
 NAMES = sorted({row.name for rows in FORMS.values() for row in rows} | {"controlnet_units", "x", "__proto__"})
 UNIT_NAMES = [*(row.name for row in UNIT), "input_image", "mask_image", "lowvram", "guidance", "\0"]
 UNITS = st.dictionaries(st.sampled_from(UNIT_NAMES), VALUES, max_size=4).map(lambda unit: {**UNIT_BODY, **unit})
@@ -245,13 +248,18 @@ SCRIPTS = st.fixed_dictionaries({"ControlNet": st.fixed_dictionaries({"args": st
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     body=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6),
     scripts=st.none() | SCRIPTS,
     whole=st.booleans(),
+    script=st.none() | st.tuples(TITLES, st.lists(VALUES | st.sampled_from(["--steps 3", "a\nb"]), max_size=4)),
 )
-def test_any_body_gives_requests_or_one_typed_error(form: Form, body: Any, scripts: Any, whole: bool) -> None:
+def test_any_body_gives_requests_or_one_typed_error(
+    form: Form, body: Any, scripts: Any, whole: bool, script: Any
+) -> None:
+    if script:
+        body = {**body, "script_name": script[0], "script_args": script[1]}
     body = {**(MINIMAL[form] if whole else {}), **body, **({"alwayson_scripts": scripts} if scripts else {})}
     try:
         order = translate(form, body, HOUSE)

@@ -143,6 +143,29 @@ def test_a_control_unit_steers_and_shows_its_map(api: WebUIApi) -> None:
     assert result.images[0].tobytes() != free.image.tobytes()
 
 
+def test_a_colour_fix_keeps_the_pictures_colours_beside_its_model_and_alone(api: WebUIApi) -> None:
+    """One entry and one map for a unit, as A1111 has them."""
+    given: dict[str, Any] = {"prompt": "a cat", "seed": 1, **FEW, "steps": 4}
+    unit: dict[str, Any] = {"image": drawing(), "module": "tile_colorfix+sharp", "threshold_a": 3, "threshold_b": 0.5}
+
+    def distance(result: Any) -> float:
+        parts = np.asarray(result.images[0].convert("RGB"), float) - np.asarray(drawing(), float)
+        return float(np.abs(parts.reshape(4, 16, 4, 16, 3).mean((1, 3))).mean())
+
+    alone = api.txt2img(**given, controlnet_units=[ControlNetUnit(**unit)])
+    canny = ControlNetUnit(image=drawing(), module="canny", model="canny")
+    free = api.txt2img(**given, controlnet_units=[canny])
+    units = [ControlNetUnit(**unit, model="palette"), canny]
+    both = api.txt2img(**given, controlnet_units=units)
+    assert distance(alone) < distance(free) - 10
+    assert len(both.images) == 3 and np.array_equal(np.asarray(both.images[1]), np.asarray(drawing()))
+    text = both.info["infotexts"][0]
+    assert 'ControlNet 0: "Module: tile_colorfix+sharp, Model: palette' in text and "ControlNet 2" not in text
+    assert "Threshold A: 3.0, Threshold B: 0.5" in text and 'ControlNet 1: "Module: canny' in text
+    assert 'ControlNet 0: "Module: tile_colorfix+sharp, Model: None' in alone.info["infotexts"][0]
+    assert both.info["warnings"] == alone.info["warnings"] == []
+
+
 def test_pictures_from_pictures(api: WebUIApi) -> None:
     changed = api.img2img(images=[drawing()], prompt="x", seed=3, denoising_strength=0.6, **FEW)
     assert changed.image.size == (SIZE, SIZE)
@@ -306,6 +329,65 @@ def test_a_plot_is_one_sheet(server: Server) -> None:
     sheet, *lone = [opened(image) for image in body["images"]]
     assert len(lone) == 2
     assert sheet.width == 2 * SIZE and sheet.height > SIZE
+
+
+SCRIPTED: dict[str, Any] = {**FEW, "prompt": "a cat", "seed": 5, "denoising_strength": 0.8}
+
+
+def _scripted(server: Server, form: str, name: str, args: list[Any], **given: Any) -> tuple[list[Any], Any]:
+    body = {**SCRIPTED, "script_name": name, "script_args": args, **given}
+    answer = server.post(
+        f"/sdapi/v1/{form}", {**({"init_images": [b64(drawing())]} if form == "img2img" else {}), **body}
+    )
+    return [opened(image) for image in answer["images"]], json.loads(answer["info"])
+
+
+def test_loopback_changes_its_own_pictures(server: Server) -> None:
+    """As if each were sent back by hand; a row of them stands first."""
+    images, info = _scripted(server, "img2img", "Loopback", [2, 0.5, "Linear", "None"])
+    row, first, second = images
+    assert row.size == (2 * SIZE, SIZE) and info["index_of_first_image"] == 1
+    assert (info["all_seeds"], len(info["infotexts"])) == ([5, 6], 3)
+    for text, strength in ((info["infotexts"][1], "0.8"), (info["infotexts"][2], "0.5")):
+        assert f"Denoising strength: {strength}," in text
+        assert "Final denoising strength: 0.5, Denoising curve: Linear" in text
+    assert first.info["parameters"] == info["infotexts"][1]
+    again = {**SCRIPTED, "init_images": [b64(first)], "seed": 6, "denoising_strength": 0.5}
+    by_hand = opened(server.post("/sdapi/v1/img2img", again)["images"][0])
+    assert by_hand.tobytes() == second.tobytes() != first.tobytes()
+    lasts, _ = _scripted(server, "img2img", "Loopback", [2], n_iter=2)
+    assert len(lasts) == 3 and lasts[1].tobytes() == second.tobytes()
+
+
+def test_sd_upscale_draws_over_the_enlarged_picture(server: Server) -> None:
+    images, info = _scripted(server, "img2img", "SD upscale", ["", 16, "Lanczos", 2], denoising_strength=0.3)
+    (image,) = images
+    assert image.size == (2 * SIZE, 2 * SIZE)
+    text = info["infotexts"][0]
+    assert "Denoising strength: 0.3, " in text and "SD upscale overlap: 16, SD upscale upscaler: Lanczos" in text
+    assert f"Size: {SIZE}x{SIZE}, " in text and "Hires" not in text
+    large = np.asarray(drawing().resize(image.size, Image.Resampling.LANCZOS), float)
+    change = np.abs(np.asarray(image.convert("RGB"), float) - large).mean()
+    assert 1 < change < 40  # it is drawn over, and is the same picture
+    assert info["extra_generation_params"]["SD upscale overlap"] == 16
+
+
+def test_outpainting_keeps_the_picture_and_draws_around_it(server: Server) -> None:
+    images, info = _scripted(server, "img2img", "Poor man's outpainting", [64, 2, "fill", ["right"]])
+    (image,) = images
+    assert image.size == (2 * SIZE, SIZE) and "Mask blur: 4, Masked content: fill" in info["infotexts"][0]
+    kept = np.asarray(image.convert("RGB"), float)[:, : SIZE - 24] - np.asarray(drawing(), float)[:, : SIZE - 24]
+    assert np.abs(kept).max() <= 2
+
+
+def test_prompts_from_a_text_are_a_picture_each(server: Server) -> None:
+    lines = "a dog\n--prompt a fish --steps 3 --seed 9"
+    images, info = _scripted(server, "txt2img", "Prompts from file or textbox", [True, False, "end", lines], prompt="")
+    assert len(images) == 2 and info["all_prompts"] == ["a dog", "a fish"] and info["all_seeds"] == [5, 9]
+    assert "a fish\nSteps: 3, " in info["infotexts"][1]
+    listed = {row["name"]: row for row in server.get("/sdapi/v1/script-info")}
+    assert listed["loopback"]["args"][0]["label"] == "Loops"
+    assert "loopback" not in server.get("/sdapi/v1/scripts")["txt2img"]
 
 
 def test_styles_and_formats(server: Server) -> None:

@@ -88,6 +88,28 @@ def test_what_ends_a_sheet_leaves_the_pictures_that_are_drawn(
     assert sorted(path.name for path in Path("out").iterdir()) == ["a-cat-plot-1-1-1.png", "a-cat-plot-2-1-1-1.png"]
 
 
+def test_loops_are_pictures_in_a_row_and_each_is_made_again(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "a cat", *SMALL, "--from", str(CAR), "--seed", "3", "--denoise", "0.9", "--loops", "3"]
+    done = _in_process(models, monkeypatch, [*words, "--loop-denoise", "0.5", "-o", "a.png", "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.output)
+    assert (said["images"], said["sheet"], said["seeds"]) == (["a-1.png", "a-2.png", "a-3.png"], "a.png", [3, 4, 5])
+    with Image.open("a.png") as row, Image.open("a-3.png") as last:
+        assert row.size[0] > 3 * 64 - 1 and "Denoising strength: 0.5, " in last.info["parameters"]
+    assert _in_process(models, monkeypatch, ["generate", "--again", "a-3.png", "-o", "b.png"]).exit_code == 0
+    assert _pixels(Path("b.png")) == _pixels(Path("a-3.png"))
+    for wrong, text in (
+        (["generate", "a cat", *SMALL, "--loops", "2"], "give one (--from)"),
+        ([*words, "--x", "seed=1,2"], "leave out one of the two"),
+        ([*words[:-2], "--loop-curve", "lazy"], "give --loops N"),
+    ):
+        done = _in_process(models, monkeypatch, wrong)
+        assert done.exit_code == 2 and text in done.output, done.output
+
+
 def test_a_folder_that_is_there_may_have_a_dot_in_its_name(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,12 +15,15 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError
+from disegno.core.loopback import Loops
 from disegno.core.request import Hires, InitImage, Outpaint, Tiles
+from disegno.core.result import Progress
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
 from disegno.engine.generate import draw, open_job
-from disegno.engine.record import read
+from disegno.engine.loops import draw_loops
+from disegno.engine.record import data_uri, read
 from disegno.engine.units import Scene, region_of, shown_to
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
@@ -93,6 +96,22 @@ def test_samplers_of_every_kind_change_a_picture(sampler: str, folder: Path, stu
     request = replace(_from(folder, denoise=0.5), sampler=sampler)
     first, second = result_of(request, studio), result_of(replace(request, seed=4), studio)
     assert not np.array_equal(_pixels(first), _pixels(second))
+
+
+def test_a_loop_changes_what_the_one_before_it_drew(folder: Path, studio: Studio) -> None:
+    """As if each were given back by hand, with the next seed; from the second on what is masked begins as it is."""
+    request = _from(folder, mask="mask.png", denoise=0.8, fill="noise")
+    events = list(draw_loops(request, Loops(2, last=0.4), studio=studio))
+    first, second = (event for event in events if isinstance(event, Result))
+    assert np.array_equal(_pixels(first), _pixels(result_of(request, studio)))
+    assert (first.seeds, second.seeds) == ((3,), (4,))
+    assert request.init is not None
+    init = replace(request.init, image=data_uri(first.images[0]), denoise=0.4, fill="original")
+    assert np.array_equal(_pixels(second), _pixels(result_of(replace(request, seed=4, init=init), studio)))
+    assert {event.num_parts for event in events if isinstance(event, Progress)} == {2}
+    for wrong in (SMALL, replace(request, batch=2), replace(_from(folder), hires=Hires())):
+        with pytest.raises(RequestError, match="one at a time"):
+            next(draw_loops(wrong, Loops(2), studio=studio))
 
 
 def test_without_a_size_the_pictures_shape_is_kept(folder: Path, studio: Studio) -> None:

@@ -1,5 +1,6 @@
 """The page's finer means of drawing: where and when a control acts, and sheets of many pictures."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,35 @@ def test_a_photo_is_drawn_as_the_control_was_taught(page_browser: Browser, page_
         unit.locator('input[type="range"]').first.fill("32")
         expect(drawing).not_to_have_attribute("src", other, timeout=60_000)
         assert _cells(str(drawing.get_attribute("src"))) == 32
+
+
+def test_a_colour_fix_has_its_own_fields_which_come_back_from_a_picture(
+    page_browser: Browser, page_server: Server
+) -> None:
+    image = "data:image/png;base64," + base64.b64encode(CAR.read_bytes()).decode()
+    unit = {"name": "tile-colorfix", "image": image, "annotate": "none", "params": {"variation": 5, "sharpness": 1.5}}
+    job = page_server.wait(page_server.submit("generate", {"prompt": "x", "steps": 1, "controls": [unit]})["id"])
+    png = page_server.ask("GET", job["result"]["files"][0]["url"]).content
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_role("button", name="Add a control").click()
+        unit = draw.locator(".unit")
+        there.upload(unit.get_by_role("button", name="Upload"), CAR)
+        expect(unit.locator(".thumb img")).to_be_visible(timeout=60_000)
+        expect(unit.get_by_label("Variation").first).to_be_hidden()
+        unit.get_by_label("Control", exact=True).last.select_option("tile-colorfix")
+        unit.get_by_label("Variation").first.fill("3")
+        unit.get_by_label("Sharpness").first.fill("0.5")
+        unit.get_by_text("When, and against the prompt").click()
+        expect(unit.get_by_text("What counts more")).to_be_hidden()
+        draw.get_by_label("Prompt", exact=True).fill("a red car")
+        with there.page.expect_request("**/v1/jobs") as asked:
+            draw.get_by_label("Prompt", exact=True).press("Control+Enter")
+        (control,) = asked.value.post_data_json["request"]["controls"]
+        assert (control["name"], control["params"]) == ("tile-colorfix", {"variation": 3, "sharpness": 0.5})
+        there.drop("#tab-draw .desk", "x.png", png)
+        expect(draw.locator(".unit").get_by_label("Variation").first).to_have_value("5")
+        expect(draw.locator(".unit").get_by_label("Sharpness").first).to_have_value("1.5")
 
 
 def _cells(uri: str) -> int:

@@ -22,7 +22,7 @@ from disegno.controls import uni_controlnet
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import REFERENCES, Hires
+from disegno.core.request import FILELESS, REFERENCES, Hires
 from disegno.engine.batch import Batch
 from disegno.engine.generate import Phase, draw
 from disegno.engine.record import png_bytes, read
@@ -105,6 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
 
 
 UNITS = {"uni": {"task": "canny"}, "unicontrol": {"task": "seg"}, "xs": {}, "t2i": {}, "reference-adain-attn": {}}
+UNITS |= {"tile-colorfix": {"params": {"variation": 2}}}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -158,9 +159,17 @@ def test_pictures_with_references_are_drawn_beside_others_as_alone(world: World)
         assert torch.equal(together[seed], drawn([phase(seed, controls)])[0])
 
 
+def test_a_colour_fix_acts_in_the_pass_that_it_is_told(world: World) -> None:
+    hires = {"scale": 1.5, "denoise": 0.8}
+    first, both = (world.drawn(world.unit("tile-colorfix", passes=way), hires=hires) for way in ("first", "both"))
+    assert not np.array_equal(first, both) and not np.array_equal(first, world.drawn(hires=hires))
+
+
 def test_references_are_listed_and_come_before_a_file_of_their_name(world: World) -> None:
     cards = [card for card in catalogue_of(world.studio).controls if card.mechanism == "reference"]
     assert [(card.name, card.family, card.file) for card in cards] == [(name, None, None) for name in REFERENCES]
+    fileless = [card for card in catalogue_of(world.studio).controls if card.name in FILELESS]
+    assert {card.name: card.mechanism for card in fileless} == FILELESS and all(card.params for card in fileless)
     (world.folder / "reference-only.safetensors").write_bytes((world.folder / "xs.safetensors").read_bytes())
     xs = world.drawn(world.unit("xs"))
     assert np.array_equal(world.drawn(world.unit("reference-only.safetensors")), xs)

@@ -144,6 +144,39 @@ def test_a_reference_is_a_module_without_a_model(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("tile_colorfix", {"variation": 5}), ("tile_colorfix+sharp", {"variation": 5, "sharpness": 1.5})],
+)
+def test_a_colour_fix_is_beside_its_model_in_every_step_and_everywhere(name: str, params: dict[str, Any]) -> None:
+    unit: Any = {"module": name, "model": "x", "image": IMAGE, "threshold_a": 5.9, "threshold_b": 1.5, "weight": 1.4}
+    more = {"guidance_end": 0.5, "control_mode": 2, "hr_option": "High res only", "effective_region_mask": IMAGE}
+    found = translate_unit({**unit, **more}, (), [Named("x")], has_init=False)
+    assert found is not None and found.warnings == () and found.beside is not None
+    own = {"name": "x", "annotate": "none", "params": {}, "strength": 1.4, "end": 0.5, "mode": "control"}
+    assert {key: found.fields[key] for key in own} == own
+    fix = ControlUnit(**found.beside)  # pyright: ignore[reportArgumentType]
+    assert fix == ControlUnit(
+        name="tile-colorfix", image=IMAGE, annotate="none", params=params, strength=1.0, passes="hires"
+    )
+    thresholds = "Threshold A: 5.9, Threshold B: " + ("1.5" if "sharpness" in params else "0.5")
+    assert found.text.startswith(f"Module: {name}, Model: x, Weight: 1.4,") and thresholds in found.text
+    assert unit_text(fix, None).startswith(f"Module: {name}, Model: None, Weight: 1.0,")
+    assert all(f"Threshold {'AB'[i]}: {value}," in unit_text(fix, None) for i, value in enumerate(params.values()))
+
+
+def test_a_colour_fix_without_a_model_is_one_alone() -> None:
+    unit = {"module": "tile_colorfix+sharp", "image": IMAGE, "threshold_a": 99, "guidance_end": 0.5}
+    found = translate_unit(unit, (), [], has_init=False)
+    assert found is not None and found.beside is None
+    fix = ControlUnit(**found.fields)  # pyright: ignore[reportArgumentType]
+    assert (fix.name, fix.params, fix.end) == ("tile-colorfix", {"variation": 8, "sharpness": 1.0}, 0.5)
+    assert "Model: None, " in found.text and "Threshold A: 8.0, Threshold B: 1.0," in found.text
+    rows = [(module.known.label, module.known.tags) for module in modules()]
+    tile = control_type("Tile", rows, ["None"])["module_list"]
+    assert tile == ["none", "tile_resample", "tile_colorfix+sharp", "tile_colorfix", "blur_gaussian", "pixelate"]
+
+
 def test_every_annotator_is_a_module_with_its_sliders() -> None:
     details: Any = module_list()["module_detail"]
     for module in modules():

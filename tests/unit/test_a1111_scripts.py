@@ -124,6 +124,12 @@ def test_a_prompt_matrix_is_every_combination() -> None:
     assert [cell.body["seed"] for cell in plot.cells] == [5, 6, 7, 8]
 
 
+def test_what_a_prompt_matrix_does_not_know_is_said() -> None:
+    for args, words in (([False, False, "both"], "permitted: positive, negative"), ([7], "put_at_start")):
+        with pytest.raises(WireError, match=words):
+            find_plot("txt2img", "Prompt matrix", {**BODY, "prompt": "a|b"}, args)
+
+
 def test_grids_are_laid_out_as_a1111_does() -> None:
     assert [layout(n, -1, 1) for n in (1, 2, 4, 5, 9)] == [(1, 1), (2, 1), (2, 2), (3, 2), (3, 3)]
     assert (layout(6, 0, 2), layout(6, 3, 1), layout(2, 9, 1)) == ((3, 2), (2, 3), (1, 2))

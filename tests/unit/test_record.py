@@ -3,6 +3,7 @@
 import base64
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,16 @@ def _worded(prompts: tuple[str, ...], tmp_path: Path, **fields: object) -> Path:
     result = replace(_result(), request=request, conditions=(), prompts=prompts, negatives=("no", "no"))
     (tmp_path / "a.png").write_bytes(png_bytes(result, 1))
     return tmp_path / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("reference-only", {"fidelity": 0.2}), ("tile-colorfix", {"variation": 3, "sharpness": 1.0})]
+)
+def test_a_replay_keeps_what_is_no_annotators_parameter(name: str, params: dict[str, Any], tmp_path: Path) -> None:
+    unit = ControlUnit(name=name, image="photo.png", params=params)
+    result = replace(_result(), request=replace(_result().request, controls=(unit,)))
+    (path := tmp_path / "a.png").write_bytes(png_bytes(result, 0))
+    assert read(path).replay().controls[0].params == params
 
 
 def test_a_replay_has_the_words_that_were_filled_in(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_list_and_show(models: Path) -> None:
 def test_what_came_with_the_built_in_model_is_listed_and_shown(models: Path) -> None:
     assert "shipped" in _run("list", "--kind", "control").output
     shipped = [each["name"] for each in json.loads(_run("list", "--json").output)]
-    assert {"canny", "segmentation", "reference-only"} <= set(shipped)
+    assert {"canny", "segmentation", "reference-only", "tile-colorfix"} <= set(shipped)
     assert json.loads(_run("show", "canny", "--json").output)["family"] == "diorama"
 
 

@@ -14,11 +14,13 @@ import click
 
 from disegno.cli.fields import nested_options, or_none, request_options
 from disegno.cli.lean import open_nets
+from disegno.cli.loops import LOOP_CURVE_HELP, LOOP_DENOISE_HELP, LOOPS_HELP, draw_and_write, loops_of
 from disegno.cli.output import free_path, is_folder, output_paths, require_file, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.cli.sections import Sectioned
 from disegno.core.errors import RequestError
+from disegno.core.loopback import CURVES, MAX_LOOPS, LoopCurve
 from disegno.core.request import Request
 from disegno.core.result import Result
 from disegno.core.settings import Settings, load_settings
@@ -92,7 +94,9 @@ SECTIONS = {
         *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "vae", "size"),
         *("seed", "batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
     ),
-    "A picture from a picture": ("init__", "outpaint", "image_cfg", "depth", "depth_annotate"),
+    "A picture from a picture": (
+        *("init__", "outpaint", "loops", "loop_denoise", "loop_curve", "image_cfg", "depth", "depth_annotate"),
+    ),
     "Larger pictures, a refiner, and textures": ("hires__", "refiner__", "tiles", "tiles__", "vae_tile", "seamless"),
     "Many pictures on one sheet": ("x", "y", "z", "matrix"),
     "Files and the machine": ("out", "preview", "as_json", "quiet", "dtype", "device", "t5"),
@@ -113,6 +117,9 @@ SECTIONS = {
 @request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "refiner", "tiles", "loras"})
 @nested_options
 @click.option("--outpaint", metavar="SIDES", help=OUTPAINT_HELP)
+@click.option("--loops", type=click.IntRange(1, MAX_LOOPS), help=LOOPS_HELP)
+@click.option("--loop-denoise", type=click.FloatRange(0, 1), help=LOOP_DENOISE_HELP)
+@click.option("--loop-curve", type=click.Choice(CURVES), help=LOOP_CURVE_HELP)
 @click.option("--tiles/--no-tiles", default=None, help="Draw in overlapping parts of the model's own size.")
 @click.option("--x", metavar="AXIS", help=AXIS_HELP)
 @click.option("--y", metavar="AXIS", help="The same, downwards.")
@@ -151,7 +158,8 @@ SECTIONS = {
 def command(
     prompt: str | None, control: tuple[str, ...], size: str | None, again: Path | None, out: Path | None,
     dtype: str | None, device: str | None, t5: str | None, as_json: bool, quiet: bool, outpaint: str | None,
-    x: str | None, y: str | None, z: str | None, matrix: bool, preview: Path | None, **given: Any,
+    x: str | None, y: str | None, z: str | None, matrix: bool, preview: Path | None, loops: int | None,
+    loop_denoise: float | None, loop_curve: LoopCurve | None, **given: Any,
 ) -> None:  # fmt: skip
     """Make pictures from PROMPT, and from drawings.
 
@@ -170,6 +178,7 @@ def command(
       disegno generate "a blue car" --from photo.png --denoise 0.6 --control canny
       disegno generate "a blue car" --from photo.png --mask car.png --only-masked
       disegno generate "a city street" --from photo.png --outpaint left=64,right=64
+      disegno generate "a blue car" --from photo.png --denoise 0.5 --loops 4 --loop-denoise 0.2
       disegno generate "a red car" --hires 2 --hires-upscaler Lanczos --hires-denoise 0.3
     \b
     Many on one sheet; the same again, also from A1111's files:
@@ -191,8 +200,11 @@ def command(
     settings = load_settings(dtype=_dtype(dtype, again), device=device, t5=t5)
     open_nets()
     axes = [text for text in (x, y, z) if text]
+    saying = Saying(as_json, quiet, preview)
+    if (told := loops_of(loops, loop_denoise, loop_curve, bool(axes) or matrix)) is not None:
+        return draw_and_write(request, told, settings, out, saying)
     if axes or matrix:
-        return draw_sheet(request, axes, matrix, settings, out, Saying(as_json, quiet, preview))
+        return draw_sheet(request, axes, matrix, settings, out, saying)
     result = with_bar(_generate(request, settings, preview is not None), quiet or as_json, preview)
     result = replace(result, warnings=(*result.warnings, *_doubts(again, result)))
     paths, page = write_result(result, out, only)

@@ -37,7 +37,7 @@ def command() -> None:
 @_AS_JSON
 def list_models(kind: str | None, as_json: bool) -> None:
     """Print every file of the library, from its header alone, and those that came with the built-in model."""
-    from disegno.core.request import REFERENCES
+    from disegno.core.request import FILELESS
     from disegno.weights.library import Library
 
     settings = load_settings()
@@ -50,7 +50,7 @@ def list_models(kind: str | None, as_json: bool) -> None:
         return
     if cards or shipped:
         own = [(name, card, "") for name, card in zip(library.shown_names(cards), cards, strict=True)]
-        _print_table(own + [(n, card, "no file" if n in REFERENCES else "shipped") for n, card in shipped.items()])
+        _print_table(own + [(n, card, "no file" if n in FILELESS else "shipped") for n, card in shipped.items()])
     if not cards:
         folders = ", ".join(str(folder) for folder in settings.model_dirs)
         click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
@@ -116,14 +116,14 @@ def verify(file: str, sha256: str | None) -> None:
 
 
 def _shipped(kind: str | None) -> "dict[str, FileCard]":
-    from disegno.core.request import REFERENCE, REFERENCES
+    from disegno.core.request import FILELESS
     from disegno.weights.built_in import shipped
     from disegno.weights.card import FileCard
     from disegno.weights.identify import identify
 
     cards = {name: identify(path) for files in shipped(kind).values() for name, path in files.items()}
     if kind in (None, "control"):
-        cards |= {name: FileCard(Path(), "control", REFERENCE, name=name) for name in REFERENCES}
+        cards |= {name: FileCard(Path(), "control", mechanism, name=name) for name, mechanism in FILELESS.items()}
     return cards
 
 

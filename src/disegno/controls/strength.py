@@ -2,7 +2,7 @@
 
 A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, what the
 cross-attentions read of it, or what its net beside the model's adds to each block. Of a reference it is how much of the
-net takes it up.
+net takes it up, of a correction how much of it is made.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.request import ControlMode, ControlUnit
-from disegno.diffusion.call import Call, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
+from disegno.diffusion.call import Call, Correction, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class Used:
         few = take_rows(call, index)
         own = self.control(few)
         beside = own.suffixes != few.suffixes or own.image_prompts != few.image_prompts
-        acts = own.residuals is not None or own.streams or own.references or beside
+        acts = own.residuals is not None or own.streams or own.references or own.corrections or beside
         assert acts, f"{self.control} added nothing"
         none = ((),) * len(call.rows)
         weights = Weights(self.use, tuple(self.use.value(call.rows[i]) for i in reached))
@@ -131,6 +131,7 @@ class Used:
             image_prompts=_put(call.image_prompts or none, own.image_prompts, reached, weights.of_image_prompt),
             streams=(*call.streams, *(weights.on(stream, index) for stream in own.streams)),
             references=(*call.references, *(weights.of_reference(one, index) for one in own.references)),
+            corrections=(*call.corrections, *(weights.of_correction(one, index) for one in own.corrections)),
         )
 
     def _reaches(self, row: Row) -> bool:
@@ -179,6 +180,12 @@ class Weights:
         pairs = zip(reference.shares, self.values, strict=True)
         shares = tuple(share * self.use.strength * value for share, value in pairs)
         return replace(reference, rows=index, shares=shares)
+
+    def of_correction(self, correction: Correction, index: Tensor) -> Correction:
+        """Return a control's correction for these rows of the whole call, with each row's share of it, 1 at most."""
+        pairs = zip(correction.shares, self.values, strict=True)
+        shares = tuple(min(share * self.use.strength * value, 1.0) for share, value in pairs)
+        return replace(correction, rows=index, shares=shares, region=self.use.region)
 
     def on(self, stream: Stream, index: Tensor) -> Stream:
         """Return a control's stream at these rows of the whole call, each of its additions weighed as a residual is."""
@@ -290,7 +297,7 @@ def apply(controls: Iterable[Control], call: Call) -> Call:
 def take_rows(call: Call, index: Tensor) -> Call:
     """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
     if len(index) == len(call.rows):
-        return replace(call, residuals=None, streams=(), references=())
+        return replace(call, residuals=None, streams=(), references=(), corrections=())
     return call.take(index)
 
 

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from disegno.core.request import (
+    COLOUR_FIX,
     FIDELITY,
     REFERENCES,
+    SHARPNESS,
+    VARIATION,
     ControlMode,
     ControlPass,
     ControlUnit,
@@ -22,6 +25,7 @@ from disegno.core.request import (
     LoraUse,
     Request,
     ResizeMode,
+    Scalar,
 )
 from disegno.prompts.emphasis import uses_emphasis
 
@@ -129,20 +133,30 @@ def _tag(use: LoraUse) -> str:
 
 def unit_text(unit: ControlUnit, annotator: str | None) -> str:
     """Return a control as A1111's ControlNet extension writes it. `annotator`: what drew its condition, if any did."""
-    module = REFERENCES.get(unit.name)
+    module, thresholds = _fileless(unit)
     entries = {
         "Module": module or annotator or "none",
         "Model": "None" if module else unit.name,
         "Weight": unit.strength,
         "Resize Mode": _RESIZES[unit.resize],
         "Processor Res": unit.resolution or _PROCESSOR_RES,
-        **({"Threshold A": unit.params.get("fidelity", FIDELITY)} if module else {}),
+        **dict(zip(("Threshold A", "Threshold B"), thresholds, strict=False)),
         "Guidance Start": unit.start,
         "Guidance End": unit.end,
         "Pixel Perfect": unit.resolution is None,
         "Control Mode": _MODES[unit.mode],
     }
     return ", ".join(f"{name}: {value}" for name, value in entries.items())
+
+
+def _fileless(unit: ControlUnit) -> tuple[str | None, tuple[Scalar, ...]]:
+    """Return the module and the thresholds that a control without a file is in A1111; None: it is a model."""
+    if unit.name in REFERENCES:
+        return REFERENCES[unit.name], (unit.params.get("fidelity", FIDELITY),)
+    if unit.name != COLOUR_FIX:
+        return None, ()
+    variation, sharpness = unit.params.get("variation", VARIATION), unit.params.get("sharpness", SHARPNESS)
+    return ("tile_colorfix+sharp", (variation, sharpness)) if sharpness else ("tile_colorfix", (variation,))
 
 
 def of_image(request: Request, image: int) -> Request:

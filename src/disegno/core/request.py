@@ -38,6 +38,10 @@ REFERENCES = {
 }
 """The controls that need no file, each with A1111's module: they are there for every model with a UNet."""
 REFERENCE, FIDELITY = "reference", 0.5  # their mechanism; their parameter, as A1111's slider has it
+COLOUR_FIX, VARIATION, SHARPNESS = "tile-colorfix", 8, 0.0
+"""What keeps a picture's colours, without a file too: its name and mechanism; its parameters (A1111's +sharp has 1)."""
+FILELESS = {**dict.fromkeys(REFERENCES, REFERENCE), COLOUR_FIX: COLOUR_FIX}
+"""The controls that are there without a file, each with its mechanism."""
 NUM_SEEDS = 4294967294  # A1111 parity: a random seed is drawn from [0, this)
 SEEDS = 2**64  # a seed is one of [0, this); after the last comes 0
 
@@ -62,17 +66,19 @@ class ControlUnit:
 
     name: str
     """A condition that the model ships, a condition file, a ControlNet file or folder, or one that needs no file:
-    reference-only, reference-adain, reference-adain-attn."""
+    reference-only, reference-adain, reference-adain-attn, tile-colorfix."""
     image: str | None = None
     """A path, or a data URI (data:image/png;base64,...); unset: the picture that is changed (`init`)."""
     annotate: str | None = None
     """What turns the image into the condition; "none" takes the image as it is; unset: the control's own annotator."""
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
-    """The annotator's parameters, by name; of a reference its fidelity: 0 to 1, unset 0.5."""
+    """The annotator's parameters, by name; of a reference its fidelity: 0 to 1, unset 0.5; of tile-colorfix its
+    variation, unset 8, and its sharpness, unset 0."""
     resolution: Annotated[int | None, Field(ge=64, le=4096)] = None
     """The short side of what the annotator sees, in pixels; unset: its pixels meet the canvas's one to one."""
     strength: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
-    """What the residuals are multiplied by; of a reference, how much of the net takes it up."""
+    """What the residuals are multiplied by; of a reference, how much of the net takes it up; of tile-colorfix, how
+    much of the colours, 1 at most."""
     curve: Curve = ""
     """The strength over the steps, times `strength`: value@share,..., as in 0.2@0.1,0.5@0.3; straight in between."""
     layers: tuple[Annotated[float, Field(ge=0.0, le=4.0)], ...] = ()

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,36 @@ class Reference:
         return replace(self, x=self.x[own], rows=rows, shares=tuple(self.shares[i] for i in own))
 
 
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What a control makes of the net's output. `rows`: of the call, (r,), those that it acts on.
+
+    `of`: (the call of those rows, their output (r c h w)) -> what should stand there instead. `shares`: for each row,
+    how much of it does. `region`: where, (1 1 h w) in [0, 1]; None: everywhere.
+    """
+
+    of: "Callable[[Call, Tensor], Tensor]"
+    rows: Tensor
+    shares: tuple[float, ...]
+    region: Tensor | None = None
+
+    def on(self, call: "Call", out: Tensor) -> Tensor:
+        """Return a call's output, corrected, (b c h w), float32; the bits of all other rows are kept."""
+        index, out = self.rows.to(out.device), out.float()
+        own = out.index_select(0, index)
+        share = torch.tensor(self.shares, device=out.device).reshape(-1, 1, 1, 1)
+        if self.region is not None:
+            share = share * F.adaptive_avg_pool2d(self.region.to(out), (out.shape[-2], out.shape[-1]))
+        return out.index_copy(0, index, torch.lerp(own, self.of(call.take(index), own), share))
+
+
 @dataclass(frozen=True)
 class Call:
     """One evaluation of a backbone. b rows; every row has its own noise level, text and meaning (`rows`).
 
     `suffixes`: of each row, what the net reads behind its text; none: of no row. `image_prompts`: of each row, what it
     reads apart from it; none: of no row. `streams`: what runs beside the net. `references`: the pictures that it takes
-    up.
+    up. `corrections`: of its output, each of what the one before it made.
     """
 
     x: Tensor  # b c h w, already scaled by `Prediction.scale`
@@ -164,6 +189,7 @@ class Call:
     streams: tuple[Stream, ...] = ()
     image_prompts: tuple[tuple[ImagePrompt, ...], ...] = ()
     references: tuple[Reference, ...] = ()
+    corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
@@ -180,7 +206,7 @@ class Call:
         return tuple(tuple(prompt.num_tokens for prompt in own) for own in self.image_prompts)
 
     def take(self, index: Tensor) -> "Call":
-        """Return the rows at `index` (r,) as a call of their own, with no residuals, streams or references yet."""
+        """Return the rows at `index` (r,) as a call of their own, without what controls added to the net."""
 
         def some(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.index_select(0, index.to(x.device))
@@ -193,7 +219,10 @@ class Call:
         return Call(x, t, tokens, rows, self.net, some(self.pooled), extra, suffixes=suffixes, image_prompts=own)
 
     def run(self) -> Tensor:
-        """Return the net's output, (b c h w); rows of one number of tokens are evaluated together."""
+        """Return the net's output, (b c h w), corrected; rows of one number of tokens are evaluated together."""
+        return reduce(lambda out, correction: correction.on(self, out), self.corrections, self._answered())
+
+    def _answered(self) -> Tensor:
         lengths = self.num_suffixed
         if not any(lengths):
             return self.net(self)

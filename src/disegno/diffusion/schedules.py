@@ -55,6 +55,10 @@ class NoiseTable:
         """Return what the net is told of each noise level, of its shape: the timestep, or 1000 sigma of a flow."""
         return sigma * FLOW_TIMESTEPS if self.is_flow else self.t_of(sigma)
 
+    def net_sigma(self, t: Tensor) -> Tensor:
+        """Return the noise level that the net is told of by each t, of its shape; within the table's levels."""
+        return t / FLOW_TIMESTEPS if self.is_flow else self.sigma_of(t)
+
     @property
     def sigma_min(self) -> Tensor:
         return self.sigmas[0]

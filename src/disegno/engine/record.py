@@ -18,7 +18,7 @@ from typing import Any, cast
 from PIL import Image, PngImagePlugin
 
 from disegno.core.errors import BadImage
-from disegno.core.request import Request, from_json, make_request, to_json
+from disegno.core.request import FILELESS, ControlUnit, Request, Scalar, from_json, make_request, to_json
 from disegno.core.result import Result
 from disegno.core.told import Told, told_of
 from disegno.engine.album import needs_sources, with_sources
@@ -61,7 +61,7 @@ class Record:
             num = f"{len(self.conditions)} drawings for {len(request.controls)} controls"
             raise BadImage(f"The picture carries a damaged request: {num}. Give the file as it was written.")
         pairs = zip(request.controls, self.conditions, strict=True)
-        units = tuple(replace(unit, image=uri, annotate="none", params={}) for unit, uri in pairs)
+        units = tuple(replace(unit, image=uri, annotate="none", params=_own_params(unit)) for unit, uri in pairs)
         return replace(request, controls=units)
 
     def _worded(self) -> Request:
@@ -70,6 +70,11 @@ class Record:
         if not self.prompts or ((set(self.prompts), set(self.negatives)) == asked and not self.request.styles):
             return self.request
         return replace(self.request, prompts=self.prompts, negatives=self.negatives, styles=())
+
+
+def _own_params(unit: ControlUnit) -> dict[str, Scalar]:
+    """Return the parameters that are the control's own, and no annotator's."""
+    return unit.params if unit.name in FILELESS else {}
 
 
 def data_uri(picture: Image.Image) -> str:

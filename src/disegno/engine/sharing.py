@@ -5,7 +5,7 @@ the moment. On the machine this was written on, bfloat16 on AMX gives the same b
 it is tried out: the first time that a combination of shapes is met, it is evaluated both ways and compared.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from disegno.diffusion.call import Call, Residuals, Stream
+from disegno.diffusion.call import Call, Correction, Residuals, Stream
 
 Mode = Literal["exact", "auto", "always"]
 
@@ -32,11 +32,19 @@ def _weight_of(call: Call) -> tuple[int, bool, int]:
     return (len(call.rows), call.residuals is None, len(call.streams))
 
 
+def _started(calls: Sequence[Call]) -> Iterator[tuple[Call, int]]:
+    """Yield the calls, each with the row of the merged one where its own begin."""
+    return zip(calls, accumulate((len(call.rows) for call in calls), initial=0), strict=False)
+
+
 def _streams(calls: Sequence[Call]) -> tuple[Stream, ...]:
     """Return the streams of all, at the rows where their call's now stand."""
-    starts = accumulate((len(call.rows) for call in calls), initial=0)
-    pairs = zip(calls, starts, strict=False)
-    return tuple(replace(own, rows=own.rows + start) for call, start in pairs for own in call.streams)
+    return tuple(replace(own, rows=own.rows + start) for call, start in _started(calls) for own in call.streams)
+
+
+def _corrections(calls: Sequence[Call]) -> tuple[Correction, ...]:
+    """Return the corrections of all, at the rows where their call's now stand."""
+    return tuple(replace(own, rows=own.rows + start) for call, start in _started(calls) for own in call.corrections)
 
 
 def _zeros_for(call: Call, like: Residuals) -> Residuals:
@@ -70,6 +78,7 @@ def merged(calls: Sequence[Call]) -> Call:
         suffixes=tuple(own for call in calls for own in call.suffixes),
         streams=_streams(calls),
         image_prompts=tuple(own for call in calls for own in call.image_prompts),
+        corrections=_corrections(calls),
     )
 
 

@@ -15,10 +15,11 @@ from disegno.backbones import BACKBONES
 from disegno.backbones.base import Backbone, TakesVae, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
+from disegno.controls.colour_fix import open_colour_fix
 from disegno.controls.reference import open_reference
 from disegno.core.errors import ModelFileError, RequestError, UnknownName, WrongFamily
 from disegno.core.files import path_of
-from disegno.core.request import OWN_VAE, REFERENCES, ControlPass, ControlUnit, LoraUse, Request
+from disegno.core.request import COLOUR_FIX, FILELESS, OWN_VAE, REFERENCES, ControlPass, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
 from disegno.engine.kept import Kept
 from disegno.engine.pictures import Limits
@@ -282,16 +283,19 @@ class Studio:
         """Return the card of the control that a unit names: one of the model's own, or of the library's."""
         if unit.name in backbone.conditions:
             return identify(backbone.conditions[unit.name])
-        return self._find(unit.name, "control", "control", [*sorted(backbone.conditions), *REFERENCES])
+        return self._find(unit.name, "control", "control", [*sorted(backbone.conditions), *FILELESS])
 
     def controller(self, unit: ControlUnit, backbone: Backbone, which: ControlPass = "first") -> Controller:
         """Return the open control that a unit names, for this backbone and a pass. Raises WrongFamily, UnknownName.
 
-        The references come before a file of such a name, which is meant by its path or with its ending.
+        Those without a file come before a file of such a name, which is meant by its path or with its ending.
         """
         if unit.name in REFERENCES:
             reference = open_reference(unit, backbone, which)
             return self._controllers.get((backbone.fingerprint, unit.name, reference.fidelity), lambda: reference)
+        if unit.name == COLOUR_FIX:
+            fix = open_colour_fix(unit, backbone, which)
+            return self._controllers.get((backbone.fingerprint, unit.name, fix.radius, fix.sharpness), lambda: fix)
         card = self.control_card(unit, backbone)
         require_family(card, backbone.family)
         module = self._mechanism(card)

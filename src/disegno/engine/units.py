@@ -15,7 +15,7 @@ from disegno.backbones.base import Backbone
 from disegno.controls.base import Condition, Control, Controller, Layered, Looking, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
-from disegno.core.request import REFERENCES, ControlPass, ControlUnit
+from disegno.core.request import FILELESS, ControlPass, ControlUnit
 from disegno.engine.album import INPAINT, Album, with_mask
 from disegno.engine.canvas import Canvas
 from disegno.engine.masks import Box, mask_of
@@ -217,7 +217,7 @@ def region_of(unit: ControlUnit, scene: Scene) -> Tensor | None:
 def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> Prepared:
     """Return the unit's control for a scene, at the unit's strength, span and region."""
     controller = studio.controller(unit, backbone, scene.which)
-    if unit.name in REFERENCES:
+    if unit.name in FILELESS:
         unit = replace(unit, mode="balanced", params={})  # the controller has taken up both
     task = task_of(unit, controller)
     _check_layers(unit, controller, task)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
@@ -17,7 +17,7 @@ from disegno.annotators.base import describe, read
 from disegno.backbones import BACKBONES
 from disegno.backbones.base import Defaults
 from disegno.core.errors import CorruptFile, DisegnoError, RequestError
-from disegno.core.request import FIDELITY, REFERENCE, REFERENCES
+from disegno.core.request import COLOUR_FIX, FIDELITY, FILELESS, REFERENCE, SHARPNESS, VARIATION, Scalar
 from disegno.diffusion.schedules import SCHEDULES
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.engine.taught import taught_params
@@ -171,10 +171,16 @@ def _conditions() -> Iterator[WeightsCard]:
         )
 
 
-def _references() -> Iterator[WeightsCard]:
+_PARAMS: Mapping[str, dict[str, Scalar]] = {
+    REFERENCE: {"fidelity": FIDELITY},
+    COLOUR_FIX: {"variation": VARIATION, "sharpness": SHARPNESS},
+}
+
+
+def _fileless() -> Iterator[WeightsCard]:
     """Yield the controls that need no file."""
-    for name in REFERENCES:
-        yield WeightsCard(name, "control", None, REFERENCE, params={"fidelity": FIDELITY})
+    for name, mechanism in FILELESS.items():
+        yield WeightsCard(name, "control", None, mechanism, params=_PARAMS[mechanism])
 
 
 def _loras() -> Iterator[WeightsCard]:
@@ -215,7 +221,7 @@ def catalogue_of(studio: Studio) -> Catalogue:
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),
-        controls=(*_conditions(), *(card for card in cards if card.kind == "control"), *_references()),
+        controls=(*_conditions(), *(card for card in cards if card.kind == "control"), *_fileless()),
         files=(*_loras(), *(card for card in cards if card.kind not in ("model", "control"))),
         annotators=tuple(_annotators()),
         samplers=tuple(_samplers()),

@@ -68,8 +68,9 @@ def _sheets(order: Order, drawn: Sequence[Drawn]) -> list[Image.Image]:
     if order.plot is not None:
         return _tables(order.plot, _cells(order, drawn))
     pictures = [picture for one in drawn for picture in one.pictures]
-    wanted = order.given.flag("save_images") and _on(order.settings, "return_grid") and len(pictures) > 1
-    rows = order.settings.get("n_rows", -1)
+    asked = order.with_row if order.turns else order.given.flag("save_images")
+    wanted = asked and _on(order.settings, "return_grid") and len(pictures) > 1
+    rows = 1 if order.with_row else order.settings.get("n_rows", -1)
     if not wanted:
         return []
     opened = [open_png(picture) for picture in pictures]
@@ -150,11 +151,8 @@ def _encoded(order: Order, drawn: Sequence[Drawn], sheets: Sequence[Image.Image]
 
 
 def _shown_maps(order: Order, one: Drawn) -> Iterator[bytes]:
-    """Yield the maps of the units that show theirs; with a hires pass there are several a unit, side by side."""
-    per_unit = len(one.maps) // max(len(order.units), 1) or 1
-    for i, unit in enumerate(order.units):
-        if unit.shown:
-            yield from one.maps[i * per_unit : (i + 1) * per_unit]
+    """Yield the maps of the units that show theirs; behind them there are those of what units have beside them."""
+    yield from (shown for unit, shown in zip(order.units, one.maps, strict=False) if unit.shown)
 
 
 def echo(order: Order, concrete: Request) -> dict[str, Json]:

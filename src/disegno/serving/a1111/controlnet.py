@@ -8,7 +8,7 @@ A unit that cannot be carried out is an error: upstream answers with a picture t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from disegno.core.errors import BadImage, UnknownName
 from disegno.core.request import ControlMode, ControlPass, ResizeMode
@@ -114,12 +114,16 @@ PASSES: Mapping[str, ControlPass] = {"both": "both", "low res only": "first", "h
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit, translated: the fields of a ControlUnit, whether its map is shown, and its text in the infotext."""
+    """A unit, translated: the fields of a ControlUnit, whether its map is shown, and its text in the infotext.
+
+    `beside`: the fields of another one, which the module is beside the model's.
+    """
 
     fields: Mapping[str, object]
     shown: bool
     text: str
     warnings: tuple[str, ...]
+    beside: Mapping[str, object] | None = None
 
 
 def units_of(body: Mapping[str, Json]) -> tuple[list[Json], Path]:
@@ -235,14 +239,15 @@ def translate_unit(
             " there, or choose inpaint_global_harmonious",
         )
     image, mask, seen = _seen(image, mask, module, at)
-    control = Named(module.control, "None") if module.control else _control(given, controls, at)
+    control = _control(given, module, controls, at)
     chosen = _thresholds(given, module)
-    return Unit(
+    params = module.params(*chosen[1:])
+    found = Unit(
         fields={
             "name": control.name,
             "image": image,
             "annotate": module.annotator,
-            "params": module.params(*chosen[1:]),
+            "params": {} if module.beside else params,
             "resolution": _resolution(given, module),
             "strength": given.number("weight"),
             "layers": layers,
@@ -261,6 +266,22 @@ def translate_unit(
         text=_infotext(given, control, chosen, resize[1], mode[1]),
         warnings=(*given.warnings, *seen, *_idle_model(given, module, at)),
     )
+    return found if module.beside is None else _with_fix(found, module.beside, params)
+
+
+_OF_FIX = ("image", "annotate", "resize", "passes", "crop")
+
+
+def _with_fix(unit: Unit, name: str, params: Mapping[str, object]) -> Unit:
+    """Return the unit with a colour fix beside its model; without a model, as one. As strong as the unit, 1 at most.
+
+    A1111 parity: in every step and everywhere, whatever span, mode, layers and region say of the model's part.
+    """
+    strength = min(float(str(unit.fields["strength"])), 1.0)
+    fix = {"name": name, "params": params, "strength": strength, **{key: unit.fields[key] for key in _OF_FIX}}
+    if unit.fields["name"] != name:
+        return replace(unit, beside=fix)
+    return replace(unit, fields=fix | {key: unit.fields[key] for key in ("start", "end", "region")})
 
 
 def _fault(at: Path, name: str, message: str) -> WireError:
@@ -310,9 +331,14 @@ def _module(given: Given, at: Path) -> Module:
         raise _fault(at, "module", f"module({given.text('module')[:80]}) not found. {error}") from None
 
 
-def _control(given: Given, controls: Sequence[Named], at: Path) -> Named:
+def _control(given: Given, module: Module, controls: Sequence[Named], at: Path) -> Named:
+    """Return the control of a unit: its model; without one what the module is by itself, or beside a model."""
+    if module.control is not None:
+        return Named(module.control, "None")
     name = given.text("model")
     if name.strip().lower() in ("", "none"):
+        if module.beside is not None:
+            return Named(module.beside, "None")
         known = ", ".join(control.title for control in controls) or "none"
         raise _fault(at, "model", f"the unit is enabled but names no model. Known: {known}")
     try:

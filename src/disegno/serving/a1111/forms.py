@@ -98,7 +98,7 @@ COMMON = (
     Field("comments", "object", None, unused="it is A1111's own", off=({},)),
     Field("force_task_id", "str", means="the task's name for /internal/progress"),
     Field("sampler_index", "str", "Euler", means="`sampler`, where sampler_name is empty"),
-    Field("script_name", "str", means="X/Y/Z plot or Prompt matrix"),
+    Field("script_name", "str", means="one of the scripts below, in any case"),
     Field(
         "script_args",
         "list",

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from disegno.core.errors import DisegnoError
 from disegno.core.files import write_atomically
-from disegno.core.request import REFERENCE
+from disegno.core.request import FILELESS
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errands import Errands
 from disegno.serving.a1111.errors import WireError
@@ -168,7 +168,7 @@ def named_controls(catalogue: Catalogue) -> list[Named]:
     return [
         Named(card.name, card.name, card.tag or "", card.file or "")
         for card in catalogue.controls
-        if card.mechanism not in ("ctrlora-base", REFERENCE)  # a reference is a module there, without a model
+        if card.mechanism not in ("ctrlora-base", *FILELESS.values())  # without a file it is a module there
     ]
 
 

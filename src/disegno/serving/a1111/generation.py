@@ -18,6 +18,7 @@ from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.options import default_of, read_settings, request_fields
 from disegno.serving.a1111.pasted import filled
 from disegno.serving.a1111.scripts import Plot, find_plot
+from disegno.serving.a1111.series import SERIES, Asked, Series, Turn, make_series
 
 Form = Literal["txt2img", "img2img"]
 FORMS: Mapping[Form, Sequence[Field]] = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
@@ -35,7 +36,8 @@ class Order:
     """What a client asked for: the Requests, one an iteration, and what its answer needs.
 
     `settings`: the person's, with override_settings over them; `keep`: those that are to stay. `plot`: where a script
-    makes a plot, its cells, each of as many Requests as `cells` says.
+    makes a plot, its cells, each of as many Requests as `cells` says. `turns`: where it makes a series, the turn of
+    each Request; `with_row`: a row of its pictures stands before them.
     """
 
     form: Form
@@ -47,6 +49,12 @@ class Order:
     keep: Mapping[str, Json] = field(default_factory=dict[str, Json])
     plot: Plot | None = None
     cells: tuple[int, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    with_row: bool = False
+
+    def turn(self, number: int) -> Turn:
+        """Return what is to be said of the Request at a place."""
+        return self.turns[number] if self.turns else Turn({})
 
     @property
     def num_images(self) -> int:
@@ -63,24 +71,70 @@ def translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
     args = order.given.items("script_args")
     if len(args) > MAX_ARGS:
         raise WireError.of_fields(Fault(("script_args",), f"at most {MAX_ARGS} arguments (given: {len(args)})"))
-    seed = order.requests[0].seed  # A1111 parity: a plot's pictures share their seed
-    plot = find_plot(form, order.given.text("script_name"), {**body, "seed": seed}, args)
+    first, title = order.requests[0], order.given.text("script_name").strip().lower()
+    bare = {name: value for name, value in body.items() if name not in ("script_name", "script_args")}
+    if form in SERIES.get(title, (None, ()))[1]:
+        return _in_turns(order, make_series(title, _asked(order, bare, house), args), house)
+    plot = find_plot(form, title, {**bare, "seed": first.seed}, args)  # A1111 parity: its pictures share their seed
     return order if plot is None else _plotted(order, plot, house)
+
+
+def _asked(order: Order, body: Mapping[str, Json], house: House) -> Asked:
+    """Return what a script is asked with. `body`: without the script."""
+    given, first = order.given, order.requests[0]
+    return Asked(
+        body=body,
+        args={},
+        seed=first.seed,
+        subseed=first.subseed,
+        is_seeded=given.whole("seed") != -1,
+        steps=_steps_done(given, first),
+        denoise=given.number("denoising_strength"),
+        num=given.whole("n_iter"),
+        batch=given.whole("batch_size"),
+        size=(first.width, first.height) if first.width and first.height else None,
+        upscalers=[name for name in house.upscalers if not name.startswith("Latent")],
+    )
+
+
+def _steps_done(given: Given, first: Request) -> int:
+    """Return how many steps are done of a picture that is changed. A1111 parity: the share that is drawn anew."""
+    exact = first.init is not None and first.init.exact_steps
+    share = 1.0 if exact else min(given.number("denoising_strength"), 0.999)
+    return max(1, int(share * given.whole("steps")))
+
+
+def _in_turns(order: Order, series: Series, house: House) -> Order:
+    """Return the order of all of a series' drawings."""
+    parts = [_translate(order.form, turn.body, house, turn.fields) for turn in series.turns]
+    turns = tuple(turn for part, turn in zip(parts, series.turns, strict=True) for _ in part.requests)
+    requests = tuple(request for part in parts for request in part.requests)
+    told = replace(order, requests=requests, turns=turns, with_row=series.with_row, warnings=_warnings((order, *parts)))
+    return _checked(told, "The script")
+
+
+def _checked(order: Order, what: str) -> Order:
+    """Return the order. Raises WireError where it is of too many pictures."""
+    if order.num_images > MAX_IMAGES:
+        raise WireError(f"{what} has {order.num_images} pictures; at most {MAX_IMAGES} are possible at once.")
+    return order
+
+
+def _warnings(orders: Sequence[Order]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(warning for order in orders for warning in order.warnings))
 
 
 def _plotted(order: Order, plot: Plot, house: House) -> Order:
     """Return the order of all of a plot's cells."""
     cells = [_translate(order.form, cell.body, house) for cell in plot.cells]
     requests = tuple(request for cell in cells for request in cell.requests)
-    if (num := sum(cell.num_images for cell in cells)) > MAX_IMAGES:
-        raise WireError(f"The plot has {num} pictures; at most {MAX_IMAGES} are possible at once.")
-    warnings = dict.fromkeys(warning for cell in (order, *cells) for warning in cell.warnings)
-    return replace(
-        order, requests=requests, plot=plot, cells=tuple(len(cell.requests) for cell in cells), warnings=tuple(warnings)
-    )
+    sizes = tuple(len(cell.requests) for cell in cells)
+    plotted = replace(order, requests=requests, plot=plot, cells=sizes, warnings=_warnings((order, *cells)))
+    return _checked(plotted, "The plot")
 
 
-def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
+def _translate(form: Form, body: Mapping[str, Json], house: House, over: Mapping[str, object] | None = None) -> Order:
+    """Return the order of a body without a script. `over`: fields of the Request, over what it is translated into."""
     legacy = legacy_names()
     body, doubts = filled(form, body, house)
     given = read_fields(FORMS[form], {name: value for name, value in body.items() if name not in legacy})
@@ -93,13 +147,14 @@ def _translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
         **{row.to: given.values[row.name] for row in FORMS[form] if row.to},
         "model": find_model(str(own.get("sd_model_checkpoint") or ""), house),
         "vae": vae,
-        "controls": [dict(unit.fields) for unit in units],
+        "controls": [dict(own) for own in (*(unit.fields for unit in units), *(u.beside for u in units if u.beside))],
         **_names(given, house, own),
         **_size(given),
         **_noise(given, own),
         **_styles(given, house),
         **_PASSES[form](given, house),
         **_refiner(given, house, own),
+        **(over or {}),
     }
     if given.flag("disable_extra_networks"):
         fields["prompt"] = cut_tags(given.text("prompt"))[0]

@@ -7,7 +7,7 @@ from functools import cache
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import ParamSpec, describe, params_from_a1111, read
 from disegno.core.errors import UnknownName
-from disegno.core.request import REFERENCES, Scalar
+from disegno.core.request import COLOUR_FIX, REFERENCES, Scalar
 from disegno.engine.album import INPAINT
 from disegno.serving.a1111.control_types import KNOWN, RESOLUTION, Known, Slider
 
@@ -31,7 +31,11 @@ _OTHER_EYES = {
     "ip-adapter_clip_sdxl": "is for models of SDXL",
     "ip-adapter_clip_sdxl_plus_vith": "is for models of SDXL",
 }
-_UNBUILT = ("tile_colorfix", "revision_")
+_UNBUILT = ("revision_",)
+_COLOUR_FIXES: Mapping[str, tuple[str, ...]] = {  # what their thresholds are
+    "tile_colorfix": ("variation",),
+    "tile_colorfix+sharp": ("variation", "sharpness"),
+}
 _FILLING = ("inpaint", KEEPS_THE_REST)  # no drawing: the control is told what to fill
 
 
@@ -39,22 +43,28 @@ _FILLING = ("inpaint", KEEPS_THE_REST)  # no drawing: the control is told what t
 class Module:
     """A module that can be used: how A1111 shows it, the annotator behind it, and what its thresholds set there.
 
-    `control`: of a module that needs no model, the control that it is.
+    `control`: of a module that needs no model, the control that it is; `beside`: the one that it is beside the model's.
     """
 
     known: Known
     annotator: str
     thresholds: tuple[str, ...]
     control: str | None = None
+    beside: str | None = None
 
     def params(self, *thresholds: float | None) -> dict[str, Scalar]:
-        """Return the annotator's parameters for threshold_a and threshold_b; one outside its slider is left out."""
+        """Return the parameters for threshold_a and threshold_b, the annotator's or the control's.
+
+        One outside its slider is left out.
+        """
         if self.annotator == INPAINT:
             return {}
         numbers = [-1.0 if x is None else x for x in thresholds]
-        if self.control is not None:
+        if self.control is not None or self.beside is not None:
             named = zip(self.thresholds, numbers, self.threshold_sliders, strict=False)
-            return {name: number for name, number, slider in named if slider.min <= number <= slider.max}
+            return {
+                name: _whole(number, slider) for name, number, slider in named if slider.min <= number <= slider.max
+            }
         module = ANNOTATORS.load(self.annotator)
         if read(module).a1111_sliders:
             return params_from_a1111(module, *numbers)
@@ -78,15 +88,23 @@ class Module:
         return int(given) if given is not None and slider.min <= given <= slider.max else int(slider.value)
 
 
+def _whole(number: float, slider: Slider) -> float:
+    """Return what a slider of whole steps makes of a number. A1111 parity: the rest is cut off."""
+    return int(number) if slider.step == 1 else number
+
+
 @cache
 def modules() -> tuple[Module, ...]:
     """Return the modules that can be used: those that A1111 knows in its order, then our own by name."""
     annotators = {name: read(ANNOTATORS.load(name)) for name in ANNOTATORS}
     behind = {alias: name for name, annotator in annotators.items() for alias in annotator.a1111_names}
-    special = dict.fromkeys(_FILLING, (INPAINT, (), None)) | dict.fromkeys(SEEING, ("none", (), None))
-    special |= {module: ("none", ("fidelity",), control) for control, module in REFERENCES.items()}
-    usual = {name: (own, annotators[own].a1111_sliders, None) for name, own in behind.items()}
-    known = {**usual, **special}
+    known: dict[str, tuple[str, tuple[str, ...], str | None, str | None]] = {
+        **{name: (own, annotators[own].a1111_sliders, None, None) for name, own in behind.items()},
+        **dict.fromkeys(_FILLING, (INPAINT, (), None, None)),
+        **dict.fromkeys(SEEING, ("none", (), None, None)),
+        **{module: ("none", ("fidelity",), control, None) for control, module in REFERENCES.items()},
+        **{module: ("none", thresholds, None, COLOUR_FIX) for module, thresholds in _COLOUR_FIXES.items()},
+    }
     theirs = [Module(k, *known[k.name]) for k in KNOWN if k.name in known]
     taken = {module.annotator for module in theirs}
     return (*theirs, *(_own(name) for name in annotators if name not in taken))

@@ -11,9 +11,11 @@ from disegno.serving.a1111.door import ROUTES
 from disegno.serving.a1111.extras import SINGLE
 from disegno.serving.a1111.fields import Field
 from disegno.serving.a1111.forms import COMMON, IMG2IMG, TXT2IMG
+from disegno.serving.a1111.generation import FORMS
 from disegno.serving.a1111.modules import modules
 from disegno.serving.a1111.options import OPTIONS
-from disegno.serving.a1111.scripts import axes
+from disegno.serving.a1111.script_args import ARGS, Arg
+from disegno.serving.a1111.scripts import axes, titles
 
 PAGE = Path("docs/reference/a1111.md")
 
@@ -73,6 +75,24 @@ def _modules() -> Iterator[str]:
     return _table(("module", "annotator", "sliders"), rows)
 
 
+def _scripts() -> Iterator[str]:
+    forms = {title: " ".join(form for form in FORMS if title in titles(form)) for title in titles("img2img")}
+    told = {title: ", ".join(map(_arg, ARGS[title])) for title in forms if title in ARGS}
+    told["x/y/z plot"] = (
+        "for x, y and z: axis (a label, or its place in the form's list), values, drop-down's values; then draw_legend,"
+        " include_lone_images, include_sub_grids, no_fixed_seeds, vary_seeds_x, vary_seeds_y, vary_seeds_z,"
+        " margin_size, csv_mode"
+    )
+    return _table(("script", "form", "arguments, in this order"), [(f"`{t}`", f, told[t]) for t, f in forms.items()])
+
+
+def _arg(arg: Arg) -> str:
+    """Return an argument with what it may be, and its default."""
+    said = " or ".join(arg.choices) or (f"{arg.low:g} to {arg.high:g}" if arg.low is not None else arg.kind)
+    default = ", ".join(map(str, arg.default)) if isinstance(arg.default, list) else arg.default
+    return f"{arg.name} ({said}" + (")" if default == "" else f"; {default})")
+
+
 def reference_page() -> str:
     """Return the page."""
     common = {row.name for row in COMMON}
@@ -86,6 +106,7 @@ def reference_page() -> str:
         ("ControlNet modules", _modules()),
         ("Extras", _fields(SINGLE)),
         ("Settings that act", _settings()),
+        ("Scripts", _scripts()),
         (
             "X/Y/Z plot's axes",
             iter([", ".join(dict.fromkeys(a.label for f in ("txt2img", "img2img") for a in axes(f)))]),

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,12 +13,15 @@ from starlette.responses import JSONResponse, Response
 from disegno import __version__
 from disegno.core.infotext import of_image, values_of, with_loras, write_infotext
 from disegno.core.request import SEEDS, from_json
+from disegno.core.request import Request as Asked
 from disegno.serving.a1111 import answer as answers
 from disegno.serving.a1111.answer import Drawn, Model
 from disegno.serving.a1111.coerce import Json, coerced
 from disegno.serving.a1111.errands import Errand
 from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, named_model
 from disegno.serving.a1111.generation import Form, Order, translate
+from disegno.serving.a1111.images import encode
+from disegno.serving.a1111.pasted import UNITS
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
 from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
@@ -46,7 +51,8 @@ async def _generate(form: Form, request: Request) -> Response:
     front, owner = asker(request)
     house = await front.house(owner)
     order = await asyncio.to_thread(translate, form, await body_of(request), house)
-    passes = 2 if order.requests[0].hires is not None else 1
+    first = order.requests[0]
+    passes = 2 if first.hires is not None and (first.init is None or first.init.denoise) else 1
     task_id = order.given.text("force_task_id")[:200]
     errand = front.errands.begin(owner, f"scripts_{form}", len(order.requests), passes, task_id)
     drawn: list[Drawn] = []
@@ -57,21 +63,30 @@ async def _generate(form: Form, request: Request) -> Response:
     if order.keep:
         front.keep_settings(owner, {**front.settings_of(owner), **order.keep})  # as they are by now
     model = model_of(front, order)
-    body = await asyncio.to_thread(answers.answer, order, drawn, model, __version__, errand.timestamp)
+    kept = [one for n, one in enumerate(drawn) if order.turn(n).kept] or drawn[-1:]
+    body = await asyncio.to_thread(answers.answer, order, kept, model, __version__, errand.timestamp)
     return JSONResponse(body)
 
 
 async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], request: Request) -> None:
     """Draw one Request after the other, until all are drawn or the errand is interrupted."""
-    for asked in order.requests:
+    for n, asked in enumerate(order.requests):
+        if order.turn(n).follows:
+            asked = _following(asked, drawn[-1])
         job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
         if job is None:
             return
-        drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order))
+        drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order, order.turn(n).told))
 
 
-def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
-    """Return what a job drew."""
+def _following(asked: Asked, before: Drawn) -> Asked:
+    """Return a request that changes what was drawn before it."""
+    assert asked.init is not None
+    return replace(asked, init=replace(asked.init, image=f"data:image/png;base64,{encode(before.pictures[0])}"))
+
+
+def _read(jobs: Jobs, job: Job, order: Order, told: Mapping[str, Json]) -> Drawn:
+    """Return what a job drew. `told`: entries of its text, over its own."""
     assert job.outcome is not None
     facts: dict[str, Any] = job.outcome.facts
     concrete = from_json(json.dumps(facts["request"]))
@@ -81,30 +96,36 @@ def _read(jobs: Jobs, job: Job, order: Order) -> Drawn:
     # each picture's own, with styles and wildcards written out
     prompts = tuple(facts["prompts"]) or (concrete.prompt,) * len(seeds)
     negatives = tuple(facts["negatives"]) or (concrete.negative,) * len(seeds)
-    units = {f"ControlNet {i}": unit.text for i, unit in enumerate(order.units)}
-    labels = {**facts["labels"], **units, "Version": f"Disegno {__version__}"}
-    told = [
+    units = {f"{UNITS}{i}": unit.text for i, unit in enumerate(order.units)}
+    labels = {name: label for name, label in facts["labels"].items() if not name.startswith(UNITS)}
+    labels |= {**units, "Version": f"Disegno {__version__}"}
+    said = {**labels, **_plain(told)}
+    texts = [
         write_infotext(
             with_loras(prompts[i], concrete.loras),
             negatives[i],
-            values_of(of_image(concrete, i), seed, subseeds[i], labels),
+            {**values_of(of_image(concrete, i), seed, subseeds[i], labels), **said},
         )
         for i, seed in enumerate(seeds)
     ]
     return Drawn(
         request=concrete,
         pictures=content["image"],
-        infotexts=tuple(told),
+        infotexts=tuple(texts),
         seeds=seeds,
         subseeds=subseeds,
         maps=content["condition"],
         warnings=job.outcome.warnings,
         prompts=prompts,
         negatives=negatives,
-        extra={name: value for name, value in labels.items() if name not in _NO_EXTRA},
+        extra={name: value for name, value in said.items() if name not in _NO_EXTRA and value is not None},
         vae=labels.get("VAE"),
         vae_hash=labels.get("VAE hash"),
     )
+
+
+def _plain(told: Mapping[str, Json]) -> dict[str, str | int | float | bool | None]:
+    return {name: value for name, value in told.items() if not isinstance(value, list | dict)}
 
 
 def _contents(jobs: Jobs, job: Job, role: str) -> tuple[bytes, ...]:

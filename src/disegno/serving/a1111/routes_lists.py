@@ -18,10 +18,11 @@ from disegno.serving.a1111.front import (
     names_of,
     upscaler_names,
 )
-from disegno.serving.a1111.generation import ALWAYS_ON
+from disegno.serving.a1111.generation import ALWAYS_ON, FORMS
 from disegno.serving.a1111.names import sampler_rows, scheduler_rows
 from disegno.serving.a1111.options import a1111_flags
-from disegno.serving.a1111.scripts import SCRIPTS
+from disegno.serving.a1111.script_args import rows_of
+from disegno.serving.a1111.scripts import titles
 from disegno.serving.words import Catalogue, WeightsCard
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
@@ -152,18 +153,17 @@ async def cmd_flags(request: Request) -> Response:
 @router.get(f"{API}/scripts")
 async def scripts() -> Response:
     """The scripts' titles, in lower case."""
-    titles = [*SCRIPTS, *ALWAYS_ON]
-    return JSONResponse({"txt2img": titles, "img2img": titles})
+    return JSONResponse({form: [*titles(form), *ALWAYS_ON] for form in FORMS})
 
 
 @router.get(f"{API}/script-info")
 async def script_info() -> Response:
-    """The scripts, and which of them are always on."""
+    """The scripts, which of them are always on, and their arguments."""
     return JSONResponse(
         [
-            {"name": name, "is_alwayson": name in ALWAYS_ON, "is_img2img": is_img2img, "args": []}
-            for is_img2img in (False, True)
-            for name in (*SCRIPTS, *ALWAYS_ON)
+            {"name": name, "is_alwayson": name in ALWAYS_ON, "is_img2img": form == "img2img", "args": rows_of(name)}
+            for form in FORMS
+            for name in (*titles(form), *ALWAYS_ON)
         ]
     )
 

@@ -11,6 +11,8 @@ from math import prod
 from disegno.core.plot import listed, spread
 from disegno.serving.a1111.coerce import Json, coerced, shortened
 from disegno.serving.a1111.errors import Fault, WireError
+from disegno.serving.a1111.script_args import read_args
+from disegno.serving.a1111.series import SERIES
 
 Body = Mapping[str, Json]
 Change = Callable[[Body, str, str], dict[str, Json]]  # body, value, the axis's first value -> the changed fields
@@ -253,25 +255,25 @@ def _label(axis: Axis, value: str) -> str:
 
 def _matrix(form: str, body: Body, args: Sequence[Json]) -> Plot:
     """Return the plot of script "Prompt matrix": every combination of the parts behind the first | of a prompt."""
-    at_start, other_seeds, which, delimiter, margin = (*args, *(None,) * 5)[:5]
-    name = "negative_prompt" if which == "negative" else "prompt"
+    given = read_args("prompt matrix", args)
+    name = "negative_prompt" if given["prompt_type"] == "negative" else "prompt"
     base, *parts = [part.strip() for part in str(body.get(name) or "").split("|")]
     if 2 ** len(parts) > MAX_CELLS:
         raise WireError(f"A prompt matrix of {len(parts)} parts has more than {MAX_CELLS} pictures.")
-    joint = " " if delimiter == "space" else ", "
+    joint = " " if given["variations_delimiter"] == "space" else ", "
     half = (len(parts) + 1) // 2
     cells: list[Cell] = []
     for number in range(2 ** len(parts)):
         chosen = [part for i, part in enumerate(parts) if number >> i & 1]
-        text = joint.join([*chosen, base] if coerced(at_start, "bool", ("script_args", 0)) else [base, *chosen])
+        text = joint.join([*chosen, base] if given["put_at_start"] else [base, *chosen])
         change: dict[str, Json] = {name: text}
-        if coerced(other_seeds, "bool", ("script_args", 1)) and isinstance(seed := body.get("seed"), int):
+        if given["different_seeds"] and isinstance(seed := body.get("seed"), int):
             change["seed"] = seed + number
         cells.append(Cell({**body, **change}, (number % 2**half, number >> half, 0)))
     labels = (_combinations(parts[:half]), _combinations(parts[half:]), ("",))
-    space = coerced(margin, "int", ("script_args", 4), 0, 500)
+    margin = given["margin_size"]
     return Plot(
-        "Prompt matrix", labels, tuple(cells), lone_images=True, margin_px=space if isinstance(space, int) else 0
+        "Prompt matrix", labels, tuple(cells), lone_images=True, margin_px=margin if isinstance(margin, int) else 0
     )
 
 
@@ -281,7 +283,7 @@ def _combinations(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 SCRIPTS: Mapping[str, Callable[[str, Body, Sequence[Json]], Plot]] = {"x/y/z plot": _xyz, "prompt matrix": _matrix}
-"""The selectable scripts, by their titles in lower case."""
+"""The scripts that make a plot, by their titles in lower case."""
 
 
 def find_plot(form: str, name: str, body: Body, args: Sequence[Json]) -> Plot | None:
@@ -290,5 +292,10 @@ def find_plot(form: str, name: str, body: Body, args: Sequence[Json]) -> Plot | 
         return None
     make = SCRIPTS.get(name.strip().lower())
     if make is None:
-        raise WireError(f"Script {shortened(name)} not found. Selectable here: {', '.join(SCRIPTS)}.")
+        raise WireError(f"Script {shortened(name)} not found. Selectable here: {', '.join(titles(form))}.")
     return make(form, {key: value for key, value in body.items() if key not in ("script_name", "script_args")}, args)
+
+
+def titles(form: str) -> list[str]:
+    """Return the titles of the selectable scripts that a form has, in lower case."""
+    return [*SCRIPTS, *(title for title, (_, forms) in SERIES.items() if form in forms)]

@@ -40,7 +40,7 @@ export function libraryTab(house) {
   const use = (name, what, why) => !why && button(t("Use"), { class: "small", onclick: () => say(what, name) });
   const show = () => {
     const models = state.models.map((each) => card({ ...each, title: each.id === "diorama" ? t("Diorama (built in)") : each.id }, { kind: each.file && "model", actions: [button(t("Use"), { class: "small", onclick: () => say("use model", each.id) })] }));
-    const controls = state.controls.map((each) => card(each, { kind: !each.problem && each.mechanism !== "reference" && "control", why: usable(each), actions: [!each.problem && use(each.name, "use control", usable(each))] }));
+    const controls = state.controls.map((each) => card(each, { kind: !each.problem && !["reference", "tile-colorfix"].includes(each.mechanism) && "control", why: usable(each), actions: [!each.problem && use(each.name, "use control", usable(each))] }));
     const kinds = Object.entries(KINDS).map(([kind, title]) => {
       const files = state.files.filter((each) => each.kind === kind);
       return part(t(title), files.map((each) => card(each, kind === "lora" ? { kind, why: usable(each), actions: [use(each.name, "use lora", usable(each))] } : { kind: GIVEN.includes(kind) && kind })));

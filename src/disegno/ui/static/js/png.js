@@ -2,6 +2,7 @@
 // browser: the file goes nowhere.
 
 import { commentOf } from "./exif.js";
+import { isFileless } from "./request.js";
 import { parsed, seedOf } from "./seed.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
@@ -112,7 +113,8 @@ function ours(record) {
   const inside = (path) => (path && !path.startsWith("data:") ? sources[path] ?? null : path);
   const units = (request.controls ?? []).map((unit, n) => {
     const placed = { ...unit, region: inside(unit.region) };
-    return conditions[n] ? { ...placed, image: conditions[n], annotate: "none", params: {} } : { ...placed, image: inside(unit.image) };
+    const params = isFileless(unit.name) ? unit.params : {};
+    return conditions[n] ? { ...placed, image: conditions[n], annotate: "none", params } : { ...placed, image: inside(unit.image) };
   });
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
   const own = ownOf(record);

@@ -15,16 +15,29 @@ export function emptyDesk() {
 }
 
 const FIDELITY = 0.5; // a reference's own
+const FIX = { variation: 8, sharpness: 0 }; // a colour fix's own
 
 /** Return whether a control is a reference: the picture as it is, everywhere, and no file. */
 export const isReference = (name) => ["reference-only", "reference-adain", "reference-adain-attn"].includes(name);
+
+/** Return whether a control is the colour fix: the picture as it is, on both prompts alike, and no file. */
+export const isColourFix = (name) => name === "tile-colorfix";
+
+/** Return whether a control is there without a file: its parameters are its own, and no annotator's. */
+export const isFileless = (name) => isReference(name) || isColourFix(name);
 
 /** Return an empty control unit. */
 export function emptyUnit(name) {
   return {
     id: uniqueId(`unit${Date.now()}`), name, on: true, photo: null, annotate: null, params: {}, drawing: null, edited: false,
-    strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, fidelity: FIDELITY, others: {},
+    strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, fidelity: FIDELITY, fix: { ...FIX }, others: {},
   };
+}
+
+/** Return what a unit says that only controls of its kind know. */
+function ownOf({ name, fidelity, fix }, region) {
+  if (isReference(name)) return { region: null, params: { fidelity: fidelity ?? FIDELITY } };
+  return isColourFix(name) ? { region, mode: "balanced", params: { ...FIX, ...fix } } : { region };
 }
 
 /** Return the part of a request that its control units stand for. Throws an Error that says what is missing. */
@@ -34,7 +47,7 @@ function controlsOf(desk) {
       throw new Error(t("The control “{name}” has no drawing yet. Draw one, give a picture, or switch it off.", { name: unit.name }));
     }
     const { name, strength, curve = "", start, end, mode, resize, region = null } = unit;
-    const own = isReference(name) ? { region: null, params: { fidelity: unit.fidelity ?? FIDELITY } } : { region };
+    const own = ownOf(unit, region);
     return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, curve, start, end, mode, resize, ...own };
   });
 }
@@ -71,11 +84,15 @@ function pictureIn(given) {
   return given?.startsWith("data:") ? given : null;
 }
 
+function fixIn(params) {
+  return Object.fromEntries(Object.entries(FIX).map(([key, own]) => [key, params?.[key] ?? own]));
+}
+
 function unitOf(unit) {
   const { image, annotate, params, ...asked } = unit;
   const shown = Object.fromEntries(UNIT_KEPT.filter((key) => key in asked).map((key) => [key, asked[key]]));
   const others = Object.fromEntries(Object.entries(asked).filter(([key]) => !UNIT_SHOWN.includes(key)));
-  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), fidelity: params?.fidelity ?? FIDELITY, edited: true, others };
+  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), fidelity: params?.fidelity ?? FIDELITY, fix: fixIn(params), edited: true, others };
 }
 
 /** Return the part of a desk that a request's picture to change stands for. What the form does not show: `initOthers`. */

@@ -4,7 +4,7 @@ import { button, fill, h, icon, toast } from "./dom.js";
 import { annotatorForm } from "./annotate.js";
 import { choice, more, segmented, slider, toggle } from "./fields.js";
 import { t } from "./i18n.js";
-import { isReference } from "./request.js";
+import { isColourFix, isReference } from "./request.js";
 import { stepsField } from "./steps.js";
 import { readPicture, sourceButtons, takesPictures } from "./source.js";
 
@@ -33,6 +33,14 @@ function spanFields(unit, changed) {
   } });
   both.append(start, end);
   return both;
+}
+
+function fixFields(unit, changed) {
+  unit.fix ??= { variation: 8, sharpness: 0 };
+  const set = (key) => (value) => { unit.fix[key] = value; changed(); };
+  return h("div", { class: "two" },
+    slider(t("Variation"), { value: unit.fix.variation, min: 1, max: 64, step: 1, help: t("How far around the colours are averaged, in cells of 8 pixels: what is finer is free."), change: set("variation") }),
+    slider(t("Sharpness"), { value: unit.fix.sharpness, min: 0, max: 2, step: 0.05, help: t("How far guidance drives away from blur."), change: set("sharpness") }));
 }
 
 function regionFields({ unit, openRegion, changed }) {
@@ -139,10 +147,13 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     value: unit.fidelity ?? 0.5, min: 0, max: 1, step: 0.05, help: t("Balanced: how far guidance strengthens what the result takes up of the picture."),
     change: (value) => { unit.fidelity = value; changed(); },
   });
+  const fix = fixFields(unit, changed);
   const where = more(t("Where"), Boolean(unit.region), region.place);
   const showOwn = () => {
     fidelity.hidden = !isReference(unit.name);
     where.hidden = isReference(unit.name);
+    fix.hidden = !isColourFix(unit.name);
+    modes.hidden = isColourFix(unit.name);
   };
   const steps = stepsField({ value: unit.curve ?? "", change: (value) => { unit.curve = value; changed(); } });
   element.append(
@@ -152,6 +163,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     photoForm,
     slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
     fidelity,
+    fix,
     more(t("When, and against the prompt"), Boolean(unit.curve), spanFields(unit, changed), steps, modes),
     where);
   element.classList.toggle("off", !unit.on);
