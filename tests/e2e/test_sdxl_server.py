@@ -1,10 +1,9 @@
-"""`disegno serve` with Stable Diffusion XL: base and refiner through `/v1`, OpenAI's form and A1111's, on miniatures."""
+"""`disegno serve` with Stable Diffusion XL: base and refiner through `/v1`, OpenAI's form, A1111's; on miniatures."""
 
 import base64
 import json
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
