@@ -100,12 +100,21 @@ def test_models_are_listed_and_of_what_family(server: Server) -> None:
     assert {families[name] for name in ("base", "refiner", "inpainter")} == {"sdxl"} and families["one"] == "sd1"
 
 
-def test_a1111s_settings_of_sdxl_are_known_and_said_to_do_nothing(server: Server) -> None:
-    given = {"sdxl_crop_top": 64, "sdxl_refiner_high_aesthetic_score": 9.0, "sdxl_clip_l_skip": True}
-    answer = server.ask("POST", "/sdapi/v1/txt2img", A1111 | {"override_settings": A1111["override_settings"] | given})
-    assert answer.ok, answer.text
-    warnings = " ".join(json.loads(answer.json()["info"])["warnings"])
-    assert all(f"{name} has no effect here" in warnings for name in given)
+def test_a1111s_settings_of_sdxl_act(server: Server) -> None:
+    own = A1111["override_settings"]
+    plain, refined = _a1111(server)[0], _a1111(server, **REFINER)[0]
+    cropped, _ = _a1111(server, override_settings=own | {"sdxl_crop_top": 512, "sdxl_crop_left": 256})
+    assert (cropped != plain).any()
+    assert np.abs(cropped - _native(server, crop_top=512, crop_left=256)).max() <= 1
+    scores = {"sdxl_refiner_high_aesthetic_score": 9.0, "sdxl_refiner_low_aesthetic_score": 1.0}
+    fine, _ = _a1111(server, **REFINER, override_settings=own | scores)
+    assert (fine != refined).any()
+    told = {"beauty": 9.0, "plainness": 1.0, "refiner": {"model": "refiner", "at": 0.8}}
+    assert np.abs(fine - _native(server, **told)).max() <= 1
+    _, said = _a1111(server, override_settings=own | {"sdxl_clip_l_skip": True})
+    assert "sdxl_clip_l_skip has no effect here" in " ".join(said["warnings"])
+    _, said = _a1111(server, override_settings={"sd_model_checkpoint": "one", "sdxl_crop_top": 64})
+    assert "passed over: crop_top" in " ".join(said["warnings"])
 
 
 def test_a_plot_compares_models_of_two_families(server: Server) -> None:

@@ -307,3 +307,25 @@ def test_a_folder_of_a_smaller_one_draws_as_the_pipeline(tmp_path: Path) -> None
         latents=ImageNoise((4, 8, 10), [SEED]).start_noise(), height=64, width=80, output_type="latent",
     ).images  # fmt: skip
     assert torch.allclose(_drawn(backbone, REQUEST), theirs, atol=ATOL)
+
+
+@torch.no_grad()
+def test_what_it_is_told_may_be_chosen_as_in_the_pipelines(base: Path, refiner: Path) -> None:
+    pipeline, backbone = _pipeline(StableDiffusionXLPipeline, base), sdxl.open(base, MEMORY)
+    latents = ImageNoise((4, 8, 10), [SEED]).start_noise()
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg, latents=latents,
+        height=64, width=80, output_type="latent", crops_coords_top_left=(256, 512),
+        negative_crops_coords_top_left=(256, 512), negative_original_size=(64, 80), negative_target_size=(64, 80),
+    ).images  # fmt: skip
+    ours = _drawn(backbone, replace(REQUEST, crop_top=256, crop_left=512))
+    assert torch.allclose(ours, theirs, atol=ATOL) and not torch.allclose(ours, _drawn(backbone, REQUEST), atol=ATOL)
+    pipeline = _pipeline(StableDiffusionXLImg2ImgPipeline, refiner, requires_aesthetics_score=True)
+    latents = _noise(1, 4, 8, 10, seed=1)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, image=latents, strength=0.5, num_inference_steps=STEPS,
+        guidance_scale=REQUEST.cfg, generator=torch.Generator().manual_seed(SEED), output_type="latent",
+        aesthetic_score=9.0, negative_aesthetic_score=1.0,
+    ).images  # fmt: skip
+    ours = _drawn(sdxl.open(refiner, MEMORY), replace(REQUEST, beauty=9.0, plainness=1.0), Begin(latents, 0.4))
+    assert torch.allclose(ours, theirs, atol=ATOL)

@@ -84,10 +84,10 @@ class Sdxl(LatentDiffusion):
 
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
         assert call.pooled is not None, "SDXL wants the pooled text"
-        pooled = call.pooled.to(x)
+        pooled, chosen = call.pooled.to(x), [row.told for row in call.rows]
         if self.text.clip_l is None:
-            return told_beauty(pooled, x, tuple(row.positive for row in call.rows))
-        return told_size(pooled, x)
+            return told_beauty(pooled, x, [row.positive for row in call.rows], chosen)
+        return told_size(pooled, x, chosen)
 
 
 def open(path: Path | None, memory: Memory) -> Sdxl:
