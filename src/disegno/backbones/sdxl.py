@@ -4,10 +4,9 @@ Podell et al. 2023. Which of the two a model is, its tensors tell: the refiner h
 of itself: see `_reading.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from disegno.diffusion.call import Call
 from disegno.diffusion.told import told_beauty, told_size
 from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.described import described
 from disegno.text.learnt import TextOptions
 from disegno.weights import configs
 from disegno.weights.json_table import read_json
@@ -74,6 +74,11 @@ class Sdxl(LatentDiffusion):
 
     text: TwoTexts
 
+    @property
+    def refines(self) -> bool:
+        """Whether it is the refiner, which reads with one encoder."""
+        return self.text.clip_l is None
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
         return states_of(*self.text.read_all(prompts))
@@ -85,7 +90,7 @@ class Sdxl(LatentDiffusion):
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
         assert call.pooled is not None, "SDXL wants the pooled text"
         pooled, chosen = call.pooled.to(x), [row.told for row in call.rows]
-        if self.text.clip_l is None:
+        if self.refines:
             return told_beauty(pooled, x, [row.positive for row in call.rows], chosen)
         return told_size(pooled, x, chosen)
 
@@ -217,5 +222,5 @@ def _folder_text(path: Path, part: str, projects: bool) -> Text:
     own = {new: tensors[name] for name, new in ldm.text_names(tensors).items()}
     if projects and _PROJECTION in tensors:
         own[_PROJECTION] = tensors[_PROJECTION]
-    config: Mapping[str, Any] = read_json(path / part / "config.json")
-    return Text(own, CLIPTextConfig.from_dict(dict(config)))
+    config = path / part / "config.json"
+    return Text(own, described(CLIPTextConfig, read_json(config), str(config)))

@@ -18,7 +18,7 @@ _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size"
 SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
 SDXL_SCALING_FACTOR = 0.13025  # Podell et al. 2023's autoencoder
 SHIFT = 3.0  # of the noise levels; Esser et al. 2024, as in every SD 3 configuration
-_TOLD = "add_embedding.linear_1.weight"
+_TOLD = "add_embedding.linear_1.weight"  # of SDXL's nets alone
 SDXL_SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -43,21 +43,23 @@ def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "attention_head_dim": 8,  # diffusers' name for the number of heads of these models
         "sample_size": 64,
     }
-    told = tensors.get(_TOLD)
-    return config if told is None else config | _sdxl_config(config, told.shape[-1])
+    told = told_config(tensors)
+    heads = {"attention_head_dim": heads_of_64(config)["attention_head_dim"], "sample_size": 128} if told else {}
+    return config | told | heads
 
 
-def _sdxl_config(config: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Return what SDXL's UNet adds to its sizes: heads of 64 channels, and what it is told of size and pooled text.
+def told_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return how SDXL's nets, and the control nets for them, are told sizes and the pooled text; {}: they are not.
 
-    `width`: of what it is told: 1280 + 6 * 256, of the refiner 1280 + 5 * 256.
+    The width of all that is 1280 + 6 * 256, of the refiner 1280 + 5 * 256.
     """
+    told = tensors.get(_TOLD)
+    if told is None:
+        return {}
     return {
-        "attention_head_dim": heads_of_64(config)["attention_head_dim"],
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": width,
-        "sample_size": 128,
+        "projection_class_embeddings_input_dim": told.shape[-1],
     }
 
 
