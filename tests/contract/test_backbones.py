@@ -83,7 +83,7 @@ def _call(backbone: Backbone, x: torch.Tensor, residuals: Residuals | None = Non
 
 
 def test_the_registry_names_every_family() -> None:
-    assert {"sd1", "sd2", "sd3", "diorama"} <= set(BACKBONES)
+    assert {"sd1", "sd2", "sdxl", "sd3", "diorama"} <= set(BACKBONES)
     assert not any(name.startswith("miniature") for name in BACKBONES)
     for name in BACKBONES:
         module = BACKBONES.load(name)

@@ -296,9 +296,10 @@ def _without(start: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         (lambda tensors: tensors | {"edm_mean": torch.zeros(4)}, UnknownKind, "EDM's noise levels"),
         (lambda tensors: tensors | {"edm_vpred.sigma_max": torch.ones(())}, UnknownKind, "Playground 2.5, CosXL"),
         (_told_more, UnknownKind, r"told 1856 numbers beside its tokens, not 1600: .* 6 sizes"),
+        (_without("conditioner.embedders.1.model.text_projection"), KeyMismatch, "has no text_projection"),
         (_without("conditioner.embedders.0."), UnknownKind, r"told 1600 numbers beside its tokens, not 1344"),
     ],
-    ids=["ssd-1b", "playground", "cosxl", "more numbers", "no clip-l"],
+    ids=["ssd-1b", "playground", "cosxl", "more numbers", "no projection", "no clip-l"],
 )
 def test_what_looks_like_it_and_is_not_is_refused_in_words(
     tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], error: type[Exception], said: str
@@ -316,3 +317,57 @@ def test_a_folder_of_playgrounds_is_refused(tmp_path: Path) -> None:
     scheduler.write_text(json.dumps(told | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
     with pytest.raises(UnknownKind, match="folder was trained over EDM's noise levels"):
         sdxl.open(folder, MEMORY)
+
+
+def test_a_projection_that_is_turned_already_is_read_as_it_is(tmp_path: Path) -> None:
+    name = "conditioner.embedders.1.model.text_projection"
+    tensors = mini.original_tensors()
+    turned = {key: t for key, t in tensors.items() if key != name} | {f"{name}.weight": tensors[name].T.contiguous()}
+    save_safetensors(tmp_path / "a.safetensors", turned, {})
+    one, other = (
+        sdxl.open(tmp_path / "a.safetensors", MEMORY),
+        sdxl.open(mini.write_file(tmp_path / "b.safetensors"), MEMORY),
+    )
+    assert one.fingerprint == other.fingerprint
+
+
+class Smaller(Sdxl):
+    """SSD-1B's way: one residual block is the middle, and attentions have depths of their own."""
+
+    @property
+    def unet_config(self) -> dict[str, Any]:
+        depths = {"transformer_layers_per_block": (1, (2, 1)), "reverse_transformer_layers_per_block": ((2, 1, 1), 1)}
+        return super().unet_config | depths | {"mid_block_type": "UNetMidBlock2D"}
+
+
+@torch.no_grad()
+def test_a_folder_of_a_smaller_one_draws_as_the_pipeline(tmp_path: Path) -> None:
+    folder = mini.write_folder(tmp_path / "folder", Smaller())
+    pipeline, backbone = _pipeline(StableDiffusionXLPipeline, folder), sdxl.open(folder, MEMORY)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg,
+        latents=ImageNoise((4, 8, 10), [SEED]).start_noise(), height=64, width=80, output_type="latent",
+    ).images  # fmt: skip
+    assert torch.allclose(_drawn(backbone, REQUEST), theirs, atol=ATOL)
+
+
+@torch.no_grad()
+def test_what_it_is_told_may_be_chosen_as_in_the_pipelines(base: Path, refiner: Path) -> None:
+    pipeline, backbone = _pipeline(StableDiffusionXLPipeline, base), sdxl.open(base, MEMORY)
+    latents = ImageNoise((4, 8, 10), [SEED]).start_noise()
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg, latents=latents,
+        height=64, width=80, output_type="latent", crops_coords_top_left=(256, 512),
+        negative_crops_coords_top_left=(256, 512), negative_original_size=(64, 80), negative_target_size=(64, 80),
+    ).images  # fmt: skip
+    ours = _drawn(backbone, replace(REQUEST, crop_top=256, crop_left=512))
+    assert torch.allclose(ours, theirs, atol=ATOL) and not torch.allclose(ours, _drawn(backbone, REQUEST), atol=ATOL)
+    pipeline = _pipeline(StableDiffusionXLImg2ImgPipeline, refiner, requires_aesthetics_score=True)
+    latents = _noise(1, 4, 8, 10, seed=1)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, image=latents, strength=0.5, num_inference_steps=STEPS,
+        guidance_scale=REQUEST.cfg, generator=torch.Generator().manual_seed(SEED), output_type="latent",
+        aesthetic_score=9.0, negative_aesthetic_score=1.0,
+    ).images  # fmt: skip
+    ours = _drawn(sdxl.open(refiner, MEMORY), replace(REQUEST, beauty=9.0, plainness=1.0), Begin(latents, 0.4))
+    assert torch.allclose(ours, theirs, atol=ATOL)

@@ -30,7 +30,7 @@ REQUEST = Request(prompt="a cat", model="mini", seed=3, steps=6, width=64, heigh
 class LinearVae:
     """A backbone whose VAE is linear: a cell's latents are its mean colour, mixed."""
 
-    downscale, latent_channels, fingerprint, preview = 8, 4, "linear", None
+    downscale, latent_channels, fingerprint, preview, family = 8, 4, "linear", None, "sd1"
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -87,6 +87,20 @@ def test_a_tiny_decoder_opens_from_every_layout(tmp_path: Path) -> None:
     found = [open_tiny_decoder(path, 4, MEMORY)(latents) for path in paths]
     assert found[0].shape == (1, 3, 32, 48) and 0 <= found[0].min() < found[0].max() <= 1
     assert found[1].equal(found[0]) and found[2].equal(found[0])
+
+
+def test_a_folder_holds_the_decoders_of_several_families(tmp_path: Path) -> None:
+    for name, channels, seed in (("taesd", 4, 1), ("taesdxl", 4, 2), ("taesd3", 16, 3)):
+        tensors = {key: tensor * seed for key, tensor in _original(_decoder(channels)).items()}
+        save_safetensors(tmp_path / f"{name}_decoder.safetensors", tensors, {})
+    latents = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(2))
+    one, xl = (open_tiny_decoder(tmp_path, 4, MEMORY, family)(latents) for family in ("sd1", "sdxl"))
+    assert not one.equal(xl)
+    assert xl.equal(open_tiny_decoder(tmp_path / "taesdxl_decoder.safetensors", 4, MEMORY)(latents))
+    open_tiny_decoder(tmp_path, 16, MEMORY, "sd3")
+    (tmp_path / "taesdxl_decoder.safetensors").unlink()
+    with pytest.raises(UnknownKind, match=r"tiny decoder of sdxl\. Expected one of: taesdxl_decoder"):
+        open_tiny_decoder(tmp_path, 4, MEMORY, "sdxl")
 
 
 def test_a_decoder_of_another_model_is_refused(tmp_path: Path) -> None:

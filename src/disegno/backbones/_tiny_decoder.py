@@ -11,20 +11,31 @@ from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.memory import Memory
 from disegno.weights.load import open_file
 
-_FILES = ("diffusion_pytorch_model.safetensors", "taesd_decoder.safetensors", "taesd_decoder.pth")
+_FOLDERS_OWN = "diffusion_pytorch_model.safetensors"
+_NAMES = {"sdxl": "taesdxl_decoder", "sd3": "taesd3_decoder"}  # the author's, by family
+_USUAL = "taesd_decoder"
 _NUM_BLOCKS = (3, 3, 3, 1)  # TAESD's; what follows each of the first three enlarges twice
 _PREFIX = "decoder.layers."
 
 
-def open_tiny_decoder(path: Path, latent_channels: int, memory: Memory) -> Callable[[Tensor], Tensor]:
+def _files_of(family: str) -> tuple[str, ...]:
+    """Return what a folder's decoder for this family is called: what SDXL's latents mean is not what SD 1's do."""
+    name = _NAMES.get(family, _USUAL)
+    return f"{name}.safetensors", f"{name}.pth", _FOLDERS_OWN
+
+
+def open_tiny_decoder(path: Path, latent_channels: int, memory: Memory, family: str = "") -> Callable[[Tensor], Tensor]:
     """Return a function from latents (b c h w) to pictures (b 3 8h 8w), in [0, 1].
 
-    Raises UnknownKind for another file, WrongFamily for another number of latent channels, KeyMismatch.
+    `family`: of the model; a folder may hold the decoders of several, by their authors' names. Raises UnknownKind for
+    another file, WrongFamily for another number of latent channels, KeyMismatch.
     """
     if path.is_dir():
-        found = next((path / name for name in _FILES if (path / name).is_file()), None)
+        names = _files_of(family)
+        found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
-            raise UnknownKind(f"{path} holds no tiny decoder. Expected one of: {', '.join(_FILES)}.")
+            of = f" of {family}" if family else ""
+            raise UnknownKind(f"{path} holds no tiny decoder{of}. Expected one of: {', '.join(names)}.")
         path = found
     with open_file(path) as file:
         tensors = _named(file.tensors())

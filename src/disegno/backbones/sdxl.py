@@ -92,10 +92,10 @@ class Sdxl(LatentDiffusion):
 
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
         assert call.pooled is not None, "SDXL wants the pooled text"
-        pooled = call.pooled.to(x)
+        pooled, chosen = call.pooled.to(x), [row.told for row in call.rows]
         if self.refines:
-            return told_beauty(pooled, x, tuple(row.positive for row in call.rows))
-        return told_size(pooled, x)
+            return told_beauty(pooled, x, [row.positive for row in call.rows], chosen)
+        return told_size(pooled, x, chosen)
 
 
 def open(path: Path | None, memory: Memory, vae: Path | None = None) -> Sdxl:
@@ -128,14 +128,14 @@ def open(path: Path | None, memory: Memory, vae: Path | None = None) -> Sdxl:
 
 
 def check_told(parts: Parts, name: str) -> None:
-    """Raise UnknownKind where the UNet wants to be told other numbers, or is shown another text, than is known here."""
-    pooled = parts.clip_g.config.hidden_size
-    if (projection := parts.clip_g.tensors.get(_PROJECTION)) is not None:
-        pooled = len(projection)
+    """Raise UnknownKind where the UNet wants to be told other numbers, KeyMismatch where a text encoder lacks."""
+    projection = parts.clip_g.tensors.get(_PROJECTION)
+    if projection is None:
+        raise KeyMismatch(f"The OpenCLIP-G of {name} has no text_projection. Use a complete model.")
     texts = [text.config.hidden_size for text in (parts.clip_l, parts.clip_g) if text is not None]
     config = parts.nets.unet_config
     width, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
-    expected = pooled + _NUMBERS[parts.clip_l is not None] * (each or 0)
+    expected = len(projection) + _NUMBERS[parts.clip_l is not None] * (each or 0)
     if width != expected:
         raise UnknownKind(
             f"The UNet of {name} is told {width} numbers beside its tokens, not {expected}: Stable Diffusion XL's is"

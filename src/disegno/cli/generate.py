@@ -105,6 +105,7 @@ SECTIONS = {
         *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
         *("cfg_start", "negative_min", "negative_min_all"),
         *("eta", "churn", "churn_min", "churn_max", "churn_noise", "prediction"),
+        *("crop_top", "crop_left", "beauty", "plainness"),
     ),
 }
 

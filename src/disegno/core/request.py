@@ -349,6 +349,14 @@ class Request:
     """Draw a picture that can be laid beside itself without a seam, as a texture is (A1111's Tiling)."""
     image_cfg: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
     """How closely a model that edits by instruction keeps to the picture."""
+    crop_top: Annotated[int, Field(ge=0, le=4096)] = 0
+    """How many pixels of the picture Stable Diffusion XL is told to lie above the canvas, cut off; 0: none does."""
+    crop_left: Annotated[int, Field(ge=0, le=4096)] = 0
+    """The same to the left of the canvas."""
+    beauty: Annotated[float, Field(ge=0.0, le=10.0)] = 6.0
+    """How beautiful Stable Diffusion XL's refiner is told that the prompt's picture is, of 10."""
+    plainness: Annotated[float, Field(ge=0.0, le=10.0)] = 2.5
+    """How beautiful it is told that the negative prompt's is."""
     depth: str | None = None
     """A depth map, white is near, for models that are shown one (Stable Diffusion 2 depth): a path, or a data URI.
     Unset: that of the picture that is changed."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from disegno.diffusion.told import USUAL, Told
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,7 +18,7 @@ class Row:
 
     `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
     shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
-    of a prompt counts (AND). `seed`: the image's.
+    of a prompt counts (AND). `seed`: the image's. `told`: what SDXL is told of it beside its size.
     """
 
     image: int
@@ -26,6 +28,7 @@ class Row:
     is_shown: bool = True
     weight: float = 1.0
     seed: int = 0
+    told: Told = USUAL
 
 
 @dataclass(frozen=True)

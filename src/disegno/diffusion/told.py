@@ -1,10 +1,11 @@
 """What SDXL's nets are told beside latents, timestep and text: the pooled text, and sizes in pixels.
 
 Podell et al. 2023, 2.2: a picture's size before it was scaled, where its crop began, and the size that it is drawn at.
-What is drawn here was never scaled or cropped. The refiner is told how beautiful it is to be, in place of the last.
+What is drawn here was never scaled. The refiner is told how beautiful it is to be, in place of the last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,22 @@ from torch import Tensor
 
 NUM_SIZES = 6  # numbers that a base model is told
 CELL = 8  # pixels of a latent's cell, on one side
-BEAUTY, PLAINNESS = 6.0, 2.5  # A1111 parity: of a prompt's rows, and of a negative prompt's
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a request chooses of it: pixels that were cut off, and how beautiful prompt and negative prompt are.
+
+    A1111 parity: 6 and 2.5.
+    """
+
+    crop_top: int = 0
+    crop_left: int = 0
+    beauty: float = 6.0
+    plainness: float = 2.5
+
+
+USUAL = Told()
 
 
 def is_told(config: Mapping[str, Any]) -> bool:
@@ -25,16 +41,24 @@ def pooled_width(config: Mapping[str, Any]) -> int:
     return int(config["projection_class_embeddings_input_dim"]) - NUM_SIZES * int(config["addition_time_embed_dim"])
 
 
-def told_size(pooled: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Return what a base model's nets are told, by diffusers' names. pooled: (b p), x: (b c h/8 w/8)."""
+def told_size(pooled: Tensor, x: Tensor, chosen: Sequence[Told] = ()) -> dict[str, Tensor]:
+    """Return what a base model's nets are told, by diffusers' names. pooled: (b p), x: (b c h/8 w/8).
+
+    `chosen`: of each row; none: the usual.
+    """
     height, width = (CELL * side for side in x.shape[-2:])
-    return _told(pooled, [(height, width, 0, 0, height, width)] * len(x))
+    each = chosen or (USUAL,) * len(x)
+    return _told(pooled, [(height, width, told.crop_top, told.crop_left, height, width) for told in each])
 
 
-def told_beauty(pooled: Tensor, x: Tensor, positive: tuple[bool, ...]) -> dict[str, Tensor]:
-    """Return what the refiner is told. `positive`: of each row, whether it is of a prompt."""
+def told_beauty(pooled: Tensor, x: Tensor, positive: Sequence[bool], chosen: Sequence[Told] = ()) -> dict[str, Tensor]:
+    """Return what the refiner is told. `positive`: of each row, whether it is of a prompt. `chosen`: as above."""
     height, width = (CELL * side for side in x.shape[-2:])
-    return _told(pooled, [(height, width, 0, 0, BEAUTY if wanted else PLAINNESS) for wanted in positive])
+    each = zip(positive, chosen or (USUAL,) * len(x), strict=True)
+    return _told(
+        pooled,
+        [(height, width, t.crop_top, t.crop_left, t.beauty if wanted else t.plainness) for wanted, t in each],
+    )
 
 
 def _told(pooled: Tensor, numbers: list[tuple[float, ...]]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from disegno.controls.base import Control
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.denoiser import Guidance, denoised_pair
 from disegno.diffusion.inpaint import Inpaint
+from disegno.diffusion.told import USUAL, Told
 from disegno.engine.seamless import going_round
 from disegno.engine.sharing import Sharing, kind_of
 from disegno.engine.texts import TextRow, Texts, by_length
@@ -43,10 +44,11 @@ class Run:
     """One request on its way: its coroutine, its open question, and what is needed to answer it.
 
     `sigmas`: the plan's noise levels, by which a question's share of the way is known. `latents` is set when it has
-    ended. `images`: which of the batch's these are, with their `seeds`. `inpaint`: what is held of a picture. `extra`:
-    what the net is shown beside x, (1 e h w). `windows`: the parts that the canvas is drawn in, instead of all at once
-    with `controls`. `loras`: on the net while it is asked. `seamless`: whether the canvas has no edges. `rests`: says
-    of its open question whether that is another model's (`engine.relay`); then it is `resting`.
+    ended. `images`: which of the batch's these are, with their `seeds`. `told`: what SDXL is told of them beside their
+    size. `inpaint`: what is held of a picture. `extra`: what the net is shown beside x, (1 e h w). `windows`: the parts
+    that the canvas is drawn in, instead of all at once with `controls`. `loras`: on the net while it is asked.
+    `seamless`: whether the canvas has no edges. `rests`: says of its open question whether that is another model's
+    (`engine.relay`); then it is `resting`.
     """
 
     sampling: Sampling
@@ -61,6 +63,7 @@ class Run:
     seamless: bool = False
     images: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    told: Told = USUAL
     question: Eval | None = None
     latents: Tensor | None = None
     estimate: Tensor | None = None  # the last x0 estimate, for previews
@@ -128,7 +131,8 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
     assert len(run.texts.images) == len(question.x), "each image has its texts"
     blind = run.guidance.weighs_image()
     rows = run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
-    return [replace(one, row=replace(one.row, seed=run.seeds[one.row.image])) for one in rows] if run.seeds else rows
+    seeds = run.seeds or (0,) * len(run.texts.images)
+    return [replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told)) for one in rows]
 
 
 def needs_negative(run: Run, question: Eval) -> bool:

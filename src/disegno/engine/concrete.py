@@ -17,6 +17,7 @@ from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 MAX_SIDE = 4096  # of Request.width and height
 VAE_WHOLE_PIXELS = 1024 * 1024  # larger pictures go through the VAE in parts, unless the request says otherwise:
 VAE_TILE = 512  # at 1024 px Stable Diffusion's decoder takes 3 GiB in float32, at 512 px 0.8
+_TOLD = ("crop_top", "crop_left", "beauty", "plainness")  # to Stable Diffusion XL and its refiner
 _OF_A_MASK = ("fill", "mask_mode", "mask_blur", "padding", "mask_weight")
 
 
@@ -81,10 +82,10 @@ def _init(init: InitImage) -> InitImage:
     )
 
 
-def passed_over(request: Request, edits: bool, sees_depth: bool) -> list[str]:
+def passed_over(request: Request, edits: bool, sees_depth: bool, is_sdxl: bool) -> list[str]:
     """Return what a concrete request says that decides nothing, in plain words.
 
-    `edits`, `sees_depth`: whether a model of it does.
+    `edits`, `sees_depth`, `is_sdxl`: whether a model of it does, or is.
     """
     init, doubts = request.init, list[str]()
     if init is not None and init.mask is None and init.outpaint is None:
@@ -99,6 +100,8 @@ def passed_over(request: Request, edits: bool, sees_depth: bool) -> list[str]:
         )
     if bool(request.seed_width) != bool(request.seed_height):
         doubts.append("The noise was drawn as for the picture itself: seed_width and seed_height go together.")
+    if (told := [name for name in _TOLD if getattr(request, name) != getattr(Request(), name)]) and not is_sdxl:
+        doubts.append(f"What Stable Diffusion XL alone is told was passed over: {', '.join(told)}.")
     if (request.depth or request.depth_annotate) and not sees_depth:
         doubts.append("The depth map was passed over: it is for models that are shown one (Stable Diffusion 2 depth).")
     return doubts

@@ -120,7 +120,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     told = _told(job, second, _shown(phases))
     said = (text for phase in phases for text in phase.warnings)
     models = list({id(model): model for model in (job.backbone, *(phase.backbone for phase in phases))}.values())
-    over = passed_over(job.request, edits(job.backbone), any(sees_depth(model) for model in models))
+    sees, is_sdxl = any(sees_depth(model) for model in models), any(model.family == "sdxl" for model in models)
+    over = passed_over(job.request, edits(job.backbone), sees, is_sdxl)
     warnings = (*said, *(text for model in models for text in model.warnings), *over)
     return Result(
         images=images,

@@ -94,7 +94,7 @@ def open_decoder(backbone: Backbone, settings: Settings, memory: Memory) -> Deco
     """Return what shows a model's latents: the settings' tiny decoder, the model's own, or the map, fitted once."""
     tiny = settings.preview_decoder or backbone.preview
     if tiny is not None:
-        return open_tiny_decoder(tiny, backbone.latent_channels, memory)
+        return open_tiny_decoder(tiny, backbone.latent_channels, memory, backbone.family)
     path = settings.cache_dir / _CACHE
     kept = _read(path)
     if len(kept.get(backbone.fingerprint, ())) != 3 * (backbone.latent_channels * REACH**2 + 1):

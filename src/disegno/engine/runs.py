@@ -11,6 +11,7 @@ from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.inpaint import FILLS, Inpaint
 from disegno.diffusion.noise import ImageNoise, Variation, start_latents
 from disegno.diffusion.schedules import AUTOMATIC, find_schedule, plan_sigmas, start_step
+from disegno.diffusion.told import Told
 from disegno.engine.batch import Run, View
 from disegno.engine.concrete import sampler_of
 from disegno.engine.texts import Texts
@@ -128,6 +129,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         sigmas=walk.sigmas,
         inpaint=inpaint,
         seamless=request.seamless,
+        told=Told(request.crop_top, request.crop_left, request.beauty, request.plainness),
     )
     return _asking_with(run, material)
 

@@ -32,7 +32,7 @@ def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         if _TOLD in tensors and not any(name.startswith("mid_block.attentions.") for name in tensors):
             raise UnknownKind(
                 "The UNet has no attention in its middle: it is a smaller Stable Diffusion XL (SSD-1B, Vega, KOALA), "
-                "of other blocks. Choose a model of the full size."
+                "of other blocks than one file tells. Give its diffusers folder, or a model of the full size."
             ) from error
         raise KeyMismatch(f"The UNet has no tensor {error}: the file is incomplete. Fetch it again.") from error
     kinds: tuple[str, ...] = sizes["down_block_types"]

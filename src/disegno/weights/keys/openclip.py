@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_PROJECTION = "text_projection"
+_PROJECTION, _PROJECTION_HERE = "text_projection", "text_projection.weight"
 PREFIX = "cond_stage_model.model."  # in a Stable Diffusion 2.x file
 _ENDS = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -74,15 +74,17 @@ def used(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return SDXL's text encoder: all of the tower and its projection, by CLIPTextModelWithProjection's names."""
     found = from_openclip(tensors, num_layers(tensors))
+    if (turned := tensors.get(_PROJECTION_HERE)) is not None:  # as some merging programs write it
+        found[_PROJECTION_HERE] = turned
     if (projection := tensors.get(_PROJECTION)) is not None:
-        found[f"{_PROJECTION}.weight"] = projection.T.contiguous()
+        found[_PROJECTION_HERE] = projection.T.contiguous()
     return found
 
 
 def from_whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the original's tensors of a tower and its projection, bit by bit: the inverse of `whole`."""
     found = to_openclip(tensors, spare_layer=False)
-    if (projection := tensors.get(f"{_PROJECTION}.weight")) is not None:
+    if (projection := tensors.get(_PROJECTION_HERE)) is not None:
         found[_PROJECTION] = projection.T.contiguous()
     return found
 
@@ -91,7 +93,10 @@ def whole_names(names: Mapping[str, object]) -> list[str]:
     """Return the original names of what `whole` takes."""
     layers = ((name, _LAYER.fullmatch(name)) for name in names)
     in_layers = [name for name, match in layers if match and match[2] in _IN_LAYER]
-    return [*in_layers, *(name for name in names if name in (*_ENDS, _PROJECTION) or _FUSED.fullmatch(name))]
+    return [
+        *in_layers,
+        *(name for name in names if name in (*_ENDS, _PROJECTION, _PROJECTION_HERE) or _FUSED.fullmatch(name)),
+    ]
 
 
 def used_names(names: Mapping[str, object]) -> list[str]:

@@ -11,7 +11,7 @@ import { sizeOf } from "./request.js";
 import { misfit } from "./unit.js";
 
 const USUAL = { // of what the form has no field for: what a picture need not be told to bring
-  clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5,
+  clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5, beauty: 6, plainness: 2.5,
   noise: 1, resize: "crop", mask_mode: "binary", padding: 32, mask_weight: 1, share: "noise", passes: "both",
 };
 const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"] };
