@@ -40,7 +40,18 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
 
 
 def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
-    """Return what a second pass draws, by another model: without the LoRA that only the first one brings."""
+    """Return what a second pass draws, by another model: without the LoRAs that are the first one's alone.
+
+    Those are the LoRA that only the first one brings, and all where the second one is a refiner of other nets (SDXL's).
+    """
+    if _refines(first, second):
+        uses = [use for some in (request.loras, *(each.loras for each in worded.wordings)) for use in some]
+        said = tuple(
+            f"The LoRA {name!r} does nothing on the refiner {second.name}, whose nets are others."
+            for name in dict.fromkeys(use.name for use in uses)
+        )
+        wordings = tuple(replace(each, loras=(), warnings=(*each.warnings, *said)) for each in worded.wordings)
+        return replace(request, loras=()), replace(worded, wordings=wordings)
     own, others = (model.few_steps.name if model.few_steps else None for model in (first, second))
     if own is None or own == others:
         return request, worded
@@ -50,3 +61,8 @@ def for_another(first: Backbone, second: Backbone, request: Request, worded: Wor
 
     wordings = tuple(replace(wording, loras=without(wording.loras)) for wording in worded.wordings)
     return replace(request, loras=without(request.loras)), replace(worded, wordings=wordings)
+
+
+def _refines(first: Backbone, second: Backbone) -> bool:
+    """Return whether the second model is of the first one's family, with fewer nets. A1111 parity: SDXL's refiner."""
+    return first.family == second.family and not first.lora_nets.keys() <= second.lora_nets.keys()
