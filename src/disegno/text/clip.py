@@ -125,7 +125,7 @@ class ClipText:
         """Return what `read_prompt` does, and the first chunk's pooled state."""
         learnt, warnings = self._fitting(options.learnt)
         names = {name: vectors for vectors in learnt for name in vectors.names}
-        known = Learnt(tuple(Name(tuple(token_ids(name)), name, len(v.vectors)) for name, v in names.items()))
+        known = Learnt(tuple(Name(tuple(token_ids(name)), name, v.num) for name, v in names.items()))
         pieces = parse_pieces(text, options.emphasis)
         chunks = chunks_of(pieces, token_ids, Ruler(LENGTH - 2, COMMA_ID, options.backtrack), known)
         ids = torch.tensor([chunk(each.ids, self.pad) for each in chunks], dtype=torch.long)  # k 77
@@ -154,8 +154,8 @@ class ClipText:
         def place(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
             embedded = embedded.clone()  # k 77 d
             for row, fix in fixes:
-                start = 1 + fix.offset  # after the chunk's start token
-                embedded[row, start : start + fix.num_vectors] = vectors[fix.name].to(embedded)
+                start, own = 1 + fix.offset, vectors[fix.name]  # after the chunk's start token
+                embedded[row, start : start + len(own)] = own.to(embedded)
             return embedded
 
         if not fixes:
