@@ -171,15 +171,11 @@ class Weights:
 
         An attention counts as the residual of its depth. Raises RequestError where there are other layers.
         """
-        scales, num = self.use.layers, len(prompt.depths)
-        if not scales:
+        if self.use.layers:
+            scales = _by_attention(self.use.layers, prompt)
+        else:
             by_depth = self.use.scales(prompt.num_residuals)
             scales = tuple(by_depth[depth] for depth in prompt.depths)
-        if len(scales) != num:
-            raise RequestError(
-                f"A control was given {len(scales)} layer weights, but {num} cross-attentions of this model read it."
-                f" Give {num}: the encoder's, the decoder's, the middle's last."
-            )
         scales = tuple(scale * self.values[place] for scale in scales)
         return replace(prompt, scales=scales, region=self.use.region)
 
@@ -200,6 +196,23 @@ class Weights:
             return weighed if region is None else _kept(weighed, region)
 
         return replace(stream, rows=index, weigh=weigh)
+
+
+def _by_attention(layers: Sequence[float], prompt: ImagePrompt) -> Sequence[float]:
+    """Return a weight for each attention that reads an image prompt; given one for each, or for each stack of them.
+
+    Stacks are the transformers, 11 of SDXL's 70 attentions. Raises RequestError where there are other layers.
+    """
+    stacks = [name.partition(".transformer_blocks.")[0] for name in prompt.read]
+    found = list(dict.fromkeys(stacks))
+    if len(layers) == len(found):
+        return [layers[found.index(stack)] for stack in stacks]
+    if len(layers) == len(stacks):
+        return layers
+    raise RequestError(
+        f"A control was given {len(layers)} layer weights, but {len(stacks)} cross-attentions of this model read it."
+        f" Give {len(found)}: the encoder's, the decoder's, the middle's last."
+    )
 
 
 def _put(
