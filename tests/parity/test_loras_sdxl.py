@@ -241,6 +241,24 @@ def test_lycoris_files_change_what_the_originals_weights_would_be(kind: str, mod
     torch.testing.assert_close(_with(loras, model.net), _output(net.eval()), atol=ATOL, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_the_pooled_texts_projection_is_a_layer_too(model: sdxl.Sdxl, folder: Path, tmp_path: Path) -> None:
+    """OneTrainer's files have matrices for it."""
+    width, stem = mini.WIDTHS["clip_g"], "lora_te2_text_projection"
+    down, up = _randn(RANK, width), _randn(width, RANK, seed=1)
+    tensors = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(2.0)}
+    loras = put_on(model.lora_nets, [_worn(tmp_path / "x.safetensors", tensors)])
+    theirs = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+    theirs.text_projection.weight += 2 / RANK * up @ down
+    ids, _ = model.text.clip_g.tokenize([PROMPT])
+    plain = model.encode_text([PROMPT])
+    with loras.on("te2"):
+        read = model.encode_text([PROMPT])
+    assert loras.warnings == () and read.pooled is not None and plain.pooled is not None
+    assert torch.allclose(read.pooled, theirs(ids).text_embeds, atol=ATOL)
+    assert torch.equal(read.tokens, plain.tokens) and (read.pooled - plain.pooled).abs().max() > 0.05
+
+
 # ---- the names of published files
 
 UNET: dict[str, Any] = {  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json

@@ -31,7 +31,7 @@ from disegno.core.errors import KeyMismatch, RequestError
 from disegno.diffusion.call import Call
 from disegno.diffusion.told import told_beauty, told_size
 from disegno.memory import Memory
-from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip, projected
 from disegno.text.learnt import TextOptions
 from disegno.weights import configs
 from disegno.weights.json_table import read_json
@@ -116,10 +116,7 @@ def open(path: Path | None, memory: Memory) -> Sdxl:
 
 def _open(text: Text, pad: int, memory: Memory, what: str) -> ClipText:
     own = {name: tensor for name, tensor in text.tensors.items() if name != _PROJECTION}
-    clip = open_clip(own, text.config, memory, what, pad)
-    projection = text.tensors.get(_PROJECTION)
-    placed = None if projection is None else projection.to(clip.model.device, clip.model.dtype)
-    return ClipText(clip.model, pad, bare=True, projection=placed)
+    return projected(open_clip(own, text.config, memory, what, pad), text.tensors.get(_PROJECTION))
 
 
 # ---- one file

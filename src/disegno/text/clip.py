@@ -6,12 +6,11 @@ the models were trained and are prompted with; Radford et al. 2021, section 2.4.
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from disegno.core.errors import RequestError
@@ -24,6 +23,7 @@ from disegno.text.weighting import WEIGH, weights_of
 
 START_ID, END_ID = 49406, 49407
 OPENCLIP_PAD = 0
+_PROJECTION = "text_projection"
 
 
 def chunk(ids: Sequence[int], pad: int = END_ID) -> list[int]:
@@ -58,14 +58,12 @@ class ClipRead(NamedTuple):
 class ClipText:
     """An open CLIP text encoder. `pad`: the id that fills a chunk.
 
-    `bare`: states are those before the last layer, without the final norm (Stable Diffusion 3, SDXL). `projection`: of
-    the pooled state, (p d).
+    `bare`: states are those before the last layer, without the final norm (Stable Diffusion 3, SDXL).
     """
 
     model: CLIPTextModel
     pad: int = END_ID
     bare: bool = False
-    projection: Tensor | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -96,7 +94,8 @@ class ClipText:
                 f"clip_skip is {skip}; this text encoder has {num_layers} layers: give 1 to {num_layers}."
             )
         out = self.model(input_ids=ids.to(self.model.device), output_hidden_states=skip > 1 or self.bare)
-        pooled = out.pooler_output if self.projection is None else F.linear(out.pooler_output, self.projection)
+        projection: nn.Module | None = getattr(self.model, _PROJECTION, None)
+        pooled = out.pooler_output if projection is None else projection(out.pooler_output)
         if self.bare:
             return out.hidden_states[-1 - skip], pooled
         if skip == 1:
@@ -198,3 +197,16 @@ def open_clip(
     Raises KeyMismatch about `what`.
     """
     return ClipText(memory.build(lambda: CLIPTextModel(config), tensors, what, dtype=torch.float32), pad)
+
+
+def projected(clip: ClipText, projection: Tensor | None) -> ClipText:
+    """Return the encoder as Stable Diffusion 3 and SDXL read it: bare, its pooled state projected, (p d).
+
+    The projection becomes a layer of the model, so that LoRAs may change it as they change the others.
+    """
+    if projection is not None:
+        layer = nn.Linear(*reversed(projection.shape), bias=False, device="meta")
+        own = projection.to(clip.model.device, clip.model.dtype)
+        layer.weight = nn.Parameter(own, requires_grad=False)
+        clip.model.add_module(_PROJECTION, layer)
+    return replace(clip, bare=True)

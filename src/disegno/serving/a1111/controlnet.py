@@ -301,7 +301,9 @@ def _layers(given: Given, at: Path) -> list[Json]:
             "advanced_weighting",
             f"13 weights are expected, 16 for an IP-Adapter; for SDXL 10, and 11 (given: {len(weights)})",
         )
-    numbers = [coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)]
+    numbers: list[Json] = [
+        coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)
+    ]
     if (middle := _MIDDLE.get(len(numbers))) is not None:
         numbers.append(numbers.pop(middle))
     return numbers
