@@ -34,6 +34,7 @@ from disegno.controls._ip_nets import IpNet
 from disegno.controls.base import Condition
 from disegno.controls.strength import Use, Used
 from disegno.core.errors import ModelFileError, RequestError, UnknownKind, WrongFamily
+from disegno.core.request import Refiner
 from disegno.diffusion.call import Call, Row
 from disegno.memory import FULL_PRECISION, Memory, build_empty
 from disegno.text.clip_vision import find_clip_vision, vision_config
@@ -335,3 +336,21 @@ def test_it_draws(host: sdxl.Sdxl, folder: Path, clip: Path, tmp_path: Path) -> 
     ]
     assert len({plain, *(drawn(**fields) for fields in asked)}) == len(asked) + 1
     assert drawn(strength=0.0) == plain == result_of(request, studio).images[0].tobytes()
+
+
+def test_on_the_refiner_it_does_nothing_and_says_so(host: sdxl.Sdxl, clip: Path, tmp_path: Path) -> None:
+    """A1111 parity: a control's hooks are in the first model's net."""
+    mini.write_file(tmp_path / "xl.safetensors")
+    mini.write_file(tmp_path / "refiner.safetensors", Sdxl(seed=4, refines=True))
+    kit.write(tmp_path / "plain.safetensors", kit.tensors("plain", host))
+    (tmp_path / "image_encoder").symlink_to(clip, target_is_directory=True)
+    _picture(1).save(tmp_path / "1.png")
+    studio = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path / "c", dtype="fp32", device="cpu"))
+    small = Request(prompt="a disc", model="xl", seed=1, steps=3, width=64, height=64)
+    request = replace(small, refiner=Refiner(model="refiner", at=0.4, share="steps"))
+    unit = ControlUnit(name="plain", image=str(tmp_path / "1.png"), annotate="none")
+    plain, seen = (result_of(replace(request, controls=units), studio) for units in ((), (unit,)))
+    said = "The control 'plain' does nothing on the refiner refiner.safetensors, whose nets are others."
+    assert plain.warnings == () and seen.warnings == (said,)
+    assert seen.images[0].tobytes() != plain.images[0].tobytes()
+    assert seen.request.controls and seen.labels["ControlNet 0"]
