@@ -189,6 +189,42 @@ def test_files_do_what_diffusers_does(write: Any, model: sdxl.Sdxl, pipeline: An
     assert all((states - before.tokens)[..., part].abs().max() > 0.02 for part in (slice(width), slice(width, None)))
 
 
+@torch.no_grad()
+def test_what_diffusers_trainers_save_does_what_they_trained(model: sdxl.Sdxl, folder: Path, tmp_path: Path) -> None:
+    """As train_dreambooth_lora_sdxl.py: peft's adapters on the three nets, their alphas in the header."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    texts: list[Any] = [
+        CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2"),
+    ]
+    net: Any = unet
+    net.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for text in texts:
+        text.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=6, target_modules=["q_proj", "v_proj", "out_proj"]))
+    for part in (net, *texts):
+        for name, parameter in part.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(_randn(*parameter.shape))
+    parts = dict(zip(("unet", "text_encoder", "text_encoder_2"), (net, *texts), strict=True))
+    layers = {f"{name}_lora_layers": peft.get_peft_model_state_dict(part) for name, part in parts.items()}
+    told = {f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() for name, part in parts.items()}
+    StableDiffusionXLPipeline.save_lora_weights(str(tmp_path), **layers, **told)
+    worn = Worn(read_lora(identify(tmp_path / "pytorch_lora_weights.safetensors")), LoraUse(name="x"))
+    loras = put_on(model.lora_nets, [worn])
+    assert loras.warnings == () and {part for part, some in loras.seats.items() if some} == {"unet", "te", "te2"}
+    assert torch.allclose(_with(loras, model.net), _output(net.eval()), atol=ATOL)
+    with loras.on("te", "te2"):
+        read = model.encode_text([PROMPT])
+    outs = [
+        text.eval()(clip.tokenize([PROMPT])[0], output_hidden_states=True)
+        for text, clip in zip(texts, (model.text.clip_l, model.text.clip_g), strict=True)
+        if clip is not None
+    ]
+    states = torch.cat([out.hidden_states[-2] for out in outs], dim=-1)
+    assert torch.allclose(read.tokens, states, atol=ATOL)
+    assert read.pooled is not None and torch.allclose(read.pooled, outs[1].text_embeds, atol=ATOL)
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
 def test_pefts_files_do_what_peft_does(kind: str, model: sdxl.Sdxl, tmp_path: Path) -> None:
     targets = [*LINEAR, "conv1", "conv2"]
