@@ -20,6 +20,8 @@ from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones.miniature_sdxl import Sdxl
 from disegno.core.errors import UnknownKind
 from disegno.memory import FULL_PRECISION, Memory
+from disegno.serving.catalogue import catalogue_of
+from disegno.serving.counting import Text, count
 from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.weights.identify import identify
@@ -188,6 +190,14 @@ def test_one_of_the_library_acts_by_its_name(studio: Studio) -> None:
     assert "TI hashes" not in other.labels
     unwanted = _drawn(studio, "a cat", negative="my-style")
     assert unwanted.images[0].tobytes() != _drawn(studio, "a cat", negative="my style").images[0].tobytes()
+
+
+def test_it_is_listed_as_wide_as_both(studio: Studio) -> None:
+    """A1111 parity: `shape` of /sdapi/v1/embeddings; and a prompt is as long as it makes it."""
+    catalogue = catalogue_of(studio)
+    card = next(card for card in catalogue.files if card.name == "my-style")
+    assert (card.family, card.vectors) == ("sdxl", (3, L + G))
+    assert [count(Text("my-style old-style", model), catalogue).tokens for model in ("xl", "one")] == [6, 5]
 
 
 def test_one_of_another_family_is_taken_as_text_and_said(studio: Studio) -> None:
