@@ -1,7 +1,7 @@
 """Stable Diffusion XL and its refiner against diffusers' pipelines and transformers' classes, and file against file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -23,7 +24,9 @@ from disegno.backbones import miniature, sd1, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.miniature_sdxl import Sdxl
-from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.controls import controlnet
+from disegno.controls.base import Condition
+from disegno.core.errors import KeyMismatch, RequestError, UnknownKind, WrongFamily
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.noise import ImageNoise
@@ -31,11 +34,12 @@ from disegno.diffusion.schedules import AYS_11_SDXL
 from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Begin, Material, runs_of, walk_of
 from disegno.engine.texts import Texts
-from disegno.memory import FULL_PRECISION, Memory
+from disegno.memory import FULL_PRECISION, Memory, build_empty
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import TextOptions
 from disegno.weights.identify import identify
+from disegno.weights.keys import ldm
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
 
@@ -175,6 +179,44 @@ def test_align_your_steps_are_those_of_sdxl(base: Path) -> None:
     assert torch.allclose(walk.planned[:-1], torch.tensor(AYS_11_SDXL), rtol=1e-4)
 
 
+# ---- a ControlNet of its shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["file", "original", "folder"])
+def test_a_controlnet_for_it_is_diffusers(base: Path, tmp_path: Path, layout: str) -> None:
+    unlike = ("sample_size", "out_channels", "up_block_types")
+    config = {name: value for name, value in Sdxl().unet_config.items() if name not in unlike}
+    tensors = miniature.draw(build_empty(lambda: ControlNetModel(**config)), 5)
+    path = tmp_path / ("folder" if layout == "folder" else "c.safetensors")
+    if layout == "folder":
+        miniature.write_part(path, "diffusion_pytorch_model", ({"_class_name": "ControlNetModel", **config}, tensors))
+    else:
+        names = ldm.unet_originals(tensors) if layout == "original" else {name: name for name in tensors}
+        save_safetensors(path, {names[name]: tensor for name, tensor in tensors.items()}, {})
+    card = identify(path)
+    assert (card.kind, card.mechanism, card.family) == ("control", "controlnet", "sdxl")
+    host = sdxl.open(base, MEMORY)
+    image = torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    control = controlnet.open(path, host, MEMORY).prepare(Condition(image, "k"))
+    states, x, t = host.encode_text(PROMPTS), _noise(2, 4, 8, 10), torch.tensor([7.0, 981.0])
+    rows = tuple(Row(i, positive=True, text=str(i), progress=0.0) for i in range(2))
+    call = control(Call(x, t, states.tokens, rows, host.evaluate, states.pooled))
+    added = {"text_embeds": states.pooled, "time_ids": torch.tensor([[64.0, 80, 0, 0, 64, 80]] * 2)}
+    theirs = ControlNetModel(**config)
+    theirs.load_state_dict(tensors)
+    down, mid = theirs(x, t, states.tokens, image, added_cond_kwargs=added, return_dict=False)
+    ours = call.residuals
+    assert ours is not None
+    pairs = zip((*ours.down, ours.mid), (*down, mid), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+    unet = host.net(
+        x, t, states.tokens, added_cond_kwargs=added, down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    ).sample  # fmt: skip
+    assert torch.allclose(call.run(), unet, atol=1e-4)
+
+
 # ---- files
 
 
@@ -239,3 +281,47 @@ def test_files_of_others_and_spoilt_ones_are_refused(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "c.safetensors", {key: t for key, t in tensors.items() if key != name}, {})
     with pytest.raises(KeyMismatch, match=r"add_embedding\.linear_2\.bias"):
         sdxl.open(tmp_path / "c.safetensors", MEMORY)
+
+
+def _bare_middle(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a UNet as SSD-1B's and Vega's: one residual block is its middle."""
+    gone = ("model.diffusion_model.middle_block.1.", "model.diffusion_model.middle_block.2.")
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(gone)}
+
+
+def _told_more(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = "model.diffusion_model.label_emb.0.0.weight"
+    return tensors | {name: torch.zeros(len(tensors[name]), tensors[name].shape[1] + mini.SIZE_WIDTH)}
+
+
+def _without(start: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {key: tensor for key, tensor in tensors.items() if not key.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (_bare_middle, UnknownKind, r"no attention in its middle: .*SSD-1B, Vega"),
+        (lambda tensors: tensors | {"edm_mean": torch.zeros(4)}, UnknownKind, "EDM's noise levels"),
+        (lambda tensors: tensors | {"edm_vpred.sigma_max": torch.ones(())}, UnknownKind, "Playground 2.5, CosXL"),
+        (_told_more, UnknownKind, r"told 1856 numbers beside its tokens, not 1600: .* 6 sizes"),
+        (_without("conditioner.embedders.0."), UnknownKind, r"told 1600 numbers beside its tokens, not 1344"),
+    ],
+    ids=["ssd-1b", "playground", "cosxl", "more numbers", "no clip-l"],
+)
+def test_what_looks_like_it_and_is_not_is_refused_in_words(
+    tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], error: type[Exception], said: str
+) -> None:
+    save_safetensors(tmp_path / "a.safetensors", spoil(mini.original_tensors()), {})
+    assert identify(tmp_path / "a.safetensors").family == "sdxl"
+    with pytest.raises(error, match=said):
+        sdxl.open(tmp_path / "a.safetensors", MEMORY)
+
+
+def test_a_folder_of_playgrounds_is_refused(tmp_path: Path) -> None:
+    folder = mini.write_folder(tmp_path / "folder")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    told = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps(told | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
+    with pytest.raises(UnknownKind, match="folder was trained over EDM's noise levels"):
+        sdxl.open(folder, MEMORY)

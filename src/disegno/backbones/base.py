@@ -184,6 +184,14 @@ class TakesVae(Protocol):
 
 
 @runtime_checkable
+class Refines(Protocol):
+    """A backbone that may be a refiner: a model that only ends what another one began."""
+
+    @property
+    def refines(self) -> bool: ...
+
+
+@runtime_checkable
 class ReadsDepth(Protocol):
     """A backbone that may tell the depth of pictures: one that is shown depth."""
 

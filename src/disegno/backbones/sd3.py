@@ -34,6 +34,7 @@ from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import flow_table
 from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip, projected
+from disegno.text.described import described
 from disegno.text.t5 import T5Text, open_t5
 from disegno.weights.configs import SHIFT, vae_config
 from disegno.weights.json_table import read_json
@@ -119,7 +120,11 @@ def _clip(tensors: Tensors, config: Config | None, act: str, memory: Memory, wha
     if not tensors:
         return None
     own = {name: tensor for name, tensor in tensors.items() if name != "text_projection.weight"}
-    made = CLIPTextConfig.from_dict(config) if config else config_of(shapes_of(own), act=act)
+    made = (
+        described(CLIPTextConfig, config, f"The configuration of {what}")
+        if config
+        else config_of(shapes_of(own), act=act)
+    )
     pad = OPENCLIP_PAD if act == "gelu" else END_ID
     return projected(open_clip(own, made, memory, what, pad), tensors.get("text_projection.weight"))
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "ui": "Draw in the browser.",
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
+    "caption": "Say in words what pictures show.",
     "teach": "Teach a new kind of control from pairs.",
     "dataset": "Make pairs to teach from, and examine them.",
     "evaluate": "Measure how well pictures follow a control.",

@@ -1,4 +1,7 @@
-"""The network that ControlNet and CtrLoRA share, diffusers' ControlNetModel: built from tensors of any size; run."""
+"""The network that ControlNet and CtrLoRA share, diffusers' ControlNetModel: built from tensors of any size; run.
+
+Of SDXL it is told the pooled text, too, which comes as one token more behind the text (`with_pooled`).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,7 +14,10 @@ from torch.func import functional_call
 from disegno.controls.base import Body
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
+from disegno.diffusion.patches import without_pooled
+from disegno.diffusion.told import pooled_width, told_size
 from disegno.memory import Memory
+from disegno.weights.configs import told_config
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
 
 Config = Mapping[str, object]
@@ -26,6 +32,18 @@ _SHARED = {
     "layers_per_block": "the blocks of a level",
 }
 _OURS = {"out_channels": "in_channels"}
+
+
+class ToldControlNet(ControlNetModel):
+    """SDXL's: called as the others are, with the pooled text behind the text, and told the canvas' size."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, controlnet_cond: Tensor, **more: Any
+    ) -> Any:
+        """Return what the class does. encoder_hidden_states: (b n+1 d)."""
+        tokens, pooled = without_pooled(encoder_hidden_states, pooled_width(self.config))
+        told = told_size(pooled, sample)
+        return super().forward(sample, timestep, tokens, controlnet_cond, added_cond_kwargs=told, **more)
 
 
 def _config(net: nn.Module) -> Config:
@@ -72,10 +90,12 @@ def open_net(
             f"{name} is no control net: it has no tensor {error}. Give a ControlNet or CtrLoRA file."
         ) from error
     _check_fits(name, sizes, backbone)
-    config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {})
+    size = told_config(tensors)
+    config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {}) | size
+    kind = ToldControlNet if size else ControlNetModel
 
     def make() -> ControlNetModel:
-        net = ControlNetModel(**config)
+        net = kind(**config)
         if not any(key.startswith(HINT_PREFIX) for key in tensors):
             net.add_module("controlnet_cond_embedding", nn.Identity())
         if alter is not None:

@@ -17,6 +17,7 @@ from disegno.controls._net import open_net, run, weight_of
 from disegno.controls.base import Body, Condition, Host, add, key_of
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.patches import with_pooled
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.json_table import read_json
@@ -25,7 +26,7 @@ from disegno.weights.parts import told_of, weights_of
 
 log = logging.getLogger(__name__)
 
-families = ("sd1", "sd2", "diorama")
+families = ("sd1", "sd2", "sdxl", "diorama")
 
 
 def recognises(card: FileCard) -> bool:
@@ -45,7 +46,7 @@ class ControlNet:
 
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added."""
-        residuals = run(self.net, call.x, self.hint, call.t, call.tokens)
+        residuals = run(self.net, call.x, self.hint, call.t, with_pooled(call.tokens, call.pooled))
         return add(call, _averaged(residuals) if self.positive_only else residuals)
 
 

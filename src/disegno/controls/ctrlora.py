@@ -44,7 +44,7 @@ from disegno.weights.keys.control import is_transformer_norm, is_zero_conv, lora
 
 log = logging.getLogger(__name__)
 
-families = ("sd1", "sd2", "sd3", "diorama")
+families = ("sd1", "sd2", "sdxl", "sd3", "diorama")
 
 _NO_HINT = torch.zeros(())
 

@@ -20,7 +20,7 @@ from disegno.diffusion.call import Call, Reference
 from disegno.diffusion.noise import CpuNormals
 from disegno.diffusion.schedules import NoiseTable
 
-families = ("sd1", "sd2", "diorama")
+families = ("sd1", "sd2", "sdxl", "diorama")
 
 _OF_MODE: Mapping[ControlMode, float] = {"control": 1.0, "prompt": 0.0}
 _HOW: Mapping[str, tuple[bool, bool]] = {  # attends, matches

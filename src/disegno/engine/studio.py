@@ -37,6 +37,7 @@ from disegno.weights.index import stamp_of
 from disegno.weights.library import Library
 
 if TYPE_CHECKING:
+    from disegno.text.captioner import Captioner
     from disegno.text.clip_vision import ClipVision
 
 BUILT_IN = "diorama"
@@ -51,6 +52,7 @@ MAX_BACKBONES = 2
 MAX_VARIANTS = 4  # of a model: each has at most a VAE of its own, 0.2 GiB in half precision
 MAX_BASES = 2
 MAX_UPSCALERS = 2
+MAX_CAPTIONERS = 1
 MAX_VISIONS = 1  # ViT-H, which looks for IP-Adapter, has 0.63 billion weights
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
 
@@ -94,6 +96,7 @@ class Studio:
         self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._visions: Kept[ClipVision] = Kept(MAX_VISIONS)
+        self._captioners: Kept[Captioner] = Kept(MAX_CAPTIONERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[tuple[Backbone, Loras]] = Kept(MAX_LORAS)
@@ -305,7 +308,7 @@ class Studio:
         """Forget everything that is open: what is wanted again is opened again."""
         self.close_controls()
         for kept in (self._backbones, self._bases, self._previews, self._upscalers, self._texts,
-                     self._learnt, self._loras, self._visions):  # fmt: skip
+                     self._learnt, self._loras, self._visions, self._captioners):  # fmt: skip
             kept.clear()
 
     def vision(self, path: Path) -> "ClipVision":
@@ -323,6 +326,25 @@ class Studio:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
         card = self._find(name, "upscaler", "upscaler")
         return self._upscalers.get(_stamp(card), lambda: self._open_upscaler(card))
+
+    def captioner(self, name: str | None = None) -> "Captioner":
+        """Return the network of this name that says what pictures show; None: the library's first. Opened once.
+
+        Raises UnknownName, ModelFileError.
+        """
+        from disegno.text.captioner import open_captioner  # transformers, which others do without
+
+        if name is None:
+            found = self.library.cards("captioner")
+            if not found:
+                raise UnknownName(
+                    "There is no captioner: put the folder of one, such as Salesforce/blip-image-captioning-base,"
+                    f" into a model folder ({', '.join(str(folder) for folder in self.settings.model_dirs)})."
+                )
+            card = found[0]
+        else:
+            card = self._find(name, "captioner", "captioner")
+        return self._captioners.get(_stamp(card), lambda: open_captioner(card.path, self.memory))
 
     def _open_upscaler(self, card: FileCard) -> Upscaler:
         for name in UPSCALERS:

@@ -13,7 +13,7 @@ from disegno.core.errors import WrongFamily
 class FileCard:
     """A file or diffusers folder of weights. Empty text and None: the names and shapes do not tell.
 
-    `kind`: model, control, upscaler, unet, vae, text, lora, embedding, or broken (then `problem` says why).
+    `kind`: model, control, upscaler, captioner, unet, vae, text, lora, embedding, or broken (then `problem` says why).
     `mechanism`: of a control (controlnet, ctrlora, ctrlora-base, ...), LoRA (lora, loha, ...) or upscaler. `layout`:
     whose names the tensors have. `base_sha256`: the Base ControlNet that a CtrLoRA condition was trained on. `tasks`:
     the conditions of a control that knows several, by name.
