@@ -258,7 +258,8 @@ def _steps_down(request: TeachRequest) -> Iterator[tuple[dict[str, object], str]
         yield {"batch": 1, "accumulate": rows}, f"--batch 1 --accumulate {rows}"
     if request.optimiser != "adamw8bit":
         yield {"optimiser": "adamw8bit"}, "--optimiser adamw8bit"
-    if RECIPES.load(request.recipe).ABOUT.on_base and request.rank > 32:
+    about = RECIPES.load(request.recipe).ABOUT
+    if (about.on_base or about.makes == "lora") and request.rank > 32:
         yield {"rank": 32}, "--rank 32"
     for side in (384, 256, 128):
         if (request.width or 512) > side:

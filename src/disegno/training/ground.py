@@ -89,7 +89,7 @@ def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Mem
         )
     if isinstance(backbone, Refines) and backbone.refines:
         raise WrongFamily(f"{backbone.name} is a refiner: it ends what others began. Teach under its base model.")
-    if about.saves == "file" and request.name in backbone.conditions:
+    if about.saves == "file" and about.makes == "control" and request.name in backbone.conditions:
         raise RequestError(
             f"{backbone.name} brings a control named {request.name!r} of its own, which would be found in place of "
             f"what is taught. Choose another name: disegno teach my-{request.name}"
@@ -117,7 +117,7 @@ def opening_of(
             "Use the recipe base for several, or teach them one by one."
         )
     base = _base(request, ground, studio) if about.on_base or request.base is not None else None
-    start = None if request.start is None else _start(request.start, studio)
+    start = None if request.start is None else _start(request.start, about, studio)
     clip = _clip(request, studio) if about.sees else None
     return Opening(request, ground.bared(about), ground.memory, tuple(tasks), empty, base, start, clip)
 
@@ -142,11 +142,11 @@ def _base(request: TeachRequest, ground: Ground, studio: Studio) -> Path:
         raise RequestError(f"{error} Or use the recipe controlnet, which needs none.") from error
 
 
-def _start(name: str, studio: Studio) -> Path:
-    """Return the file to go on from: a path, or a control of the library."""
+def _start(name: str, about: About, studio: Studio) -> Path:
+    """Return the file to go on from: a path, or a control or LoRA of the library."""
     if (path := Path(name).expanduser()).exists():
         return path
     try:
-        return studio.find_control(name).path
+        return studio.library.find(name, "lora").path if about.makes == "lora" else studio.find_control(name).path
     except ModelFileError as error:
         raise RequestError(f"There is nothing to go on from: {error}") from error
