@@ -30,10 +30,12 @@ from disegno.core.errors import KeyMismatch, RequestError, UnknownKind, WrongFam
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.noise import ImageNoise
+from disegno.diffusion.schedules import AYS_11_SDXL
 from disegno.engine.batch import Batch, View
-from disegno.engine.runs import Begin, Material, runs_of
+from disegno.engine.runs import Begin, Material, runs_of, walk_of
 from disegno.engine.texts import Texts
 from disegno.memory import FULL_PRECISION, Memory, build_empty
+from disegno.samplers.catalogue import find_sampler
 from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import TextOptions
 from disegno.weights.identify import identify
@@ -168,6 +170,13 @@ def test_block_by_block_it_is_the_same(base: Path) -> None:
     whole = backbone.net(x, t, states.tokens, added_cond_kwargs=added).sample
     assert torch.equal(call.run(), whole)
     assert torch.equal(lockstep(backbone.net, x, t, states.tokens, added=added), whole)
+
+
+def test_align_your_steps_are_those_of_sdxl(base: Path) -> None:
+    backbone = sdxl.open(base, MEMORY)
+    request = Request(prompt="", steps=11, sampler="Euler", schedule="align_your_steps")
+    walk = walk_of(request, find_sampler("Euler"), backbone, None)
+    assert torch.allclose(walk.planned[:-1], torch.tensor(AYS_11_SDXL), rtol=1e-4)
 
 
 # ---- a ControlNet of its shape

@@ -107,11 +107,27 @@ def test_a_module_that_needs_weights_is_named_as_such() -> None:
         find_module("cany")
     with pytest.raises(UnknownName, match=r"InsightFace.*ip-adapter-plus-face"):
         find_module("ip-adapter_face_id")
-    with pytest.raises(UnknownName, match="SDXL"):
-        find_module("ip-adapter_clip_g")
+    with pytest.raises(UnknownName, match=r"InsightFace.*ip-adapter-plus-face_sdxl"):
+        find_module("ip-adapter_pulid")
 
 
-@pytest.mark.parametrize("module", ["ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_h"])
+LOOKING = ("ip-adapter-auto", "ip-adapter_clip_sd15", "ip-adapter_clip_h")
+LOOKING_FOR_SDXL = ("ip-adapter_clip_sdxl", "ip-adapter_clip_g", "ip-adapter_clip_sdxl_plus_vith")
+
+
+@pytest.mark.parametrize(("num", "middle"), [(16, 6), (11, 4)])
+def test_an_ip_adapters_weights_are_counted_as_a_step_calls_the_transformers(num: int, middle: int) -> None:
+    """A1111 parity: its lists go encoder, middle, decoder; a request's have the middle last, as the files do."""
+    weights = [i / 10 for i in range(num)]
+    unit = {"model": "x", "module": "ip-adapter-auto", "image": IMAGE, "advanced_weighting": weights}
+    found = translate_unit(unit, (), [Named("x")], has_init=False)
+    assert found is not None
+    assert found.fields["layers"] == [*weights[:middle], *weights[middle + 1 :], weights[middle]]
+    with pytest.raises(WireError, match=r"for SDXL 10, and 11 \(given: 12\)"):
+        translate_unit(unit | {"advanced_weighting": [1.0] * 12}, (), [Named("x")], has_init=False)
+
+
+@pytest.mark.parametrize("module", [*LOOKING, *LOOKING_FOR_SDXL])
 def test_an_ip_adapter_looks_at_the_picture_itself(module: str) -> None:
     """One picture a unit, or several, whose mean is meant; a pair of texts stays an image with its mask."""
     unit: Any = {"model": "ip-adapter_sd15", "module": module, "image": IMAGE, "advanced_weighting": [1.0] * 16}

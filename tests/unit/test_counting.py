@@ -16,9 +16,13 @@ CATALOGUE = Catalogue(
         WeightsCard("diorama", "model", "diorama"),
         WeightsCard("v1-5", "model", "sd1"),
         WeightsCard("v3", "model", "sd3"),
+        WeightsCard("xl", "model", "sdxl"),
         WeightsCard("x", "model"),
     ),
-    files=(WeightsCard("my-cat", "embedding", vectors=(4, 768)),),
+    files=(
+        WeightsCard("my-cat", "embedding", vectors=(4, 768)),
+        WeightsCard("my-dog", "embedding", "sdxl", vectors=(5, 2048)),
+    ),
 )
 
 
@@ -34,6 +38,8 @@ CATALOGUE = Catalogue(
         ("a cat BREAK a dog", "v1-5", 4, 150, 2, 0),
         ("a cat <lora:paint:0.8>", "v1-5", 2, 75, 1, 1),
         ("a my-cat", "v1-5", 5, 75, 1, 0),
+        ("a my-dog", "xl", 6, 75, 1, 0),
+        ("a my-dog", "v1-5", 4, 75, 1, 0),  # of another family: taken as text
         ("cat " * 80, "v1-5", 80, 150, 2, 0),
         ("cat " * 80, "v3", 80, 150, 2, 0),
         ("a my-cat", "v3", 4, 75, 1, 0),  # an embedding of one CLIP is taken as text

@@ -64,11 +64,11 @@ def test_one_vector_may_lie_flat_and_in_half_precision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"clip_l": _vectors(2, 768), "clip_g": _vectors(2, 1280)},
+        {"clip_l": _vectors(2, 768), "clip_g": _vectors(2, 1280), "t5xxl": _vectors(2, 4096)},
         {"a": _vectors(1), "b": _vectors(1)},
         {"emb_params": torch.ones(2, 3, 4)},
     ],
-    ids=["sdxl", "two", "no vectors"],
+    ids=["sd3", "two", "no vectors"],
 )
 def test_other_files_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_safetensors(tmp_path / "x.safetensors", tensors, {})

@@ -4,7 +4,8 @@
     pooled      OpenCLIP-G              of the first chunk, projected
 
 Podell et al. 2023, 2.1. An empty prompt is zeros, tokens and pooled state: so it was in training, and so A1111 and
-diffusers say nothing of a negative prompt. A1111 parity: clip skip changes nothing here.
+diffusers say nothing of a negative prompt. A1111 parity: clip skip changes nothing here. Learnt vectors stand in the
+same places of both texts; the refiner reads OpenCLIP-G's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from disegno.text.clip import ClipRead, ClipText
-from disegno.text.learnt import TextOptions
+from disegno.text.learnt import LearntVectors, TextOptions
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,28 @@ class TwoTexts:
 
     def read_all_prompt(self, text: str, options: TextOptions) -> ClipRead:
         """Return the states of a prompt of any length (1 77k d), its pooled state (1 p), and warnings."""
-        options = replace(options, clip_skip=1)
-        read = _side_by_side([clip.read_all_prompt(text, options) for clip in self._clips])
-        said = [bool(text.strip())]
-        return read._replace(states=_silenced(read.states, said), pooled=_silenced(read.pooled, said))
+        parts = [self._parts_of(each) for each in options.learnt]
+        strange = [self._said_of(each) for each, part in zip(options.learnt, parts, strict=True) if not part]
+        own = [tuple(part[n] for part in parts if part) for n in range(len(self._clips))]
+        reads = [
+            clip.read_all_prompt(text, replace(options, clip_skip=1, learnt=learnt))
+            for clip, learnt in zip(self._clips, own, strict=True)
+        ]
+        read, said = _side_by_side(reads), [bool(text.strip())]
+        return ClipRead(_silenced(read.states, said), _silenced(read.pooled, said), strange + read.warnings)
+
+    def _parts_of(self, learnt: LearntVectors) -> tuple[LearntVectors, ...]:
+        """Return learnt vectors as each encoder has them: all take as many places; none where one has none of its."""
+        last = learnt if learnt.beside is None else learnt.of_other()
+        parts = (last,) if self.clip_l is None else (learnt, last)
+        whole = self.clip_l is None or learnt.beside is not None
+        fit = all(part.vectors.shape[1] == clip.width for part, clip in zip(parts, self._clips, strict=True))
+        return parts if whole and fit else ()
+
+    def _said_of(self, learnt: LearntVectors) -> str:
+        given = [each.shape[1] for each in (learnt.vectors, learnt.beside) if each is not None]
+        wide, wanted = (" and ".join(map(str, some)) for some in (given, [clip.width for clip in self._clips]))
+        return f"The embedding {learnt.name!r} is of another model ({wide} wide, not {wanted}): taken as text."
 
 
 def _side_by_side(reads: Sequence[ClipRead]) -> ClipRead:

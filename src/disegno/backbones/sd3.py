@@ -33,7 +33,7 @@ from disegno.core.errors import KeyMismatch, RequestError
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import flow_table
 from disegno.memory import Memory
-from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip, projected
 from disegno.text.described import described
 from disegno.text.t5 import T5Text, open_t5
 from disegno.weights.configs import SHIFT
@@ -132,10 +132,7 @@ def _clip(tensors: Tensors, config: Config | None, act: str, memory: Memory, wha
         else config_of(shapes_of(own), act=act)
     )
     pad = OPENCLIP_PAD if act == "gelu" else END_ID
-    clip = open_clip(own, made, memory, what, pad)
-    projection = tensors.get("text_projection.weight")
-    placed = None if projection is None else projection.to(clip.model.device, clip.model.dtype)
-    return ClipText(clip.model, pad, bare=True, projection=placed)
+    return projected(open_clip(own, made, memory, what, pad), tensors.get("text_projection.weight"))
 
 
 def _t5(parts: TextParts, memory: Memory, name: str) -> tuple[T5Text | None, list[str]]:

@@ -31,7 +31,7 @@ from disegno.core.errors import KeyMismatch, RequestError, UnknownKind
 from disegno.diffusion.call import Call
 from disegno.diffusion.told import told_beauty, told_size
 from disegno.memory import Memory
-from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip, projected
 from disegno.text.described import described
 from disegno.text.learnt import TextOptions
 from disegno.weights import configs
@@ -150,10 +150,7 @@ def check_told(parts: Parts, name: str) -> None:
 
 def _open(text: Text, pad: int, memory: Memory, what: str) -> ClipText:
     own = {name: tensor for name, tensor in text.tensors.items() if name != _PROJECTION}
-    clip = open_clip(own, text.config, memory, what, pad)
-    projection = text.tensors.get(_PROJECTION)
-    placed = None if projection is None else projection.to(clip.model.device, clip.model.dtype)
-    return ClipText(clip.model, pad, bare=True, projection=placed)
+    return projected(open_clip(own, text.config, memory, what, pad), text.tensors.get(_PROJECTION))
 
 
 # ---- one file

@@ -10,7 +10,7 @@ A mechanism is one module in this folder (or of another package, by the entry po
 strength, for every row that it is given: strength, span and mode are put around it by `strength.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
@@ -125,24 +125,35 @@ class Looking(Protocol):
 
 @dataclass(frozen=True)
 class Layers:
-    """How many weights a unit's `layers` are; what they weigh, with the number in it; and in which order they stand."""
+    """How many weights a unit's `layers` are; what they weigh, with the number in it; and in which order they stand.
+
+    `stacks`: fewer of them may be given, one for each stack of layers; 0: no.
+    """
 
     num: int
     what: str = "adds {} residuals to this model"
     order: str = "shallow to deep, the middle last"
+    stacks: int = 0
 
     def require(self, given: Sequence[float], name: str = "") -> None:
         """Raise RequestError where there are more weights or fewer."""
-        if len(given) != self.num:
+        if len(given) not in (self.num, self.stacks or self.num):
             raise RequestError(
                 f"{f'The control {name!r}' if name else 'A control'} was given {len(given)} layer weights, but"
-                f" {self.what.format(self.num)}. Give {self.num}, {self.order}."
+                f" {self.what.format(self.num)}. Give {self.stacks or self.num}, {self.order}."
             )
 
 
-def attention_layers(num: int) -> Layers:
-    """Return the layers of what is read by cross-attentions."""
-    return Layers(num, "{} cross-attentions of this model read it", "the encoder's, the decoder's, the middle's last")
+def stack_of(attention: str) -> str:
+    """Return the name of the transformer that an attention stands in: SDXL's 70 are in 11."""
+    return attention.partition(".transformer_blocks.")[0]
+
+
+def attention_layers(names: Iterable[str]) -> Layers:
+    """Return the layers of what is read by the cross-attentions of these names."""
+    names = list(names)
+    what, order = "{} cross-attentions of this model read it", "the encoder's, the decoder's, the middle's last"
+    return Layers(len(names), what, order, len({stack_of(name) for name in names}))
 
 
 @runtime_checkable

@@ -24,14 +24,16 @@ from disegno.text.clip_vision import ClipVision, find_clip_vision, open_clip_vis
 from disegno.weights.card import FileCard
 from disegno.weights.ip_adapter_files import FACE_ID, MECHANISM, Form, IpFile, read_ip
 
-families = ("sd1", "sd2", "diorama")
+families = ("sd1", "sd2", "sdxl", "diorama")
 settings = ("clip", "model_dirs")  # what `open` wants of the settings
 wants = ("vision",)  # what `open` wants of the process
 
 # What reads pictures for an adapter, by the numbers that its projection reads: of an embedding, of a hidden state
 _EMBEDDING = {768: "CLIP ViT-L/14", 1024: "CLIP ViT-H/14", 1280: "CLIP ViT-bigG/14"}
 _HIDDEN = {1024: "CLIP ViT-L/14", 1280: "CLIP ViT-H/14", 1664: "CLIP ViT-bigG/14"}
-_BESIDE = ("image_encoder", "clip_vision", "models/image_encoder", "models/clip_vision")
+# Where h94/IP-Adapter keeps the one that is asked for, by its name above
+_FROM = {"CLIP ViT-H/14": "models/image_encoder", "CLIP ViT-bigG/14": "sdxl_models/image_encoder"}
+_BESIDE = ("image_encoder", "clip_vision", "models/image_encoder", "models/clip_vision", "sdxl_models/image_encoder")
 _DOWNLOADS = "annotator/downloads/clip_vision"
 _A1111 = (_DOWNLOADS, f"extensions/sd-webui-controlnet/{_DOWNLOADS}", "models/ControlNetPreprocessor/clip_vision")
 
@@ -136,8 +138,8 @@ class Eye:
         what = "hidden states" if self.hidden else "embeddings"
         raise ModelFileError(
             f"{self.name} sees pictures by {known} ({what} of {self.width} numbers), which was not found. Put it beside"
-            " the adapter: as the folder image_encoder (h94/IP-Adapter's models/image_encoder, with config.json), or as"
-            " a file in the folder clip_vision; or name it in the setting clip (DISEGNO_CLIP)."
+            f" the adapter: as the folder image_encoder (h94/IP-Adapter's {_FROM.get(known, 'models/image_encoder')},"
+            " with config.json), or as a file in the folder clip_vision; or name it in the setting clip (DISEGNO_CLIP)."
         )
 
 
@@ -159,11 +161,11 @@ class IpController:
         """The CLIP that looks, found when it is first asked. Raises ModelFileError."""
         return self.eye.found()
 
-    @torch.no_grad()
     def layers(self, task: str) -> Layers:
         """Return what a unit's layers weigh: the cross-attentions."""
-        return attention_layers(len(self.places.names))
+        return attention_layers(self.places.names)
 
+    @torch.no_grad()
     def prepare(self, condition: Condition) -> IpControl:
         """Return the control for one picture, of any size. Raises ModelFileError where no CLIP is found that fits."""
         positive = self._prompt(self._seen(self.vision.shown(condition.image)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers
+from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers, stack_of
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.request import ControlMode, ControlUnit
 from disegno.diffusion.call import Call, Correction, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
@@ -167,11 +167,11 @@ class Weights:
 
         An attention counts as the residual of its depth. Raises RequestError where there are other layers.
         """
-        scales, num = self.use.layers, len(prompt.depths)
-        if not scales:
+        if self.use.layers:
+            scales = _by_attention(self.use.layers, prompt)
+        else:
             by_depth = self.use.scales(prompt.num_residuals)
             scales = tuple(by_depth[depth] for depth in prompt.depths)
-        attention_layers(num).require(scales)
         scales = tuple(scale * self.values[place] for scale in scales)
         return replace(prompt, scales=scales, region=self.use.region)
 
@@ -198,6 +198,19 @@ class Weights:
             return weighed if region is None else _kept(weighed, region)
 
         return replace(stream, rows=index, weigh=weigh)
+
+
+def _by_attention(layers: Sequence[float], prompt: ImagePrompt) -> Sequence[float]:
+    """Return a weight for each attention that reads an image prompt; given one for each, or for each stack of them.
+
+    Raises RequestError where there are other layers.
+    """
+    attention_layers(prompt.read).require(layers)
+    stacks = [stack_of(name) for name in prompt.read]
+    if len(layers) == len(stacks):
+        return layers
+    places = list(dict.fromkeys(stacks))
+    return [layers[places.index(stack)] for stack in stacks]
 
 
 def _put(

@@ -10,7 +10,7 @@ from disegno.core.request import InpaintFill, MaskMode, Request
 from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.inpaint import FILLS, Inpaint
 from disegno.diffusion.noise import ImageNoise, Variation, start_latents
-from disegno.diffusion.schedules import AUTOMATIC, find_schedule, plan_sigmas, start_step
+from disegno.diffusion.schedules import AUTOMATIC, Spacing, find_schedule, plan_sigmas, start_step
 from disegno.diffusion.told import Told
 from disegno.engine.batch import Run, View
 from disegno.engine.concrete import sampler_of
@@ -66,11 +66,12 @@ def walk_of(request: Request, spec: SamplerSpec, backbone: Backbone, begin: Begi
     that the picture is noised to. (A1111 then tells the net the level below; we tell it the right one.)
     """
     assert request.steps is not None
+    spacing = Spacing(sdxl=backbone.family == "sdxl")
     if begin is None:
-        sigmas = plan_sigmas(spec, request.schedule, request.steps, backbone.table)
+        sigmas = plan_sigmas(spec, request.schedule, request.steps, backbone.table, spacing)
         return Walk(sigmas, sigmas)
     start = start_step(request.steps, begin.denoise, begin.exact_steps)
-    sigmas = plan_sigmas(spec, request.schedule, start.steps, backbone.table)
+    sigmas = plan_sigmas(spec, request.schedule, start.steps, backbone.table, spacing)
     own_levels = find_schedule(request.schedule) is AUTOMATIC and spec.levels is not None
     ends_above = own_levels and float(sigmas[-1]) > float(backbone.table.sigmas[0]) * 1.01
     surplus = len(sigmas) - start.steps - (0 if ends_above else 1)

@@ -129,12 +129,12 @@ def _few_steps(folder: Path) -> FewStepsCard | None:
 
 
 def _vectors(path: Path) -> tuple[int, int] | None:
-    """Return how many vectors an embedding has and how wide they are; None where it is for several encoders."""
+    """Return how many vectors an embedding has and how wide they are (SDXL's two together); None: it cannot be read."""
     try:
-        num, width = read_learnt(path).vectors.shape
+        read = read_learnt(path)
     except DisegnoError:
         return None
-    return num, width
+    return read.num, read.width
 
 
 def _tag(path: Path) -> str | None:

@@ -74,14 +74,20 @@ def _reader(family: str) -> Reader | None:
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
             Ruler(length, -1 if comma is None else comma),
         )
-    if family in ("sd1", "sd2", "sd3"):  # SD 3's two CLIPs cut alike; T5's pieces are longer, and it reads more of them
+    if family in (
+        "sd1",
+        "sd2",
+        "sdxl",
+        "sd3",
+    ):  # two CLIPs cut alike; T5's pieces are longer, and it reads more of them
         ruler = Ruler(clip_tokens.LENGTH - 2, clip_tokens.COMMA_ID)
         return Reader(clip_tokens.token_ids, ruler, takes_learnt=family != "sd3")
     return None
 
 
-def _learnt(catalogue: Catalogue) -> Learnt:
-    cards = [card for card in catalogue.files if card.kind == "embedding" and card.vectors is not None]
+def _learnt(catalogue: Catalogue, family: str) -> Learnt:
+    ours = [card for card in catalogue.files if card.kind == "embedding" and card.family in (None, "", family)]
+    cards = [card for card in ours if card.vectors is not None]
     names = [Name(tuple(clip_tokens.token_ids(card.name)), card.name, (card.vectors or (1, 0))[0]) for card in cards]
     return Learnt(tuple(name for name in names if name.ids))
 
@@ -93,7 +99,7 @@ def count(given: Text, catalogue: Catalogue) -> Count:
     text, tags = cut_tags(without_comments(given.text))
     if reader is None:
         return Count(None, None, None, len(tags))
-    learnt = _learnt(catalogue) if reader.takes_learnt else None
+    learnt = _learnt(catalogue, family or "") if reader.takes_learnt else None
     try:
         texts = {span.text for part in split_parts(text) for span in schedule(part.text, STEPS)}
         cut = [chunks_of(parse_emphasis(each), reader.tokenize, reader.ruler, learnt) for each in texts]

@@ -110,7 +110,7 @@ class WeightsCard:
     tasks: tuple[str, ...] = ()
     """Of a control that knows several conditions: their names (a unit's `task`)."""
     vectors: tuple[int, int] | None = None
-    """Of an embedding: how many vectors it has, and how wide they are."""
+    """Of an embedding: how many vectors it has, and how wide they are: SDXL's, of its two text encoders together."""
     defaults: dict[str, int | float | str] | None = None
     """Of a model: what it fills in where a request leaves it open: width, height, steps, cfg, sampler, schedule."""
     layout: str | None = None

@@ -6,12 +6,11 @@ the models were trained and are prompted with; Radford et al. 2021, section 2.4.
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from disegno.core.errors import RequestError
@@ -24,6 +23,7 @@ from disegno.text.weighting import WEIGH, weights_of
 
 START_ID, END_ID = 49406, 49407
 OPENCLIP_PAD = 0
+_PROJECTION = "text_projection"
 
 
 def chunk(ids: Sequence[int], pad: int = END_ID) -> list[int]:
@@ -58,14 +58,12 @@ class ClipRead(NamedTuple):
 class ClipText:
     """An open CLIP text encoder. `pad`: the id that fills a chunk.
 
-    `bare`: states are those before the last layer, without the final norm (Stable Diffusion 3, SDXL). `projection`: of
-    the pooled state, (p d).
+    `bare`: states are those before the last layer, without the final norm (Stable Diffusion 3, SDXL).
     """
 
     model: CLIPTextModel
     pad: int = END_ID
     bare: bool = False
-    projection: Tensor | None = None
 
     @property
     def net(self) -> nn.Module:
@@ -96,7 +94,8 @@ class ClipText:
                 f"clip_skip is {skip}; this text encoder has {num_layers} layers: give 1 to {num_layers}."
             )
         out = self.model(input_ids=ids.to(self.model.device), output_hidden_states=skip > 1 or self.bare)
-        pooled = out.pooler_output if self.projection is None else F.linear(out.pooler_output, self.projection)
+        projection: nn.Module | None = getattr(self.model, _PROJECTION, None)
+        pooled = out.pooler_output if projection is None else projection(out.pooler_output)
         if self.bare:
             return out.hidden_states[-1 - skip], pooled
         if skip == 1:
@@ -125,7 +124,7 @@ class ClipText:
         """Return what `read_prompt` does, and the first chunk's pooled state."""
         learnt, warnings = self._fitting(options.learnt)
         names = {name: vectors for vectors in learnt for name in vectors.names}
-        known = Learnt(tuple(Name(tuple(token_ids(name)), name, len(v.vectors)) for name, v in names.items()))
+        known = Learnt(tuple(Name(tuple(token_ids(name)), name, v.num) for name, v in names.items()))
         pieces = parse_pieces(text, options.emphasis)
         chunks = chunks_of(pieces, token_ids, Ruler(LENGTH - 2, COMMA_ID, options.backtrack), known)
         ids = torch.tensor([chunk(each.ids, self.pad) for each in chunks], dtype=torch.long)  # k 77
@@ -154,8 +153,8 @@ class ClipText:
         def place(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
             embedded = embedded.clone()  # k 77 d
             for row, fix in fixes:
-                start = 1 + fix.offset  # after the chunk's start token
-                embedded[row, start : start + fix.num_vectors] = vectors[fix.name].to(embedded)
+                start, own = 1 + fix.offset, vectors[fix.name]  # after the chunk's start token
+                embedded[row, start : start + len(own)] = own.to(embedded)
             return embedded
 
         if not fixes:
@@ -198,3 +197,16 @@ def open_clip(
     Raises KeyMismatch about `what`.
     """
     return ClipText(memory.build(lambda: CLIPTextModel(config), tensors, what, dtype=torch.float32), pad)
+
+
+def projected(clip: ClipText, projection: Tensor | None) -> ClipText:
+    """Return the encoder as Stable Diffusion 3 and SDXL read it: bare, its pooled state projected, (p d).
+
+    The projection becomes a layer of the model, so that LoRAs may change it as they change the others.
+    """
+    if projection is not None:
+        layer = nn.Linear(*reversed(projection.shape), bias=False, device="meta")
+        own = projection.to(clip.model.device, clip.model.dtype)
+        layer.weight = nn.Parameter(own, requires_grad=False)
+        clip.model.add_module(_PROJECTION, layer)
+    return replace(clip, bare=True)

@@ -2,7 +2,8 @@
 
 image_proj.*                     proj, norm: 4 tokens of the embedding; latents, layers ...: a resampler ("plus");
                                  proj.0 .2 .3: every token of CLIP's ("full")
-ip_adapter.1.to_k_ip.weight ...  an odd number for each cross-attention: the encoder's, the decoder's, the middle's
+ip_adapter.1.to_k_ip.weight ...  an odd number for each cross-attention: the encoder's, the decoder's, the middle's;
+                                 16 of SD 1.5, 70 of SDXL
 """
 
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ def read_ip(path: Path) -> IpFile:
         ):
             raise UnknownKind(
                 f"{path.name} is an IP-Adapter FaceID: it reads what a recogniser of faces (InsightFace) sees, which is"
-                " not part of this program. Choose ip-adapter-plus-face_sd15 or ip-adapter-full-face_sd15."
+                " not part of this program. Choose ip-adapter-plus-face_sd15, ip-adapter-full-face_sd15, or of SDXL"
+                " ip-adapter-plus-face_sdxl_vit-h."
             )
         form: Form | None = next((form for form, mark in _MARKS.items() if PROJECTION + mark in keys), None)
         numbers = [key.split(".")[1] for key in keys if key.endswith(".to_k_ip.weight")]

@@ -192,7 +192,8 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
         latents = next((s[1] for key, s in shapes.items() if key.endswith("decoder.conv_in.weight") and len(s) == 4), 0)
         return _VAE_LATENTS.get(latents, "")
     if kind == "embedding":
-        return "sdxl" if "\nclip_g\n" in text else CROSS_WIDTHS.get(next((s[-1] for s in shapes.values() if s), 0), "")
+        widest = max((s[-1] for s in shapes.values() if s), default=0)  # SDXL's: 1280, beside CLIP-L's 768
+        return "sd3" if "\nt5xxl\n" in text else "sdxl" if "\nclip_g\n" in text else CROSS_WIDTHS.get(widest, "")
     if kind == "text":
         return _text_family(shapes)
     looks = next((shapes[key][1] for key in _LOOKS if len(shapes.get(key, ())) == 4), 0)

@@ -23,13 +23,15 @@ _OWN_TAGS: Mapping[str, tuple[str, ...]] = {
 }
 _MAX_THRESHOLDS = 2  # a unit has threshold_a and threshold_b, no more
 KEEPS_THE_REST = "inpaint_only"
-SEEING = ("ip-adapter-auto", "ip-adapter_clip_sd15")  # no drawing: the control looks at the picture itself
+# No drawing: the control looks at the picture itself, by the CLIP that it was made for
+SEEING = (
+    *("ip-adapter-auto", "ip-adapter_clip_sd15"),
+    *("ip-adapter_clip_sdxl", "ip-adapter_clip_sdxl_plus_vith"),
+)
 _OTHER_EYES = {
     "ip-adapter_face_id": "reads what a recogniser of faces (InsightFace) sees",
     "ip-adapter_face_id_plus": "reads what a recogniser of faces (InsightFace) sees",
     "ip-adapter_pulid": "reads what a recogniser of faces (InsightFace) sees",
-    "ip-adapter_clip_sdxl": "is for models of SDXL",
-    "ip-adapter_clip_sdxl_plus_vith": "is for models of SDXL",
 }
 _UNBUILT = ("revision_",)
 _COLOUR_FIXES: Mapping[str, tuple[str, ...]] = {  # what their thresholds are
@@ -141,7 +143,8 @@ def find_module(name: str) -> Module:
         if known.name in _OTHER_EYES:
             raise UnknownName(
                 f"The module {name!r} {_OTHER_EYES[known.name]}, which is not part of this program. Use"
-                " ip-adapter_clip_h with an IP-Adapter of Stable Diffusion 1.5, for faces ip-adapter-plus-face_sd15."
+                " ip-adapter_clip_h with an IP-Adapter of Stable Diffusion 1.5, for faces ip-adapter-plus-face_sd15; of"
+                " SDXL ip-adapter_clip_sdxl_plus_vith with ip-adapter-plus-face_sdxl_vit-h."
             )
         if wanted.startswith(_UNBUILT):
             raise UnknownName(f"The module {name!r} draws nothing, it changes how the model draws: it is not built in.")
