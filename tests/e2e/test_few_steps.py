@@ -112,6 +112,17 @@ def test_a_picture_is_changed_in_few_steps(drawn: Result, studio: Studio, tmp_pa
     assert most.init and most.init.exact_steps  # of 4 steps, three quarters begin at noise alone
 
 
+@pytest.mark.parametrize("spelled", ["path", "QUICK"])
+def test_a_hires_pass_of_the_same_model_is_known_by_any_of_its_names(
+    spelled: str, folder: Path, studio: Studio
+) -> None:
+    hires = Hires(scale=1.0, upscaler="Lanczos", denoise=0.5)
+    wanted = _draw(replace(ASKED, hires=hires), studio)
+    named = replace(hires, model=str(folder) if spelled == "path" else spelled)
+    found = _draw(replace(ASKED, hires=named), studio)
+    assert np.array_equal(_pixels(found), _pixels(wanted)) and found.request.hires == wanted.request.hires
+
+
 def test_a_hires_pass_of_another_model_goes_without_the_lora(folder: Path, studio: Studio) -> None:
     plain = write_plain(folder.parent / "plain")
     other = Hires(model=plain.name, scale=1.0, upscaler="Lanczos", denoise=0.5)

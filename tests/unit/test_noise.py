@@ -1,6 +1,7 @@
 """The noise of a generation: AUTOMATIC1111's numbers, image by image."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,22 @@ def test_what_sampling_starts_from() -> None:
     assert torch.equal(start_latents(noise, sigma, epsilon, unit_variance=True), noise * 1.25)
     assert torch.equal(start_latents(noise, sigma, epsilon, latents), noise * 3.75)
     assert torch.equal(start_latents(noise, sigma, flow, latents), noise * 1.5)
+
+
+def test_levels_that_are_nearer_than_the_trees_tolerance_have_noise_of_their_own() -> None:
+    """A flow's plan of which the last thousandth is walked; the search for the one between had no end."""
+    walked = torch.tensor([0.0010008, 0.0010004, 0.0010002, 0.001])
+    planned = torch.cat([torch.tensor([1.0, 0.5]), walked, torch.zeros(1)])
+    noise = ImageNoise((1, 64, 64), (1, 2), sigmas=planned, walked=walked)
+    steps = [noise.between(a, b) for a, b in pairwise(walked)]
+    for step in steps:
+        assert abs(float(step.mean())) < 0.1 and abs(float(step.std()) - 1) < 0.1
+    assert abs(float((steps[0] * steps[1]).mean())) < 0.1
+    torch.testing.assert_close(
+        steps[0] * (walked[0] - walked[1]).sqrt() + steps[1] * (walked[1] - walked[2]).sqrt(),
+        noise.between(walked[0], walked[2]) * (walked[0] - walked[2]).sqrt(),
+        atol=1e-6, rtol=1e-3,
+    )  # fmt: skip
+    usual = ImageNoise((1, 8, 8), (1,), sigmas=planned, walked=planned[:3])
+    far = ImageNoise((1, 8, 8), (1,), sigmas=planned[:3])
+    assert usual.digits == far.digits  # other levels of the plan change no picture

@@ -63,6 +63,7 @@ def test_what_may_be_asked(fields: dict[str, Any]) -> None:
         ({"width": 2048, "height": 2048, "batch": 5}, "over_limit"),
         ({"width": 2048, "height": 2048, "batch": 4, "steps": 150}, "over_limit"),
         ({"width": 2048, "height": 1024, "hires": {"scale": 2.0}}, "over_limit"),
+        ({"width": 1024, "height": 1024, "steps": 1, "batch": 5, "hires": {"scale": 2.0}}, "over_limit"),
         ({"width": 512, "height": 512, "hires": {"width": 4096}}, "over_limit"),
         ({"width": 64, "height": 2048, "hires": {"width": 2048, "height": 64}}, "over_limit"),
         ({"hires": {"steps": 500}}, "over_limit"),

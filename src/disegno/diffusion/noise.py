@@ -20,7 +20,10 @@ from disegno.core.request import SEEDS, NoiseSource
 Shape = tuple[int, int, int]  # c h w
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_TREE_DIGITS = 6  # torchsde.BrownianTree rounds its ends to its tolerance, 1e-6, and warns of what lies outside
+# torchsde.BrownianTree rounds levels to its tolerance, and warns of what lies outside of its ends. Of levels that are
+# nearer to each other than that it looks for the one between without end, so these get a finer tree: another path.
+_TREE_DIGITS, _FINE_DIGITS = 6, 12
+_NEAR = 4e-6  # what a sampler asks of lies between two levels, too
 
 
 class Normals(Protocol):
@@ -148,11 +151,17 @@ def _first(
     return paste_centred(normals.draw(shape), noise) if resized else noise
 
 
+def _digits_of(walked: Tensor) -> int:
+    """Return to how many digits the Brownian paths tell these levels apart."""
+    levels = walked[walked > 0]
+    return _FINE_DIGITS if len(levels) > 1 and float(levels.diff().abs().min()) < _NEAR else _TREE_DIGITS
+
+
 class ImageNoise:
     """The noise of one generation's images: `start_noise` first, then the noise of the steps.
 
     A `StepNoise` of the samplers. `sigmas`: the plan's whole noise levels, also where image-to-image uses only some:
-    the ends of the Brownian paths.
+    the ends of the Brownian paths. `walked`: those that are used; unset: all of them.
     """
 
     def __init__(
@@ -163,12 +172,14 @@ class ImageNoise:
         source: NoiseSource = "cpu",
         variation: Variation | None = None,
         sigmas: Tensor | None = None,
+        walked: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.shape, self.seeds, self.subseeds = shape, tuple(seeds), tuple(subseeds) or tuple(seeds)
         self.source, self.variation, self.device = SOURCES[source], variation or Variation(), device
         self.streams = [self.source(seed) for seed in self.seeds]
         self.range = (float(sigmas[sigmas > 0].min()), float(sigmas.max())) if sigmas is not None else None
+        self.digits = _TREE_DIGITS if sigmas is None else _digits_of(sigmas if walked is None else walked)
         self.trees: list[torchsde.BrownianTree] = []
 
     def start_noise(self) -> Tensor:
@@ -195,8 +206,11 @@ class ImageNoise:
         low, high = self.range
         if not self.trees:
             zeros = torch.zeros(self.shape)
-            self.trees = [torchsde.BrownianTree(low, zeros, high, entropy=seed % SEEDS) for seed in self.seeds]
-        inside = [min(max(float(s), round(low, _TREE_DIGITS)), round(high, _TREE_DIGITS)) for s in (sigma, sigma_next)]
+            self.trees = [
+                torchsde.BrownianTree(low, zeros, high, entropy=seed % SEEDS, tol=10.0**-self.digits)
+                for seed in self.seeds
+            ]
+        inside = [min(max(float(s), round(low, self.digits)), round(high, self.digits)) for s in (sigma, sigma_next)]
         increments = torch.stack([cast(Tensor, tree(min(inside), max(inside))) for tree in self.trees])
         sign = 1.0 if sigma_next > sigma else -1.0
         return (increments * sign / (sigma_next - sigma).abs().sqrt()).to(self.device)

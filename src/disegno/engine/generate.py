@@ -41,7 +41,7 @@ Drawing = Generator[Phase, None, Result]
 def open_job(request: Request, studio: Studio, album: Album) -> Job:
     """Return the request, concrete, with its model and its picture open. Raises DisegnoError."""
     backbone = studio.backbone_of(request)
-    request = concrete(request, backbone, album)
+    request = concrete(studio.in_one_spelling(request), backbone, album)
     assert request.width and request.height
     check_depth(request, backbone)
     seeds, subseeds = batch_seeds(request.seed, request.subseed, request.subseed_strength, request.batch)

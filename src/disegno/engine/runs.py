@@ -119,6 +119,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         source=request.noise_source,
         variation=Variation(request.subseed_strength, _seed_size(request, backbone), request.seed_delta),
         sigmas=walk.planned,
+        walked=walk.sigmas,
         device=material.texts.device,
     )
     x, inpaint = _start(request, backbone, begin, noise, walk)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
@@ -145,6 +145,17 @@ class Studio:
     def backbone_of(self, request: Request) -> Backbone:
         """Return the model that a request names, with the VAE and the meaning of its output that it says."""
         return self.backbone(request.model, request.prediction, request.vae)
+
+    def in_one_spelling(self, request: Request) -> Request:
+        """Return the request without its hires pass's model where that is the first's by another name.
+
+        Raises UnknownName, ModelFileError.
+        """
+        hires = request.hires
+        if hires is None or hires.model in (None, request.model):
+            return request
+        same = self.find_model(hires.model) == self.find_model(request.model)
+        return replace(request, hires=replace(hires, model=None)) if same else request
 
     def find_vae(self, name: str | None, model: FileCard | None) -> FileCard | None:
         """Return the card of the VAE that a model is to have; None: its own. Raises UnknownName, ModelFileError.

@@ -125,17 +125,18 @@ def check_cost(request: Request, limits: Limits) -> None:
     The worker checks again when the request is concrete.
     """
     width, height, steps = request.width or 64, request.height or 64, request.steps or 1
-    sides = [width, height]
+    sides, pixels = [width, height], width * height
     if request.hires is not None:
         large = target_size(request.hires, width, height)
         sides += large.width, large.height
+        pixels = max(pixels, large.width * large.height)
         steps = max(steps, request.hires.steps or 1)
     require_within(
         (
             ("width or height", max(sides), limits.side_px, "pixels"),
             ("batch", request.batch, limits.batch, "pictures"),
             ("steps", steps, limits.steps, "steps"),
-            ("width x height x batch", width * height * request.batch, limits.pixels, "pixels"),
+            ("width x height x batch", pixels * request.batch, limits.pixels, "pixels"),
             ("width x height x batch x steps", work_of(request), limits.work, "pixels in all steps"),
         )
     )

@@ -72,7 +72,7 @@ class Bench:
 def generate(request: Request, bench: Bench) -> Running:
     """Draw pictures: N.png are the images with their records, condition-N.png what each control was shown."""
     album = Album(bench.studio.limits)
-    asked = concrete(request, bench.studio.backbone_of(request), album)
+    asked = concrete(bench.studio.in_one_spelling(request), bench.studio.backbone_of(request), album)
     check_cost(asked, bench.limits)  # with the sizes and steps that were left to the model and to the pictures
     result = yield from draw(asked, bench.studio, album)
     files = [bench.write(f"{i}.png", "image", png_bytes(result, i)) for i in range(len(result.images))]
@@ -108,7 +108,8 @@ def _concrete(plot: Plot, model: str, bench: Bench) -> list[Request]:
     """Return the plot's requests to this model, nothing left open. Raises Refused where one of them costs too much."""
     some = [cell.request for cell in plot.cells if cell.request.model == model]
     album = Album(bench.studio.limits)
-    whole = [concrete(each, bench.studio.backbone_of(each), album) for each in some]
+    studio = bench.studio
+    whole = [concrete(studio.in_one_spelling(each), studio.backbone_of(each), album) for each in some]
     for each in whole:
         check_cost(each, bench.limits)
     return whole

@@ -32,7 +32,7 @@ class Limits:
     side_px: int = 2048
     """The longer side of what is drawn."""
     pixels: int = 16 * 2**20
-    """Width times height times the number of pictures of one job."""
+    """Width times height times the number of pictures of one job, as large as the hires pass makes them."""
     steps: int = 150
     """Sampling steps."""
     batch: int = 64
