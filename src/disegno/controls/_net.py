@@ -65,7 +65,7 @@ def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
     theirs = _config(backbone.net)
     for field, meaning in _SHARED.items():
         ours, wanted = getattr(sizes, _OURS.get(field, field)), _plain(theirs.get(field))
-        if wanted is not None and ours != wanted:
+        if None not in (ours, wanted) and ours != wanted:
             raise WrongFamily(
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning} is {ours}, "
                 f"the model's is {wanted}. Choose a control that was made for {backbone.family}."

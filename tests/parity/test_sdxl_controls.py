@@ -1,0 +1,205 @@
+"""Controls of Stable Diffusion XL against diffusers' classes and pipelines, in miniature."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline
+from torch import Tensor
+
+from disegno.backbones import miniature, sdxl
+from disegno.backbones import miniature_sdxl as mini
+from disegno.backbones.base import TextStates
+from disegno.backbones.miniature_sdxl import THREE_LEVELS, Sdxl
+from disegno.controls import controlnet
+from disegno.controls.base import Condition, Control
+from disegno.controls.strength import Use, Used
+from disegno.core.errors import RequestError, WrongFamily
+from disegno.core.request import Request
+from disegno.diffusion.call import Call, Row
+from disegno.diffusion.noise import ImageNoise
+from disegno.diffusion.told import told_size
+from disegno.engine.batch import Batch, View
+from disegno.engine.runs import Material, runs_of
+from disegno.engine.texts import Texts
+from disegno.memory import FULL_PRECISION, Memory, build_empty
+from disegno.text.learnt import TextOptions
+from disegno.weights.identify import identify
+from disegno.weights.keys import ldm
+from disegno.weights.save import save_safetensors
+
+# diffusers turns tensors into arrays in a way that numpy 2 deprecates
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
+
+MEMORY = Memory(FULL_PRECISION)
+MADE = Sdxl(unet=THREE_LEVELS)
+PROMPT, NEGATIVE = "a red car on a city street", "blur"
+REQUEST = Request(prompt=PROMPT, negative=NEGATIVE, steps=6, sampler="Euler", schedule="uniform", cfg=5.0)
+SEED = 3
+IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+NONE = ("DownBlock2D",) * 3
+# as diffusers/controlnet-*-sdxl-1.0, -mid and -small have them (the last's middle has an attention without a block)
+SIZES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "mid": {"down_block_types": (*NONE[:2], "CrossAttnDownBlock2D"), "transformer_layers_per_block": (1, 1, 1)},
+    "small": {"down_block_types": NONE, "transformer_layers_per_block": (0, 0, 0)},
+    "smallest": {"down_block_types": NONE, "mid_block_type": "UNetMidBlock2D"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini.write_folder(tmp_path_factory.mktemp("models") / "base", MADE)
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path) -> sdxl.Sdxl:
+    return sdxl.open(folder, MEMORY)
+
+
+@pytest.fixture(scope="module")
+def states(host: sdxl.Sdxl) -> tuple[TextStates, TextStates]:
+    return host.read_prompt(PROMPT, TextOptions()), host.read_prompt(NEGATIVE, TextOptions())
+
+
+def _noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _call(host: sdxl.Sdxl, states: tuple[TextStates, TextStates]) -> Call:
+    """A prompt's row and a negative prompt's, at two noise levels."""
+    rows = tuple(Row(i, positive=i == 0, text=str(i), progress=0.5, seed=40) for i in range(2))
+    tokens = torch.cat([state.tokens for state in states])
+    pooled = torch.cat([state.pooled for state in states if state.pooled is not None])
+    return Call(_noise(2, 4, 8, 12), torch.tensor([7.0, 981.0]), tokens, rows, host.evaluate, pooled)
+
+
+def _told(call: Call) -> dict[str, Tensor]:
+    assert call.pooled is not None
+    told = told_size(call.pooled, call.x)
+    assert told["time_ids"].tolist() == [[64, 96, 0, 0, 64, 96]] * 2
+    return told
+
+
+def _drawn(host: sdxl.Sdxl, states: tuple[TextStates, TextStates], controls: tuple[Control, ...]) -> Tensor:
+    material = Material(Texts.plain(*states), (8, 12), (View(controls),))
+    (run,) = runs_of(REQUEST, host, material, [SEED], [SEED])
+    batch = Batch(host)
+    batch.add(run)
+    while batch.runs:
+        batch.step()
+    assert run.latents is not None
+    return run.latents
+
+
+def _scheduler() -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace", steps_offset=1
+    )
+
+
+def _pipelines(cls: Any, host: sdxl.Sdxl, states: tuple[TextStates, TextStates], parts: Any, **call: Any) -> Tensor:
+    """Return the latents that diffusers' pipeline draws for the same texts and noise."""
+    none: Any = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipeline = cls(vae=host.vae, unet=host.net, scheduler=_scheduler(), **none, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    texts: dict[str, Any] = {
+        "prompt_embeds": states[0].tokens,
+        "negative_prompt_embeds": states[1].tokens,
+        "pooled_prompt_embeds": states[0].pooled,
+        "negative_pooled_prompt_embeds": states[1].pooled,
+    }
+    noise = ImageNoise((4, 8, 12), [SEED]).start_noise()
+    more = {"num_inference_steps": REQUEST.steps, "guidance_scale": REQUEST.cfg, "output_type": "latent"}
+    with torch.no_grad():
+        return pipeline(**texts, latents=noise, height=64, width=96, **more, **call).images
+
+
+# ---- ControlNet
+
+
+def _config(size: str) -> dict[str, Any]:
+    unlike = ("sample_size", "out_channels", "up_block_types")
+    return {name: value for name, value in MADE.unet_config.items() if name not in unlike} | SIZES[size]
+
+
+def _control_tensors(size: str, seed: int = 5) -> dict[str, Tensor]:
+    return miniature.draw(build_empty(lambda: ControlNetModel(**_config(size))), seed)
+
+
+def _theirs(size: str, tensors: Mapping[str, Tensor]) -> ControlNetModel:
+    net = ControlNetModel(**_config(size))
+    net.load_state_dict(dict(tensors))
+    return net.eval().requires_grad_(False)
+
+
+def _written(path: Path, layout: str, size: str = "full", seed: int = 5) -> Path:
+    tensors = _control_tensors(size, seed)
+    if layout == "folder":
+        config = {"_class_name": "ControlNetModel", **_config(size)}
+        miniature.write_part(path, "diffusion_pytorch_model", (config, tensors))
+        return path
+    names = ldm.unet_originals(tensors) if layout == "original" else {name: name for name in tensors}
+    save_safetensors(path, {names[name]: tensor for name, tensor in tensors.items()}, {})
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", ["file", "original", "folder"])
+def test_a_controlnet_is_diffusers(host: sdxl.Sdxl, states: Any, tmp_path: Path, layout: str, size: str) -> None:
+    path = _written(tmp_path / ("folder" if layout == "folder" else "c.safetensors"), layout, size)
+    card = identify(path)
+    assert (card.kind, card.mechanism, card.family) == ("control", "controlnet", "sdxl")
+    control = controlnet.open(path, host, MEMORY).prepare(Condition(IMAGE, "k"))
+    call = _call(host, states)
+    ours = control(call).residuals
+    theirs = _theirs(size, _control_tensors(size))
+    down, mid = theirs(call.x, call.t, call.tokens, IMAGE, added_cond_kwargs=_told(call), return_dict=False)
+    assert ours is not None and len(ours.down) == 9
+    pairs = zip((*ours.down, ours.mid), (*down, mid), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+    unet = host.net(
+        call.x, call.t, call.tokens, added_cond_kwargs=_told(call), down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    ).sample  # fmt: skip
+    assert torch.allclose(control(call).run(), unet, atol=1e-4)
+
+
+@pytest.mark.parametrize("strengths", [(0.7,), (0.7, 1.2)], ids=["one", "two"])
+def test_latents_under_controlnets_are_the_pipelines(
+    host: sdxl.Sdxl, states: Any, tmp_path: Path, strengths: tuple[float, ...]
+) -> None:
+    sizes = ("full", "smallest")[: len(strengths)]
+    paths = [_written(tmp_path / f"{size}.safetensors", "file", size, seed) for seed, size in enumerate(sizes)]
+    controls = [controlnet.open(path, host, MEMORY).prepare(Condition(IMAGE, "k")) for path in paths]
+    nets = [_theirs(size, _control_tensors(size, seed)) for seed, size in enumerate(sizes)]
+    wanted = _pipelines(
+        StableDiffusionXLControlNetPipeline, host, states, {"controlnet": nets}, image=[IMAGE] * len(nets),
+        controlnet_conditioning_scale=list(strengths), control_guidance_end=[0.5] * len(nets),
+    )  # fmt: skip
+    used = tuple(Used(one, Use(strength, end=0.5)) for one, strength in zip(controls, strengths, strict=True))
+    torch.testing.assert_close(_drawn(host, states, used), wanted, atol=2e-4, rtol=0)
+    assert not torch.allclose(_drawn(host, states, ()), wanted, atol=1e-2)
+
+
+@torch.no_grad()
+def test_ten_weights_by_layer(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    path = _written(tmp_path / "c.safetensors", "file", "mid")
+    control, call = controlnet.open(path, host, MEMORY).prepare(Condition(IMAGE, "k")), _call(host, states)
+    full = control(call).residuals
+    weights = tuple(0.1 * k for k in range(10))
+    found = Used(control, Use(layers=weights))(call).residuals
+    assert full is not None and found is not None
+    for a, b, weight in zip((*found.down, found.mid), (*full.down, full.mid), weights, strict=True):
+        torch.testing.assert_close(a, weight * b)
+    with pytest.raises(RequestError, match="13 layer weights, but adds 10 residuals to this model"):
+        Used(control, Use(layers=(1.0,) * 13))(call)
+
+
+def test_a_controlnet_of_other_levels_is_refused(tmp_path: Path) -> None:
+    other = sdxl.open(mini.write_folder(tmp_path / "two"), MEMORY)
+    with pytest.raises(WrongFamily, match="the widths of the levels"):
+        controlnet.open(_written(tmp_path / "c.safetensors", "file", "small"), other, MEMORY)
