@@ -277,6 +277,14 @@ def _controlnet_sdxl(folder: Path, _host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict, layers=10)
 
 
+def _t2i_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    host = _sdxl_host(folder)
+    save_file(draw(T2IAdapter(3, [32, 64, 128, 128], 2, 16, "full_adapter_xl"), 15), folder / "t2i.safetensors")
+    controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, layers=4)
+
+
 def _reference_sdxl(folder: Path, _host: TinyHost) -> Opened:
     return _reference(folder, _sdxl_host(folder))
 
@@ -292,6 +300,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "ip-adapter": _ip_adapter,
     REFERENCE: _reference,
     "controlnet of sdxl": _controlnet_sdxl,
+    "t2i-adapter of sdxl": _t2i_sdxl,
     f"{REFERENCE} of sdxl": _reference_sdxl,
 }
 

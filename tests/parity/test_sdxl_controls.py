@@ -1,19 +1,29 @@
 """Controls of Stable Diffusion XL against diffusers' classes and pipelines, in miniature."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusionXLControlNetPipeline
+from diffusers import (
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    StableDiffusionXLAdapterPipeline,
+    StableDiffusionXLControlNetPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
 from torch import Tensor
 
 from disegno.backbones import miniature, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature_sdxl import THREE_LEVELS, Sdxl
-from disegno.controls import controlnet
+from disegno.controls import controlnet, t2i_adapter
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used
 from disegno.core.errors import RequestError, WrongFamily
@@ -29,6 +39,7 @@ from disegno.text.learnt import TextOptions
 from disegno.weights.identify import identify
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
+from disegno.weights.t2i_files import names_of, originals_of
 
 # diffusers turns tensors into arrays in a way that numpy 2 deprecates
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
@@ -203,3 +214,108 @@ def test_a_controlnet_of_other_levels_is_refused(tmp_path: Path) -> None:
     other = sdxl.open(mini.write_folder(tmp_path / "two"), MEMORY)
     with pytest.raises(WrongFamily, match="the widths of the levels"):
         controlnet.open(_written(tmp_path / "c.safetensors", "file", "small"), other, MEMORY)
+
+
+# ---- T2I-Adapter
+
+
+def _adapter(channels: int = 3) -> T2IAdapter:
+    net = T2IAdapter(channels, [32, 64, 128, 128], 2, downscale_factor=16, adapter_type="full_adapter_xl")
+    net.load_state_dict(miniature.draw(net, 7))
+    return net.eval().requires_grad_(False)
+
+
+def _adapter_file(net: T2IAdapter, path: Path) -> Path:
+    """As A1111's collection has them (.safetensors), as the original counts the blocks (.pth), or a folder."""
+    own = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    if path.suffix == ".pth":
+        torch.save(originals_of({key.removeprefix("adapter."): tensor for key, tensor in own.items()}), path)
+    elif path.suffix:
+        save_file(own, path)
+    else:
+        net.save_pretrained(path)
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", ["t2i-adapter_diffusers_xl_canny.safetensors", "adapter_xl.pth", "folder"])
+def test_an_adapters_features_are_diffusers_and_go_where_its_unet_adds_them(
+    host: sdxl.Sdxl, states: Any, tmp_path: Path, name: str, channels: int
+) -> None:
+    net = _adapter(channels)
+    path = _adapter_file(net, tmp_path / name)
+    card = identify(path)
+    assert (card.kind, card.mechanism, card.family) == ("control", "t2i-adapter", "sdxl")
+    control = t2i_adapter.open(path, host, MEMORY).prepare(Condition(IMAGE, "k"))
+    assert control.places == (3, 5, 8, 9)  # the last: the middle
+    theirs = net(IMAGE[:, :channels])
+    assert all(torch.equal(a, b) for a, b in zip(control.features, theirs, strict=True))
+    call = _call(host, states)
+
+    def wanted(*weights: float) -> Tensor:
+        features = [f.repeat(2, 1, 1, 1) * weight for f, weight in zip(theirs, weights, strict=True)]
+        return host.net(
+            call.x, call.t, call.tokens, added_cond_kwargs=_told(call), down_intrablock_additional_residuals=features
+        ).sample
+
+    for use, weights in (
+        (Use(), (1.0,) * 4),
+        (Use(0.6), (0.6,) * 4),
+        (Use(2.0, mode="prompt"), (0.5, 1.24, 1.65, 2.0)),  # A1111: 0.25, 0.62, 0.825, 1
+        (Use(layers=(0.0, 0.5, 0.0, 1.5)), (0.0, 0.5, 0.0, 1.5)),
+    ):
+        torch.testing.assert_close(Used(control, use)(call).run(), wanted(*weights), atol=1e-5, rtol=0)
+    assert not torch.allclose(wanted(1, 1, 1, 0), wanted(1, 1, 1, 1), atol=1e-3)
+
+
+def test_latents_under_an_adapter_are_the_pipelines(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    net = _adapter()
+    control = t2i_adapter.open(_adapter_file(net, tmp_path / "a.safetensors"), host, MEMORY)
+    wanted = _pipelines(
+        StableDiffusionXLAdapterPipeline, host, states, {"adapter": net}, image=IMAGE, adapter_conditioning_scale=0.8
+    )
+    found = _drawn(host, states, (Used(control.prepare(Condition(IMAGE, "k")), Use(0.8)),))
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_an_adapter_of_sdxl_takes_sides_of_any_cells(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    """The model's halving rounds up, and so do the adapter's squares of 16 pixels."""
+    control = t2i_adapter.open(_adapter_file(_adapter(), tmp_path / "a.safetensors"), host, MEMORY)
+    image = IMAGE[..., :56, :88]
+    call = _call(host, states)
+    odd = replace(call, x=call.x[..., :7, :11])
+    assert control.prepare(Condition(image, "k"))(odd).run().shape == odd.x.shape
+
+
+def test_the_published_adapters_sizes() -> None:
+    """79 M parameters, as published; blocks that are counted through, as in the original's files."""
+    widths = [320, 640, 1280, 1280]
+    real = build_empty(lambda: T2IAdapter(3, widths, 2, 16, "full_adapter_xl")).state_dict()
+    assert round(sum(tensor.numel() for tensor in real.values()) / 1e6) == 79
+    unet: Any = {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }
+    model: Any = SimpleNamespace(net=build_empty(lambda: UNet2DConditionModel(**unet)))
+    layout = t2i_adapter.layout_of(model)
+    assert (layout.widths, layout.places, layout.pixels) == (tuple(widths), (3, 5, 8, 9), 16)
+    ours = build_empty(lambda: t2i_adapter.AdapterNet(3, layout, 2, is_light=False)).state_dict()
+    shapes = {name: tensor.shape for name, tensor in ours.items()}
+    assert shapes == {name.removeprefix("adapter."): tensor.shape for name, tensor in real.items()}
+    flat = originals_of(ours)
+    assert {"conv_in.weight", "body.2.in_conv.weight", "body.4.in_conv.bias", "body.7.block2.bias"} <= flat.keys()
+    assert {names_of(flat, 4)[name]: tensor.shape for name, tensor in flat.items()} == shapes
+
+
+def test_adapters_of_other_models_are_refused(host: sdxl.Sdxl, tmp_path: Path) -> None:
+    net = T2IAdapter(3, [32, 64, 128], 2, downscale_factor=8)
+    net.save_pretrained(tmp_path / "old")
+    with pytest.raises(WrongFamily, match=r"looks at 192 numbers a place .* the model wants 768"):
+        t2i_adapter.open(tmp_path / "old", host, MEMORY)

@@ -102,9 +102,10 @@ class Stream:
     """A net that runs beside the model's, in lock step. `rows`: of the call, (r,), those that it acts on.
 
     `begin`: (x, the model's embedding of t (r e), t, tokens) of those rows -> its steps. `num_residuals`: how many it
-    adds: as many as the model's, or one at each of the `places`, the encoder's blocks. `weigh`: (which of the model's
-    residuals, what is added to it) -> that, weighed: shallow to deep, the middle last; the decoder's blocks count as
-    their skip connections. `soft`: what a mode that puts the prompt first makes of each; none: as of a ControlNet's.
+    adds: as many as the model's, or one at each of the `places`, the encoder's blocks and behind them the middle.
+    `weigh`: (which of the model's residuals, what is added to it) -> that, weighed: shallow to deep, the middle last;
+    the decoder's blocks count as their skip connections. `soft`: what a mode that puts the prompt first makes of each;
+    none: as of a ControlNet's.
     """
 
     begin: Callable[[Tensor, Tensor, Tensor, Tensor], Steps]
