@@ -119,14 +119,12 @@ class TinyTransformer(TinyHost):
 class TinySdxl(TinyHost):
     """SDXL's miniature: a whole backbone, whose net is told the pooled text and the sizes."""
 
-    model: sdxl.Sdxl | None = None
+    model: sdxl.Sdxl = field(kw_only=True)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        assert self.model is not None
         return self.model.encode_image(images)
 
     def evaluate(self, call: Call) -> Tensor:
-        assert self.model is not None
         return self.model.evaluate(call)
 
 
@@ -277,6 +275,16 @@ def _controlnet_sdxl(folder: Path, _host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict, layers=10)
 
 
+def _xs_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    host = _sdxl_host(folder)
+    net = new_xs(host.model.net, widths=(8, 16, 32), generator=torch.Generator().manual_seed(16))
+    drawn = {name: tensor + 0.02 for name, tensor in net.state_dict().items()}
+    save_file(xs_originals(drawn), folder / "xs.safetensors")
+    controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, layers=10)
+
+
 def _t2i_sdxl(folder: Path, _host: TinyHost) -> Opened:
     host = _sdxl_host(folder)
     save_file(draw(T2IAdapter(3, [32, 64, 128, 128], 2, 16, "full_adapter_xl"), 15), folder / "t2i.safetensors")
@@ -300,6 +308,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "ip-adapter": _ip_adapter,
     REFERENCE: _reference,
     "controlnet of sdxl": _controlnet_sdxl,
+    "controlnet-xs of sdxl": _xs_sdxl,
     "t2i-adapter of sdxl": _t2i_sdxl,
     f"{REFERENCE} of sdxl": _reference_sdxl,
 }

@@ -10,11 +10,13 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    ControlNetXSAdapter,
     EulerDiscreteScheduler,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
     T2IAdapter,
     UNet2DConditionModel,
+    UNetControlNetXSModel,
 )
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,7 +25,9 @@ from disegno.backbones import miniature, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature_sdxl import THREE_LEVELS, Sdxl
-from disegno.controls import controlnet, t2i_adapter
+from disegno.controls import controlnet, controlnet_xs, t2i_adapter
+from disegno.controls._xs_net import EPS, Heads, XsNet, groups_of
+from disegno.controls._xs_new import Sizes, xs_shapes
 from disegno.controls.base import Condition, Control
 from disegno.controls.strength import Use, Used
 from disegno.core.errors import RequestError, WrongFamily
@@ -40,6 +44,8 @@ from disegno.weights.identify import identify
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
 from disegno.weights.t2i_files import names_of, originals_of
+from disegno.weights.xs_files import names_of as xs_names
+from disegno.weights.xs_files import originals_of as xs_originals
 
 # diffusers turns tensors into arrays in a way that numpy 2 deprecates
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
@@ -50,6 +56,18 @@ PROMPT, NEGATIVE = "a red car on a city street", "blur"
 REQUEST = Request(prompt=PROMPT, negative=NEGATIVE, steps=6, sampler="Euler", schedule="uniform", cfg=5.0)
 SEED = 3
 IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+REAL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 NONE = ("DownBlock2D",) * 3
 # as diffusers/controlnet-*-sdxl-1.0, -mid and -small have them (the last's middle has an attention without a block)
 SIZES: dict[str, dict[str, Any]] = {
@@ -294,16 +312,7 @@ def test_the_published_adapters_sizes() -> None:
     widths = [320, 640, 1280, 1280]
     real = build_empty(lambda: T2IAdapter(3, widths, 2, 16, "full_adapter_xl")).state_dict()
     assert round(sum(tensor.numel() for tensor in real.values()) / 1e6) == 79
-    unet: Any = {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    }
-    model: Any = SimpleNamespace(net=build_empty(lambda: UNet2DConditionModel(**unet)))
+    model: Any = SimpleNamespace(net=build_empty(lambda: UNet2DConditionModel(**REAL)))
     layout = t2i_adapter.layout_of(model)
     assert (layout.widths, layout.places, layout.pixels) == (tuple(widths), (3, 5, 8, 9), 16)
     ours = build_empty(lambda: t2i_adapter.AdapterNet(3, layout, 2, is_light=False)).state_dict()
@@ -319,3 +328,98 @@ def test_adapters_of_other_models_are_refused(host: sdxl.Sdxl, tmp_path: Path) -
     net.save_pretrained(tmp_path / "old")
     with pytest.raises(WrongFamily, match=r"looks at 192 numbers a place .* the model wants 768"):
         t2i_adapter.open(tmp_path / "old", host, MEMORY)
+
+
+# ---- ControlNet-XS
+
+
+def _xs(host: sdxl.Sdxl, learns: bool, mix: float = 1.0) -> ControlNetXSAdapter:
+    net = ControlNetXSAdapter.from_unet(
+        host.net, block_out_channels=[32, 32, 64], num_attention_heads=[1, 1, 1], learn_time_embedding=learns,
+        time_embedding_mix=mix,
+    )  # fmt: skip
+    drawn = miniature.draw(net, 9)
+    net.load_state_dict({name: t * (0.3 if "_to_" in name else 1) for name, t in drawn.items()})
+    return net.eval().requires_grad_(False)
+
+
+def _both(host: sdxl.Sdxl, adapter: ControlNetXSAdapter) -> UNetControlNetXSModel:
+    """Return diffusers' model with what its class rebuilds put right: eps, and groups where channels are few."""
+    both = UNetControlNetXSModel.from_unet(host.net, adapter)
+    for module in both.modules():
+        if type(module).__name__ == "ResnetBlock2D":
+            for norm in (module.norm1, module.norm2):
+                norm.eps, norm.num_groups = EPS, groups_of(norm.num_channels)
+    return both.eval().requires_grad_(False)
+
+
+def _xs_file(adapter: ControlNetXSAdapter, path: Path) -> Path:
+    if path.suffix:
+        own = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
+        ours = {new: own[name] for name, new in xs_names(own).items()}
+        save_file(xs_originals(ours) if path.stem == "original" else own, path)
+    else:
+        adapter.save_pretrained(path)
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("learns", [False, True], ids=["20m", "48m"])
+@pytest.mark.parametrize("name", ["original.safetensors", "file.safetensors", "folder"])
+def test_a_controlnet_xs_beside_it_is_diffusers(
+    host: sdxl.Sdxl, states: Any, tmp_path: Path, name: str, learns: bool
+) -> None:
+    """One with an embedding of the time of its own gives it to the model's blocks, too: the original does so."""
+    adapter = _xs(host, learns)
+    path = _xs_file(adapter, tmp_path / name)
+    card = identify(path)
+    assert (card.kind, card.mechanism) == ("control", "controlnet-xs")
+    control = controlnet_xs.open(path, host, MEMORY).prepare(Condition(IMAGE, "k"))
+    call, both = _call(host, states), _both(host, adapter)
+    for scale in (1.0, 0.6):
+        found = Used(control, Use(scale))(call).run()
+        given = {"controlnet_cond": IMAGE, "conditioning_scale": scale, "added_cond_kwargs": _told(call)}
+        wanted = both(call.x, call.t, call.tokens, **given).sample
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(found, call.run(), atol=1e-2)
+    reached = Used(control, Use(mode="control"))(call).run()
+    torch.testing.assert_close(reached[1:], call.run()[1:], atol=1e-5, rtol=1e-4)  # its own embedding, its own picture
+
+
+@torch.no_grad()
+def test_a_share_of_its_own_embedding(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    adapter = _xs(host, learns=True, mix=0.4)
+    control = controlnet_xs.open(_xs_file(adapter, tmp_path / "folder"), host, MEMORY).prepare(Condition(IMAGE, "k"))
+    call, both = _call(host, states), _both(host, adapter)
+    wanted = both(call.x, call.t, call.tokens, controlnet_cond=IMAGE, added_cond_kwargs=_told(call)).sample
+    torch.testing.assert_close(control(call).run(), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("widths", "learns", "millions"),
+    [((16, 32, 64), False, 20.2), ((32, 64, 128), True, 47.7)],
+    ids=["20m", "48m"],
+)
+def test_the_published_sizes_of_controlnet_xs(widths: tuple[int, ...], learns: bool, millions: int) -> None:
+    """The names tell the parameters: 20 and 48 millions, the latter with an embedding of pooled texts, which is unused.
+
+    The 20's published file has 80.8 MB, of four bytes a number.
+    """
+    heads = [max(1, width // 64) for width in widths]
+    unet = build_empty(lambda: UNet2DConditionModel(**REAL))
+    adapter = build_empty(
+        lambda: ControlNetXSAdapter.from_unet(
+            unet, block_out_channels=list(widths), num_attention_heads=heads, learn_time_embedding=learns
+        )
+    ).state_dict()
+    shapes = {new: tuple(adapter[name].shape) for name, new in xs_names(adapter).items()}
+    net = build_empty(lambda: XsNet(shapes, Heads.of(unet.config, REAL["block_out_channels"])))
+    assert {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes
+    unused = {"label_emb.0.0.weight": (1280, 2816), "label_emb.0.2.weight": (1280, 1280)} if learns else {}
+    num = sum(p.numel() for p in net.parameters()) + sum(a * b for a, b in unused.values())
+    assert num / 1e6 == pytest.approx(millions, abs=0.05)
+    original = xs_originals(net.state_dict())
+    assert set(xs_names([*original, *(f"control_model.{name}" for name in unused)]).values()) == shapes.keys()
+    assert net.num_residuals == 10
+    ours = {name: shape for name, shape in shapes.items() if not name.startswith("time_embedding.")}
+    assert xs_shapes(Sizes.of(unet, widths)) == ours

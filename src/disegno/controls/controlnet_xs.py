@@ -20,7 +20,8 @@ from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.xs_files import MECHANISM, XsFile, read_xs
 
-families = ("sd1", "sd2", "diorama")
+MIX_POWER = 0.3  # of the share that a control's own embedding of the time has: the original's
+families = ("sd1", "sd2", "sdxl", "diorama")
 
 
 def recognises(card: FileCard) -> bool:
@@ -43,9 +44,10 @@ class ControlNetXs:
         rows = torch.arange(len(call.rows), device=call.x.device)
         return replace(call, streams=(*call.streams, Stream(self._begin, rows, self.net.num_residuals)))
 
-    def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> Steps:
+    def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor, told: Tensor | None) -> Steps:
         like = weight_of(self.net)
-        return self.net.begin(self.hint, x[:, : self.net.channels].to(like), emb.to(like), t, tokens.to(like))
+        x, emb, tokens = x[:, : self.net.channels].to(like), emb.to(like), tokens.to(like)
+        return self.net.begin(self.hint, x, emb, t, tokens, None if told is None else told.to(like))
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ class ControlNetXsController:
 
 
 def open(path: Path, backbone: Host, memory: Memory) -> ControlNetXsController:
-    """Return the ControlNet-XS in this file. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    """Return the ControlNet-XS in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     file = read_xs(path)
     net = memory.pack(open_xs(path.name, file, backbone, memory))
-    return ControlNetXsController(path.stem, file.words.get("disegno.annotator"), net, file.sha256)
+    return ControlNetXsController(path.stem, file.words.get("disegno.annotator"), net, file.fingerprint)
 
 
 def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
@@ -76,11 +78,12 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
     shapes = {key: tuple(tensor.shape) for key, tensor in file.tensors.items()}
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
     try:
-        net = memory.build(lambda: XsNet(shapes, heads_of(backbone)), file.tensors, name)
+        net = memory.build(lambda: XsNet(shapes, _heads(file, backbone)), file.tensors, name)
     except (KeyError, IndexError) as error:
         raise KeyMismatch(
             f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
         ) from error
+    net.share = float(str(file.config.get("time_embedding_mix", 1.0))) ** MIX_POWER
     given = {
         "the widths of the levels it adds to": tuple(dict.fromkeys(wire.out_channels for wire in wires(net))),
         "the blocks that it adds to": len(net.to_base),
@@ -119,6 +122,13 @@ def heads_of(backbone: Body) -> Heads:
     """Return how wide the heads of a control for this backbone are."""
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
     return Heads.of(config, _widths(config))
+
+
+def _heads(file: XsFile, backbone: Body) -> Heads:
+    """Return the heads that the control's folder tells, and else the backbone's rule."""
+    widths, told = _widths(file.config), file.config.get("num_attention_heads")
+    nums = [int(str(num)) for num in told] if isinstance(told, list) else [int(str(told))] * len(widths) if told else []
+    return replace(heads_of(backbone), told=dict(zip(widths, nums, strict=False)))
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]]) -> int:

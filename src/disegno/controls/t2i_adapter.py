@@ -99,6 +99,8 @@ class Features:
     The middle's place is the one behind the encoder's last.
     """
 
+    embedded = None
+
     def __init__(self, at: Mapping[int, Tensor]) -> None:
         self.at = at
         self.num_seen = 0
