@@ -22,7 +22,7 @@ from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.modules import KEEPS_THE_REST, SEEING, Module, find_module
 
 MAX_UNITS = 10  # A1111 parity: the most that its setting control_net_unit_count allows
-NUM_LAYERS = (13, 10, 16)  # residuals of an SD 1.x ControlNet; of an SDXL one; cross-attentions of SD 1.x
+NUM_LAYERS = (13, 10, 4, 16)  # of a ControlNet, of one of SDXL, of a T2I-Adapter; cross-attentions of SD 1.x
 HIDDEN = 0.5  # A1111 parity: what a threshold without a slider becomes
 _EMPTY, _FULL = 5, 250  # A1111 parity: a mask that is nowhere brighter, or nowhere darker, says nothing
 
@@ -298,7 +298,7 @@ def _layers(given: Given, at: Path) -> list[Json]:
         raise _fault(
             at,
             "advanced_weighting",
-            f"13 weights are expected, 16 for an IP-Adapter, 10 for SDXL (given: {len(weights)})",
+            f"13 weights are expected, 10 for SDXL, 4 for a T2I-Adapter, 16 for an IP-Adapter (given: {len(weights)})",
         )
     return [coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)]
 
