@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
+    ControlNetUnionModel,
     SD3ControlNetModel,
     SD3Transformer2DModel,
     T2IAdapter,
@@ -28,6 +29,7 @@ from disegno.controls import (
     CONTROLS,
     controlnet,
     controlnet_sd3,
+    controlnet_union,
     controlnet_xs,
     ctrlora,
     ip_adapter,
@@ -275,6 +277,19 @@ def _controlnet_sdxl(folder: Path, _host: TinyHost) -> Opened:
     return Opened(host, (a, b), controller.net.state_dict, layers=10)
 
 
+def _union(folder: Path, _host: TinyHost) -> Opened:
+    host, unlike = _sdxl_host(folder), ("sample_size", "out_channels", "up_block_types")
+    config = {name: value for name, value in XL.unet_config.items() if name not in unlike}
+    net = ControlNetUnionModel(**config, num_trans_channel=32, num_proj_channel=32)
+    save_file(draw(net, 17), folder / "union.safetensors")
+    controller = controlnet_union.open(folder / "union.safetensors", host, MEMORY)
+    a, b = (
+        controller.prepare(replace(condition, task=task))
+        for condition, task in zip(_conditions(), ("canny", "depth"), strict=True)
+    )
+    return Opened(host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."), 10)
+
+
 def _xs_sdxl(folder: Path, _host: TinyHost) -> Opened:
     host = _sdxl_host(folder)
     net = new_xs(host.model.net, widths=(8, 16, 32), generator=torch.Generator().manual_seed(16))
@@ -308,6 +323,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "ip-adapter": _ip_adapter,
     REFERENCE: _reference,
     "controlnet of sdxl": _controlnet_sdxl,
+    "controlnet-union": _union,
     "controlnet-xs of sdxl": _xs_sdxl,
     "t2i-adapter of sdxl": _t2i_sdxl,
     f"{REFERENCE} of sdxl": _reference_sdxl,

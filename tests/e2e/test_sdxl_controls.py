@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import ControlNetModel, T2IAdapter
+from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
 from PIL import Image
 from torch import Tensor
 
@@ -32,8 +32,8 @@ from disegno.weights.xs_files import originals_of
 pytestmark = pytest.mark.e2e
 
 MADE = miniature_sdxl.Sdxl(unet=miniature_sdxl.THREE_LEVELS)
-NAMES = ("edges", "small", "t2i", "xs", "reference-adain-attn")
-LAYERS = {"edges": 10, "small": 10, "t2i": 4, "xs": 10}
+NAMES = ("edges", "small", "union", "t2i", "xs", "reference-adain-attn")
+LAYERS = {"edges": 10, "small": 10, "union": 10, "t2i": 4, "xs": 10}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class World:
     studio: Studio
 
     def unit(self, name: str, picture: str = "a", **fields: Any) -> ControlUnit:
-        return ControlUnit(**{"name": name, "image": str(self.folder / f"{picture}.png"), "annotate": "none", **fields})
+        task = {"task": "canny"} if name == "union" else {}
+        image = str(self.folder / f"{picture}.png")
+        return ControlUnit(**{"name": name, "image": image, "annotate": "none", **task, **fields})
 
     def request(self, *units: ControlUnit, **fields: Any) -> Request:
         told = {"prompt": "a disc", "model": "mini", "seed": 1, "steps": 2, "width": 64, "height": 64}
@@ -56,10 +58,13 @@ class World:
         return np.stack([np.asarray(image) for image in result.images])
 
 
-def _controlnet(**unlike: Any) -> dict[str, Tensor]:
+def _config(**unlike: Any) -> dict[str, Any]:
     left_out = ("sample_size", "out_channels", "up_block_types")
-    config = {name: value for name, value in MADE.unet_config.items() if name not in left_out} | unlike
-    return miniature.draw(ControlNetModel(**config), 5)
+    return {name: value for name, value in MADE.unet_config.items() if name not in left_out} | unlike
+
+
+def _controlnet(**unlike: Any) -> dict[str, Tensor]:
+    return miniature.draw(ControlNetModel(**_config(**unlike)), 5)
 
 
 def _write(folder: Path) -> None:
@@ -67,6 +72,8 @@ def _write(folder: Path) -> None:
     names = ldm.unet_originals(edges)
     save_safetensors(folder / "edges.safetensors", {names[name]: tensor for name, tensor in edges.items()}, {})
     save_safetensors(folder / "small.safetensors", small, {})
+    union = ControlNetUnionModel(**_config(num_trans_channel=32, num_proj_channel=32, num_control_type=8))
+    save_safetensors(folder / "union.safetensors", miniature.draw(union, 6), {})
     adapter = T2IAdapter(3, [32, 64, 128, 128], 2, 16, "full_adapter_xl")
     save_safetensors(folder / "t2i.safetensors", miniature.draw(adapter, 11), {})
     net = sdxl.open(folder / "mini.safetensors", Memory(FULL_PRECISION)).net
@@ -129,7 +136,13 @@ def test_several_at_once_and_beside_a_lora(world: World) -> None:
 
 def test_pictures_join_a_batch_at_any_step_and_keep_their_latents(world: World) -> None:
     """Other controls, none, other texts and another step of the way: float32's rounding apart, each as alone."""
-    units = (world.unit("edges"),), (world.unit("t2i", "b"), world.unit("small")), (world.unit("xs"),), ()
+    units = (
+        (world.unit("edges"),),
+        (world.unit("t2i", "b"), world.unit("small")),
+        (world.unit("xs"),),
+        (world.unit("union"),),
+        (),
+    )
 
     def phase(seed: int, controls: tuple[ControlUnit, ...]) -> Phase:
         return next(draw(world.request(*controls, seed=seed, steps=3, prompt=f"{seed} discs"), world.studio))
@@ -148,6 +161,20 @@ def test_pictures_join_a_batch_at_any_step_and_keep_their_latents(world: World) 
     together = drawn([phase(seed, controls) for seed, controls in enumerate(units)])
     for seed, controls in enumerate(units):
         torch.testing.assert_close(together[seed], drawn([phase(seed, controls)])[0], atol=2e-3, rtol=1e-3)
+
+
+def test_a_unions_units_are_told_apart_by_their_task(world: World) -> None:
+    seen = [world.drawn(world.unit("union", task=task)) for task in ("canny", "depth", "tile")]
+    assert len({picture.tobytes() for picture in seen}) == 3
+    unit: dict[str, Any] = {"module": "none", "model": "union", "union_control_type": "Tile"}
+    found = translate_unit(unit, (), [Named("union")], has_init=True)
+    assert found is not None
+    assert np.array_equal(world.drawn(world.unit("union", task=found.fields["task"])), seen[2])
+    assert np.array_equal(world.drawn(world.unit("union", task="straight-lines")), seen[0])  # of canny's kind
+    both = world.drawn(world.unit("union", task="canny"), world.unit("union", "b", task="depth"))
+    assert all(not np.array_equal(both, one) for one in seen)
+    with pytest.raises(RequestError, match="say which one the picture is"):
+        world.drawn(world.unit("union", task=None))
 
 
 def test_a1111s_units_steer_it(world: World) -> None:

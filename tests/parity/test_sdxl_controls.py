@@ -10,10 +10,12 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    ControlNetUnionModel,
     ControlNetXSAdapter,
     EulerDiscreteScheduler,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
     T2IAdapter,
     UNet2DConditionModel,
     UNetControlNetXSModel,
@@ -25,11 +27,11 @@ from disegno.backbones import miniature, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones.base import TextStates
 from disegno.backbones.miniature_sdxl import THREE_LEVELS, Sdxl
-from disegno.controls import controlnet, controlnet_xs, t2i_adapter
+from disegno.controls import controlnet, controlnet_union, controlnet_xs, t2i_adapter
 from disegno.controls._xs_net import EPS, Heads, XsNet, groups_of
 from disegno.controls._xs_new import Sizes, xs_shapes
 from disegno.controls.base import Condition, Control
-from disegno.controls.strength import Use, Used
+from disegno.controls.strength import Use, Used, joined
 from disegno.core.errors import RequestError, WrongFamily
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
@@ -38,12 +40,13 @@ from disegno.diffusion.told import told_size
 from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Material, runs_of
 from disegno.engine.texts import Texts
-from disegno.memory import FULL_PRECISION, Memory, build_empty
+from disegno.memory import FULL_PRECISION, Memory, Policy, build_empty
 from disegno.text.learnt import TextOptions
 from disegno.weights.identify import identify
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
 from disegno.weights.t2i_files import names_of, originals_of
+from disegno.weights.union_files import TASKS
 from disegno.weights.xs_files import names_of as xs_names
 from disegno.weights.xs_files import originals_of as xs_originals
 
@@ -423,3 +426,105 @@ def test_the_published_sizes_of_controlnet_xs(widths: tuple[int, ...], learns: b
     assert net.num_residuals == 10
     ours = {name: shape for name, shape in shapes.items() if not name.startswith("time_embedding.")}
     assert xs_shapes(Sizes.of(unet, widths)) == ours
+
+
+# ---- ControlNet Union
+
+
+def _union(num: int = 8) -> ControlNetUnionModel:
+    own = {"num_control_type": num, "num_trans_channel": 32, "num_trans_head": 8, "num_proj_channel": 32}
+    net = ControlNetUnionModel(**_config("full"), **own, conditioning_embedding_out_channels=(16, 32, 48, 64))
+    net.load_state_dict(miniature.draw(net, 17))
+    return net.eval().requires_grad_(False)
+
+
+def _union_file(net: ControlNetUnionModel, path: Path) -> Path:
+    if path.suffix:
+        save_file({name: tensor.clone() for name, tensor in net.state_dict().items()}, path)
+    else:
+        net.save_pretrained(path)
+    return path
+
+
+OTHER = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["promax.safetensors", "folder"])
+def test_a_union_is_diffusers(host: sdxl.Sdxl, states: Any, tmp_path: Path, name: str) -> None:
+    net = _union()
+    path = _union_file(net, tmp_path / name)
+    card = identify(path)
+    assert (card.kind, card.mechanism, card.family) == ("control", "controlnet-union", "sdxl")
+    assert card.tasks == tuple(TASKS)
+    controller = controlnet_union.open(path, host, MEMORY)
+    call = _call(host, states)
+    call = replace(call, x=call.x[:1].expand(2, -1, -1, -1), t=call.t[:1].expand(2))  # a guided step's two rows
+    shown = {"canny": IMAGE, "openpose": OTHER}
+    own = [Used(controller.prepare(Condition(image, task, task=task)), Use()) for task, image in shown.items()]
+    for controls, kinds in (([own[0]], [3]), ([own[1]], [0]), (own, [3, 0])):
+        told = torch.zeros(2, 8)
+        told[:, kinds] = 1
+        images = [{3: IMAGE, 0: OTHER}[kind].expand(2, -1, -1, -1) for kind in kinds]
+        down, mid = net(
+            call.x, call.t, call.tokens, images, told, kinds, added_cond_kwargs=_told(call), return_dict=False
+        )
+        (one,) = joined(controls)  # several of one file are one evaluation
+        found = one(call).residuals
+        assert found is not None
+        for a, b in zip((*found.down, found.mid), (*down, mid), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_unions_row_is_what_it_is_alone(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    """In diffusers' class rows that differ would see each other."""
+    controller = controlnet_union.open(_union_file(_union(), tmp_path / "u.safetensors"), host, MEMORY)
+    control, call = controller.prepare(Condition(IMAGE, "k", task="depth")), _call(host, states)
+    both = control(call).residuals
+    assert both is not None
+    for i in range(2):
+        alone = control(call.take(torch.tensor([i]))).residuals
+        assert alone is not None
+        torch.testing.assert_close(alone.mid, both.mid[i : i + 1], atol=1e-5, rtol=1e-4)
+
+
+def test_latents_under_a_union_are_the_pipelines(host: sdxl.Sdxl, states: Any, tmp_path: Path) -> None:
+    net = _union()
+    controller = controlnet_union.open(_union_file(net, tmp_path / "u.safetensors"), host, MEMORY)
+    wanted = _pipelines(
+        StableDiffusionXLControlNetUnionPipeline, host, states, {"controlnet": net}, control_image=[IMAGE, OTHER],
+        control_mode=[1, 6],
+    )  # fmt: skip
+    pairs = (("depth", IMAGE), ("tile", OTHER))
+    used = [Used(controller.prepare(Condition(image, task, task=task)), Use()) for task, image in pairs]
+    torch.testing.assert_close(_drawn(host, states, joined(used)), wanted, atol=2e-4, rtol=0)
+
+
+def test_a_union_knows_its_kinds_and_blacks_out_a_hole(host: sdxl.Sdxl, tmp_path: Path) -> None:
+    few = controlnet_union.open(_union_file(_union(6), tmp_path / "u.safetensors"), host, MEMORY)
+    assert list(few.tasks) == [name for name, task in TASKS.items() if task.number < 6]
+    assert identify(tmp_path / "u.safetensors").tasks == tuple(few.tasks)
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., 48:] = 1
+    masked = few.prepare(Condition(IMAGE, "a", mask, task="seg")).shown[5]
+    assert torch.equal(masked, few.prepare(Condition(IMAGE * (1 - mask), "b", task="seg")).shown[5])
+    again = [few.prepare(Condition(image, "c", task=task)) for image, task in ((IMAGE, "canny"), (OTHER, "lineart"))]
+    assert again[0].join(again[1]) is None  # one kind twice: evaluated apart
+
+
+def test_a_union_of_the_published_size_opens() -> None:
+    """xinsir's promax, by its configuration: eight kinds, a hint block of 48 to 384 channels."""
+    unlike = ("up_block_types",)
+    config = {name: value for name, value in REAL.items() if name not in unlike}
+    real = build_empty(lambda: ControlNetUnionModel(**config, num_control_type=8)).state_dict()
+    assert tuple(real["task_embedding"].shape) == (8, 320)
+    assert tuple(real["control_add_embedding.linear_1.weight"].shape) == (1280, 8 * 256)
+    model: Any = SimpleNamespace(
+        net=build_empty(lambda: UNet2DConditionModel(**REAL)), family="sdxl", name="xl", fingerprint="xl"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controlnet_union, "weights_of", lambda _: (dict(real), (SimpleNamespace(metadata={}),), "0" * 64))
+        opened = controlnet_union.open(Path("promax"), model, Memory(Policy(torch.device("meta"), torch.float32)))
+    whole = {**opened.net.state_dict(), **opened.stem.state_dict(prefix="controlnet_cond_embedding.")}
+    assert {name: tensor.shape for name, tensor in whole.items()} == {name: t.shape for name, t in real.items()}

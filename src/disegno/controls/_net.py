@@ -79,10 +79,12 @@ def open_net(
     memory: Memory,
     told: Config | None = None,
     alter: Callable[[ControlNetModel], None] | None = None,
+    make: Callable[[dict[str, Any]], ControlNetModel] | None = None,
 ) -> ControlNetModel:
     """Return the control net with these weights (diffusers' names), frozen and placed.
 
     `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
+    `make`: the net of a configuration, instead of the class's.
     `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
     """
     try:
@@ -94,17 +96,19 @@ def open_net(
     _check_fits(name, sizes, backbone)
     size = told_config(tensors)
     config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {}) | size
-    kind = ToldControlNet if size else ControlNetModel
 
-    def make() -> ControlNetModel:
-        net = kind(**config)
+    def kind(config: dict[str, Any]) -> ControlNetModel:
+        return ToldControlNet(**config) if size else ControlNetModel(**config)
+
+    def built() -> ControlNetModel:
+        net = (make or kind)(config)
         if not any(key.startswith(HINT_PREFIX) for key in tensors):
             net.add_module("controlnet_cond_embedding", nn.Identity())
         if alter is not None:
             alter(net)
         return net
 
-    return memory.build(make, tensors, name)
+    return memory.build(built, tensors, name)
 
 
 def weight_of(net: nn.Module) -> Tensor:
