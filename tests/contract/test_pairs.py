@@ -1,6 +1,6 @@
 """Every kind of file with every family: what is of another family is refused at once, in words that help.
 
-Controls and LoRAs on models, and models opened as another family: four families of files, each with the three others.
+Controls and LoRAs on models, and models opened as another family: each family of files with all the others.
 """
 
 import time
@@ -11,7 +11,7 @@ import pytest
 
 from corpus import headers
 from disegno import ControlUnit, Settings, Studio
-from disegno.backbones import BACKBONES, miniature, miniature_sd2, miniature_sd3
+from disegno.backbones import BACKBONES, miniature, miniature_sd2, miniature_sd3, miniature_sdxl
 from disegno.core.errors import WrongFamily
 from disegno.core.request import LoraUse
 from disegno.memory import FULL_PRECISION, Memory
@@ -24,6 +24,7 @@ CROSS = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 MODELS = {
     "sd1": lambda path: miniature.write_sd1_checkpoint(path),
     "sd2": lambda path: miniature_sd2.write_checkpoint(path),
+    "sdxl": lambda path: miniature_sdxl.write_file(path),
     "sd3": lambda path: miniature_sd3.write_file(path, encoders=()),
 }
 WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "diorama": 384}
@@ -47,6 +48,7 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
         yield "controlnet-xs", family, own
         yield "ip-adapter", family, {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (320, width)}
     yield "controlnet", "sd3", SD3_CONTROL
+    yield "controlnet-union", "sdxl", {"task_embedding": (8, 320), "down_blocks.1.attn2.to_k.weight": (640, 2048)}
     for family, pixels in (("sd1", 192), ("sdxl", 768)):
         yield "t2i-adapter", family, {"conv_in.weight": (320, pixels, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)}
 
@@ -104,17 +106,17 @@ def test_a_lora_of_another_family_is_refused_at_once(studio: Studio, model: str)
         assert all(word in said for word in (name, f"is for {family}", f"the open model is {model}", "Choose")), said
 
 
-FILES = {**MODELS, "sdxl": lambda path: headers.write_header(path, headers.model(2048))}
 FOLDERS = {
     "sd1": lambda path: miniature.write_sd1_folder(path),
     "sd2": lambda path: miniature_sd2.write_folder(path),
+    "sdxl": lambda path: miniature_sdxl.write_folder(path),
     "sd3": lambda path: miniature_sd3.write_folder(path, encoders=()),
 }
 
 
 def test_a_model_opened_as_another_family_is_refused_at_once(tmp_path: Path) -> None:
     memory, tried = Memory(FULL_PRECISION), 0
-    for family, write in FILES.items():
+    for family, write in MODELS.items():
         file = write(tmp_path / f"{family}.safetensors")
         for other in MODELS.keys() - {family}:
             said = _refused(
@@ -130,7 +132,7 @@ def test_a_model_opened_as_another_family_is_refused_at_once(tmp_path: Path) -> 
             )
             assert f"is for {family}, not for {other}" in said and f"Open it as {family}." in said
             tried += 1
-    assert tried == 9 + 6
+    assert tried == 12 + 12
 
 
 def _refused(do: Callable[[], object], what: str) -> str:
