@@ -17,7 +17,7 @@ from disegno.backbones import miniature, miniature_sdxl, sdxl
 from disegno.cli.main import main
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, WrongFamily
-from disegno.core.request import LoraUse
+from disegno.core.request import LoraUse, Refiner
 from disegno.engine.batch import Batch
 from disegno.engine.generate import Phase, draw
 from disegno.engine.sharing import Sharing
@@ -91,6 +91,7 @@ def _write(folder: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("sdxl")
     miniature_sdxl.write_file(folder / "mini.safetensors", MADE)
+    miniature_sdxl.write_file(folder / "refiner.safetensors", miniature_sdxl.Sdxl(refines=True))
     miniature.write_sd1_checkpoint(folder / "sd1.safetensors")
     for name, index in (("a", 0), ("b", 1)):
         Image.fromarray(Discs(2).read(index).condition).save(folder / f"{name}.png")
@@ -175,6 +176,22 @@ def test_a_unions_units_are_told_apart_by_their_task(world: World) -> None:
     assert all(not np.array_equal(both, one) for one in seen)
     with pytest.raises(RequestError, match="say which one the picture is"):
         world.drawn(world.unit("union", task=None))
+
+
+def test_controls_act_until_the_refiner_takes_over(world: World) -> None:
+    """Its net has other sizes, which no control fits; a reference has none."""
+    refined = {"refiner": Refiner(model="refiner", at=0.5), "steps": 4}
+    units = world.unit("reference-only"), world.unit("edges")
+    results = [
+        list(generate(world.request(*some, **refined), studio=world.studio))[-1]
+        for some in (units, units[:1], (units[0], world.unit("edges", end=0.5)))
+    ]
+    both, alone, ended = (result for result in results if isinstance(result, Result))
+    said = "The control edges acts until refiner.safetensors takes over, whose net has other sizes"
+    assert [any(said in text for text in one.warnings) for one in (both, alone, ended)] == [True, False, False]
+    assert both.images[0].tobytes() == ended.images[0].tobytes() != alone.images[0].tobytes()
+    assert [unit.name for unit in both.request.controls] == ["reference-only", "edges"]
+    assert len(both.conditions) == 2
 
 
 def test_a1111s_units_steer_it(world: World) -> None:
