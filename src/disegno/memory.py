@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from disegno.core.errors import KeyMismatch, RequestError
+from disegno.core.errors import CorruptFile, DisegnoError, KeyMismatch, RequestError
 from disegno.core.settings import Settings, T5Use
 from disegno.packing import can_pack, pack
 from disegno.weights.finite import require_finite
@@ -177,9 +177,9 @@ class Memory:
     ) -> Module:
         """Return the module that `make` builds, with these weights, frozen and placed.
 
-        Raises KeyMismatch about `what`, and CorruptFile where a weight is NaN or infinite.
+        Raises KeyMismatch about `what`, and CorruptFile where a weight is NaN or infinite, or the net cannot be built.
         """
-        module = build_empty(make)
+        module = _built(make, what)
         check_keys(module, tensors, what)
         require_finite(what, tensors)
         module.load_state_dict(dict(tensors), assign=True)
@@ -187,6 +187,17 @@ class Memory:
         if not self.policy.packs:
             _copy_out(module, tensors)
         return module
+
+
+def _built(make: Callable[[], Module], what: str) -> Module:
+    """Return the module that `make` builds, empty. Raises CorruptFile where its sizes are told wrongly."""
+    try:
+        return build_empty(make)
+    except DisegnoError:
+        raise
+    except Exception as error:  # other packages' classes raise whatever they meet
+        said = " ".join(str(error).split())[:160] or type(error).__name__
+        raise CorruptFile(f"{what} cannot be built as its file describes it ({said}). Fetch it again.") from error
 
 
 def _copy_out(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """What every control mechanism must do, whichever it is. A new mechanism adds a row to MINIATURES."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -39,11 +41,11 @@ from disegno.controls import (
 )
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
-from disegno.controls.base import Condition, Control
+from disegno.controls.base import Condition, Control, Layered
 from disegno.controls.reference import open_reference
 from disegno.controls.strength import Use, Used, apply
 from disegno.core.curve import parse_curve
-from disegno.core.errors import RequestError
+from disegno.core.errors import ModelFileError, RequestError
 from disegno.core.request import REFERENCE, ControlUnit
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.patches import block_residuals
@@ -138,6 +140,7 @@ class Opened:
     controls: tuple[Control, Control]
     weights: Callable[[], dict[str, Tensor]]
     layers: int = 5
+    controller: object = None
 
 
 def _randomised(net: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -158,7 +161,12 @@ def _controlnet(folder: Path, host: TinyHost) -> Opened:
     save_file(tensors, folder / "control.safetensors")
     controller = controlnet.open(folder / "control.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."))
+    return Opened(
+        host,
+        (a, b),
+        lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."),
+        controller=controller,
+    )
 
 
 def _ctrlora(folder: Path, host: TinyHost) -> Opened:
@@ -166,13 +174,15 @@ def _ctrlora(folder: Path, host: TinyHost) -> Opened:
     save_file({n: t for n, t in tensors.items() if "cond_embedding" not in n}, folder / "base.safetensors")
     base = ctrlora.open_base(folder / "base.safetensors", host, MEMORY)
     opened: list[Control] = []
+    controllers: list[object] = []
     for seed, condition in enumerate(_conditions()):
         adapter = open_trainable(base, Lora(4), torch.Generator().manual_seed(seed)).tensors()
         generator = torch.Generator().manual_seed(100 + seed)
         adapter = {name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in adapter.items()}
         save_condition(folder / f"{seed}.safetensors", adapter, ConditionInfo(str(seed)))
-        opened.append(ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base).prepare(condition))
-    return Opened(host, (opened[0], opened[1]), base.net.state_dict)
+        controllers.append(controller := ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base))
+        opened.append(controller.prepare(condition))
+    return Opened(host, (opened[0], opened[1]), base.net.state_dict, controller=controllers[0])
 
 
 def _uni(folder: Path, host: TinyHost) -> Opened:
@@ -195,7 +205,12 @@ def _uni(folder: Path, host: TinyHost) -> Opened:
     )
     local = controller.local
     assert local is not None
-    return Opened(host, (a, b), lambda: dict(local.net.state_dict()) | local.extractor.state_dict(prefix="features."))
+    return Opened(
+        host,
+        (a, b),
+        lambda: dict(local.net.state_dict()) | local.extractor.state_dict(prefix="features."),
+        controller=controller,
+    )
 
 
 def _unicontrol(folder: Path, host: TinyHost) -> Opened:
@@ -210,7 +225,7 @@ def _unicontrol(folder: Path, host: TinyHost) -> Opened:
         controller.prepare(replace(condition, task=task))
         for condition, task in zip(_conditions(), ("canny", "inpainting"), strict=True)
     )
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _xs(folder: Path, host: TinyHost) -> Opened:
@@ -219,14 +234,14 @@ def _xs(folder: Path, host: TinyHost) -> Opened:
     save_file(xs_originals(drawn), folder / "xs.safetensors")
     controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _t2i(folder: Path, host: TinyHost) -> Opened:
     save_file(draw(T2IAdapter(3, [32, 64], 2), 13), folder / "t2i.safetensors")
     controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, layers=2)
+    return Opened(host, (a, b), controller.net.state_dict, 2, controller)
 
 
 def _sd3(folder: Path, _host: TinyHost) -> Opened:
@@ -240,7 +255,7 @@ def _sd3(folder: Path, _host: TinyHost) -> Opened:
     save_file(draw(control, 12) | fixed, folder / "sd3.safetensors")
     controller = controlnet_sd3.open(folder / "sd3.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict)
+    return Opened(host, (a, b), controller.net.state_dict, controller=controller)
 
 
 def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
@@ -250,7 +265,11 @@ def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
     a, b = (controller.prepare(condition) for condition in _conditions())
     weights = {"net": controller.net, "unet": host.net}
     return Opened(
-        host, (a, b), lambda: {f"{n}.{k}": t for n, net in weights.items() for k, t in net.state_dict().items()}, 4
+        host,
+        (a, b),
+        lambda: {f"{n}.{k}": t for n, net in weights.items() for k, t in net.state_dict().items()},
+        4,
+        controller,
     )
 
 
@@ -274,7 +293,7 @@ def _controlnet_sdxl(folder: Path, _host: TinyHost) -> Opened:
     save_file(draw(ControlNetModel(**config), 14), folder / "control.safetensors")
     controller = controlnet.open(folder / "control.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, layers=10)
+    return Opened(host, (a, b), controller.net.state_dict, 10, controller)
 
 
 def _union(folder: Path, _host: TinyHost) -> Opened:
@@ -287,7 +306,9 @@ def _union(folder: Path, _host: TinyHost) -> Opened:
         controller.prepare(replace(condition, task=task))
         for condition, task in zip(_conditions(), ("canny", "depth"), strict=True)
     )
-    return Opened(host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."), 10)
+    return Opened(
+        host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."), 10, controller
+    )
 
 
 def _xs_sdxl(folder: Path, _host: TinyHost) -> Opened:
@@ -297,7 +318,7 @@ def _xs_sdxl(folder: Path, _host: TinyHost) -> Opened:
     save_file(xs_originals(drawn), folder / "xs.safetensors")
     controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, layers=10)
+    return Opened(host, (a, b), controller.net.state_dict, 10, controller)
 
 
 def _t2i_sdxl(folder: Path, _host: TinyHost) -> Opened:
@@ -305,7 +326,7 @@ def _t2i_sdxl(folder: Path, _host: TinyHost) -> Opened:
     save_file(draw(T2IAdapter(3, [32, 64, 128, 128], 2, 16, "full_adapter_xl"), 15), folder / "t2i.safetensors")
     controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
     a, b = (controller.prepare(condition) for condition in _conditions())
-    return Opened(host, (a, b), controller.net.state_dict, layers=4)
+    return Opened(host, (a, b), controller.net.state_dict, 4, controller)
 
 
 def _reference_sdxl(folder: Path, _host: TinyHost) -> Opened:
@@ -478,7 +499,64 @@ def test_regions_curves_and_layers(opened: Opened) -> None:
         drawn(Use(layers=(1.0,) * 3))
 
 
+def test_how_many_layers_it_weighs_is_known_before_anything_is_drawn(opened: Opened) -> None:
+    if opened.controls[0](_call(opened.host)).references:
+        assert opened.controller is None  # a unit of one that has layers is refused
+        return
+    assert isinstance(opened.controller, Layered)
+    layers = opened.controller.layers("")
+    assert layers is not None
+    layers.require((1.0,) * opened.layers)
+    with pytest.raises(RequestError, match=f"3 layer weights, but.* {opened.layers} .*Give {opened.layers}, "):
+        layers.require((1.0,) * 3)
+
+
 def test_a_key_names_the_condition(opened: Opened) -> None:
     a, b = opened.controls
     assert a.key != b.key
     assert len(a.key) == 64
+
+
+FILES = {
+    "controlnet": "control",
+    "ctrlora": "0",
+    "uni-controlnet": "uni",
+    "unicontrol": "unicontrol",
+    "controlnet-xs": "xs",
+    "t2i-adapter": "t2i",
+    "controlnet-sd3": "sd3",
+    "ip-adapter": "ip",
+}
+SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
+    "empty": lambda t: t.new_zeros(0),
+    "deeper": lambda t: torch.cat([t, t[:, :1]], dim=1) if t.ndim > 1 else t[None],
+}
+LEGITIMATE = {  # what is another control then, which opens
+    ("controlnet-sd3", "pos_embed_input.proj.weight", "deeper"),  # one that inpaints
+    ("ip-adapter", "image_proj.latents", "deeper"),  # one of more tokens
+    ("ip-adapter", "image_proj.proj_in.weight", "deeper"),  # one that looks by another CLIP
+}
+
+
+def _parts(name: str, folder: Path, host: TinyHost) -> dict[str, object]:
+    if name == "ctrlora":
+        return {"base": ctrlora.open_base(folder / "base.safetensors", host, MEMORY)}
+    return {"clip": folder / "image_encoder"} if name == "ip-adapter" else {}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("name", FILES)
+def test_a_tensor_of_another_shape_is_said_in_words_and_named(
+    name: str, spoilt: str, tmp_path: Path, host: TinyHost
+) -> None:
+    """One of each kind of tensor, spoilt alone: never an error of PyTorch's, in opening or later."""
+    host, path = MINIATURES[name](tmp_path, host).host, tmp_path / f"{FILES[name]}.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors, words = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    parts = _parts(name, tmp_path, host)
+    kinds = {(key.split(".")[0], *key.split(".")[-2:]): key for key in reversed(tensors) if ".bias" not in key}
+    for key in (key for key in kinds.values() if (name, key, spoilt) not in LEGITIMATE):
+        save_file(tensors | {key: SPOILT[spoilt](tensors[key]).contiguous()}, path, words)
+        with pytest.raises(ModelFileError) as refused:
+            CONTROLS.load(name).open(path, host, MEMORY, **parts)
+        assert re.search(r"\(.*\)|not fit|incomplete|no LoRA", str(refused.value)), (key, str(refused.value))

@@ -17,6 +17,7 @@ def write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], words: Mappi
         begin, end = end, end + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin, end]}
     raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)  # as safetensors does: what does not begin at a multiple of its size is copied
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)

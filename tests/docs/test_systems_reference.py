@@ -42,5 +42,6 @@ def test_the_tasks_are_those_that_there_are(system: str, tasks: list[str]) -> No
 def test_every_recipe_of_a_control_is_named() -> None:
     line = next(line for line in PAGE.splitlines() if line.startswith("`disegno teach NAME --recipe"))
     named = re.findall(r"[a-z0-9-]+", line.partition("--recipe")[2].partition("`")[0])
-    controls = [name for name in RECIPES if RECIPES.load(name).ABOUT.saves == "file"]
+    about = {name: RECIPES.load(name).ABOUT for name in RECIPES}
+    controls = [name for name, its in about.items() if its.saves == "file" and its.makes == "control"]
     assert set(controls) <= set(named), set(controls) - set(named)

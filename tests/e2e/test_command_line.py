@@ -148,3 +148,23 @@ def test_a_broken_model_file_is_named(models: Path, monkeypatch: pytest.MonkeyPa
     done = _in_process(models, monkeypatch, ["generate", "x", "--model", "broken"])
     path.unlink()
     assert done.exit_code == 3 and "broken.safetensors" in done.output
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("click", ["--help"]), ("torch", ["generate", "a cat"]), ("cv2", ["annotate", "canny", "photo.jpg"])],
+)
+def test_ctrl_c_ends_it_quietly_while_it_is_still_being_opened(
+    package: str, words: list[str], models: Path, tmp_path: Path
+) -> None:
+    """A package that presses Ctrl-C while it is imported stands in the place of the real one."""
+    (tmp_path / package).mkdir()
+    press = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / package / "__init__.py").write_text(press)
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.jpg")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "disegno", *words],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

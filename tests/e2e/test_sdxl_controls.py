@@ -119,7 +119,7 @@ def test_modes_layers_and_regions(name: str, world: World) -> None:
     assert len({mode.tobytes() for mode in modes}) == 3
     assert np.array_equal(world.drawn(world.unit(name, layers=(1.0,) * num)), full)
     assert not np.array_equal(world.drawn(world.unit(name, layers=(1.0, *(0.0,) * (num - 1)))), full)
-    with pytest.raises(RequestError, match=f"13 layer weights, but adds {num} residuals to this model"):
+    with pytest.raises(RequestError, match=f"13 layer weights, but adds {num} "):
         world.drawn(world.unit(name, layers=(1.0,) * 13))
     region = world.drawn(world.unit(name, region=str(world.folder / "right.png")))
     assert not np.array_equal(region, full) and not np.array_equal(region, world.drawn())

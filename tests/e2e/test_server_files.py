@@ -3,6 +3,7 @@ and says what a training will take; and the queue is put in order."""
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from disegno.backbones import miniature
 from kit.pairs import CAPTION, views
 from kit.server import Server
 
@@ -201,3 +203,47 @@ def test_pictures_are_there_in_small(page_server: Server) -> None:
     assert other.status_code == 404
     page_server.ask("DELETE", f"/v1/jobs/{job['id']}")
     assert page_server.ask("GET", file["thumbnail"]).status_code == 404
+
+
+# ---- what models are called
+
+
+def test_a_model_of_hugging_faces_cache_is_called_as_there_at_every_door(
+    page_server: Server, page_folder: Path
+) -> None:
+    home = page_folder / "models" / "hub" / "models--a-maker--tiny-v1.5"
+    miniature.write_sd1_folder(home / "snapshots" / "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", miniature.Miniature(3))
+    page_server.ask("POST", "/sdapi/v1/refresh-checkpoints")
+    name = "a-maker/tiny-v1.5"
+    assert page_server.get(f"/v1/models/{name}")["id"] == name
+    (row,) = [row for row in page_server.get("/sdapi/v1/sd-models") if "maker" in row["title"]]
+    assert row["model_name"] == row["filename"] == name and row["title"].startswith(name)
+    asked: dict[str, Any] = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "seed": 1}
+    asked["override_settings"] = {"sd_model_checkpoint": row["title"]}
+    drawn = page_server.ask("POST", "/sdapi/v1/txt2img", asked)
+    assert drawn.ok, drawn.text
+    assert f"Model: {name}," in json.loads(drawn.json()["info"])["infotexts"][0]
+    assert _done(page_server, "verify", {"name": name})["result"]["facts"]["kind"] == "model"
+    shutil.rmtree(home)
+
+
+def test_two_models_of_one_stem_are_told_apart_at_every_door(page_server: Server, page_folder: Path) -> None:
+    models = page_folder / "models"
+    first = miniature.write_sd1_checkpoint(models / "same.safetensors", miniature.Miniature(4))
+    second = miniature.write_sd1_checkpoint(models / "more" / "same.safetensors", miniature.Miniature(5))
+    page_server.ask("POST", "/sdapi/v1/refresh-checkpoints")
+    names = [row["id"] for row in page_server.get("/v1/models")["data"]]
+    assert {"same.safetensors", "more/same.safetensors"} <= set(names) and "same" not in names
+    code, message = _failed(page_server, "generate", {"prompt": "a cat", "model": "same", "steps": 1})
+    assert code == "invalid_request" and "more/same.safetensors" in message and str(page_folder) not in message
+    titles = [row["title"] for row in page_server.get("/sdapi/v1/sd-models") if "same" in row["title"]]
+    pictures = list[str]()
+    for title in titles:
+        asked: dict[str, Any] = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "seed": 1}
+        asked["override_settings"] = {"sd_model_checkpoint": title}
+        pictures.append(page_server.ask("POST", "/sdapi/v1/txt2img", asked).json()["images"][0])
+    assert len(set(titles)) == len(set(pictures)) == 2
+    assert _failed(page_server, "verify", {"name": "same"})[0] == "invalid_request"
+    first.unlink()
+    second.unlink()
+    page_server.ask("POST", "/sdapi/v1/refresh-checkpoints")

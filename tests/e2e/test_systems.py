@@ -22,7 +22,7 @@ from disegno.controls import uni_controlnet
 from disegno.controls._uni_nets import FeatureExtractor, GlobalAdapter, Modulation
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import REFERENCES
+from disegno.core.request import REFERENCES, Hires
 from disegno.engine.batch import Batch
 from disegno.engine.generate import Phase, draw
 from disegno.engine.record import png_bytes, read
@@ -261,3 +261,17 @@ def test_the_command_line_reads_a_task_and_shows_them(world: World) -> None:
     assert (unit["task"], unit["strength"]) == ("seg", 0.5)
     shown = CliRunner().invoke(main, ["models", "show", str(world.folder / "unicontrol.safetensors"), "--json"])
     assert shown.exit_code == 0 and '"unicontrol"' in shown.output and '"inpainting"' in shown.output
+
+
+@pytest.mark.parametrize(("name", "num"), [("uni", 5), ("unicontrol", 5), ("xs", 5), ("t2i", 2)])
+@pytest.mark.parametrize("which", ["both", "hires"])
+def test_too_many_layer_weights_are_said_before_anything_is_drawn(
+    name: str, num: int, which: str, world: World
+) -> None:
+    unit = world.unit(name, layers=(0.5,) * 13, passes=which, **UNITS[name])
+    hires = Hires(scale=1.5, upscaler="Lanczos")
+    drawing = draw(
+        Request(prompt="a disc", model="mini", width=64, height=64, controls=(unit,), hires=hires), world.studio
+    )
+    with pytest.raises(RequestError, match=f"{name}.* given 13 layer weights, but .*{num}.*Give {num}, shallow"):
+        next(drawing)

@@ -1,5 +1,6 @@
 """Another VAE than the model's own: from any layout, beside the model's file, in every pass; the picture says it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from disegno import Request, Result, Settings, Studio, generate
-from disegno.backbones import miniature, miniature_sd3
+from disegno.backbones import miniature, miniature_sd3, miniature_sdxl
 from disegno.backbones.miniature import Miniature, ldm_nets, ldm_vae, nets, text_tensors
 from disegno.cli.main import main
 from disegno.core.errors import DisegnoError, KeyMismatch, ModelFileError, UnknownName, WrongFamily
@@ -141,6 +142,77 @@ def test_stable_diffusion_3_takes_one_too(tmp_path: Path) -> None:
     miniature.write_part(tmp_path / "sd3" / "vae", "diffusion_pytorch_model", (miniature_sd3.VAE, vae))
     again = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path / "cache", dtype="fp32", device="cpu"))
     assert _bytes(_draw(again, model="sd3")) == _bytes(found)
+
+
+def _bare_models(folder: Path) -> None:
+    """Write models that bring no VAE: a checkpoint, a diffusers folder, and Stable Diffusion 3 in both."""
+    whole = miniature.original_tensors()
+    save_safetensors(folder / "bald.safetensors", {n: t for n, t in whole.items() if not n.startswith("first_")}, {})
+    shutil.rmtree(miniature.write_sd1_folder(folder / "bald-folder") / "vae")
+    three = miniature_sd3.original_tensors()
+    save_safetensors(folder / "bald3.safetensors", {n: t for n, t in three.items() if not n.startswith("first_")}, {})
+    miniature_sd3.write_folder(folder / "bald3-folder")
+    shutil.rmtree(folder / "bald3-folder" / "vae")
+
+
+@pytest.mark.parametrize(
+    ("model", "vae", "there"),
+    [("bald", "bare", r"bald\.vae\.safetensors"), ("bald-folder", "folder", "put it there")],
+)
+def test_a_model_without_a_vae_draws_with_one_that_is_named(
+    studio: Studio, folder: Path, model: str, vae: str, there: str
+) -> None:
+    _bare_models(folder)
+    wanted, other = _draw(studio, model="joined"), _draw(studio)
+    found = _draw(studio, model=model, vae=vae)
+    assert _bytes(found) == _bytes(wanted)
+    assert found.environment["model"] == wanted.environment["model"]
+    save_safetensors(folder / "mini.vae.safetensors", nets().vae, {})
+    own = _draw(studio, model=model, vae=str(folder / "mini.vae.safetensors"))
+    (folder / "mini.vae.safetensors").unlink()
+    assert _bytes(own) == _bytes(other)
+    with pytest.raises(ModelFileError, match=rf"{model}.* has no VAE.*--vae FILE.*{there}"):
+        _draw(studio, model=model)  # though it is open with one
+
+
+@pytest.mark.parametrize("model", ["bald3", "bald3-folder"])
+def test_stable_diffusion_3_without_a_vae_draws_with_one_that_is_named(
+    studio: Studio, folder: Path, model: str
+) -> None:
+    _bare_models(folder)
+    miniature_sd3.write_folder(folder / "whole3")
+    save_safetensors(folder / "vae3.safetensors", miniature_sd3.vae_tensors(), {})
+    found = _draw(studio, model=model, vae="vae3")
+    assert _bytes(found) == _bytes(_draw(studio, model="whole3"))
+    with pytest.raises(WrongFamily, match="latents of 4 channels, the model draws 16"):
+        _draw(studio, model=model, vae="bare")
+    with pytest.raises(ModelFileError, match=r"no VAE.*--vae FILE"):
+        _draw(studio, model=model)
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_stable_diffusion_xl_without_a_vae_has_its_latents_in_its_own_scale(
+    studio: Studio, folder: Path, form: str
+) -> None:
+    whole = miniature_sdxl.write_folder(folder / "wholexl")
+    if form == "folder":
+        shutil.rmtree(shutil.copytree(whole, folder / "baldxl", dirs_exist_ok=True) / "vae")
+    else:
+        shutil.rmtree(folder / "baldxl", ignore_errors=True)
+        tensors = {n: t for n, t in miniature_sdxl.original_tensors().items() if not n.startswith("first_")}
+        save_safetensors(folder / "baldxl.safetensors", tensors, {})
+    save_safetensors(folder / "vaexl.safetensors", miniature_sdxl.nets().vae, {})
+    name = "baldxl" if form == "folder" else "baldxl.safetensors"
+    assert _bytes(_draw(studio, model=name, vae="vaexl")) == _bytes(_draw(studio, model="wholexl"))
+
+
+def test_the_one_beside_a_model_without_is_used(studio: Studio, folder: Path) -> None:
+    _bare_models(folder)
+    torch.save(_bare(), folder / "bald.vae.pt")
+    try:
+        assert _bytes(_draw(studio, model="bald")) == _bytes(_draw(studio, model="joined"))
+    finally:
+        (folder / "bald.vae.pt").unlink()
 
 
 def test_the_built_in_models_own_file_draws_the_same_picture() -> None:

@@ -200,7 +200,7 @@ def test_training_and_drawing_agree(
 
 def test_a_start_of_another_rank_is_refused(base: ctrlora.Base) -> None:
     name = lora_names(base.modules[0])[0]
-    with pytest.raises(KeyMismatch, match="have no place in a condition of rank 4"):
+    with pytest.raises(KeyMismatch, match="have no place in matrices of rank 4"):
         open_trainable(base, Lora(4), torch.Generator(), {name: torch.zeros(5, 32)})
 
 

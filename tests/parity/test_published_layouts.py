@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from corpus import headers
 from disegno.weights import layouts
 from disegno.weights.identify import identify
-from disegno.weights.layouts import MODELS, Part
+from disegno.weights.layouts import Part
+from kit import xl
 
 pytestmark = pytest.mark.parity
 
@@ -178,6 +179,49 @@ def _new(kind: str, encoders: tuple[str, ...]) -> Published:
     return Published("sd3", 16, parts | {name: of_text[name][0] for name in encoders}, names | NEW_VAE, numbers)
 
 
+def _xl(channels: int, refines: bool = False) -> Published:
+    """Return SDXL (so are SDXL Turbo, Lightning and Hyper), or its refiner."""
+    unet = (xl.REFINER if refines else xl.BASE) | {"in_channels": channels}
+    tower = f"conditioner.embedders.{0 if refines else 1}.model."
+    names: Shapes = {
+        f"{tower}positional_embedding": (77, 1280),
+        f"{tower}text_projection": (1280, 1280),
+        f"{tower}transformer.resblocks.31.attn.in_proj_weight": (3840, 1280),
+        f"{tower}transformer.resblocks.0.mlp.c_fc.bias": (5120,),
+    }
+    of_unet: Shapes = (
+        {
+            f"{U}input_blocks.0.0.weight": (384, channels, 3, 3),
+            f"{U}label_emb.0.0.weight": (1536, 2560),
+            f"{U}input_blocks.8.1.transformer_blocks.3.attn2.to_k.weight": (1536, 1280),
+            f"{U}input_blocks.11.0.out_layers.3.weight": (1536, 1536, 3, 3),
+            f"{U}middle_block.1.transformer_blocks.3.attn1.to_q.weight": (1536, 1536),
+            f"{U}output_blocks.2.1.conv.weight": (1536, 1536, 3, 3),
+            f"{U}output_blocks.5.2.conv.weight": (1536, 1536, 3, 3),
+            f"{U}output_blocks.11.0.skip_connection.weight": (384, 768, 1, 1),
+        }
+        if refines
+        else {
+            f"{U}input_blocks.0.0.weight": (320, channels, 3, 3),
+            f"{U}label_emb.0.0.weight": (1280, 2816),
+            f"{U}label_emb.0.2.bias": (1280,),
+            f"{U}input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight": (640, 2048),
+            f"{U}input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
+            f"{U}middle_block.1.proj_in.weight": (1280, 1280),
+            f"{U}output_blocks.2.2.conv.weight": (1280, 1280, 3, 3),
+            f"{U}output_blocks.8.0.in_layers.2.weight": (320, 640, 3, 3),
+        }
+    )
+    of_clip: Shapes = {
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.11.mlp.fc1.weight": (3072, 768),
+    }
+    numbers = {"unet": 1220 if refines else 1680, "vae": 248, "text_encoder_2": 32 * 12 + 4 + 1}
+    if not refines:
+        numbers["text_encoder"], names = 196, names | of_clip
+    parts = xl.parts(unet, refines)
+    return Published("sdxl", channels, parts, names | of_unet | OLD_VAE, numbers)
+
+
 CLIPS = ("text_encoder", "text_encoder_2")
 MODELS_PUBLISHED: dict[str, Callable[[], Published]] = {
     "1.5": lambda: _old(4, "sd1"),
@@ -186,6 +230,9 @@ MODELS_PUBLISHED: dict[str, Callable[[], Published]] = {
     "2.1": lambda: _old(4, "sd2"),
     "2 inpainting": lambda: _old(9, "sd2"),
     "2 depth": lambda: _old(5, "sd2"),
+    "XL": lambda: _xl(4),
+    "XL inpainting": lambda: _xl(9),
+    "XL refiner": lambda: _xl(4, refines=True),
     "3 medium with all encoders": lambda: _new("3", (*CLIPS, "text_encoder_3")),
     "3.5 medium with CLIPs": lambda: _new("3.5-medium", CLIPS),
     "3.5 large": lambda: _new("3.5-large", ()),
@@ -205,11 +252,7 @@ def _shapes(tensors: dict[str, Tensor]) -> Shapes:
 
 def _folders_names(part: Part, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by the names that a published folder has."""
-    if part in (layouts.CLIP, layouts.OPENCLIP):
-        return {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-    if part in (layouts.CLIP_L, layouts.CLIP_G):  # transformers leaves the outer name out of what is in memory
-        return {name if name.startswith("text_") else f"text_model.{name}": t for name, t in tensors.items()}
-    return tensors
+    return tensors if part in (layouts.T5, layouts.DEPTH) else xl.folders_names(part, tensors)
 
 
 def _rebuilt(part: Part, config: dict[str, Any]) -> nn.Module:
@@ -227,7 +270,7 @@ def _rebuilt(part: Part, config: dict[str, Any]) -> nn.Module:
 @pytest.mark.parametrize("name", MODELS_PUBLISHED)
 def test_a_published_model_goes_between_its_two_forms(name: str, tmp_path: Path) -> None:
     model = MODELS_PUBLISHED[name]()
-    by_folder = {part.folder: part for part in MODELS[model.family]}
+    by_folder = {part.folder: part for part in layouts.parts_of(model.family, "text_encoder" in model.parts)}
     file: Shapes = {}
     for folder, make in model.parts.items():
         part, real = by_folder[folder], _meta(make)

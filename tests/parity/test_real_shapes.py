@@ -1,8 +1,11 @@
 """The names and shapes of the real files, without their gigabytes: on meta tensors and in files that are holes.
 
-The configurations are the published ones (diffusers' folders of SD 2.1, SD 3 medium, SD 3.5 medium and large).
+The configurations are the published ones (diffusers' folders of SD 2.1, SDXL and its refiner, SD 3 medium, SD 3.5
+medium and large).
 """
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +15,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from corpus import headers
-from disegno.backbones import miniature_sd3
+from disegno.backbones import miniature_sd3, sdxl
 from disegno.text import clip, t5
 from disegno.weights import configs
 from disegno.weights.identify import identify
 from disegno.weights.keys import ldm, mmdit, openclip
+from kit import xl
 
 pytestmark = pytest.mark.parity
 
@@ -158,6 +162,55 @@ def test_sd21(tmp_path: Any) -> None:
     file |= {openclip.PREFIX + key: tensor for key, tensor in text.items()}
     card = identify(headers.write_header(tmp_path / "v2-1.safetensors", _shapes(file)))
     assert (card.kind, card.family, card.layout, card.prediction, card.in_channels) == ("model", "sd2", "ldm", None, 4)
+
+
+XL = {"base": xl.BASE, "refiner": xl.REFINER, "inpainting": xl.INPAINTING}
+# Parameters of the UNet; tensors of the file, and its GB in half precision
+XL_NUMBERS = {
+    "base": (2_567_463_684, 2515, 6.94),
+    "refiner": (2_259_526_660, 1858, 6.08),
+    "inpainting": (2_567_478_084, 2515, 6.94),
+}
+
+
+@pytest.mark.parametrize("name", XL)
+def test_sdxl_and_its_refiner(name: str, tmp_path: Path) -> None:
+    """What a file's names and shapes tell is diffusers' configuration, and the text encoders' of transformers."""
+    refines = name == "refiner"
+    file = _shapes(xl.file(XL[name], refines))
+    path = headers.write_header(tmp_path / "xl.safetensors", file)
+    parts = sdxl.read_file(path)
+    num_parameters, num_tensors, gigabytes = XL_NUMBERS[name]
+    assert len(file) == num_tensors
+    assert 2e-9 * sum(math.prod(shape) for shape in file.values()) == pytest.approx(gigabytes, abs=0.005)
+    ours, theirs = (_unet(config) for config in (parts.nets.unet_config, XL[name]))
+    assert sum(tensor.numel() for tensor in ours.state_dict().values()) == num_parameters
+    assert _shapes(dict(parts.nets.unet)) == _shapes(ours.state_dict())
+    assert _told(ours) == _told(theirs)
+    assert parts.nets.vae_config["scaling_factor"] == 0.13025
+    assert _shapes(dict(parts.nets.vae)) == _shapes(_vae(4))
+    assert (parts.clip_l is None) == refines
+    for text, config in ((parts.clip_l, xl.CLIP_L), (parts.clip_g, xl.CLIP_G)):
+        same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+        assert text is None or all(getattr(text.config, field) == getattr(config, field) for field in same)
+    sdxl.check_told(parts, path.name)
+    card = identify(path)
+    assert (card.kind, card.family, card.layout, card.prediction) == ("model", "sdxl", "ldm", "epsilon")
+    assert card.in_channels == XL[name].get("in_channels", 4)
+
+
+def _unet(config: dict[str, Any]) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel(**config)
+
+
+def _told(net: UNet2DConditionModel) -> dict[str, Any]:
+    """Return every field of a configuration but the depths, which can be written in two ways; those as built."""
+    blocks = (*net.down_blocks, net.mid_block, *net.up_blocks)
+    depths = [[len(each.transformer_blocks) for each in getattr(block, "attentions", ())] for block in blocks]
+    heads = [module.heads for module in net.modules() if hasattr(module, "heads")]
+    own = ("_use_default_values", "transformer_layers_per_block")
+    return {key: value for key, value in net.config.items() if key not in own} | {"depths": depths, "heads": heads}
 
 
 def test_t5_xxl() -> None:

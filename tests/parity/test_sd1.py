@@ -274,7 +274,7 @@ def _without(part: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("tensors", "error", "words"),
     [
-        (lambda: _without("first_stage_model."), KeyMismatch, "no tensors under first_stage_model"),
+        (lambda: _without("first_stage_model."), KeyMismatch, "has no VAE, no tensors under first_stage_model"),
         (lambda: _without("cond_stage_model."), KeyMismatch, "no text encoder"),
         (lambda: _without("model.diffusion_model.out.2."), KeyMismatch, "conv_out.weight"),
         (

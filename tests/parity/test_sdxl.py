@@ -1,7 +1,7 @@
 """Stable Diffusion XL and its refiner against diffusers' pipelines and transformers' classes, and file against file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from disegno.backbones import miniature, sd1, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.miniature_sdxl import Sdxl
-from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.core.errors import KeyMismatch, RequestError, UnknownKind, WrongFamily
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.noise import ImageNoise
@@ -230,3 +230,47 @@ def test_files_of_others_and_spoilt_ones_are_refused(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "c.safetensors", {key: t for key, t in tensors.items() if key != name}, {})
     with pytest.raises(KeyMismatch, match=r"add_embedding\.linear_2\.bias"):
         sdxl.open(tmp_path / "c.safetensors", MEMORY)
+
+
+def _bare_middle(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a UNet as SSD-1B's and Vega's: one residual block is its middle."""
+    gone = ("model.diffusion_model.middle_block.1.", "model.diffusion_model.middle_block.2.")
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(gone)}
+
+
+def _told_more(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = "model.diffusion_model.label_emb.0.0.weight"
+    return tensors | {name: torch.zeros(len(tensors[name]), tensors[name].shape[1] + mini.SIZE_WIDTH)}
+
+
+def _without(start: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {key: tensor for key, tensor in tensors.items() if not key.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (_bare_middle, UnknownKind, r"no attention in its middle: .*SSD-1B, Vega"),
+        (lambda tensors: tensors | {"edm_mean": torch.zeros(4)}, UnknownKind, "EDM's noise levels"),
+        (lambda tensors: tensors | {"edm_vpred.sigma_max": torch.ones(())}, UnknownKind, "Playground 2.5, CosXL"),
+        (_told_more, UnknownKind, r"told 1856 numbers beside its tokens, not 1600: .* 6 sizes"),
+        (_without("conditioner.embedders.0."), UnknownKind, r"told 1600 numbers beside its tokens, not 1344"),
+    ],
+    ids=["ssd-1b", "playground", "cosxl", "more numbers", "no clip-l"],
+)
+def test_what_looks_like_it_and_is_not_is_refused_in_words(
+    tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], error: type[Exception], said: str
+) -> None:
+    save_safetensors(tmp_path / "a.safetensors", spoil(mini.original_tensors()), {})
+    assert identify(tmp_path / "a.safetensors").family == "sdxl"
+    with pytest.raises(error, match=said):
+        sdxl.open(tmp_path / "a.safetensors", MEMORY)
+
+
+def test_a_folder_of_playgrounds_is_refused(tmp_path: Path) -> None:
+    folder = mini.write_folder(tmp_path / "folder")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    told = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps(told | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
+    with pytest.raises(UnknownKind, match="folder was trained over EDM's noise levels"):
+        sdxl.open(folder, MEMORY)

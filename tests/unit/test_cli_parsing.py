@@ -1,5 +1,6 @@
 """The command line's small languages."""
 
+import unicodedata
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from disegno.cli.fields import request_options
-from disegno.cli.output import output_paths, require_out
+from disegno.cli.output import output_paths, require_out, words_of
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.cli.sections import OTHERS, Sectioned
 from disegno.cli.serve import parse_accounts
@@ -139,3 +140,31 @@ def test_keys_of_a_server_may_hold_equals_signs() -> None:
     assert [(account.name, account.secret) for account in parse_accounts((), given)] == [
         ("key", given[0]), ("key", given[1]), ("anna", "c2VjcmV0LWtleTEyMw=="), ("ben", "a=b"), ("key", "plain"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("A red, red car! In the_city of don't (night:1.2) and more words", "a-red-red-car-in-the"),
+        ("一只红色的狐狸，在森林里", "一只红色的狐狸-在森林里"),
+        ("Красная лиса в лесу", "красная-лиса-в-лесу"),
+        ("लाल लोमड़ी", "लाल-लोमड़ी"),
+        ("café ＡＢＣ", "café-abc"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("CON: a\\b|c?*\0", "con-a-b-c"),
+        ("狐" * 200, "狐" * 33),
+        ("x" * 300, "x" * 100),
+        ("🦊 ...", "picture"),
+        ("", "picture"),
+    ],
+)
+def test_a_files_name_begins_with_words_of_any_script(prompt: str, wanted: str, tmp_path: Path) -> None:
+    found = words_of(Request(prompt=prompt))
+    assert found == unicodedata.normalize("NFKC", wanted)
+    assert len(found.encode()) <= 100
+    (tmp_path / f"{found}-{2**64 - 1}-sheet-10.png").touch()
+
+
+def test_in_a_locale_without_the_letters_it_is_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii"))
+    assert words_of(Request(prompt="狐狸")) == "picture" and words_of(Request(prompt="a fox")) == "a-fox"

@@ -31,8 +31,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> tuple[list[ServerSettings], list
     return settings, opened
 
 
-def test_it_serves_this_machine_only_and_opens_the_page(started: tuple[list[ServerSettings], list[str]]) -> None:
+def test_it_serves_this_machine_only_and_opens_the_page(
+    started: tuple[list[ServerSettings], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, opened = started
+    (tmp_path / "sets").mkdir()
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["ui", "--port", "0", "--folder", "jobs", "--data-root", "sets"])
     assert done.exit_code == 0, done.output
     assert (settings[0].host, settings[0].folder, settings[0].data_roots) == (
@@ -90,6 +94,19 @@ def test_a_device_that_cannot_be_used_is_said_before_anything_is_served(
     done = CliRunner().invoke(main, ["ui", "--no-browser", "--device", "tpu"])
     assert done.exit_code == 2 and "The device 'tpu' cannot be used" in done.output, done.output
     assert not started[0]
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_a_data_root_that_is_no_folder_is_said(
+    command: str, started: tuple[list[ServerSettings], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    roots = ["--data-root", str(tmp_path / "there"), "--data-root", str(tmp_path / "missing")]
+    done = CliRunner().invoke(main, [command, *roots])
+    assert done.exit_code == 2 and f"--data-root {tmp_path / 'missing'} is no folder" in done.output, done.output
+    assert not started[0]
+    assert CliRunner().invoke(main, [command, "--data-root", str(tmp_path / "there")]).exit_code == 0
+    assert len(started[0]) == 1
 
 
 @pytest.mark.parametrize("db", ["nothing://here", "oracle://x", "sqlite:////nowhere/at/all.sqlite"])

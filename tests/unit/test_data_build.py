@@ -20,7 +20,7 @@ from filelock import FileLock
 from disegno.annotators.canny import Params
 from disegno.annotators.canny import annotate as canny
 from disegno.cli.main import main
-from disegno.core.errors import BadData, DisegnoError, RequestError
+from disegno.core.errors import BadData, DisegnoError, RequestError, ResourceError
 from disegno.training.data import open_pairs
 from disegno.training.data.align import resize_photo
 from disegno.training.data.build import BuildProgress, BuildResult, Plan, build
@@ -268,7 +268,7 @@ def test_what_cannot_begin_is_said_and_nothing_is_touched(tmp_path: Path) -> Non
         made(plan(out / "target", out))
     with pytest.raises(RequestError, match="is not empty"):
         made(plan(out, write(tmp_path / "home", {"letter.txt": "dear"})))
-    with pytest.raises(RequestError, match="as a folder"):
+    with pytest.raises(ResourceError, match="as a folder"):
         made(plan(pictures, tmp_path / "home/letter.txt"))
     with FileLock(out / ".lock"), pytest.raises(RequestError, match="Another process"):
         made(plan(pictures, out))
@@ -298,3 +298,20 @@ def test_the_command_line_builds_and_checks(tmp_path: Path) -> None:
     assert run("check", str(tmp_path / "none"))[0] == 2
     assert "either --annotator NAME or --script FILE" in run("build", str(pictures), str(out))[1]
     assert "--set and --resolution" in run("build", str(pictures), str(out), "--script", "x.py", "--set", "a=1")[1]
+
+
+@pytest.mark.parametrize("command", ["build", "pack"])
+def test_a_folder_that_cannot_be_written_has_the_exit_code_of_it(command: str, tmp_path: Path) -> None:
+    """As `generate --out` has: 4. What cannot be: below a file; and where a folder stands in the lock's place."""
+    pictures = photos(tmp_path / "photos", 1)
+    outs = [write(tmp_path / "home", {"letter.txt": "dear"}) / "letter.txt" / "pairs"]
+    if command == "build":
+        (tmp_path / "locked" / ".lock").mkdir(parents=True)
+        outs.append(tmp_path / "locked")
+    for out in outs:
+        words = ["dataset", "build", str(pictures), str(out), "--annotator", "canny"]
+        if command == "pack":
+            made(plan(pictures, tmp_path / "pairs"))
+            words = ["dataset", "pack", str(tmp_path / "pairs"), str(out)]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 4 and str(out) in done.output.replace("\n", ""), done.output

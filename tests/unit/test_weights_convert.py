@@ -99,10 +99,9 @@ def test_a_control_is_renamed_and_named_back(tmp_path: Path) -> None:
 
 
 def test_what_has_no_table_is_refused_by_name(tmp_path: Path) -> None:
-    cross = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
-    save_safetensors(tmp_path / "xl.safetensors", {cross: torch.ones(1, 2048)}, {})
-    with pytest.raises(UnknownKind, match=r"xl\.safetensors \(sdxl, unet, ldm names\) cannot be renamed to diffusers"):
-        convert(tmp_path / "xl.safetensors", tmp_path / "b.safetensors", "diffusers")
+    save_safetensors(tmp_path / "flux.safetensors", {"double_blocks.0.img_attn.qkv.weight": torch.ones(9, 3)}, {})
+    with pytest.raises(UnknownKind, match=r"flux\.safetensors \(flux, unet, \? names\) cannot be renamed to diffusers"):
+        convert(tmp_path / "flux.safetensors", tmp_path / "b.safetensors", "diffusers")
 
 
 def test_half_a_model_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,32 @@ FILES = {
     "sd1": (headers.model(), "model", "", "sd1", "ldm"),
     "sd2": (headers.model(1024), "model", "", "sd2", "ldm"),
     "sdxl": (headers.model(2048), "model", "", "sdxl", "ldm"),
+    "sdxl refiner": (
+        {
+            "model.diffusion_model.input_blocks.0.0.weight": (384, 4, 3, 3),
+            "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (768, 1280),
+            "model.diffusion_model.label_emb.0.0.weight": (1536, 2560),
+            "conditioner.embedders.0.model.text_projection": (1280, 1280),
+        },
+        *("model", "", "sdxl", "ldm"),
+    ),
+    "sdxl unet": (
+        {
+            "conv_in.weight": (320, 4, 3, 3),
+            "time_embedding.linear_1.weight": (1280, 320),
+            "add_embedding.linear_1.weight": (1280, 2816),
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+            "up_blocks.0.resnets.0.conv1.weight": (1280, 2560, 3, 3),
+        },
+        *("unet", "", "sdxl", "diffusers"),
+    ),
+    "sdxl unet, original": (
+        {
+            "model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3),
+            "model.diffusion_model.label_emb.0.2.bias": (1280,),
+        },
+        *("unet", "", "sdxl", "ldm"),
+    ),
     "sd3": (
         {
             "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (3, 4),
@@ -142,6 +168,12 @@ FILES = {
         "diffusers",
     ),
     "text": ({"text_model.embeddings.token_embedding.weight": (49408, 768)}, "text", "", "sd1", ""),
+    "text clip_g": ({"text_model.embeddings.token_embedding.weight": (49408, 1280)}, "text", "", "sdxl", ""),
+    "text clip_g, OpenCLIP's": (
+        {"token_embedding.weight": (49408, 1280), "transformer.resblocks.0.ln_1.weight": (1280,)},
+        *("text", "", "sdxl", ""),
+    ),
+    "embedding sdxl": ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "embedding", "", "sdxl", ""),
     "embedding": ({"emb_params": (2, 768)}, "embedding", "", "sd1", ""),
     "embedding, one vector": ({"<cat>": (1024,)}, "embedding", "", "sd2", ""),
 }
@@ -189,13 +221,23 @@ def test_what_a_model_predicts(
 
 
 @pytest.mark.parametrize(
+    "architecture",
+    ["stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-refiner", "stable-diffusion-xl-v1-base/lora"],
+)
+def test_a_header_says_the_family_where_the_shapes_do_not(architecture: str, tmp_path: Path) -> None:
+    words = {"modelspec.architecture": architecture}
+    card = identify(headers.write_header(tmp_path / "a.safetensors", {"lora_unet_x.lora_down.weight": (4, 320)}, words))
+    assert (card.kind, card.family) == ("lora", "sdxl")
+
+
+@pytest.mark.parametrize(
     "control",
     [
         *("controlnet 1.1", "controlnet sd2", "controlnet sdxl", "ctrlora condition", "lora sdxl"),
         *("unicontrol", "uni-controlnet", "xs sd1", "xs sd2", "xs sdxl"),
     ],
 )
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sd3", "diorama"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "diorama"])
 def test_a_wrong_pair_is_refused_at_once(control: str, family: str, tmp_path: Path) -> None:
     """In under 100 ms, from a file of its real size (1.4 GB for a ControlNet)."""
     path = headers.write_header(tmp_path / "lineart.safetensors", FILES[control][0])
@@ -262,6 +304,36 @@ def _folder(path: Path, files: dict[str, object]) -> Path:
                 "transformer/config.json": {"in_channels": 16},
             },
             ("model", "", "sd3", "flow", 16),
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "StableDiffusionXLPipeline"},
+                "unet/config.json": {
+                    "cross_attention_dim": 2048,
+                    "addition_embed_type": "text_time",
+                    "in_channels": 9,
+                },
+                "text_encoder/config.json": {"hidden_act": "quick_gelu"},
+                "scheduler/scheduler_config.json": {"prediction_type": "epsilon"},
+            },
+            ("model", "", "sdxl", "epsilon", 9),
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "StableDiffusionXLImg2ImgPipeline"},
+                "unet/config.json": {"cross_attention_dim": 1280, "in_channels": 4},
+            },
+            ("model", "", "sdxl", None, 4),
+        ),
+        (
+            {
+                "config.json": {
+                    "_class_name": "UNet2DConditionModel",
+                    "cross_attention_dim": 2048,
+                    "addition_embed_type": "text_time",
+                }
+            },
+            ("unet", "", "sdxl", None, None),
         ),
         (
             {"config.json": {"_class_name": "ControlNetModel", "cross_attention_dim": 2048, "in_channels": 4}},

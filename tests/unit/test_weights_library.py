@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from disegno.core.errors import CorruptFile, UnknownName
+from disegno.core.errors import CorruptFile, RequestError, UnknownName
 from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.library import Library
@@ -92,6 +93,43 @@ def test_files_that_are_called_alike_are_told_apart(full: Path) -> None:
     assert [library.find(name, "lora").path.parent.name for name in shown] == ["loras", "old"]
 
 
+def test_a_name_that_two_files_have_is_refused_with_names_that_tell_them_apart(full: Path) -> None:
+    headers.write_header(full / "m/old/dream.ckpt.safetensors", headers.lora(modules=1))
+    headers.write_header(full / "m/other/dream.safetensors", headers.model(1024))
+    library = _library(full)
+    with pytest.raises(RequestError) as refused:
+        library.find("dream", "model")
+    said = str(refused.value)
+    assert "2 files named 'dream'" in said and "sha256" in said
+    shown = [name for name in ("checkpoints/Dream.safetensors", "other/dream.safetensors") if name in said]
+    assert [library.find(name, "model").path.parent.name for name in shown] == ["checkpoints", "other"]
+    assert library.called(library.cards("model")) == [*shown, "photo"]
+    hashed = library.sha256(library.find(shown[1], "model"))
+    assert library.find(f"dream.safetensors [{hashed[:10]}]", "model").path.parent.name == "other"
+    with pytest.raises(RequestError, match="2 files named"):
+        library.find("Dream.safetensors [0123456789]", "model")
+
+
+def test_of_files_of_one_stem_the_whole_name_means_one_and_a_title_none(full: Path) -> None:
+    headers.write_header(full / "m/canny.safetensors", headers.lora(modules=1), {"ss_output_name": "canny-2"})
+    headers.write_header(full / "m/canny-2.pth", headers.lora(modules=1), {})
+    library = _library(full)
+    assert library.find("canny.safetensors", "lora").path.parent.name == "m"  # as it lies there: the path below
+    assert library.find("canny-2", "lora").path.suffix == ".pth"  # a stem comes before a title
+
+
+def test_copies_of_a_file_are_one(full: Path) -> None:
+    source = full / "m/checkpoints/Dream.safetensors"
+    (full / "m/dream.safetensors").write_bytes(source.read_bytes())
+    (full / "m/linked").mkdir()
+    (full / "m/linked/dream.safetensors").symlink_to(source)
+    assert _library(full).find("DREAM", "model").kind == "model"
+    shutil.copy(source, full / "two.safetensors")
+    headers.write_header(full / "again/checkpoints/Dream.safetensors", headers.model(1024))
+    with pytest.raises(RequestError, match=f"{full}/again/checkpoints/Dream.safetensors"):
+        _library(full, "m", "again").find("checkpoints/Dream.safetensors", "model")
+
+
 def test_a_model_of_hugging_faces_cache_has_its_own_name(full: Path) -> None:
     hub = full / "m/hub/models--runwayml--stable-diffusion-v1-5/snapshots"
     hub.mkdir(parents=True)
@@ -99,6 +137,7 @@ def test_a_model_of_hugging_faces_cache_has_its_own_name(full: Path) -> None:
     library = _library(full)
     card = library.find("runwayml/stable-diffusion-v1-5", "model")
     assert card.path.parent == hub and card.name in library.shown_names(library.cards("model"))
+    assert card.called == "runwayml/stable-diffusion-v1-5" in library.called(library.cards("model"))
 
 
 def test_a_name_is_looked_up_within_its_kind(full: Path) -> None:

@@ -90,9 +90,12 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return the latents' mode, shifted and scaled, (b c h/8 w/8), float32."""
-        posteriors = [self.vae.encode(self._shown(image[None]), return_dict=False)[0] for image in images]
-        modes = [cast(DiagonalGaussianDistribution, posterior).mode() for posterior in posteriors]
-        return (torch.cat(modes).float() - self.shift) * self.scale
+        return (torch.cat([self._encode_one(image[None]) for image in images]) - self.shift) * self.scale
+
+    def _encode_one(self, image: Tensor) -> Tensor:
+        posterior = cast(DiagonalGaussianDistribution, self.vae.encode(self._shown(image), return_dict=False)[0])
+        mode = posterior.mode().float()  # 1 c h/8 w/8
+        return self._encode_one(image) if self._overflowed(mode) else mode
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -102,11 +105,15 @@ class Autoencoder:
     def _decode_one(self, latent: Tensor) -> Tensor:
         shown = cast(torch.FloatTensor, self._shown(latent))
         picture = cast(Tensor, self.vae.decode(shown, return_dict=False)[0]).float()  # 1 3 h w
-        if self.vae.dtype != torch.float32 and not picture.isfinite().all():
-            self._warn(f"{_OVERFLOWED} in {self.vae.dtype}: it works in float32 from now on, which is slower.")
-            self.memory.place(self.vae, torch.float32)
-            return self._decode_one(latent)
-        return (picture / 2 + 0.5).clamp(0, 1)
+        return self._decode_one(latent) if self._overflowed(picture) else (picture / 2 + 0.5).clamp(0, 1)
+
+    def _overflowed(self, made: Tensor) -> bool:
+        """Return whether numbers of too few bits made this infinite; then the VAE works in float32 from now on."""
+        if self.vae.dtype == torch.float32 or made.is_meta or bool(made.isfinite().all()):
+            return False
+        self._warn(f"{_OVERFLOWED} in {self.vae.dtype}: it works in float32 from now on, which is slower.")
+        self.memory.place(self.vae, torch.float32)
+        return True
 
     def _shown(self, x: Tensor) -> Tensor:
         return x.to(self.memory.policy.device, self.vae.dtype).contiguous(

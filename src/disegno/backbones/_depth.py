@@ -16,6 +16,7 @@ from disegno.backbones._latent_diffusion import Config, Tensors
 from disegno.backbones._reading import shapes_of
 from disegno.core.errors import KeyMismatch
 from disegno.memory import Memory
+from disegno.text.described import described
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import midas
 from disegno.weights.parts import folder_tensors
@@ -77,6 +78,6 @@ def depth_in_file(file: TensorFile) -> DepthParts | None:
 
 def open_depth(parts: DepthParts, memory: Memory, what: str) -> DepthEstimator:
     """Return the estimator, in float32: it is asked once a picture. Raises KeyMismatch."""
-    config = DPTConfig.from_dict(parts.config)
+    config = described(DPTConfig, parts.config, f"The configuration of {what[0].lower()}{what[1:]}")
     net = memory.build(lambda: DPTForDepthEstimation(config), parts.tensors, what, torch.float32)
     return DepthEstimator(net, cast(DPTImageProcessorPil, DPTImageProcessorPil.from_dict(parts.processor)))

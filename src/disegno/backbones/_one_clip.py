@@ -23,6 +23,7 @@ from disegno.backbones.base import Defaults
 from disegno.diffusion.prediction import Prediction
 from disegno.memory import Memory
 from disegno.text.clip import open_clip
+from disegno.text.described import described
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
 from disegno.weights.parts import folder_tensors
@@ -58,15 +59,15 @@ class Family:
     tried: Callable[[UNet2DConditionModel, str], tuple[str, list[str]]]
 
 
-def read_folder(path: Path, family: str) -> Parts:
-    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+def read_folder(path: Path, family: str, vae: Path | None) -> Parts:
+    """Return the parts of a diffusers folder. `vae`: where it brings none. Raises WrongFamily, CorruptFile."""
     check_folder(path, family)
     text, scheduler = folder_tensors(path, "text_encoder"), read_json(path / _SCHEDULER)
-    told = scheduler.get("prediction_type")
+    told, config = scheduler.get("prediction_type"), path / "text_encoder" / "config.json"
     return Parts(
-        nets=folder_nets(path),
+        nets=folder_nets(path, vae),
         text={new: text[name] for name, new in ldm.text_names(text).items()},
-        text_config=CLIPTextConfig.from_dict(read_json(path / "text_encoder" / "config.json")),
+        text_config=described(CLIPTextConfig, read_json(config), str(config)),
         scheduler=scheduler,
         prediction=None if told is None else str(told),
         depth=depth_in(path),

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from disegno.backbones._latent_diffusion import Config, Nets, Tensors
-from disegno.backbones._vae_file import folder_vae, vae_of
+from disegno.backbones._vae_file import vae_in_file, vae_in_folder
 from disegno.core.errors import WrongFamily
-from disegno.weights.configs import unet_config, vae_config
+from disegno.weights.configs import unet_config
 from disegno.weights.folders import identify_folder, is_folder_of_weights
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
@@ -25,6 +25,8 @@ _FAMILY_MARKS = {
     "conditioner.": "sdxl",
     "model.diffusion_model.joint_blocks.": "sd3",
 }
+
+_LATENT_CHANNELS = 4  # where a UNet's configuration does not say it: diffusers' default
 
 
 def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
@@ -61,15 +63,18 @@ def told_prediction(file: TensorFile, told: Config) -> str | None:
     return "v" if by_yaml else "epsilon" if spec == "epsilon" or yaml.is_file() else None
 
 
-def nets_of(file: TensorFile, told: Config, own: Callable[[Config], Config] = lambda sizes: {}) -> Nets:
+def nets_of(
+    file: TensorFile, told: Config, vae: Path | None, own: Callable[[Config], Config] = lambda sizes: {}
+) -> Nets:
     """Return a checkpoint's UNet and VAE: EMA weights are not used. `own`: what the family adds to the UNet's sizes.
 
-    Raises KeyMismatch.
+    `vae`: the file or folder of one, where the checkpoint brings none. Raises KeyMismatch, WrongFamily.
     """
-    unet, vae = part_of(file, ldm.UNET_PREFIX, ldm.unet_names), vae_of(file, ldm.VAE_PREFIX)
+    unet = part_of(file, ldm.UNET_PREFIX, ldm.unet_names)
     sizes = unet_config(unet)
-    configs = sizes | own(sizes) | told.get("unet", {}), vae_config(vae) | told.get("vae", {})
-    return Nets(unet, vae, *configs)
+    config = sizes | own(sizes) | told.get("unet", {})
+    tensors, vae_config = vae_in_file(file, told.get("vae", {}), int(config["out_channels"]), vae)
+    return Nets(unet, tensors, config, vae_config)
 
 
 # ---- a diffusers folder
@@ -82,7 +87,8 @@ def check_folder(path: Path, family: str) -> None:
         raise WrongFamily(f"{path.name} is for {other}, not for {family}. Open it as {other}.")
 
 
-def folder_nets(path: Path) -> Nets:
-    """Return the UNet and the VAE of a folder. Raises CorruptFile."""
-    configs = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
-    return Nets(folder_tensors(path, "unet"), folder_vae(path, "vae"), *configs)
+def folder_nets(path: Path, vae: Path | None) -> Nets:
+    """Return the UNet and the VAE of a folder. `vae`: another's, where it brings none. Raises CorruptFile."""
+    config = read_json(path / "unet" / "config.json")
+    tensors, vae_config = vae_in_folder(path, int(config.get("out_channels", _LATENT_CHANNELS)), vae)
+    return Nets(folder_tensors(path, "unet"), tensors, config, vae_config)

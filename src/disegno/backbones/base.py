@@ -4,6 +4,11 @@ A family is one module in this folder (or of another package, by the entry point
 
     FAMILY: str                                                 what a control must be made for
     def open(path: Path | None, memory: Memory) -> Backbone     its weights, once a process; None: those that it ships
+
+and, where a model of it may come without a VAE, `open(path, memory, vae: Path | None)`, which then takes that of
+another file or folder, and
+
+    def brings_vae(path: Path) -> bool                          whether a model's file or folder has one in it
 """
 
 import hashlib
@@ -181,6 +186,14 @@ class TakesVae(Protocol):
     def with_vae(self, path: Path) -> Backbone:
         """Return this model with the VAE of a file or folder, the same nets beside it. Raises ModelFileError."""
         ...
+
+
+@runtime_checkable
+class Refines(Protocol):
+    """A backbone that may be a refiner: a model that only ends what another one began."""
+
+    @property
+    def refines(self) -> bool: ...
 
 
 @runtime_checkable

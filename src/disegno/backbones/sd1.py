@@ -9,6 +9,7 @@ from disegno.backbones import _one_clip
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.backbones._one_clip import Family, Parts, open_parts
 from disegno.backbones._reading import check_family, nets_of, shapes_of, told_prediction
+from disegno.backbones._vae_file import brings_vae
 from disegno.backbones.base import Defaults
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.memory import Memory
@@ -17,26 +18,29 @@ from disegno.weights.keys import ldm
 from disegno.weights.load import open_file
 from disegno.weights.parts import CONFIG_KEY, told_of
 
-__all__ = ["CONFIG_KEY", "FAMILY", "Parts", "open", "read_file", "read_folder"]
+__all__ = ["CONFIG_KEY", "FAMILY", "Parts", "brings_vae", "open", "read_file", "read_folder"]
 
 FAMILY = "sd1"
 DEFAULTS = Defaults(512, 512, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
 _OWN = Family(FAMILY, END_ID, defaults=lambda _: DEFAULTS, tried=lambda _, name: ("epsilon", []))
 
 
-def open(path: Path | None, memory: Memory) -> LatentDiffusion:
-    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+def open(path: Path | None, memory: Memory, vae: Path | None = None) -> LatentDiffusion:
+    """Return the model in a folder or file. `vae`: the file or folder of one, where the model brings none.
+
+    Raises ModelFileError about it, RequestError without a path.
+    """
     if path is None:
         raise RequestError("Stable Diffusion 1.x ships no weights with this program: give a model file or folder.")
-    return open_parts(read_folder(path) if path.is_dir() else read_file(path), path.name, memory, _OWN)
+    return open_parts(read_folder(path, vae) if path.is_dir() else read_file(path, vae), path.name, memory, _OWN)
 
 
-def read_file(path: Path) -> Parts:
+def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
     with open_file(path) as file:
         check_family(file, FAMILY)
         told = told_of(file)
-        nets = nets_of(file, told)
+        nets = nets_of(file, told, vae)
         text = {
             new: file.tensor(key) for key, new in ldm.text_names(file.keys()).items() if key.startswith("cond_stage")
         }
@@ -51,6 +55,6 @@ def read_file(path: Path) -> Parts:
         )
 
 
-def read_folder(path: Path) -> Parts:
+def read_folder(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a diffusers folder."""
-    return _one_clip.read_folder(path, FAMILY)
+    return _one_clip.read_folder(path, FAMILY, vae)

@@ -16,6 +16,7 @@ from disegno.backbones._depth import depth_in_file
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.backbones._one_clip import Family, Parts, open_parts
 from disegno.backbones._reading import check_family, nets_of, shapes_of, told_prediction
+from disegno.backbones._vae_file import brings_vae
 from disegno.backbones.base import Defaults
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.diffusion.prediction import Prediction
@@ -26,17 +27,22 @@ from disegno.weights.keys import openclip
 from disegno.weights.load import open_file
 from disegno.weights.parts import told_of
 
+__all__ = ["FAMILY", "brings_vae", "open", "probed", "read_file", "read_folder"]
+
 FAMILY = "sd2"
 DEFAULTS = Defaults(512, 512, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
 SIZES = {"epsilon": 512, "v": 768}  # in pixels: what each was trained at
 _LATENT_CHANNELS = 4
 
 
-def open(path: Path | None, memory: Memory) -> LatentDiffusion:
-    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+def open(path: Path | None, memory: Memory, vae: Path | None = None) -> LatentDiffusion:
+    """Return the model in a folder or file. `vae`: the file or folder of one, where the model brings none.
+
+    Raises ModelFileError about it, RequestError without a path.
+    """
     if path is None:
         raise RequestError("Stable Diffusion 2.x ships no weights with this program: give a model file or folder.")
-    parts = read_folder(path) if path.is_dir() else read_file(path)
+    parts = read_folder(path, vae) if path.is_dir() else read_file(path, vae)
     memory = memory.without_fp16()  # the attention's logits of 2.1 are beyond float16
     return open_parts(parts, path.name, memory, Family(FAMILY, OPENCLIP_PAD, _defaults, _tried))
 
@@ -73,12 +79,12 @@ def probed(unet: UNet2DConditionModel) -> str:
     return "v" if float((out - x).float().mean()) < -1 else "epsilon"
 
 
-def read_file(path: Path) -> Parts:
+def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
     with open_file(path) as file:
         check_family(file, FAMILY)
         told = told_of(file)
-        nets = nets_of(file, told, heads_of_64)
+        nets = nets_of(file, told, vae, heads_of_64)
         keys = [key for key in file.contents.entries if key.startswith(openclip.PREFIX)]
         text = openclip.used({key.removeprefix(openclip.PREFIX): file.tensor(key) for key in keys})
         if not text:
@@ -93,6 +99,6 @@ def read_file(path: Path) -> Parts:
         )
 
 
-def read_folder(path: Path) -> Parts:
+def read_folder(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a diffusers folder. Its text encoder's penultimate layer is the last one there."""
-    return _one_clip.read_folder(path, FAMILY)
+    return _one_clip.read_folder(path, FAMILY, vae)

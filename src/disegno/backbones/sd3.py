@@ -27,23 +27,27 @@ from disegno.backbones._reading import (
 )
 from disegno.backbones._text_files import TextParts, beside, in_file, in_folder
 from disegno.backbones._three_texts import ThreeTexts
-from disegno.backbones._vae_file import folder_vae, vae_of
+from disegno.backbones._vae_file import brings_vae, vae_in_file, vae_in_folder
 from disegno.backbones.base import Defaults
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import flow_table
 from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.described import described
 from disegno.text.t5 import T5Text, open_t5
-from disegno.weights.configs import SHIFT, vae_config
+from disegno.weights.configs import SHIFT
 from disegno.weights.json_table import read_json
-from disegno.weights.keys import ldm, mmdit
+from disegno.weights.keys import mmdit
 from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors, told_of
 from disegno.weights.scaled import unscaled
 
+__all__ = ["FAMILY", "Parts", "brings_vae", "net_of", "open", "open_texts", "read_file", "read_folder"]
+
 FAMILY = "sd3"
 DEFAULTS = Defaults(1024, 1024, steps=28, cfg=4.5, sampler="Euler", schedule="normal")
+_LATENT_CHANNELS = 16  # where the transformer's configuration does not say it
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,14 @@ class Parts:
     shift: float
 
 
-def open(path: Path | None, memory: Memory) -> Mmdit:
-    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+def open(path: Path | None, memory: Memory, vae: Path | None = None) -> Mmdit:
+    """Return the model in a folder or file. `vae`: the file or folder of one, where the model brings none.
+
+    Raises ModelFileError about it, RequestError without a path.
+    """
     if path is None:
         raise RequestError("Stable Diffusion 3 ships no weights with this program: give a model file or folder.")
-    parts, name = read_folder(path) if path.is_dir() else read_file(path), path.name
+    parts, name = read_folder(path, vae) if path.is_dir() else read_file(path, vae), path.name
     memory = memory.without_fp16()  # the activations of 3.5 are beyond float16
 
     def transformer() -> SD3Transformer2DModel:
@@ -71,7 +78,7 @@ def open(path: Path | None, memory: Memory) -> Mmdit:
         ):  # positions are in the file; of 3.5 medium, 1.8 GB in float64 while they are worked out
             return cast(SD3Transformer2DModel, SD3Transformer2DModel.from_config(parts.net_config))
 
-    def vae() -> AutoencoderKL:
+    def autoencoder() -> AutoencoderKL:
         return cast(AutoencoderKL, AutoencoderKL.from_config(parts.vae_config))
 
     net = memory.pack(memory.build(transformer, parts.net, f"The transformer of {name}"))
@@ -87,7 +94,7 @@ def open(path: Path | None, memory: Memory) -> Mmdit:
         table=flow_table(parts.shift),
         defaults=DEFAULTS,
         net=net,
-        vae=memory.build(vae, parts.vae, f"The VAE of {name}", memory.policy.vae_dtype),
+        vae=memory.build(autoencoder, parts.vae, f"The VAE of {name}", memory.policy.vae_dtype),
         text=text,
         memory=memory,
         fingerprint=own,
@@ -119,7 +126,11 @@ def _clip(tensors: Tensors, config: Config | None, act: str, memory: Memory, wha
     if not tensors:
         return None
     own = {name: tensor for name, tensor in tensors.items() if name != "text_projection.weight"}
-    made = CLIPTextConfig.from_dict(config) if config else config_of(shapes_of(own), act=act)
+    made = (
+        described(CLIPTextConfig, config, f"The configuration of {what}")
+        if config
+        else config_of(shapes_of(own), act=act)
+    )
     pad = OPENCLIP_PAD if act == "gelu" else END_ID
     clip = open_clip(own, made, memory, what, pad)
     projection = tensors.get("text_projection.weight")
@@ -145,7 +156,7 @@ def _t5(parts: TextParts, memory: Memory, name: str) -> tuple[T5Text | None, lis
 # ---- one file
 
 
-def read_file(path: Path) -> Parts:
+def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of one file, its text encoders in it or beside it."""
     with open_file(path) as file:
         check_family(file, FAMILY)
@@ -153,12 +164,13 @@ def read_file(path: Path) -> Parts:
         keys = [key for key in file.contents.entries if key.startswith(mmdit.PREFIX)]
         originals = unscaled({key.removeprefix(mmdit.PREFIX): file.tensor(key) for key in keys})
         net = net_of(originals, path.name)
-        vae = vae_of(file, ldm.VAE_PREFIX)
+        config = mmdit.config_of(shapes_of(net))
+        tensors, vae_config = vae_in_file(file, told.get("vae", {}), int(config["out_channels"]), vae)
         return Parts(
             net=net,
-            net_config=mmdit.config_of(shapes_of(net)),
-            vae=vae,
-            vae_config=vae_config(vae) | told.get("vae", {}),
+            net_config=config,
+            vae=tensors,
+            vae_config=vae_config,
             texts=beside(path, in_file(file)),
             shift=float(told.get("shift", SHIFT)),
         )
@@ -181,15 +193,17 @@ def net_of(originals: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 # ---- a diffusers folder
 
 
-def read_folder(path: Path) -> Parts:
+def read_folder(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a diffusers folder; its text encoders may be left out."""
     check_folder(path, FAMILY)
     scheduler = path / "scheduler" / "scheduler_config.json"
+    config = read_json(path / "transformer" / "config.json")
+    tensors, vae_config = vae_in_folder(path, int(config.get("out_channels", _LATENT_CHANNELS)), vae)
     return Parts(
         net=folder_tensors(path, "transformer"),
-        net_config=read_json(path / "transformer" / "config.json"),
-        vae=folder_vae(path, "vae"),
-        vae_config=read_json(path / "vae" / "config.json"),
+        net_config=config,
+        vae=tensors,
+        vae_config=vae_config,
         texts=in_folder(path),
         shift=float(read_json(scheduler).get("shift", SHIFT)) if scheduler.is_file() else SHIFT,
     )

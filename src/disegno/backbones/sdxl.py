@@ -4,10 +4,9 @@ Podell et al. 2023. Which of the two a model is, its tensors tell: the refiner h
 of itself: see `_reading.py`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +25,14 @@ from disegno.backbones._latent_diffusion import (
 from disegno.backbones._mmdit import states_of
 from disegno.backbones._reading import check_family, check_folder, folder_nets, nets_of, shapes_of, told_prediction
 from disegno.backbones._two_texts import TwoTexts
+from disegno.backbones._vae_file import brings_vae
 from disegno.backbones.base import Defaults, TextStates
-from disegno.core.errors import KeyMismatch, RequestError
+from disegno.core.errors import KeyMismatch, RequestError, UnknownKind
 from disegno.diffusion.call import Call
 from disegno.diffusion.told import told_beauty, told_size
 from disegno.memory import Memory
 from disegno.text.clip import END_ID, OPENCLIP_PAD, ClipText, config_of, open_clip
+from disegno.text.described import described
 from disegno.text.learnt import TextOptions
 from disegno.weights import configs
 from disegno.weights.json_table import read_json
@@ -41,9 +42,12 @@ from disegno.weights.parts import folder_tensors, has_weights, told_of
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
 
+__all__ = ["FAMILY", "Parts", "Sdxl", "brings_vae", "check_told", "open", "read_file", "read_folder"]
+
 FAMILY = "sdxl"
 DEFAULTS = Defaults(1024, 1024, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
 _PROJECTION = "text_projection.weight"
+_NUMBERS = {True: 6, False: 5}  # that the UNet is told of sizes, by whether there is a CLIP-L
 _CLIP_L = "conditioner.embedders.0.transformer."
 _CLIP_G = ("conditioner.embedders.1.model.", "conditioner.embedders.0.model.")  # of the base, of the refiner
 
@@ -73,6 +77,11 @@ class Sdxl(LatentDiffusion):
 
     text: TwoTexts
 
+    @property
+    def refines(self) -> bool:
+        """Whether it is the refiner, which reads with one encoder."""
+        return self.text.clip_l is None
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str], clip_skip: int = 1) -> TextStates:
         return states_of(*self.text.read_all(prompts))
@@ -84,17 +93,21 @@ class Sdxl(LatentDiffusion):
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor]:
         assert call.pooled is not None, "SDXL wants the pooled text"
         pooled = call.pooled.to(x)
-        if self.text.clip_l is None:
+        if self.refines:
             return told_beauty(pooled, x, tuple(row.positive for row in call.rows))
         return told_size(pooled, x)
 
 
-def open(path: Path | None, memory: Memory) -> Sdxl:
-    """Return the model in a folder or file. Raises ModelFileError about it, RequestError without a path."""
+def open(path: Path | None, memory: Memory, vae: Path | None = None) -> Sdxl:
+    """Return the model in a folder or file. `vae`: the file or folder of one, where the model brings none.
+
+    Raises ModelFileError about it, RequestError without a path.
+    """
     if path is None:
         raise RequestError("Stable Diffusion XL ships no weights with this program: give a model file or folder.")
-    parts, name = read_folder(path) if path.is_dir() else read_file(path), path.name
-    unet, vae = open_nets(parts.nets, name, memory, told=("text_time",))
+    parts, name = read_folder(path, vae) if path.is_dir() else read_file(path, vae), path.name
+    check_told(parts, name)
+    unet, autoencoder = open_nets(parts.nets, name, memory, told=("text_time",))
     prediction = prediction_of(parts.prediction or "epsilon", name)
     texts = [text.tensors for text in (parts.clip_l, parts.clip_g) if text is not None]
     return Sdxl(
@@ -104,7 +117,7 @@ def open(path: Path | None, memory: Memory) -> Sdxl:
         table=noise_table_of(parts.scheduler, name),
         defaults=DEFAULTS,
         net=unet,
-        vae=vae,
+        vae=autoencoder,
         text=TwoTexts(
             None if parts.clip_l is None else _open(parts.clip_l, END_ID, memory, f"CLIP-L of {name}"),
             _open(parts.clip_g, OPENCLIP_PAD, memory, f"OpenCLIP-G of {name}"),
@@ -112,6 +125,27 @@ def open(path: Path | None, memory: Memory) -> Sdxl:
         memory=memory,
         fingerprint=fingerprint(parts.nets.unet, parts.nets.vae, *texts),
     )
+
+
+def check_told(parts: Parts, name: str) -> None:
+    """Raise UnknownKind where the UNet wants to be told other numbers, or is shown another text, than is known here."""
+    pooled = parts.clip_g.config.hidden_size
+    if (projection := parts.clip_g.tensors.get(_PROJECTION)) is not None:
+        pooled = len(projection)
+    texts = [text.config.hidden_size for text in (parts.clip_l, parts.clip_g) if text is not None]
+    config = parts.nets.unet_config
+    width, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+    expected = pooled + _NUMBERS[parts.clip_l is not None] * (each or 0)
+    if width != expected:
+        raise UnknownKind(
+            f"The UNet of {name} is told {width} numbers beside its tokens, not {expected}: Stable Diffusion XL's is"
+            " told a pooled text and 6 sizes, its refiner's (without CLIP-L) 5. Choose another model."
+        )
+    if config["cross_attention_dim"] != sum(texts):
+        raise KeyMismatch(
+            f"The UNet of {name} reads a text of {config['cross_attention_dim']} numbers a token, its text encoders"
+            f" write {sum(texts)}. One of them is missing or of another model: use a complete model."
+        )
 
 
 def _open(text: Text, pad: int, memory: Memory, what: str) -> ClipText:
@@ -124,24 +158,40 @@ def _open(text: Text, pad: int, memory: Memory, what: str) -> ClipText:
 
 # ---- one file
 
+_EDM = ("edm_mean", "edm_vpred.sigma_max")  # marks of Playground 2.5 and CosXL
 
-def read_file(path: Path) -> Parts:
+
+def _check_noise(name: str, by_edm: bool) -> None:
+    """Raise UnknownKind where a model was trained over other noise levels than Stable Diffusion's."""
+    if by_edm:
+        raise UnknownKind(
+            f"{name} was trained over EDM's noise levels (Playground 2.5, CosXL), which are not drawn here. "
+            "Choose another model."
+        )
+
+
+def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
     with open_file(path) as file:
         check_family(file, FAMILY)
+        _check_noise(path.name, any(mark in file for mark in _EDM))
         told = told_of(file)
-        nets = nets_of(file, told)
-        vae = nets.vae_config | {"scaling_factor": configs.SDXL_SCALING_FACTOR} | told.get("vae", {})
+        nets = _scaled(nets_of(file, told, vae), told.get("vae", {}))
         left, right = _under(file, _CLIP_L), next((found for prefix in _CLIP_G if (found := _under(file, prefix))), {})
         if not right:
             raise KeyMismatch(f"{path.name} has no OpenCLIP ({_CLIP_G[0]}...). Use a complete checkpoint.")
         return Parts(
-            nets=Nets(nets.unet, nets.vae, nets.unet_config, vae),
+            nets=nets,
             clip_l=_clip_l(left) if left else None,
             clip_g=_clip_g(right),
             scheduler={"rescale_betas_zero_snr": "ztsnr" in file},
             prediction=told_prediction(file, told),
         )
+
+
+def _scaled(nets: Nets, told: Config) -> Nets:
+    """Return the nets, the latents in SDXL's scale: no tensor tells it. `told`: what a header says of the VAE."""
+    return replace(nets, vae_config=nets.vae_config | {"scaling_factor": configs.SDXL_SCALING_FACTOR} | told)
 
 
 def _under(file: TensorFile, prefix: str) -> dict[str, Tensor]:
@@ -162,13 +212,14 @@ def _clip_g(tensors: Tensors) -> Text:
 # ---- a diffusers folder
 
 
-def read_folder(path: Path) -> Parts:
-    """Return the parts of a diffusers folder. Raises WrongFamily, CorruptFile."""
+def read_folder(path: Path, vae: Path | None = None) -> Parts:
+    """Return the parts of a diffusers folder. `vae`: where it brings none. Raises WrongFamily, CorruptFile."""
     check_folder(path, FAMILY)
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-    told = scheduler.get("prediction_type")
+    _check_noise(path.name, str(scheduler.get("_class_name")).startswith("EDM"))
+    told, nets = scheduler.get("prediction_type"), folder_nets(path, vae)
     return Parts(
-        nets=folder_nets(path),
+        nets=nets if has_weights(path, "vae") else _scaled(nets, {}),
         clip_l=_folder_text(path, "text_encoder", projects=False) if has_weights(path, "text_encoder") else None,
         clip_g=_folder_text(path, "text_encoder_2", projects=True),
         scheduler=scheduler,
@@ -181,5 +232,5 @@ def _folder_text(path: Path, part: str, projects: bool) -> Text:
     own = {new: tensors[name] for name, new in ldm.text_names(tensors).items()}
     if projects and _PROJECTION in tensors:
         own[_PROJECTION] = tensors[_PROJECTION]
-    config: Mapping[str, Any] = read_json(path / part / "config.json")
-    return Text(own, CLIPTextConfig.from_dict(dict(config)))
+    config = path / part / "config.json"
+    return Text(own, described(CLIPTextConfig, read_json(config), str(config)))

@@ -10,10 +10,12 @@ from disegno import __version__
 from disegno.cli.lean import ALONE
 from disegno.core.errors import DisegnoError
 
+INTERRUPTED = 130  # as shells say of what Ctrl-C ended
 COMMANDS = {
     "ui": "Draw in the browser.",
     "generate": "Make pictures from a sentence and drawings.",
     "annotate": "Turn a picture into a drawing that a control wants to see.",
+    "caption": "Say in words what pictures show.",
     "teach": "Teach a new kind of control from pairs.",
     "dataset": "Make pairs to teach from, and examine them.",
     "evaluate": "Measure how well pictures follow a control.",
@@ -43,6 +45,8 @@ class LazyGroup(click.Group):
         except DisegnoError as error:
             click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

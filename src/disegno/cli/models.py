@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from disegno.weights.card import FileCard
 
 _WIDE = 1000  # columns of what is no terminal
-KINDS = ("model", "control", "unet", "vae", "text", "lora", "embedding", "broken", "unknown")
+KINDS = (
+    *("model", "control", "unet", "vae", "text", "lora", "embedding", "upscaler", "captioner", "broken", "unknown"),
+)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _FILE = click.argument("file")
 
@@ -142,7 +144,7 @@ def _card(file: str) -> "FileCard":
             continue
     if (built_in := shipped_file(file)) is not None:
         return identify(built_in)
-    known = [*(card.path.stem for card in library.cards()), *(name for names in shipped().values() for name in names)]
+    known = [*library.called(library.cards()), *(name for names in shipped().values() for name in names)]
     raise UnknownName.of("file", file, known)
 
 

@@ -1,7 +1,8 @@
 """What the commands that draw share: a bar while they draw, and where their files go."""
 
-import re
+import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,8 @@ from disegno.core.result import Progress, Result
 
 Ended = TypeVar("Ended")
 PREVIEW_SECONDS = 0.5  # between two
+_OF_WORDS = "LMN"  # letters, the marks on them, numbers: Unicode's categories
+_NUM_WORDS, _WORD_BYTES = 6, 100  # a name has 255 bytes at most, with a seed and an ending behind the words
 
 
 def with_bar(events: Iterable[Progress | Ended], quiet: bool, preview: Path | None = None) -> Ended:
@@ -59,8 +62,19 @@ def is_folder(out: Path) -> bool:
 
 
 def words_of(request: Request) -> str:
-    """Return the first words of a prompt, as a file's name begins with them."""
-    return "-".join(re.findall(r"[a-z0-9]+", request.prompt.lower())[:6])[:100] or "picture"
+    """Return the first words of a prompt, of any script, as a file's name begins with them: at most 100 bytes."""
+    plain = unicodedata.normalize("NFKC", request.prompt.lower())
+    kept = "".join(c if unicodedata.category(c)[0] in _OF_WORDS else " " for c in plain)
+    words = "-".join(kept.split()[:_NUM_WORDS]).encode("utf-8")[:_WORD_BYTES].decode("utf-8", "ignore").strip("-")
+    return words if words and _can_be_named(words) else "picture"
+
+
+def _can_be_named(words: str) -> bool:
+    """Return whether this machine's files can be called so: not in a locale of ASCII alone."""
+    try:
+        return bool(os.fsencode(words))
+    except UnicodeEncodeError:
+        return False
 
 
 def require_out(out: Path | None) -> None:

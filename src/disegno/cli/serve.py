@@ -75,6 +75,15 @@ def serving_packages() -> Generator[None]:
         ) from error
 
 
+def require_data_roots(folders: tuple[Path, ...]) -> None:
+    """Raise RequestError where one of them is no folder: nothing could be taught from it."""
+    for folder in folders:
+        if not folder.expanduser().is_dir():
+            raise RequestError(
+                f"--data-root {folder} is no folder here. Make it, or name the one that data sets lie in."
+            )
+
+
 def require_device(settings: Settings) -> None:
     """Raise RequestError where the device that is named cannot be used: no worker could be started.
 
@@ -148,6 +157,7 @@ def command(
         allow_urls=_hosts("--allow-url", allow_url, r"(:\d+)?|\*"),
         proxies=_addresses(proxy), machine=load_settings(device=device, dtype=dtype),
     )  # fmt: skip
+    require_data_roots(data_roots)
     require_device(settings.machine)
     log_to_stderr()
     shown = f"[{host}]" if ":" in host else host

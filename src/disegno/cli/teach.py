@@ -270,6 +270,8 @@ def _drawing(run: "Run") -> list[str]:
     model = "" if request.model == "diorama" else f" --model {quote(request.model)}"
     if not run.suffix:
         return [f'disegno generate "what you want to see" --model {quote(run.name)}']
+    if run.makes == "lora":
+        return [f'disegno generate "what you want to see <lora:{run.name}:1>"{model}']
     base = run.name if run.tasks else request.base
     on_base = "" if base is None else f",base={base}"
     names = [file.stem for file in run.files(run.file)[: len(run.tasks) or 1]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from disegno.cli.serve import require_device, serving_packages
+from disegno.cli.serve import require_data_roots, require_device, serving_packages
 from disegno.core.settings import load_settings
 
 
@@ -40,6 +40,7 @@ def command(
     from disegno.serving.settings import ServerSettings
 
     settings = ServerSettings(port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype))
+    require_data_roots(data_roots)
     require_device(settings.machine)
     log_to_stderr()
 

@@ -1,12 +1,14 @@
 """IP-Adapter's networks (Ye et al. 2023, section 3.2), under their published names."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disegno.weights.ip_adapter_files import PROJECTION, Form
+from disegno.weights.shapes import sides
 
 HEAD = 64  # channels of a head of the resampler
 Shapes = Mapping[str, tuple[int, ...]]
@@ -106,20 +108,25 @@ class IpNet(nn.Module):
         return [pair(tokens) for pair in self.ip_adapter.values()]
 
 
+_sides = partial(sides, "The IP-Adapter's projection")
+
+
 def _plain(shapes: Shapes, width: int) -> Projection:
-    out, seen = shapes["proj.weight"]
+    out, seen = _sides(shapes, "proj.weight", 2)
     return Projection(seen, out, width)
 
 
 def _full(shapes: Shapes, width: int) -> FullProjection:
-    middle, seen = shapes["proj.0.weight"]
+    middle, seen = _sides(shapes, "proj.0.weight", 2)
     return FullProjection(seen, middle, width)
 
 
 def _resampler(shapes: Shapes, width: int) -> Resampler:
     num = sum(name.endswith(".0.to_q.weight") for name in shapes)
-    sizes = [(shapes[f"layers.{i}.0.to_q.weight"][0], shapes[f"layers.{i}.1.1.weight"][0]) for i in range(num)]
-    return Resampler(shapes["proj_in.weight"][1], width, (shapes["latents"][1], shapes["latents"][2]), sizes)
+    names = [(f"layers.{i}.0.to_q.weight", f"layers.{i}.1.1.weight") for i in range(num)]
+    sizes = [(_sides(shapes, heads, 2)[0], _sides(shapes, hidden, 2)[0]) for heads, hidden in names]
+    _, num_queries, inner = _sides(shapes, "latents", 3)
+    return Resampler(_sides(shapes, "proj_in.weight", 2)[1], width, (num_queries, inner), sizes)
 
 
 _PROJECTIONS = {"plain": _plain, "full": _full, "plus": _resampler}

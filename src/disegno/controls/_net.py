@@ -3,6 +3,7 @@
 Of SDXL it is told the pooled text, too, which comes as one token more behind the text (`with_pooled`).
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,14 +12,15 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from disegno.controls.base import Body
+from disegno.controls.base import Body, Layers
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.diffusion.patches import without_pooled
-from disegno.diffusion.told import NUM_SIZES, told_size
+from disegno.diffusion.told import pooled_width, told_size
 from disegno.memory import Memory
 from disegno.weights.configs import told_config
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
+from disegno.weights.shapes import sides
 
 Config = Mapping[str, object]
 
@@ -32,6 +34,11 @@ _SHARED = {
     "layers_per_block": "the blocks of a level",
 }
 _OURS = {"out_channels": "in_channels"}
+# What sizes are read from: convolutions, and one linear layer.
+_TELLING = re.compile(
+    r"conv_in\.weight|down_blocks\.\d+\.resnets\.0\.conv1\.weight|controlnet_cond_embedding\.(conv_in|blocks\.\d+)\.weight"
+    r"|mid_block\.attentions\.0\.transformer_blocks\.0\.attn2\.(?P<linear>to_k)\.weight"
+)
 
 
 class ToldControlNet(ControlNetModel):
@@ -41,9 +48,7 @@ class ToldControlNet(ControlNetModel):
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, controlnet_cond: Tensor, **more: Any
     ) -> Any:
         """Return what the class does. encoder_hidden_states: (b n+1 d)."""
-        numbers = NUM_SIZES * int(self.config["addition_time_embed_dim"])
-        width = int(self.config["projection_class_embeddings_input_dim"]) - numbers
-        tokens, pooled = without_pooled(encoder_hidden_states, width)
+        tokens, pooled = without_pooled(encoder_hidden_states, pooled_width(self.config))
         told = told_size(pooled, sample)
         return super().forward(sample, timestep, tokens, controlnet_cond, added_cond_kwargs=told, **more)
 
@@ -87,6 +92,9 @@ def open_net(
     `make`: the net of a configuration, instead of the class's.
     `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
     """
+    for key in tensors:
+        if (match := _TELLING.fullmatch(key)) is not None:
+            sides(name, tensors, key, 2 if match["linear"] else 4)
     try:
         sizes = sizes_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     except (KeyError, IndexError) as error:
@@ -109,6 +117,11 @@ def open_net(
         return net
 
     return memory.build(built, tensors, name)
+
+
+def layers_of(net: ControlNetModel) -> Layers:
+    """Return what a unit's layers weigh: what the net adds to the encoder's blocks, and to the middle."""
+    return Layers(len(net.controlnet_down_blocks) + 1)
 
 
 def weight_of(net: nn.Module) -> Tensor:

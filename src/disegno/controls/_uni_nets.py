@@ -8,8 +8,11 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from disegno.weights.shapes import sides
+
 GROUPS, EPS = 32, 1e-5
 DROPOUTS = (0.1, 0.3)
+_EXTRACTOR = "The feature extractor"
 
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -46,10 +49,10 @@ class FeatureExtractor(nn.Module):
 
 def extractor_of(tensors: Mapping[str, Tensor]) -> FeatureExtractor:
     """Return the empty extractor that these tensors fit, whatever its widths."""
-    first = [tensors[f"pre_extractor.{i}.weight"] for i in (0, 2, 4, 6, 8)]
+    first = [sides(_EXTRACTOR, tensors, f"pre_extractor.{i}.weight", 4) for i in (0, 2, 4, 6, 8)]
     num = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in tensors)
-    widths = [len(tensors[f"zero_convs.{i}.weight"]) for i in range(num)]
-    return FeatureExtractor(first[0].shape[1], widths, [len(weight) for weight in first])
+    widths = [sides(_EXTRACTOR, tensors, f"zero_convs.{i}.weight", 4)[0] for i in range(num)]
+    return FeatureExtractor(first[0][1], widths, [shape[0] for shape in first])
 
 
 class Modulation(nn.Module):
@@ -93,4 +96,5 @@ class GlobalAdapter(nn.Module):
 
 def global_of(tensors: Mapping[str, Tensor]) -> GlobalAdapter:
     """Return the empty global adapter that these tensors fit."""
-    return GlobalAdapter(*(len(tensors[name]) for name in ("norm1.weight", "norm2.weight", "ff2.net.2.weight")))
+    telling = (("norm1.weight", 1), ("norm2.weight", 1), ("ff2.net.2.weight", 2))
+    return GlobalAdapter(*(sides("The global adapter", tensors, name, num)[0] for name, num in telling))

@@ -8,6 +8,7 @@ Every norm has as many groups as divide its channels, at most 32, and eps 1e-5 (
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from disegno.weights.shapes import sides
 
 MAX_GROUPS, EPS = 32, 1e-5
 Shapes = Mapping[str, tuple[int, ...]]
@@ -56,9 +59,12 @@ class Heads:
         return channels // next(n for n in range(min(self.width, channels), 0, -1) if channels % n == 0)
 
 
+_sides = partial(sides, "The ControlNet-XS")
+
+
 def _resnet(shapes: Shapes, at: str) -> ResnetBlock2D:
-    out, inputs = shapes[f"{at}.conv1.weight"][:2]
-    embedded = shapes[f"{at}.time_emb_proj.weight"][1]
+    out, inputs = _sides(shapes, f"{at}.conv1.weight", 4)[:2]
+    embedded = _sides(shapes, f"{at}.time_emb_proj.weight", 2)[1]
     return ResnetBlock2D(
         in_channels=inputs,
         out_channels=out,
@@ -70,14 +76,14 @@ def _resnet(shapes: Shapes, at: str) -> ResnetBlock2D:
 
 
 def _attention(shapes: Shapes, at: str, heads: Heads) -> Transformer2DModel:
-    proj, channels = shapes[f"{at}.proj_in.weight"], shapes[f"{at}.norm.weight"][0]
-    num, width = heads.at(channels), shapes[f"{at}.transformer_blocks.0.attn1.to_q.weight"][0]
+    proj, channels = shapes[f"{at}.proj_in.weight"], _sides(shapes, f"{at}.norm.weight", 1)[0]
+    num, width = heads.at(channels), _sides(shapes, f"{at}.transformer_blocks.0.attn1.to_q.weight", 2)[0]
     return Transformer2DModel(
         num_attention_heads=num,
         attention_head_dim=width // num,
         in_channels=channels,
         num_layers=_count(shapes, rf"{re.escape(at)}\.transformer_blocks\.(\d+)\."),
-        cross_attention_dim=shapes[f"{at}.transformer_blocks.0.attn2.to_k.weight"][1],
+        cross_attention_dim=_sides(shapes, f"{at}.transformer_blocks.0.attn2.to_k.weight", 2)[1],
         norm_num_groups=groups_of(channels),
         use_linear_projection=len(proj) == 2,
     )
@@ -97,7 +103,8 @@ class _Level(nn.Module):
         self.resnets = nn.ModuleList(_resnet(shapes, f"{at}.resnets.{j}") for j in range(num))
         self.attentions = nn.ModuleList(_attention(shapes, f"{at}.attentions.{j}", heads) for j in range(attended))
         self.downsamplers = nn.ModuleList()
-        if (shape := shapes.get(f"{at}.downsamplers.0.conv.weight")) is not None:
+        if (halving := f"{at}.downsamplers.0.conv.weight") in shapes:
+            shape = _sides(shapes, halving, 4)
             self.downsamplers.append(Downsample2D(shape[1], use_conv=True, out_channels=shape[0], name="op"))
 
     def layer(self, j: int, h: Tensor, emb: Tensor, tokens: Tensor) -> Tensor:
@@ -129,7 +136,8 @@ class XsNet(nn.Module):
         self.channels = shapes["conv_in.weight"][1]  # of the latent; a packed convolution does not say it
         self.controlnet_cond_embedding = _hint(shapes)
         self.time_embedding = None
-        if (shape := shapes.get("time_embedding.linear_1.weight")) is not None:
+        if (embedding := "time_embedding.linear_1.weight") in shapes:
+            shape = _sides(shapes, embedding, 2)
             self.time_embedding = TimestepEmbedding(shape[1], shape[0])
             self.time_proj = Timesteps(shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
         levels = _count(shapes, r"down_blocks\.(\d+)\.")
@@ -192,15 +200,15 @@ def _num_steps(level: nn.Module) -> int:
 
 
 def _conv(shapes: Shapes, at: str) -> nn.Conv2d:
-    out, inputs, kernel = shapes[f"{at}.weight"][:3]
+    out, inputs, kernel, _ = _sides(shapes, f"{at}.weight", 4)
     return nn.Conv2d(inputs, out, kernel, padding=kernel // 2)
 
 
 def _hint(shapes: Shapes) -> ControlNetConditioningEmbedding:
     at = "controlnet_cond_embedding"
-    first, last = shapes[f"{at}.conv_in.weight"], shapes[f"{at}.conv_out.weight"]
+    first, last = (_sides(shapes, f"{at}.conv_{end}.weight", 4) for end in ("in", "out"))
     num = _count(shapes, rf"{at}\.blocks\.(\d+)\.")
-    widths = (first[0], *(shapes[f"{at}.blocks.{k}.weight"][0] for k in range(1, num, 2)))
+    widths = (first[0], *(_sides(shapes, f"{at}.blocks.{k}.weight", 4)[0] for k in range(1, num, 2)))
     return ControlNetConditioningEmbedding(last[0], first[1], widths)
 
 

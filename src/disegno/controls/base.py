@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from disegno.core.errors import RequestError
 from disegno.diffusion.call import Call, ImagePrompt, Residuals, Suffix
 
 
@@ -120,6 +121,37 @@ class Looking(Protocol):
 
     @property
     def looks(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How many weights a unit's `layers` are; what they weigh, with the number in it; and in which order they stand."""
+
+    num: int
+    what: str = "adds {} residuals to this model"
+    order: str = "shallow to deep, the middle last"
+
+    def require(self, given: Sequence[float], name: str = "") -> None:
+        """Raise RequestError where there are more weights or fewer."""
+        if len(given) != self.num:
+            raise RequestError(
+                f"{f'The control {name!r}' if name else 'A control'} was given {len(given)} layer weights, but"
+                f" {self.what.format(self.num)}. Give {self.num}, {self.order}."
+            )
+
+
+def attention_layers(num: int) -> Layers:
+    """Return the layers of what is read by cross-attentions."""
+    return Layers(num, "{} cross-attentions of this model read it", "the encoder's, the decoder's, the middle's last")
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A controller whose layers may be weighed one by one."""
+
+    def layers(self, task: str) -> Layers | None:
+        """Return what `layers` of a unit are; None where its task has none."""
+        ...
 
 
 class Controller(Protocol):

@@ -13,8 +13,8 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Body, Condition, Host, add, key_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
+from disegno.controls.base import Body, Condition, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.patches import with_pooled
@@ -23,9 +23,11 @@ from disegno.weights.card import FileCard
 from disegno.weights.json_table import read_json
 from disegno.weights.keys.control import DIFFERENCE_MARK, HINT_PREFIX, control_keys, diffusers_names
 from disegno.weights.parts import told_of, weights_of
+from disegno.weights.shapes import require_shapes, sides
 
 log = logging.getLogger(__name__)
 
+_COLOURS = 3  # of the picture that a hint block is shown
 families = ("sd1", "sd2", "sdxl", "diorama")
 
 
@@ -67,6 +69,10 @@ class ControlNetController:
     averages: bool
     bgr: bool
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return layers_of(self.net)
 
     def prepare(self, condition: Condition) -> ControlNet:
         """Return the control for one condition."""
@@ -121,16 +127,20 @@ def open_whole(path: Path, backbone: Body, memory: Memory) -> Whole:
 
 
 def _tensors(file_name: str, read: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the control net's tensors by diffusers' names. Raises UnknownKind where there is no hint block."""
+    """Return the control net's tensors by diffusers' names. Raises UnknownKind without a hint block, KeyMismatch."""
     own = control_keys(read)
     names = diffusers_names(name for name in own.values() if name != DIFFERENCE_MARK)
     if not any(name.startswith(HINT_PREFIX) for name in names.values()):
         raise UnknownKind(
             f"{file_name} has no hint block: it is no ControlNet. A CtrLoRA base is opened with a condition."
         )
+    tensors = {names[name]: read[key] for key, name in own.items() if name in names}
+    first = f"{HINT_PREFIX}conv_in.weight"
+    if first in tensors and (shape := sides(file_name, tensors, first, 4))[1] != _COLOURS:
+        require_shapes(file_name, tensors, {first: (shape[0], _COLOURS, *shape[2:])})
     if ignored := sorted(set(own.values()) - names.keys() - {DIFFERENCE_MARK}):
         log.warning("%s: %d tensors are of no ControlNet and ignored: %s", file_name, len(ignored), ignored[:8])
-    return {names[name]: read[key] for key, name in own.items() if name in names}
+    return tensors
 
 
 def _with_encoder(name: str, tensors: dict[str, Tensor], backbone: Body) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disegno.controls._net import weight_of
-from disegno.controls.base import Condition, Host, add, key_of
+from disegno.controls.base import Condition, Host, Layers, add, key_of
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.diffusion.patches import spread, tokens_to_map, whole_patches
@@ -26,13 +26,25 @@ from disegno.weights.card import FileCard
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import mmdit, sd3_control
 from disegno.weights.parts import told_of, weights_of
+from disegno.weights.shapes import sides
 
 families = ("sd3",)
 
 _PATCHES = "pos_embed_input.proj.weight"
 _POOLED = "time_text_embed.text_embedder.linear_1.weight"
+_TELLING = {  # what sizes are read from -> how many sides it has
+    _PATCHES: 4,
+    _POOLED: 2,
+    "pos_embed.proj.weight": 4,
+    "pos_embed.pos_embed": 3,
+    "context_embedder.weight": 2,
+}
 # What the control must have in common with the model's transformer: where it stands in both configurations.
-_SHARED = {"pooled_projection_dim": "the width of the pooled text", "joint_attention_dim": "the width of the text"}
+_SHARED = {
+    "pooled_projection_dim": "the width of the pooled text",
+    "joint_attention_dim": "the width of the text",
+    "in_channels": "the channels of the latents",
+}
 # What the VAE is shown of a picture in [0, 1], by what the net was made for. Stability AI parity: canny beyond white;
 # depth black where it is near, which everywhere else here is white (ComfyUI turns it too).
 _SHOWN: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -108,6 +120,10 @@ class ControlNetSd3Controller:
     fingerprint: str
     made_for: str = ""
 
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: the model's blocks, but for the last."""
+        return Layers(int(_config(self.backbone.net)["num_layers"]) - 1)
+
     def prepare(self, condition: Condition) -> ControlNetSd3:
         """Return the control for one condition."""
         image, holes = _SHOWN[self.made_for](condition.image), condition.mask
@@ -143,6 +159,9 @@ def open(path: Path, backbone: Sd3Host, memory: Memory) -> ControlNetSd3Controll
     if sd3_control.MARK in tensors:
         tensors = sd3_control.from_original(tensors)
     told = read_json(path / "config.json") if path.is_dir() else told_of(files[0])
+    for key, num in _TELLING.items():
+        if key in tensors:
+            sides(path.name, tensors, key, num)
     config = config_of(path.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     config |= {name: told[name] for name in _FOLDER_ONLY if name in told}
     check_fits(path.name, config, backbone)

@@ -15,8 +15,8 @@ from diffusers import ControlNetModel
 from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 from torch import Tensor, nn
 
-from disegno.controls._net import open_net, weight_of
-from disegno.controls.base import Condition, Control, Host, add, key_of
+from disegno.controls._net import layers_of, open_net, weight_of
+from disegno.controls.base import Condition, Control, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.told import told_size
@@ -91,6 +91,10 @@ class UnionController:
     stem: nn.Module
     tasks: Mapping[str, str | None]
     fingerprint: str
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return layers_of(cast(ControlNetModel, self.net))
 
     def prepare(self, condition: Condition) -> Union:
         """Return the control for one condition, `condition.task`."""

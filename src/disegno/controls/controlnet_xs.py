@@ -7,17 +7,21 @@ as a `Stream` of the call. Its scale is the strength: of the encoder's and the d
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from disegno.controls._net import weight_of
 from disegno.controls._xs_net import Heads, XsNet
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls._xs_new import Sizes, xs_shapes
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Steps, Stream
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.shapes import require_shapes, sides
 from disegno.weights.xs_files import MECHANISM, XsFile, read_xs
 
 MIX_POWER = 0.3  # of the share that a control's own embedding of the time has: the original's
@@ -59,6 +63,10 @@ class ControlNetXsController:
     net: XsNet
     fingerprint: str
 
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return Layers(self.net.num_residuals)
+
     def prepare(self, condition: Condition) -> ControlNetXs:
         """Return the control for one condition."""
         with torch.no_grad():
@@ -77,12 +85,16 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
     """Return the net with these weights, frozen and placed. Raises WrongFamily, KeyMismatch."""
     shapes = {key: tuple(tensor.shape) for key, tensor in file.tensors.items()}
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
-    try:
-        net = memory.build(lambda: XsNet(shapes, _heads(file, backbone)), file.tensors, name)
-    except (KeyError, IndexError) as error:
-        raise KeyMismatch(
-            f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
-        ) from error
+
+    def make() -> XsNet:
+        try:
+            return XsNet(shapes, _heads(file, backbone))
+        except (KeyError, IndexError) as error:
+            raise KeyMismatch(
+                f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
+            ) from error
+
+    net = memory.build(make, file.tensors, name)
     net.share = float(str(file.config.get("time_embedding_mix", 1.0))) ** MIX_POWER
     given = {
         "the widths of the levels it adds to": tuple(dict.fromkeys(wire.out_channels for wire in wires(net))),
@@ -101,11 +113,24 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning}: {ours}, the"
                 f" model's: {wanted[meaning]}. Choose a control that was made for {backbone.family}."
             )
+    _require_whole(name, file, backbone)
     if len(net.steps) + 1 != len(net.to_base) or len(net.mid_block.resnets) != 2:
         raise KeyMismatch(
             f"{name} is an incomplete ControlNet-XS: blocks of its encoder or its middle are missing. Fetch it again."
         )
     return net
+
+
+def _require_whole(name: str, file: XsFile, backbone: Body) -> None:
+    """Raise KeyMismatch where a tensor has another shape than beside this model's."""
+    config, tensors = getattr(backbone.net, "config", {}), file.tensors
+    first = (f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(len(_widths(config))))
+    own = [sides(name, tensors, key, 4)[0] for key in first if key in tensors]
+    sizes = Sizes.of(cast(UNet2DConditionModel, backbone.net), own)
+    wanted = xs_shapes(replace(sizes, heads=_heads(file, backbone)))
+    if "time_embedding.linear_2.bias" in tensors:  # its embedding of t is its own
+        wanted = {key: shape for key, shape in wanted.items() if ".time_emb_proj." not in key}
+    require_shapes(name, tensors, wanted)
 
 
 def wires(net: XsNet) -> list[torch.nn.Conv2d]:

@@ -24,8 +24,8 @@ from diffusers import ControlNetModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from disegno.controls._joint import JointControl, open_joint
-from disegno.controls._net import open_net, run
-from disegno.controls.base import Body, Condition, Host, add, key_of
+from disegno.controls._net import layers_of, open_net, run
+from disegno.controls.base import Body, Condition, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.patches import with_pooled
@@ -176,6 +176,11 @@ class CtrLoraController:
     @property
     def annotator(self) -> str | None:
         return self.info.annotator
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh; under Stable Diffusion 3 the model's blocks, but for the last."""
+        net = self.base.net
+        return Layers(net.num_blocks - 1) if isinstance(net, JointControl) else layers_of(net)
 
     def prepare(self, condition: Condition) -> CtrLora:
         """Return the control for one condition."""

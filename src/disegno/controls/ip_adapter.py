@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig
 
 from disegno.controls._ip_nets import IpNet
 from disegno.controls._net import weight_of
-from disegno.controls.base import Body, Condition, Control, Host, add_image_prompts, key_of
+from disegno.controls.base import Body, Condition, Control, Host, Layers, add_image_prompts, attention_layers, key_of
 from disegno.core.errors import KeyMismatch, ModelFileError, WrongFamily
 from disegno.diffusion.call import Call, ImagePrompt
 from disegno.memory import Memory
@@ -160,6 +160,10 @@ class IpController:
         return self.eye.found()
 
     @torch.no_grad()
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: the cross-attentions."""
+        return attention_layers(len(self.places.names))
+
     def prepare(self, condition: Condition) -> IpControl:
         """Return the control for one picture, of any size. Raises ModelFileError where no CLIP is found that fits."""
         positive = self._prompt(self._seen(self.vision.shown(condition.image)))

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Control, Joining, Mixing
+from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers
 from disegno.core.curve import Point, parse_curve, value_at
-from disegno.core.errors import RequestError
 from disegno.core.request import ControlMode, ControlUnit
 from disegno.diffusion.call import Call, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
 
@@ -89,11 +88,7 @@ class Use:
         """
         if not self.layers:
             return layer_scales(self.strength, self.mode, num_residuals, soft)
-        if len(self.layers) != num_residuals:
-            raise RequestError(
-                f"A control was given {len(self.layers)} layer weights, but adds {num_residuals} residuals to this"
-                f" model. Give {num_residuals}, shallow to deep, the middle last."
-            )
+        Layers(num_residuals).require(self.layers)
         return self.layers
 
 
@@ -175,11 +170,7 @@ class Weights:
         if not scales:
             by_depth = self.use.scales(prompt.num_residuals)
             scales = tuple(by_depth[depth] for depth in prompt.depths)
-        if len(scales) != num:
-            raise RequestError(
-                f"A control was given {len(scales)} layer weights, but {num} cross-attentions of this model read it."
-                f" Give {num}: the encoder's, the decoder's, the middle's last."
-            )
+        attention_layers(num).require(scales)
         scales = tuple(scale * self.values[place] for scale in scales)
         return replace(prompt, scales=scales, region=self.use.region)
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from disegno.controls._net import weight_of
-from disegno.controls.base import Body, Condition, Host, key_of
+from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Stream
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
+from disegno.weights.shapes import sides
 from disegno.weights.t2i_files import MECHANISM, PIXELS, XL_PIXELS, read_t2i
 
 families = ("sd1", "sd2", "sdxl", "diorama")
@@ -155,6 +156,10 @@ class T2iController:
     places: tuple[int, ...]
     fingerprint: str
 
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: features."""
+        return Layers(len(self.places), "adds {} features to this model", "shallow to deep")
+
     def prepare(self, condition: Condition) -> T2iAdapter:
         """Return the control for one condition."""
         image = condition.image[:, : self.net.channels]  # A1111 parity: of a picture for a grey one, the red
@@ -176,8 +181,8 @@ def open_adapter(name: str, tensors: Mapping[str, Tensor], backbone: Body, memor
     is_light, layout = "conv_in.weight" not in tensors, layout_of(backbone)
     grey = layout.pixels**2
     try:
-        ours = tuple(_width(tensors, i, is_light) for i in range(_count(tensors, r"body\.(\d+)\.")))
-        pixels = tensors["body.0.in_conv.weight" if is_light else "conv_in.weight"].shape[1]
+        ours = tuple(_width(name, tensors, i, is_light) for i in range(_count(tensors, r"body\.(\d+)\.")))
+        pixels = sides(name, tensors, "body.0.in_conv.weight" if is_light else "conv_in.weight", 4)[1]
     except KeyError as error:
         raise KeyMismatch(f"{name} is an incomplete T2I-Adapter: it has no tensor {error}. Fetch it again.") from error
     if ours != layout.widths or pixels not in (grey, 3 * grey):
@@ -190,10 +195,10 @@ def open_adapter(name: str, tensors: Mapping[str, Tensor], backbone: Body, memor
     return memory.build(lambda: AdapterNet(pixels // grey, layout, each, is_light), tensors, name)
 
 
-def _width(tensors: Mapping[str, Tensor], i: int, is_light: bool) -> int:
+def _width(name: str, tensors: Mapping[str, Tensor], i: int, is_light: bool) -> int:
     """Return the width of the i-th feature."""
     last = "out_conv" if is_light else "resnets.0.block2"
-    return tensors[f"body.{i}.{last}.weight"].shape[0]
+    return sides(name, tensors, f"body.{i}.{last}.weight", 4)[0]
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

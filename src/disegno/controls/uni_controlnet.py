@@ -16,14 +16,15 @@ import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
-from disegno.controls._net import open_net, run, weight_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
 from disegno.controls._uni_nets import FeatureExtractor, FeatureNorm, GlobalAdapter, Modulation, extractor_of, global_of
-from disegno.controls.base import Body, Condition, Control, Host, add, add_suffixes, key_of
+from disegno.controls.base import Body, Condition, Control, Host, Layers, add, add_suffixes, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Suffix
 from disegno.memory import Memory
 from disegno.text.clip_vision import ClipVision, open_clip_vision
 from disegno.weights.card import FileCard
+from disegno.weights.shapes import require_shapes, sides
 from disegno.weights.uni_controlnet_files import CHANNELS, CONDITIONS, CONTENT, MECHANISM, Local, read_uni
 
 families = ("sd1", "diorama")
@@ -75,6 +76,10 @@ def open_local(name: str, local: Local, backbone: Body, memory: Memory, fingerpr
             net.get_submodule(resnet).add_module(which, FeatureNorm())
 
     net = open_net(name, local.encoder, backbone, memory, alter=alter)
+    first, num = "pre_extractor.0.weight", CHANNELS * len(CONDITIONS)
+    if first in local.features:
+        width, _, *kernel = sides(name, local.features, first, 4)
+        require_shapes(name, local.features, {first: (width, num, *kernel)})
     extractor = _built(extractor_of, local.features, f"The feature extractor of {name}", memory)
     norms = {norm.replace(".", "/"): _modulation(name, norm, own, memory) for norm, own in local.norms.items()}
     return LocalAdapter(net, extractor, nn.ModuleDict(norms), fingerprint)
@@ -91,7 +96,7 @@ def _built(make: Callable[[Mapping[str, Tensor]], N], tensors: Mapping[str, Tens
 def _modulation(name: str, norm: str, own: Mapping[str, Tensor], memory: Memory) -> Modulation:
     if "conv_gamma.weight" not in own:
         raise KeyMismatch(f"{name} lacks {norm}'s conv_gamma.weight. Use a complete file.")
-    width, features = own["conv_gamma.weight"].shape[:2]
+    width, features = sides(f"{norm} of {name}", own, "conv_gamma.weight", 4)[:2]
     return memory.build(lambda: Modulation(features, width), own, f"{norm} of {name}")
 
 
@@ -215,6 +220,10 @@ class UniController:
     content: ContentAdapter | None
     tasks: Mapping[str, str | None]
     fingerprint: str
+
+    def layers(self, task: str) -> Layers | None:
+        """Return what a unit's layers weigh; nothing of a picture's content, which acts by the text."""
+        return None if task == CONTENT or self.local is None else layers_of(self.local.net)
 
     def prepare(self, condition: Condition) -> Control:
         """Return the control for one condition, `condition.task`."""

@@ -19,8 +19,8 @@ from diffusers import ControlNetModel
 from torch import Tensor
 
 from disegno.controls._modulation import HintBlock, Version, folded_hint, folded_zeros, scales
-from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Condition, Control, ReadingHost, add, key_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
+from disegno.controls.base import Condition, Control, Layers, ReadingHost, add, key_of
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Call
 from disegno.memory import Memory
@@ -83,6 +83,10 @@ class UniControlController:
     fingerprint: str
     memory: Memory
     blocks: dict[str, HintBlock] = field(default_factory=dict[str, HintBlock], repr=False)
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh."""
+        return layers_of(self.net)
 
     def prepare(self, condition: Condition) -> UniControl:
         """Return the control for one condition, `condition.task`."""

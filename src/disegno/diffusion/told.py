@@ -4,12 +4,25 @@ Podell et al. 2023, 2.2: a picture's size before it was scaled, where its crop b
 What is drawn here was never scaled or cropped. The refiner is told how beautiful it is to be, in place of the last.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 NUM_SIZES = 6  # numbers that a base model is told
 CELL = 8  # pixels of a latent's cell, on one side
 BEAUTY, PLAINNESS = 6.0, 2.5  # A1111 parity: of a prompt's rows, and of a negative prompt's
+
+
+def is_told(config: Mapping[str, Any]) -> bool:
+    """Return whether a net with this configuration is told the pooled text and sizes (diffusers' words)."""
+    return config.get("addition_embed_type") == "text_time"
+
+
+def pooled_width(config: Mapping[str, Any]) -> int:
+    """Return the width of the pooled text that such a net is told, beside a base model's sizes."""
+    return int(config["projection_class_embeddings_input_dim"]) - NUM_SIZES * int(config["addition_time_embed_dim"])
 
 
 def told_size(pooled: Tensor, x: Tensor) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def _model(job: Job) -> dict[str, str]:
     card = job.studio.find_model(job.request.model)
     if card is None:
         return {"Model": BUILT_IN}
-    return {"Model hash": job.studio.library.sha256(card)[:_MODEL_DIGITS], "Model": card.path.stem}
+    return {"Model hash": job.studio.library.sha256(card)[:_MODEL_DIGITS], "Model": card.called}
 
 
 def _vae(job: Job) -> dict[str, str]:
@@ -50,7 +50,7 @@ def _vae(job: Job) -> dict[str, str]:
     card = studio.find_vae(request.vae, studio.find_model(request.model))
     if card is None:
         return {}
-    return {"VAE hash": studio.library.sha256(card)[:_MODEL_DIGITS], "VAE": card.path.name}
+    return {"VAE hash": studio.library.sha256(card)[:_MODEL_DIGITS], "VAE": card.file_name}
 
 
 def _refiner(job: Job) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _refiner(job: Job) -> dict[str, str]:
         return {}
     card = job.studio.find_model(refiner.model)
     digits = "" if card is None else f" [{job.studio.library.sha256(card)[:_MODEL_DIGITS]}]"
-    return {"Refiner": (BUILT_IN if card is None else card.path.stem) + digits}
+    return {"Refiner": (BUILT_IN if card is None else card.called) + digits}
 
 
 def _seen(job: Job) -> dict[str, str]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,7 @@ from disegno.weights.index import stamp_of
 from disegno.weights.library import Library
 
 if TYPE_CHECKING:
+    from disegno.text.captioner import Captioner
     from disegno.text.clip_vision import ClipVision
 
 BUILT_IN = "diorama"
@@ -51,6 +53,7 @@ MAX_BACKBONES = 2
 MAX_VARIANTS = 4  # of a model: each has at most a VAE of its own, 0.2 GiB in half precision
 MAX_BASES = 2
 MAX_UPSCALERS = 2
+MAX_CAPTIONERS = 1
 MAX_VISIONS = 1  # ViT-H, which looks for IP-Adapter, has 0.63 billion weights
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
 
@@ -94,6 +97,7 @@ class Studio:
         self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._visions: Kept[ClipVision] = Kept(MAX_VISIONS)
+        self._captioners: Kept[Captioner] = Kept(MAX_CAPTIONERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[tuple[Backbone, Loras]] = Kept(MAX_LORAS)
@@ -105,20 +109,26 @@ class Studio:
         `vae`: see `find_vae`. Raises ModelFileError, WrongFamily where the model cannot have it.
         """
         card = self.find_model(name)
-        opened = self._opened(card)
-        backbone, other = opened.own, self.find_vae(vae, card)
-        if other is not None:
+        other = self.find_vae(vae, card)
+        bare = card is not None and other is not None and not _brings_vae(card)
+        opened = self._opened(card, other if bare else None)
+        backbone = opened.own
+        if other is not None and not bare:
             backbone = opened.others.get(("vae", _stamp(other)), lambda: _with_vae(opened.own, other))
         if prediction is None:
             return backbone
         key = ("prediction", backbone.fingerprint, prediction)
         return opened.others.get(key, lambda: backbone.predicting(prediction))
 
-    def _opened(self, card: FileCard | None) -> _Opened:
-        """Return the open model of a card; what its file held before it was replaced is dropped."""
+    def _opened(self, card: FileCard | None, vae: FileCard | None) -> _Opened:
+        """Return the open model of a card; what its file held before it was replaced is dropped.
+
+        `vae`: for a model that brings none.
+        """
         path, stamp = (card.path, _stamp(card)) if card else (None, None)
-        self._backbones.drop(lambda key, one: key == path and one.stamp != stamp)
-        return self._backbones.get(path, lambda: _Opened(self.open_model(card, self.memory), stamp))
+        self._backbones.drop(lambda key, one: _owner(key) == path and one.stamp != stamp)
+        key = (path, None if vae is None else _stamp(vae))
+        return self._backbones.get(key, lambda: _Opened(self.open_model(card, self.memory, vae), stamp))
 
     def _forget(self, opened: _Opened) -> None:
         """Drop all that was opened for a model that is no longer kept, and would keep its nets in memory."""
@@ -154,19 +164,25 @@ class Studio:
         return None if name == BUILT_IN else self._find(name, "model", "model", [BUILT_IN])
 
     @staticmethod
-    def open_model(card: FileCard | None, memory: Memory) -> Backbone:
-        """Return the model of this card (None: the built-in one), opened now with this memory. It is not kept here."""
+    def open_model(card: FileCard | None, memory: Memory, vae: FileCard | None = None) -> Backbone:
+        """Return the model of this card (None: the built-in one), opened now with this memory. It is not kept here.
+
+        `vae`: for a model that brings none.
+        """
         if card is None:
             return BACKBONES.load(BUILT_IN).open(None, memory)
         family = card.family or UNTOLD_FAMILY
         if family not in BACKBONES:
             known = ", ".join(BACKBONES.names())
             raise WrongFamily(f"{card.path.name} is a model of {family}; the families that can be opened are: {known}.")
-        return BACKBONES.load(family).open(card.path, memory)
+        if vae is None or _brings_vae(card):
+            return BACKBONES.load(family).open(card.path, memory)
+        require_family(vae, family)
+        return BACKBONES.load(family).open(card.path, memory, vae.path)
 
     def _find(self, name: str, kind: str, what: str, others: Iterable[str] = ()) -> FileCard:
         if not self.limits.paths and name.startswith(("/", "~")):
-            raise UnknownName.of(what, Path(name).name, [*others, *(c.path.stem for c in self.library.cards(kind))])
+            raise UnknownName.of(what, Path(name).name, [*others, *self.library.called(self.library.cards(kind))])
         if self.limits.paths and (path := _path_of(name)) is not None:
             card = identify(path)
             if card.kind != kind:
@@ -186,7 +202,7 @@ class Studio:
                     f"There is no {what} {name!r}: it is no file here, and none in the model folders ({folders})."
                     " Put it there, or name other folders in DISEGNO_MODEL_DIRS."
                 ) from None
-            known = [card.path.stem for card in self.library.cards(kind)]
+            known = self.library.called(self.library.cards(kind))
             remedy = f"Put its file into a model folder ({folders}); DISEGNO_MODEL_DIRS names others."
             raise UnknownName.of(what, name, [*others, *known], remedy) from None
 
@@ -305,7 +321,7 @@ class Studio:
         """Forget everything that is open: what is wanted again is opened again."""
         self.close_controls()
         for kept in (self._backbones, self._bases, self._previews, self._upscalers, self._texts,
-                     self._learnt, self._loras, self._visions):  # fmt: skip
+                     self._learnt, self._loras, self._visions, self._captioners):  # fmt: skip
             kept.clear()
 
     def vision(self, path: Path) -> "ClipVision":
@@ -323,6 +339,25 @@ class Studio:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
         card = self._find(name, "upscaler", "upscaler")
         return self._upscalers.get(_stamp(card), lambda: self._open_upscaler(card))
+
+    def captioner(self, name: str | None = None) -> "Captioner":
+        """Return the network of this name that says what pictures show; None: the library's first. Opened once.
+
+        Raises UnknownName, ModelFileError.
+        """
+        from disegno.text.captioner import open_captioner  # transformers, which others do without
+
+        if name is None:
+            found = self.library.cards("captioner")
+            if not found:
+                raise UnknownName(
+                    "There is no captioner: put the folder of one, such as Salesforce/blip-image-captioning-base,"
+                    f" into a model folder ({', '.join(str(folder) for folder in self.settings.model_dirs)})."
+                )
+            card = found[0]
+        else:
+            card = self._find(name, "captioner", "captioner")
+        return self._captioners.get(_stamp(card), lambda: open_captioner(card.path, self.memory))
 
     def _open_upscaler(self, card: FileCard) -> Upscaler:
         for name in UPSCALERS:
@@ -404,6 +439,16 @@ class Studio:
         )
 
 
+def _brings_vae(card: FileCard) -> bool:
+    """Return whether a model's file or folder has a VAE in it, as far as its family tells."""
+    return _has_vae(card.family or UNTOLD_FAMILY, *_stamp(card))
+
+
+@lru_cache(maxsize=64)
+def _has_vae(family: str, path: Path, stamp: tuple[int, int]) -> bool:
+    return family not in BACKBONES or getattr(BACKBONES.load(family), "brings_vae", lambda path: True)(path)
+
+
 def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
     if not isinstance(backbone, TakesVae):
         raise RequestError(f"{backbone.name} is a model of a kind that takes no other VAE. Leave the VAE out.")
@@ -412,7 +457,7 @@ def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
 
 
 def _owner(key: Hashable) -> object:
-    """Return the fingerprint of the model that a key names: the key itself, or its first part."""
+    """Return what a key names first, a model's fingerprint or path: the key itself, or its first part."""
     return cast("tuple[object, ...]", key)[0] if isinstance(key, tuple) else key
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.backbones.base import Backbone
-from disegno.controls.base import Condition, Control, Controller, Looking, Mixing
+from disegno.controls.base import Condition, Control, Controller, Layered, Looking, Mixing
 from disegno.controls.strength import Use, Used, adds_tokens, mixed
 from disegno.core.errors import RequestError
 from disegno.core.request import REFERENCES, ControlPass, ControlUnit
@@ -137,12 +137,21 @@ def _check_drawing(unit: ControlUnit, annotator: str | None) -> None:
         make_params(ANNOTATORS.load(annotator), unit.params)
 
 
+def _check_layers(unit: ControlUnit, controller: Controller, task: str) -> None:
+    """Raise RequestError where the unit's layer weights are not as many as the control has layers."""
+    layers = controller.layers(task) if unit.layers and isinstance(controller, Layered) else None
+    if layers is not None:
+        layers.require(unit.layers, unit.name)
+
+
 def check(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio) -> None:
     """Raise what would stop a unit that acts later: its control, its pictures, its annotator."""
     controller = studio.controller(unit, backbone)
     for source in filter(None, (unit.image, unit.region, unit.mask)):
         scene.album.channels(source)
-    name = annotator_of(unit, annotator_for(controller, task_of(unit, controller)))
+    task = task_of(unit, controller)
+    _check_layers(unit, controller, task)
+    name = annotator_of(unit, annotator_for(controller, task))
     if name == INPAINT:
         _hole(unit, scene)
     else:
@@ -211,6 +220,7 @@ def prepare(unit: ControlUnit, scene: Scene, backbone: Backbone, studio: Studio)
     if unit.name in REFERENCES:
         unit = replace(unit, mode="balanced", params={})  # the controller has taken up both
     task = task_of(unit, controller)
+    _check_layers(unit, controller, task)
     suggested = annotator_for(controller, task)
     if suggested is not None and suggested == annotator_of(unit, suggested):
         unit = as_taught(unit, suggested, studio.control_card(unit, backbone))

@@ -65,7 +65,7 @@ def find_upscaler(name: str, studio: Studio) -> Enlarge:
     try:
         network = studio.upscaler(name)
     except UnknownName:
-        known = [card.path.stem for card in studio.library.cards("upscaler")]
+        known = studio.library.called(studio.library.cards("upscaler"))
         raise UnknownName.of("upscaler", name, [*LATENT_MODES, *FILTERS, *known]) from None
     return lambda picture, width, height: _by_network(network, picture, width, height)
 

@@ -49,14 +49,14 @@ _LATENTS_AND_DEPTH = 5  # channels that Stable Diffusion 2's depth model is show
 _TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
 
 
-def _card(card: FileCard, studio: Studio) -> WeightsCard:
+def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
     return WeightsCard(
-        name=card.path.stem,
+        name=name,
         kind=card.kind,
         family=card.family or None,
         mechanism=card.mechanism or None,
         annotator=card.annotator or None,
-        file=card.path.name,
+        file=card.file_name,
         num_bytes=card.num_bytes,
         problem=without_paths(card.problem) if card.problem else None,
         sha256=studio.library.known_sha256(card) if card.kind in _HASHED else None,
@@ -210,7 +210,8 @@ def _styles(studio: Studio) -> tuple[StyleCard, ...]:
 
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
-    cards = [_card(card, studio) for card in studio.library.cards()]
+    found = studio.library.cards()
+    cards = [_card(card, name, studio) for card, name in zip(found, studio.library.called(found), strict=True)]
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),

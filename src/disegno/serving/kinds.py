@@ -84,6 +84,18 @@ class UpscaleRequest:
     """With `cut_width`: keep only the middle, this high."""
 
 
+@checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class CaptionRequest:
+    """What one picture shows, in words."""
+
+    image: str
+    """The picture, a data URI."""
+    captioner: str | None = None
+    """A captioner of the library; unset: the first one."""
+    beginning: Annotated[str, Field(max_length=200)] = ""
+    """What the caption begins with, as "a photo of"."""
+
+
 @dataclass(frozen=True)
 class JobKind:
     """One kind. `runner`: "module:function", imported in the worker; `share`: what jobs that are stepped together have
@@ -151,6 +163,10 @@ def _check_upscale(request: UpscaleRequest, limits: Limits) -> None:
     check_names((("upscaler", request.upscaler), ("second", request.second)))
 
 
+def _check_caption(request: CaptionRequest, limits: Limits) -> None:
+    check_names((("captioner", request.captioner),))
+
+
 KINDS: dict[str, JobKind] = {
     kind.name: kind
     for kind in (
@@ -158,6 +174,7 @@ KINDS: dict[str, JobKind] = {
         JobKind("sheet", SheetRequest, "disegno.serving.runners:sheet", check_sheet),
         JobKind("annotate", AnnotateRequest, "disegno.serving.runners:annotate", _check_annotate, brief=True),
         JobKind("upscale", UpscaleRequest, "disegno.serving.runners:upscale", _check_upscale),
+        JobKind("caption", CaptionRequest, "disegno.serving.runners:caption", _check_caption),
         JobKind(
             "teach",
             TeachRequest,

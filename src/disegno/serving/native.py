@@ -17,7 +17,7 @@ from disegno.serving.app import Door, jobs_of, render_plainly, streamed
 from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
-from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
+from disegno.serving.kinds import AnnotateRequest, CaptionRequest, UpscaleRequest
 from disegno.serving.lessons import CheckRequest, DatasetRequest, EstimateRequest, UnpackRequest
 from disegno.serving.sheets import SheetRequest
 from disegno.serving.shelf import ExportRequest, VerifyRequest
@@ -65,6 +65,14 @@ class UpscaleJob:
 
     kind: Literal["upscale"]
     request: UpscaleRequest
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CaptionJob:
+    """What a picture shows, in words: the fact `caption`."""
+
+    kind: Literal["caption"]
+    request: CaptionRequest
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -132,7 +140,7 @@ class ExportJob:
 
 
 AnyJob = (
-    GenerateJob | SheetJob | AnnotateJob | UpscaleJob | TeachJob | EvaluateJob | DatasetJob
+    GenerateJob | SheetJob | AnnotateJob | UpscaleJob | CaptionJob | TeachJob | EvaluateJob | DatasetJob
     | UnpackJob | CheckJob | EstimateJob | VerifyJob | ExportJob
 )  # fmt: skip
 Submission = Annotated[AnyJob, Field(discriminator="kind")]
@@ -321,7 +329,7 @@ async def models(request: Request) -> ModelList:
     return ModelList([_model(card) for card in cards])
 
 
-@router.get("/models/{name}", tags=["models"])
+@router.get("/models/{name:path}", tags=["models"])
 async def model(name: str, request: Request) -> ModelView:
     """Look at a model."""
     found = next((card for card in jobs_of(request).catalogue.models if card.name == name), None)
@@ -377,6 +385,7 @@ SUBMISSIONS: dict[str, type[Any]] = {
     "sheet": SheetJob,
     "annotate": AnnotateJob,
     "upscale": UpscaleJob,
+    "caption": CaptionJob,
     "teach": TeachJob,
     "evaluate": EvaluateJob,
     "dataset": DatasetJob,

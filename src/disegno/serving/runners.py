@@ -25,7 +25,7 @@ from disegno.engine.plot import Plotted
 from disegno.engine.record import png_bytes
 from disegno.engine.studio import Studio
 from disegno.serving.bounds import check_cost
-from disegno.serving.kinds import AnnotateRequest, UpscaleRequest
+from disegno.serving.kinds import AnnotateRequest, CaptionRequest, UpscaleRequest
 from disegno.serving.pictures import png
 from disegno.serving.settings import Limits
 from disegno.serving.sheets import SheetRequest, check_sheet_cost, plan_of
@@ -179,6 +179,17 @@ def upscale(request: UpscaleRequest, bench: Bench) -> Running:
     if request.cut_width and request.cut_height:
         out = _middle(out, request.cut_width, request.cut_height)
     return Outcome((bench.write("upscaled.png", "image", png(out)),))
+
+
+def caption(request: CaptionRequest, bench: Bench) -> Running:
+    """Say what a picture shows: the fact `caption`."""
+    from disegno.engine.pictures import read_picture
+
+    picture = read_picture(request.image, bench.studio.limits)
+    yield Progress(0, 1, "looking")
+    captioner = bench.studio.captioner(request.captioner)
+    facts: dict[str, Any] = {"caption": captioner.caption(picture, request.beginning), "captioner": captioner.name}
+    return Outcome((), (), facts)
 
 
 def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:

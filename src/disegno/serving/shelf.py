@@ -9,7 +9,7 @@ from disegno.serving.bounds import check_names
 from disegno.serving.settings import Limits
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-FileKind = Literal["model", "control", "lora", "embedding", "vae", "upscaler", "unet", "text"]
+FileKind = Literal["model", "control", "lora", "embedding", "vae", "upscaler", "captioner", "unet", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

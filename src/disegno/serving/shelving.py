@@ -31,10 +31,9 @@ def find_card(bench: Bench, name: str, kind: FileKind | None) -> FileCard:
     if (shipped := shipped_file(name, kind)) is not None:
         return identify(shipped)
     cards = [card for card in bench.studio.library.cards(kind) if card.kind != "unknown"]
-    found = next((card for card in cards if card.path.name == name), None)
-    found = found or next((card for card in cards if card.path.stem == name), None)
-    if found is None:
-        raise UnknownName.of("file", name, [card.path.stem for card in cards])
+    library = bench.studio.library
+    if (found := library.pick(name, cards)) is None:
+        raise UnknownName.of("file", name, library.called(cards))
     if found.problem:
         raise CorruptFile(found.problem)
     return found

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from disegno.core.errors import CorruptFile, ModelFileError
+from disegno.core.errors import ModelFileError
 from disegno.memory import Memory
+from disegno.text.described import described
+from disegno.weights.json_table import read_json
 from disegno.weights.load import load_file, open_file
 
 log = logging.getLogger(__name__)
@@ -108,10 +110,9 @@ def vision_config(path: Path) -> CLIPVisionConfig | None:
             return _by_shapes({name: entry.shape for name, entry in file.contents.entries.items()})
     if not (path / "config.json").is_file():
         return None
-    try:
-        return CLIPVisionConfig.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise CorruptFile(f"{path / 'config.json'} is no description of a CLIP ({error}).") from error
+    told = read_json(path / "config.json")
+    own = told.get("vision_config")  # beside the text tower's
+    return described(CLIPVisionConfig, own if isinstance(own, dict) else told, str(path / "config.json"))
 
 
 def _by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CLIPVisionConfig | None:

@@ -20,6 +20,7 @@ from disegno.training.base import Batch
 from disegno.training.joint import JointNet
 from disegno.training.layers import install
 from disegno.training.recipe import Opening
+from disegno.training.told_net import ToldNet, called_alike
 
 Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream | Tensor]
 """A control while it learns: (the batch, its rows on the device; x (b c h w), t b, tokens (b n d)) -> residuals.
@@ -28,6 +29,9 @@ Or a net that runs beside the model's (ControlNet-XS), or tokens behind the text
 adapter): then all of the model's net sees gradients.
 """
 
+
+Called = UNet2DConditionModel | ToldNet | JointNet
+"""A model's net as a training calls it: (x, t, tokens) -> output."""
 
 NO_HINT = torch.zeros(())  # in the place of ControlNet's hint, where a net has none
 
@@ -48,7 +52,7 @@ class Denoising(nn.Module):
 
     def __init__(
         self,
-        net: UNet2DConditionModel | JointNet,
+        net: Called,
         objective: Objective,
         empty: Tensor,
         policy: Policy,
@@ -64,7 +68,7 @@ class Denoising(nn.Module):
             self.net = net
 
     @property
-    def denoiser(self) -> UNet2DConditionModel | JointNet:
+    def denoiser(self) -> Called:
         """Return the model's net."""
         return self._net[0] if self._net is not None else self.net
 
@@ -122,7 +126,7 @@ def net_of(opening: Opening) -> UNet2DConditionModel:
     return net
 
 
-def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel | JointNet:
+def frozen_net(opening: Opening, packs: bool = True) -> Called:
     """Return the model's net for a control to learn under: placed, frozen, its encoder packed where that is faster.
 
     `packs`: whether no gradient passes through the encoder.
@@ -137,7 +141,7 @@ def frozen_net(opening: Opening, packs: bool = True) -> UNet2DConditionModel | J
     install(net)
     if opening.request.checkpointing:
         net.enable_gradient_checkpointing()
-    return net
+    return called_alike(net)
 
 
 def _frozen_joint(opening: Opening, net: SD3Transformer2DModel) -> JointNet:

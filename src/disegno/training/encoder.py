@@ -10,6 +10,8 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
+from disegno.controls._net import ToldControlNet
+from disegno.diffusion.told import is_told
 from disegno.memory import Memory, build_empty
 from disegno.weights.keys.control import HINT_PREFIX, is_zero_conv
 
@@ -25,8 +27,10 @@ def copy_encoder(net: UNet2DConditionModel, memory: Memory, generator: Generator
     `with_hint`: ControlNet's block for the condition's pixels, drawn by the generator; without it, a Base ControlNet.
     """
 
+    kind = ToldControlNet if is_told(net.config) else ControlNetModel
+
     def make() -> ControlNetModel:
-        made = ControlNetModel.from_unet(net, load_weights_from_unet=False)
+        made = kind.from_unet(net, load_weights_from_unet=False)
         if not with_hint:
             made.add_module("controlnet_cond_embedding", nn.Identity())
         return made

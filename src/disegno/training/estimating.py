@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from disegno.core.errors import ResourceError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
+from disegno.diffusion.told import is_told
 from disegno.engine.studio import Studio
 from disegno.memory import Memory, Policy
 from disegno.training.base import Batch, Estimate, Learner, TeachProgress
@@ -102,11 +103,11 @@ def _sizes(request: TeachRequest, ground: Ground) -> Sizes:
 
 
 def _caption(net: nn.Module) -> tuple[int, int]:
-    """Return (n, d) of a caption's states: one chunk of CLIP's; of SD 3 also T5's, and the pooled state behind them."""
+    """Return (n, d) of a caption's states: a chunk of CLIP's; of SD 3 also T5's; the pooled state behind, if any."""
     config: Mapping[str, Any] = getattr(net, "config", {})
     if "joint_attention_dim" in config:
         return 2 * NUM_TOKENS + 1, int(config["joint_attention_dim"])
-    return NUM_TOKENS, int(config.get("cross_attention_dim", 0))
+    return NUM_TOKENS + is_told(config), int(config.get("cross_attention_dim", 0))
 
 
 def _states(sizes: Sizes) -> Tensor:
@@ -257,7 +258,8 @@ def _steps_down(request: TeachRequest) -> Iterator[tuple[dict[str, object], str]
         yield {"batch": 1, "accumulate": rows}, f"--batch 1 --accumulate {rows}"
     if request.optimiser != "adamw8bit":
         yield {"optimiser": "adamw8bit"}, "--optimiser adamw8bit"
-    if RECIPES.load(request.recipe).ABOUT.on_base and request.rank > 32:
+    about = RECIPES.load(request.recipe).ABOUT
+    if (about.on_base or about.makes == "lora") and request.rank > 32:
         yield {"rank": 32}, "--rank 32"
     for side in (384, 256, 128):
         if (request.width or 512) > side:

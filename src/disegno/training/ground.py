@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from disegno.backbones.base import Backbone
+from disegno.backbones.base import Backbone, Refines
 from disegno.core.errors import ModelFileError, RequestError, WrongFamily
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.studio import Studio
 from disegno.memory import Memory, Policy, decide
 from disegno.training.recipe import About, Model, Opening
+from disegno.training.recipes import RECIPES
+from disegno.weights.card import FileCard
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +78,33 @@ def open_ground(request: TeachRequest, about: About, studio: Studio, memory: Mem
     """
     memory = memory or training_memory(studio.settings)
     card = studio.find_model(request.model)
+    if card is not None:
+        _check_family(request, card, about)
     exact = Memory(replace(memory.policy, dtype=torch.float32, vae_dtype=_vae_dtype(about, memory)))
-    backbone = studio.open_model(card, exact if about.exact else memory)
+    backbone = studio.open_model(card, exact if about.exact else memory, studio.find_vae(None, card))
     if backbone.in_channels != backbone.latent_channels:
         raise WrongFamily(
             f"{backbone.name} was made for inpainting or editing (its net sees {backbone.in_channels} channels). "
             "Teach under a text-to-image model."
         )
-    if about.saves == "file" and request.name in backbone.conditions:
+    if isinstance(backbone, Refines) and backbone.refines:
+        raise WrongFamily(f"{backbone.name} is a refiner: it ends what others began. Teach under its base model.")
+    if about.saves == "file" and about.makes == "control" and request.name in backbone.conditions:
         raise RequestError(
             f"{backbone.name} brings a control named {request.name!r} of its own, which would be found in place of "
             f"what is taught. Choose another name: disegno teach my-{request.name}"
         )
     return Ground(card and card.path, backbone, memory)
+
+
+def _check_family(request: TeachRequest, card: FileCard, about: About) -> None:
+    """Raise WrongFamily where the recipe cannot teach under models of this family."""
+    if card.family in about.unlike:
+        others = [name for name in RECIPES if card.family not in RECIPES.load(name).ABOUT.unlike]
+        raise WrongFamily(
+            f"The recipe {request.recipe} does not teach under {card.name}, which is for {card.family}. Use another "
+            f"recipe ({', '.join(others)}), or a model of another family."
+        )
 
 
 def opening_of(
@@ -101,7 +117,7 @@ def opening_of(
             "Use the recipe base for several, or teach them one by one."
         )
     base = _base(request, ground, studio) if about.on_base or request.base is not None else None
-    start = None if request.start is None else _start(request.start, studio)
+    start = None if request.start is None else _start(request.start, about, studio)
     clip = _clip(request, studio) if about.sees else None
     return Opening(request, ground.bared(about), ground.memory, tuple(tasks), empty, base, start, clip)
 
@@ -126,11 +142,11 @@ def _base(request: TeachRequest, ground: Ground, studio: Studio) -> Path:
         raise RequestError(f"{error} Or use the recipe controlnet, which needs none.") from error
 
 
-def _start(name: str, studio: Studio) -> Path:
-    """Return the file to go on from: a path, or a control of the library."""
+def _start(name: str, about: About, studio: Studio) -> Path:
+    """Return the file to go on from: a path, or a control or LoRA of the library."""
     if (path := Path(name).expanduser()).exists():
         return path
     try:
-        return studio.find_control(name).path
+        return studio.library.find(name, "lora").path if about.makes == "lora" else studio.find_control(name).path
     except ModelFileError as error:
         raise RequestError(f"There is nothing to go on from: {error}") from error

@@ -1,4 +1,4 @@
-"""LoRA matrices on every linear layer of a Base ControlNet: one pair for each condition that learns.
+"""LoRA matrices on linear layers: of a Base ControlNet one pair for each condition that learns, of a model's net one.
 
 Hu et al. 2021; Xu et al. 2024, section 3: y = W x + b + s up(down x), with s = alpha / rank. Files know no alpha: what
 is saved has it multiplied into `up`.
@@ -122,11 +122,11 @@ class LoraNet:
         return {name: t * scale if name.endswith(UP) and scale != 1 else t for name, t in tensors.items()}
 
 
-def new_matrices(base: Base, lora: Lora, generator: Generator) -> dict[str, Tensor]:
+def new_matrices(net: nn.Module, modules: Sequence[str], lora: Lora, generator: Generator) -> dict[str, Tensor]:
     """Return new matrices by name: `down` drawn from N(0, 1/r^2), the original's deviation, and `up` zero."""
     tensors: dict[str, Tensor] = {}
-    for module in base.modules:
-        out_width, in_width = base.net.get_parameter(f"{module}.weight").shape
+    for module in modules:
+        out_width, in_width = net.get_parameter(f"{module}.weight").shape
         down, up = lora_names(module)
         tensors[down] = torch.randn(lora.rank, in_width, generator=generator) / lora.rank
         tensors[up] = torch.zeros(out_width, lora.rank)
@@ -138,8 +138,8 @@ def with_start(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], lora:
     wrong = [f"{n} {tuple(t.shape)}" for n, t in start.items() if n not in tensors or tensors[n].shape != t.shape]
     if wrong:
         raise KeyMismatch(
-            f"{', '.join(wrong[:3])}: {len(wrong)} tensors to start from have no place in a condition of rank "
-            f"{lora.rank} on {what}. Choose the rank that they were taught with, and their own base."
+            f"{', '.join(wrong[:3])}: {len(wrong)} tensors to start from have no place in matrices of rank "
+            f"{lora.rank} on {what}. Choose the rank that they were taught with, and their own base or model."
         )
     return {**tensors, **{name: t / lora.scale if name.endswith(UP) else t for name, t in start.items()}}
 
@@ -150,10 +150,19 @@ def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Te
     The base is not changed, and may serve other conditions meanwhile.
     """
     net = deepcopy(base.net, {id(parameter): parameter for parameter in base.net.parameters()})
-    device = next(net.parameters()).device
     turned = Turned()
+    layers = put_on(net, base.modules, lora, matrices, turned)
+    pairs_of = {task: named_pairs(net, base.modules, i) for i, task in enumerate(matrices)}
+    return LoraNet(net, lora, pairs_of, turned, layers)
+
+
+def put_on(
+    net: nn.Module, modules: Sequence[str], lora: Lora, matrices: Mapping[str, Mapping[str, Tensor]], turned: Turned
+) -> list[LoraLinear]:
+    """Return the layers that now stand in for these modules of the net, with each task's matrices."""
+    device = next(net.parameters()).device
     layers: list[LoraLinear] = []
-    for number, module in enumerate(base.modules):
+    for number, module in enumerate(modules):
         parent, _, child = module.rpartition(".")
         linear = net.get_submodule(module)
         assert isinstance(linear, nn.Linear)
@@ -163,13 +172,13 @@ def open_lora_net(base: Base, lora: Lora, matrices: Mapping[str, Mapping[str, Te
         ]
         layers.append(LoraLinear(linear, pairs, lora, turned, number))
         setattr(net.get_submodule(parent), child, layers[-1])
-    pairs_of = {task: _named_pairs(net, base, i) for i, task in enumerate(matrices)}
-    return LoraNet(net, lora, pairs_of, turned, layers)
+    return layers
 
 
-def _named_pairs(net: ControlNetModel | JointControl, base: Base, pair: int) -> dict[str, nn.Parameter]:
+def named_pairs(net: nn.Module, modules: Sequence[str], pair: int = 0) -> dict[str, nn.Parameter]:
+    """Return a pair's matrices of all layers, by their names in a file."""
     named: dict[str, nn.Parameter] = {}
-    for module in base.modules:
+    for module in modules:
         for half, name in zip(("down", "up"), lora_names(module), strict=True):
             named[name] = net.get_parameter(f"{module}.pairs.{pair}.{half}.weight")
     return named
@@ -203,7 +212,7 @@ def open_trainable(
     The base is not changed by training, and may serve other conditions meanwhile.
     """
     own = {name: tensor.float() for name, tensor in base.own.items()}
-    tensors = with_start(own | new_matrices(base, lora, generator), start or {}, lora, base.name)
+    tensors = with_start(own | new_matrices(base.net, base.modules, lora, generator), start or {}, lora, base.name)
     opened = open_lora_net(base, lora, {"": tensors})
     for name in base.own:
         module, _, last = name.rpartition(".")

@@ -14,6 +14,7 @@ import numpy as np
 from diffusers import ControlNetModel
 
 from disegno.backbones.miniature import SD1, Miniature, draw
+from disegno.backbones.miniature_sdxl import Sdxl
 from disegno.core.request import Scalar
 from disegno.memory import build_empty
 from disegno.training.pairs import Picture, Sample
@@ -82,14 +83,15 @@ def _disc(
     return np.asarray(drawn, np.uint8)
 
 
-def write_base(path: Path, made: Miniature = SD1, seed: int = 7, gain: float = 1.0) -> Path:
+def write_base(path: Path, made: Miniature | Sdxl = SD1, seed: int = 7, gain: float = 1.0) -> Path:
     """Return `path`, now a Base ControlNet for the miniature. `gain`: of its zero convolutions; 0 is a new one's."""
     config = {key: value for key, value in made.unet_config.items() if key not in _NOT_OF_A_CONTROL}
+    family = "sdxl" if isinstance(made, Sdxl) else "sd1"
     drawn = draw(build_empty(lambda: ControlNetModel(**config)), seed)
     tensors = {
         name: tensor * gain if name.startswith(("controlnet_down", "controlnet_mid")) else tensor
         for name, tensor in drawn.items()
         if not name.startswith("controlnet_cond_embedding.")
     }
-    save_safetensors(path, tensors, {"disegno.mechanism": "ctrlora-base", "disegno.family": "sd1"})
+    save_safetensors(path, tensors, {"disegno.mechanism": "ctrlora-base", "disegno.family": family})
     return path

@@ -1,4 +1,4 @@
-"""Where a taught control goes, so that `generate --control NAME=...` finds it; nothing there is lost."""
+"""Where a taught control or LoRA goes, so that `generate` finds it by its name; nothing there is lost."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ from disegno.core.settings import Settings
 from disegno.training.keeping import copy
 from disegno.training.run import Run, digest
 
-_OWN = "controls"
-_OTHERS = ("ControlNet", "controlnet")  # A1111's and ComfyUI's folders for them, in `models`
+_OWN = {"control": "controls", "lora": "loras"}
+_WORDS = {"control": "control", "lora": "LoRA"}
+_OTHERS = {"control": ("ControlNet", "controlnet"), "lora": ("Lora", "loras")}  # A1111's and ComfyUI's, in `models`
 
 
 def home_of(run: Run, settings: Settings) -> Path:
@@ -19,7 +20,7 @@ def home_of(run: Run, settings: Settings) -> Path:
     root = root / "models" if (root / "models").is_dir() else root
     if not run.suffix:
         return root / run.name
-    folder = next((root / name for name in _OTHERS if (root / name).is_dir()), root / _OWN)
+    folder = next((root / name for name in _OTHERS[run.makes] if (root / name).is_dir()), root / _OWN[run.makes])
     return folder / run.file.name
 
 
@@ -28,8 +29,8 @@ def require_free(run: Run, settings: Settings) -> None:
     for own, home in _ways(run, settings):
         if home.exists() and not _is_same(own, home):
             raise RequestError(
-                f"There is a control of this name: {home}. Choose another name, or --replace to write over it when this"
-                " training has ended."
+                f"There is a {_WORDS[run.makes]} of this name: {home}. Choose another name, or --replace to write over"
+                " it when this training has ended."
             )
 
 

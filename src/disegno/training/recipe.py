@@ -51,7 +51,8 @@ class About:
     `result.condition_path` names it. `on_base`: it adapts a Base ControlNet. `exact`: what trains starts from that
     part, which is opened in float32. `saves`: one file, or a folder that is a whole model. `sees`: it wants the CLIP of
     the settings. `task`: what the result is asked for while it learns, where its file may know several conditions.
-    `unused`: fields of a request that have no effect.
+    `makes`: what the file is. `unlike`: families whose models it cannot teach under. `unused`: fields of a request that
+    have no effect.
     """
 
     summary: str
@@ -65,6 +66,8 @@ class About:
     saves: Literal["file", "folder"] = "file"
     sees: bool = False
     task: str | None = None
+    makes: Literal["control", "lora"] = "control"
+    unlike: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
 

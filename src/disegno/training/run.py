@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,13 +41,14 @@ _OTHERWISE = (
 class Run:
     """A training's folder. `suffix`: of what the recipe saves; "" for a folder.
 
-    `tasks`: conditions of which each has a file of its own beside the result.
+    `tasks`: conditions of which each has a file of its own beside the result. `makes`: as a recipe's `About` says it.
     """
 
     folder: Path
     name: str
     suffix: str = ".safetensors"
     tasks: tuple[str, ...] = ()
+    makes: Literal["control", "lora"] = "control"
 
     @property
     def checkpoints(self) -> Path:

@@ -31,12 +31,14 @@ from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
 from disegno.training.run import Run
 from disegno.training.stopping import Stop
+from disegno.training.style_watcher import StyleWatcher
 from disegno.training.trainer import train
 from disegno.training.watcher import open_watcher
 
 _SUFFIX = {"file": ".safetensors", "folder": ""}
 _SHOWN_WARNINGS = 5
 _POLL_SECONDS = 0.2
+_PICTURE = "none"  # the annotator whose drawing is the picture: a condition for recipes that look at none
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ def run_of(request: TeachRequest, folder: Path) -> Run:
     """Return the run of a request in its folder. Raises UnknownName where there is no such recipe, RequestError."""
     about = _about(request)
     tasks = tuple(named_data(request, about)) if about.beside else ()
-    return Run(folder, request.name, _SUFFIX[about.saves], tasks)
+    return Run(folder, request.name, _SUFFIX[about.saves], tasks, about.makes)
 
 
 def _estimated(request: TeachRequest, run: Run, settings: Settings, processes: Processes, habits: Habits) -> Opening:
@@ -100,7 +102,7 @@ def _find_pairs(
     require_judged(request)
     pairs: dict[str, Dataset] = {}
     for task, spec in named_data(request, _about(request)).items():
-        pairs[task] = yield from _found(request, spec, settings, processes)
+        pairs[task] = yield from _found(request, spec, settings, processes, _shows(_about(request)))
     return pairs
 
 
@@ -152,16 +154,22 @@ def named_data(request: TeachRequest, about: About) -> dict[str, str]:
     return named
 
 
+def _shows(about: About) -> bool:
+    """Return whether the recipe learns from conditions, and not from pictures and captions alone."""
+    return any(name.startswith("condition") for name in about.wants)
+
+
 def _found(
-    request: TeachRequest, spec: str, settings: Settings, processes: Processes
+    request: TeachRequest, spec: str, settings: Settings, processes: Processes, shows: bool
 ) -> Generator[TeachProgress, None, Dataset]:
-    """Yield how far fetching and listing are, and return the pairs."""
+    """Yield how far fetching and listing are, and return the pairs. `shows`: see `_shows`."""
     shards = Shards(processes.rank, processes.count)
+    annotator = request.annotator or (None if shows else _PICTURE)
 
     def open_(told: Told) -> Dataset:
         return open_pairs(
             spec,
-            annotator=request.annotator,
+            annotator=annotator,
             params=request.params,
             share=shards,
             told=told,
@@ -191,6 +199,8 @@ def _watcher(
     own = next(iter(held.values()))
     if about.several or about.saves != "file" or not len(own):
         return None
+    if about.makes == "lora":
+        return StyleWatcher(request, own, folder / "looks", Studio(settings))
     return open_watcher(request, own, folder / "looks", settings, task=about.task)
 
 

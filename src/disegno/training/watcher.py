@@ -118,14 +118,18 @@ class EngineWatcher:
 
     def _write_sheet(self, baseline: Baseline, drawn: Drawn, path: Path) -> Path | None:
         """Return where the look's pictures lie; None where the disk did not take them: the figures count more."""
-        page = look_sheet(baseline, drawn)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda temporary: page.save(temporary, "PNG"))
-        except (OSError, ResourceError) as error:
-            log.warning("The pictures of step %s could not be written: %s", path.stem, error)
-            return None
-        return path
+        return written(look_sheet(baseline, drawn), path)
+
+
+def written(page: Image.Image, path: Path) -> Path | None:
+    """Return where a look's pictures lie; None where the disk did not take them: a training goes on without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: page.save(temporary, "PNG"))
+    except (OSError, ResourceError) as error:
+        log.warning("The pictures of step %s could not be written: %s", path.stem, error)
+        return None
+    return path
 
 
 def open_watcher(

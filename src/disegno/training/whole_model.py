@@ -1,7 +1,7 @@
 """A whole model of which one part was taught: a folder with the taught part in it, and the others as they were.
 
-Stable Diffusion 1.x becomes a diffusers folder, whatever it was read from; diorama a folder of its own kind. The folder
-appears complete, and after that only the taught part's one file is replaced, in one move.
+Stable Diffusion 1.x and XL become a diffusers folder, whatever they were read from; diorama a folder of its own kind.
+The folder appears complete, and after that only the taught part's one file is replaced, in one move.
 """
 
 import json
@@ -20,6 +20,7 @@ from disegno.training.recipe import Model
 from disegno.training.result import told
 from disegno.weights.convert import convert
 from disegno.weights.finite import require_finite
+from disegno.weights.layouts import MODELS
 from disegno.weights.save import save_safetensors
 
 Part = Literal["unet", "vae"]
@@ -34,8 +35,7 @@ def write_model(folder: Path, model: Model, part: Part, tensors: Mapping[str, Te
     Raises CorruptFile where a number is NaN or infinite, RequestError where the folder is something else already,
     ResourceError where the disk is full, WrongFamily where a family's form is not known here.
     """
-    if model.family not in _COPIES:
-        raise WrongFamily(f"{model.name} is for {model.family}; whole models can be taught of: {', '.join(_COPIES)}.")
+    check_writable(model)
     require_finite(f"{part} of {folder.name}", tensors)
     words = {"format": "pt", **told(facts, None, model.family)}
     if _is_of(folder, model, part):
@@ -57,6 +57,15 @@ def write_model(folder: Path, model: Model, part: Part, tensors: Mapping[str, Te
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def check_writable(model: Model) -> None:
+    """Raise WrongFamily where no whole model of this family can be written; of a file's, none that is not converted."""
+    is_file = model.source is not None and model.source.is_file()
+    if model.family not in _COPIES:
+        raise WrongFamily(f"{model.name} is for {model.family}; whole models can be taught of: {', '.join(_COPIES)}.")
+    if is_file and model.family not in MODELS:
+        raise WrongFamily(f"{model.name} is a file of {model.family}, which becomes no folder here. Give its folder.")
+
+
 def _file(model: Model, part: Part) -> str:
     return f"{part}.safetensors" if model.family == "diorama" else f"{part}/{_STEM}.safetensors"
 
@@ -75,7 +84,7 @@ def _is_of(folder: Path, model: Model, part: Part) -> bool:
     return (mark.get("part"), mark.get("fingerprint")) == (part, model.fingerprint)
 
 
-def _copy_sd1(model: Model, folder: Path, part: Part) -> None:
+def _copy_stable_diffusion(model: Model, folder: Path, part: Part) -> None:
     assert model.source is not None, "Stable Diffusion is in no package"
     if model.source.is_dir():
         old = shutil.ignore_patterns(".*", "safety_checker")
@@ -92,4 +101,8 @@ def _copy_diorama(model: Model, folder: Path, part: Part) -> None:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(".*", "examples", _MARK))
 
 
-_COPIES: dict[str, Callable[[Model, Path, Part], None]] = {"sd1": _copy_sd1, "diorama": _copy_diorama}
+_COPIES: dict[str, Callable[[Model, Path, Part], None]] = {
+    "sd1": _copy_stable_diffusion,
+    "sdxl": _copy_stable_diffusion,
+    "diorama": _copy_diorama,
+}

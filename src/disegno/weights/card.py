@@ -13,7 +13,7 @@ from disegno.core.errors import WrongFamily
 class FileCard:
     """A file or diffusers folder of weights. Empty text and None: the names and shapes do not tell.
 
-    `kind`: model, control, upscaler, unet, vae, text, lora, embedding, or broken (then `problem` says why).
+    `kind`: model, control, upscaler, captioner, unet, vae, text, lora, embedding, or broken (then `problem` says why).
     `mechanism`: of a control (controlnet, ctrlora, ctrlora-base, ...), LoRA (lora, loha, ...) or upscaler. `layout`:
     whose names the tensors have. `base_sha256`: the Base ControlNet that a CtrLoRA condition was trained on. `tasks`:
     the conditions of a control that knows several, by name.
@@ -36,6 +36,19 @@ class FileCard:
     tasks: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     problem: str = ""
+
+    @property
+    def called(self) -> str:
+        """Return what a person calls it: a file by its name without the ending, a folder by its own.
+
+        One of Hugging Face's cache, whose folders are named by digits, is called owner/name.
+        """
+        return self.name if self.path.is_dir() else self.path.stem
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file, or of its folder, without those around it."""
+        return self.name if self.path.is_dir() else self.path.name
 
     @cached_property
     def _digest(self) -> str:

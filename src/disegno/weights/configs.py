@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from disegno.core.errors import KeyMismatch
+from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.keys.control import sizes_of
 from disegno.weights.keys.ldm import diffusers_layout_of
 
@@ -18,6 +18,8 @@ _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size"
 SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
 SDXL_SCALING_FACTOR = 0.13025  # Podell et al. 2023's autoencoder
 SHIFT = 3.0  # of the noise levels; Esser et al. 2024, as in every SD 3 configuration
+_TOLD = "add_embedding.linear_1.weight"  # of SDXL's nets alone
+SDXL_SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
@@ -27,6 +29,11 @@ def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         sizes = asdict(sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
         out_channels = tensors["conv_out.weight"].shape[0]
     except KeyError as error:
+        if _TOLD in tensors and not any(name.startswith("mid_block.attentions.") for name in tensors):
+            raise UnknownKind(
+                "The UNet has no attention in its middle: it is a smaller Stable Diffusion XL (SSD-1B, Vega, KOALA), "
+                "of other blocks. Choose a model of the full size."
+            ) from error
         raise KeyMismatch(f"The UNet has no tensor {error}: the file is incomplete. Fetch it again.") from error
     kinds: tuple[str, ...] = sizes["down_block_types"]
     own = {name: value for name, value in sizes.items() if not name.startswith("conditioning_")}
@@ -46,7 +53,7 @@ def told_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
     The width of all that is 1280 + 6 * 256, of the refiner 1280 + 5 * 256.
     """
-    told = tensors.get("add_embedding.linear_1.weight")
+    told = tensors.get(_TOLD)
     if told is None:
         return {}
     return {
@@ -75,6 +82,12 @@ def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "use_post_quant_conv": "post_quant_conv.weight" in tensors,
         "sample_size": 512,
     } | _LATENTS.get(latent_channels, {"scaling_factor": SCALING_FACTOR})
+
+
+def sdxl_vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the configuration of SDXL's VAE, whose shapes are Stable Diffusion 1's. Raises KeyMismatch."""
+    own = {"scaling_factor": SDXL_SCALING_FACTOR, "sample_size": 1024, "force_upcast": True}
+    return vae_config(tensors) | own
 
 
 def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:

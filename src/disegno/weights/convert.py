@@ -9,11 +9,12 @@ numbers become bfloat16. What has no name in the other form (schedule buffers, E
 
 import json
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
@@ -23,9 +24,9 @@ from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import midas
-from disegno.weights.layouts import DEPTH, MODELS, T5, VAE, Part, network_of, pipeline_of
+from disegno.weights.layouts import DEPTH, MODELS, T5, VAE, XL_CLIP_L, Part, network_of, parts_of, pipeline_of
 from disegno.weights.load import open_file
-from disegno.weights.modelspec import words_of
+from disegno.weights.modelspec import REFINER, words_of
 from disegno.weights.parts import CONFIG_KEY, folder_tensors, has_weights, told_of
 from disegno.weights.save import save_safetensors, save_weights, write_atomically
 from disegno.weights.scaled import unscaled
@@ -36,6 +37,8 @@ _FAMILIES = (*MODELS, "diorama", "")
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
 _VOCABULARY, _VOCABULARIES = "tokenizer_3", ("tokenizer.json", "spiece.model")  # T5's, which no file of weights has
 _OF_LATENTS = ("scaling_factor", "shift_factor")  # of a VAE: its tensors do not tell
+# Empty tensors by which other programs, too, know what a file's names do not tell
+_V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,9 @@ def _original(card: FileCard, part: Part, given: Mapping[str, Tensor]) -> tuple[
 
 def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
     """Write a single-file model as a diffusers folder."""
-    taken, told = set[str](), told_of(file)
+    taken, told = _marks_of(card.family), told_of(file)
     index: dict[str, object] = {}
-    for part in _parts_of(card):
+    for part in parts_of(card.family, any(key.startswith(XL_CLIP_L.prefix) for key in file.contents.entries)):
         tensors, used = _part_of(card, file, part)
         if not tensors:
             index |= {part.folder: [None, None]} if card.family == "sd3" else {}  # diffusers' word for none
@@ -118,8 +121,7 @@ def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
         make_folder(folder)
         _write_json(folder / "config.json", _class_of(part) | part.config(tensors) | told.get(part.folder, {}))
         save_safetensors(folder / f"{part.stem}.safetensors", tensors, {"format": "pt"})
-    is_flow = card.prediction == "flow"
-    scheduler = _flow(told) if is_flow else configs.scheduler_config(card.prediction)
+    scheduler = _scheduler_of(card, file, told)
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     make_folder(out / "scheduler")
     _write_json(out / _SCHEDULER, scheduler)
@@ -127,14 +129,31 @@ def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
         _copy_vocabulary(card.path.parent, out)
     if DEPTH.folder in index:
         _write_processor(out)
-    _write_json(
-        out / "model_index.json", {"_class_name": pipeline_of(index)} | index
-    )  # last: a folder without it is not listed as a model
+    pipeline = {"_class_name": pipeline_of(index)} | (_of_sdxl(index) if card.family == "sdxl" else {})
+    _write_json(out / "model_index.json", pipeline | index)  # last: a folder without it is not listed as a model
     return Converted(identify(out), tuple(key for key in file.contents.entries if key not in taken))
 
 
-def _flow(told: Mapping[str, Any]) -> dict[str, Any]:
-    return configs.flow_scheduler_config(float(told.get("shift", configs.SHIFT)))
+def _marks_of(family: str) -> set[str]:
+    """Return the marks of a family's files that a folder says in its own way."""
+    return {_ZERO_SNR, _V_PREDICTION} if family == "sdxl" else {_ZERO_SNR}
+
+
+def _scheduler_of(card: FileCard, file: TensorFile, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a file's noise levels."""
+    if card.prediction == "flow":
+        return configs.flow_scheduler_config(float(told.get("shift", configs.SHIFT)))
+    noise = {"rescale_betas_zero_snr": True} if _ZERO_SNR in file else {}
+    return configs.scheduler_config(card.prediction) | noise | (configs.SDXL_SCHEDULER if card.family == "sdxl" else {})
+
+
+def _of_sdxl(index: Mapping[str, object]) -> dict[str, object]:
+    """Return what SDXL's pipeline is told: an empty negative prompt is zeros; the parts that the refiner lacks."""
+    if XL_CLIP_L.folder in index:
+        return {"force_zeros_for_empty_prompt": True}
+    none = [None, None]  # diffusers' word
+    lacking: dict[str, object] = {XL_CLIP_L.folder: none, "tokenizer": none}
+    return lacking | {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True}
 
 
 def _write_processor(out: Path) -> None:
@@ -142,10 +161,6 @@ def _write_processor(out: Path) -> None:
     make_folder(out / "feature_extractor")
     size = read_json(out / DEPTH.folder / "config.json")["image_size"]
     _write_json(out / "feature_extractor" / "preprocessor_config.json", midas.PROCESSOR | {"size": size})
-
-
-def _parts_of(card: FileCard) -> tuple[Part, ...]:
-    return MODELS.get(card.family, MODELS["sd1"])
 
 
 def _class_of(part: Part) -> dict[str, str]:
@@ -173,15 +188,18 @@ def _join(card: FileCard, out: Path) -> Converted:
     """Write a diffusers folder as a single-file model."""
     tensors: dict[str, Tensor] = {}
     left_out: list[str] = []
-    for part in _parts_of(card):
+    parts = parts_of(card.family, has_weights(card.path, XL_CLIP_L.folder))
+    for part in parts:
         if part.optional and not has_weights(card.path, part.folder):
             continue
         given = folder_tensors(card.path, part.folder)
         found, kept = _original(card, part, given)
         tensors |= {part.prefix + name: tensor for name, tensor in found.items()}
         left_out += [f"{part.folder}/{name}" for name in given if name not in kept]
-    words = words_of(replace(card, metadata={}), "ldm")
-    if told := _untold(card):
+    tensors |= _marked(card)
+    own = {"modelspec.architecture": REFINER} if card.family == "sdxl" and XL_CLIP_L not in parts else {}
+    words = words_of(replace(card, metadata=own), "ldm")
+    if told := _untold(card, parts):
         words[CONFIG_KEY] = json.dumps(told)
     save_weights(out, tensors, words)
     if any(name.startswith(T5.prefix) for name in tensors):
@@ -189,11 +207,18 @@ def _join(card: FileCard, out: Path) -> Converted:
     return Converted(identify(out), tuple(left_out))
 
 
-def _untold(card: FileCard) -> dict[str, Any]:
+def _marked(card: FileCard) -> dict[str, Tensor]:
+    """Return the marks that a folder's file carries."""
+    told = read_json(path) if (path := card.path / _SCHEDULER).is_file() else {}
+    says = {_V_PREDICTION: card.prediction == "v", _ZERO_SNR: bool(told.get("rescale_betas_zero_snr"))}
+    return {mark: torch.zeros(0) for mark in sorted(_marks_of(card.family)) if says[mark]}
+
+
+def _untold(card: FileCard, parts: Sequence[Part]) -> dict[str, Any]:
     """Return what a folder's configurations say that a file's names and shapes do not."""
     told: dict[str, Any] = {}
     own, tensors = read_json(card.path / VAE.folder / "config.json"), folder_tensors(card.path, VAE.folder)
-    usual = configs.vae_config(tensors)
+    usual = next(part for part in parts if part.folder == VAE.folder).config(tensors)
     if other := {name: own[name] for name in _OF_LATENTS if own.get(name) != usual.get(name) and name in own}:
         told["vae"] = other
     if card.family == "sd3" and (card.path / _SCHEDULER).is_file():

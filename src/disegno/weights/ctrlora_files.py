@@ -24,6 +24,7 @@ from disegno.weights.load import open_file
 from disegno.weights.parts import told_of
 from disegno.weights.quantised import SCALE_SUFFIX, dequantise_rows
 from disegno.weights.save import save_safetensors
+from disegno.weights.shapes import sides
 from disegno.weights.tensor_file import TensorFile
 
 Layout = Literal["disegno", "published"]
@@ -114,6 +115,8 @@ def read_condition(path: Path, task: str | None = None) -> ConditionFile:
         tensors = {
             names[name]: file.tensor(key) for key, name in own.items() if name in names and keys.is_adapted(names[name])
         }
+        for key in (key for key in tensors if keys.LORA_MARK in key):
+            sides(path.name, tensors, key, max(tensors[key].ndim, 2))
         if not rank_of(tensors):
             raise UnknownKind(f"{path.name} holds no LoRA matrices: it is no CtrLoRA condition. Give a condition file.")
         return ConditionFile(tensors, _info(file.metadata, path.stem), file.sha256())

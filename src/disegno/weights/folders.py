@@ -25,6 +25,7 @@ _CLASSES = {
     "CLIPTextModel": ("text", ""),
     "CLIPTextModelWithProjection": ("text", ""),
     "T5EncoderModel": ("text", ""),
+    "BlipForConditionalGeneration": ("captioner", "blip"),
 }
 _DRAWING = ("UNet2DConditionModel", "SD3Transformer2DModel")  # the networks that a pipeline's may be
 _SD2_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionDepth2ImgPipeline")

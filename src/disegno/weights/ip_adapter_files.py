@@ -14,6 +14,7 @@ from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.load import open_file
+from disegno.weights.shapes import sides
 
 MECHANISM, FACE_ID = "ip-adapter", "ip-adapter-faceid"
 PROJECTION, ATTENTIONS = "image_proj.", "ip_adapter."
@@ -61,4 +62,8 @@ def read_ip(path: Path) -> IpFile:
                 f"{path.name} is an incomplete IP-Adapter, or one of a kind that is not known: {PROJECTION}proj.weight,"
                 f" .proj_in.weight or .proj.3.weight, and {ATTENTIONS}1.to_k_ip.weight were expected. Fetch it again."
             )
-        return IpFile(form, file.tensors(), file.sha256())
+        tensors = file.tensors()
+        for key in (PROJECTION + _READS[form], *(key for key in keys if key.endswith(".to_k_ip.weight"))):
+            if key in tensors:
+                sides(path.name, tensors, key, 2)
+        return IpFile(form, tensors, file.sha256())

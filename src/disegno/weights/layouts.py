@@ -112,6 +112,17 @@ def _to_openclip(tensors: Tensors) -> dict[str, Tensor]:
     return openclip.to_openclip({name.removeprefix(_HF): tensor for name, tensor in tensors.items()})
 
 
+def _from_tower(tensors: Tensors) -> dict[str, Tensor]:
+    """Return SDXL's OpenCLIP-G, its projection beside it, as a folder has it."""
+    found = openclip.whole(tensors)
+    return {name if name == _PROJECTION else _HF + name: tensor for name, tensor in found.items()}
+
+
+def _to_tower(tensors: Tensors) -> dict[str, Tensor]:
+    own = _clip_names(tensors)
+    return openclip.from_whole({name.removeprefix(_HF): tensors[name] for name in own})
+
+
 def _unprojected(tensors: Tensors) -> dict[str, Tensor]:
     """Return CLIP-L as a folder wants it. Stability AI parity: its pooled state is not projected, which in a folder is
     a projection that changes nothing.
@@ -217,13 +228,32 @@ CLIP_G = _encoder(
     lambda tensors: configs.projected_config(tensors) | {"hidden_act": "gelu", "pad_token_id": 0},
 )
 T5 = _encoder("t5xxl", "text_encoder_3", "T5EncoderModel", _t5_names, configs.t5_config)
+XL_VAE = replace(VAE, config=configs.sdxl_vae_config)
+XL_CLIP_L = replace(CLIP, prefix="conditioner.embedders.0.transformer.")
+XL_CLIP_G = Part(
+    prefix="conditioner.embedders.1.model.",
+    folder="text_encoder_2",
+    cls=_PROJECTED,
+    to_diffusers=_from_tower,
+    to_ldm=_to_tower,
+    placed=lambda tensors: set(openclip.whole_names(tensors)),
+    kept=lambda tensors: _clip_names(tensors).keys(),
+    config=CLIP_G.config,
+    library="transformers",
+)
+_REFINER: tuple[Part, ...] = (UNET, XL_VAE, replace(XL_CLIP_G, prefix="conditioner.embedders.0.model."))
 
 MODELS: Mapping[str, tuple[Part, ...]] = {
     "sd1": (UNET, VAE, CLIP),
     "sd2": (UNET_OF_64, VAE, OPENCLIP, DEPTH),
+    "sdxl": (UNET, XL_VAE, XL_CLIP_L, XL_CLIP_G),
     "sd3": (MMDIT, VAE, CLIP_L, CLIP_G, T5),
 }
 _PIPELINES = {DEPTH.folder: "StableDiffusionDepth2ImgPipeline", MMDIT.folder: "StableDiffusion3Pipeline"}
+_XL_PIPELINES = {
+    False: "StableDiffusionXLImg2ImgPipeline",
+    True: "StableDiffusionXLPipeline",
+}  # has it CLIP-L?
 NETWORKS: Mapping[tuple[str, str], Part] = {
     ("control", ""): CONTROL,
     ("control", "sd3"): SD3_CONTROL,
@@ -240,6 +270,19 @@ def network_of(kind: str, family: str) -> Part | None:
     return NETWORKS.get((kind, family)) or NETWORKS.get((kind, ""))
 
 
+def parts_of(family: str, has_clip_l: bool) -> tuple[Part, ...]:
+    """Return the networks of a model of this family; of Stable Diffusion 1 where there is no table for it.
+
+    `has_clip_l`: SDXL's refiner has not.
+    """
+    if family == "sdxl" and not has_clip_l:
+        return _REFINER
+    return MODELS.get(family, MODELS["sd1"])
+
+
 def pipeline_of(folders: Iterable[str]) -> str:
     """Return diffusers' name for what a model with these folders is."""
+    folders = set(folders)
+    if UNET.folder in folders and XL_CLIP_G.folder in folders:
+        return _XL_PIPELINES[XL_CLIP_L.folder in folders]
     return next((name for folder, name in _PIPELINES.items() if folder in folders), "StableDiffusionPipeline")

@@ -7,10 +7,10 @@ models/ControlNet, models/Lora, embeddings), ComfyUI's (models/checkpoints, mode
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from disegno.core.errors import CorruptFile, DisegnoError, UnknownKind, UnknownName
+from disegno.core.errors import CorruptFile, DisegnoError, RequestError, UnknownKind, UnknownName
 from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.card import FileCard
@@ -44,7 +44,8 @@ class Library:
     def find(self, name: str, kind: str) -> FileCard:
         """Return the card that a name means: a path, file name or stem in any case, or 8 or more digits of a sha256.
 
-        Raises UnknownName with near names, or CorruptFile where a broken file has the name.
+        Raises UnknownName with near names, RequestError where several files have the name that are no copies of each
+        other, or CorruptFile where a broken file has it.
         """
         return self.find_all([name], kind)[name]
 
@@ -63,23 +64,60 @@ class Library:
         if (path := path_of(given)) is not None and path.is_absolute():
             return _of_kind(identify(path), name, kind)
         named = by_name.get(given.lower(), [])
-        if of_kind := next((card for card in named if card.kind == kind), None):
-            return of_kind
+        if of_kind := [card for card in named if card.kind == kind]:
+            return self._meant(name, of_kind)
         if named:
             return _of_kind(named[0], name, kind)
         if _HASH.fullmatch(given.lower()):
             hashed = (card for card in cards if card.kind == kind and self.sha256(card).startswith(given.lower()))
             if (card := next(hashed, None)) is not None:
                 return card
-        raise UnknownName.of(kind, name, [card.path.stem for card in cards if card.kind == kind])
+        raise UnknownName.of(kind, name, self.called([card for card in cards if card.kind == kind]))
 
-    def shown_names(self, cards: list[FileCard]) -> list[str]:
+    def pick(self, name: str, cards: Iterable[FileCard]) -> FileCard | None:
+        """Return the one of these cards that a name means; None: it means none. Raises RequestError as `find`."""
+        named = [card for card in cards if name.lower() in self._names(card)]
+        return self._meant(name, named) if named else None
+
+    def _meant(self, name: str, cards: Sequence[FileCard]) -> FileCard:
+        """Return the card that a name, which all of these have, means: by its path before its stem before its title."""
+        given = _TITLE_HASH.sub("", name).lower()
+        ranks = [next(n for n, names in enumerate(self._ranked(card)) if given in names) for card in cards]
+        best = [card for card, rank in zip(cards, ranks, strict=True) if rank == min(ranks)]
+        if len({card.path.resolve() for card in best}) == 1:
+            return best[0]
+        told = name.lower()[len(given) + 2 : -1]  # the title's digits
+        if told and (hashed := [card for card in best if self.sha256(card).startswith(told)]):
+            return hashed[0]
+        if len({card.num_bytes for card in best}) == 1 and len({self.sha256(card) for card in best}) == 1:
+            return best[0]  # copies
+        shown = self.shown_names(best)
+        if len(set(shown)) < len(shown):
+            shown = [str(card.path) for card in best]
+        raise RequestError(
+            f"There are {len(best)} files named {name!r}: {', '.join(shown)}. Say which, by one of these names or by"
+            " the first 8 digits of its sha256."
+        )
+
+    def called(self, cards: Sequence[FileCard]) -> list[str]:
+        """Return what a request may call each card: as a person does, and where two are called alike, as `shown_names`.
+
+        Embeddings keep their names, by which prompts call them.
+        """
+        names = [card.called for card in cards]
+        num = Counter((card.kind, name.lower()) for card, name in zip(cards, names, strict=True))
+        return [
+            shown if num[card.kind, name.lower()] > 1 and card.kind != "embedding" else name
+            for card, name, shown in zip(cards, names, self.shown_names(cards), strict=True)
+        ]
+
+    def shown_names(self, cards: Sequence[FileCard]) -> list[str]:
         """Return what each card is called in a list: by its file, and where two are called alike, by its path below."""
-        names = [card.name if card.path.is_dir() else card.path.name for card in cards]
-        num = Counter(names)
+        names = [card.file_name for card in cards]
+        num = Counter(name.lower() for name in names)
         below = [next((root for root in self._roots if card.path.is_relative_to(root)), None) for card in cards]
         return [
-            card.path.relative_to(root).as_posix() if root is not None and num[name] > 1 else name
+            card.path.relative_to(root).as_posix() if root is not None and num[name.lower()] > 1 else name
             for card, name, root in zip(cards, names, below, strict=True)
         ]
 
@@ -108,11 +146,23 @@ class Library:
         return known
 
     def _names(self, card: FileCard) -> set[str]:
-        """Return what a card may be called, in lower case: its name, stem, card name and path below each folder."""
+        """Return what a card may be called, in lower case."""
+        return set[str]().union(*self._ranked(card))
+
+    def _ranked(self, card: FileCard) -> tuple[set[str], ...]:
+        """Return what a card may be called, in lower case, the surest first.
+
+        Its path, below each folder or whole; its file's name; the same without the ending; what its header says.
+        """
         below = {card.path.relative_to(root) for root in self._roots if card.path.is_relative_to(root)}
-        paths = {text for path in below for text in (path.as_posix(), path.with_suffix("").as_posix())}
         told = card.metadata.get(_KOHYA_NAME) or card.name  # A1111 parity: a LoRA's alias
-        return {text.lower() for text in (card.path.name, card.path.stem, card.name, told, str(card.path), *paths)}
+        ranked = (
+            (str(card.path), *(path.as_posix() for path in below)),
+            (card.file_name, card.path.name),
+            (card.path.stem, *(path.with_suffix("").as_posix() for path in below)),
+            (card.name, told),
+        )
+        return tuple({text.lower() for text in texts} for texts in ranked)
 
 
 def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:

@@ -11,6 +11,7 @@ _ARCHITECTURES = {
     "sdxl": "stable-diffusion-xl-v1-base",
     "sd3": "stable-diffusion-3-medium",
 }
+REFINER = "stable-diffusion-xl-v1-refiner"  # of the family sdxl
 _ADAPTERS = {"controlnet": "/control-net", "ctrlora": "/ctrlora", "ctrlora-base": "/ctrlora-base", "lora": "/lora"}
 _IMPLEMENTATIONS = {"ldm": "https://github.com/CompVis/stable-diffusion", "diffusers": "diffusers"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v"}
@@ -22,10 +23,12 @@ def words_of(card: FileCard, layout: str) -> dict[str, str]:
     Words that the card's own header already had are kept where this program does not know better.
     """
     kind = card.mechanism or card.kind
+    refines = card.family == "sdxl" and card.metadata.get("modelspec.architecture", "").startswith(REFINER)
+    architecture = REFINER if refines else _ARCHITECTURES.get(card.family, card.family or "unknown")
     words = dict(card.metadata) | {
         "format": "pt",  # transformers refuses a file without it
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES.get(card.family, card.family or "unknown") + _ADAPTERS.get(kind, ""),
+        "modelspec.architecture": architecture + _ADAPTERS.get(kind, ""),
         "modelspec.implementation": _IMPLEMENTATIONS.get(layout, layout or "unknown"),
         "modelspec.title": card.name or card.path.stem,
     }

@@ -15,6 +15,7 @@ from disegno.core.errors import KeyMismatch
 from disegno.weights.keys.control import control_keys
 from disegno.weights.keys.ldm import CONTROL_PREFIX, unet_names, unet_originals
 from disegno.weights.load import open_file
+from disegno.weights.shapes import require_shapes, sides
 
 MECHANISM = "unicontrol"
 # In the order of the stems, each with the annotator of this program that makes its conditions
@@ -33,6 +34,7 @@ TASKS: Mapping[str, str | None] = {
     "blur": "blur",
     "inpainting": "inpainting",
 }
+_ZERO = "controlnet_down_blocks."
 _OWN = ("task_id_", "input_hint_block_")
 _STEM = re.compile(r"(?:.*\.)?input_hint_block_list_moe\.(\d+)\.")
 _STEM_LAYERS = (0, 2, 4)
@@ -62,7 +64,7 @@ def stem_prefix(task: str) -> str:
 
 
 def read_unicontrol(path: Path) -> UniControlFile:
-    """Return the control net in this file. Raises KeyMismatch where what makes it UniControl is incomplete."""
+    """Return the control net in this file. Raises KeyMismatch where what makes it UniControl is not whole."""
     with open_file(path) as file:
         keys = {name: key for key, name in control_keys(file.keys()).items()}
         own = {name: file.tensor(key) for name, key in keys.items() if name.startswith(_OWN)}
@@ -72,12 +74,23 @@ def read_unicontrol(path: Path) -> UniControlFile:
                 f"{path.name} lacks {len(missing)} tensors of UniControl's: {', '.join(missing[:4])} ..."
                 " Use a complete file."
             )
+        require_shapes(path.name, encoder | own, _shapes(path.name, encoder, own))
         return UniControlFile(encoder, own, file.metadata, file.sha256())
+
+
+def _shapes(name: str, encoder: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's own tensors and of the zero convolutions that they modulate."""
+    num = sum(key.startswith(_ZERO) and key.endswith(".weight") for key in encoder)
+    zeros = [sides(name, encoder, f"{_ZERO}{k}.weight", 4)[0] for k in range(num)]
+    width = sides(name, encoder, "conv_in.weight", 4)[0]
+    hidden, feature = sides(name, own, "task_id_hypernet.0.weight", 2)
+    modulated = {f"{_ZERO}{k}.weight": (channels, channels, 1, 1) for k, channels in enumerate(zeros)}
+    return own_shapes(zeros, width, feature, hidden) | modulated
 
 
 def _wanted(encoder: Iterable[str], own: Iterable[str]) -> set[str]:
     """Return the names of what every task needs, and of the stems that are there."""
-    num = sum(name.startswith("controlnet_down_blocks.") and name.endswith(".weight") for name in encoder)
+    num = sum(name.startswith(_ZERO) and name.endswith(".weight") for name in encoder)
     modules = [f"task_id_hypernet.{i}" for i in (0, 2)] + [f"task_id_layernet.{k}" for k in range(num)]
     modules += [f"task_id_layernet_zeroconv_{i}" for i in (0, 1)]
     modules += [f"input_hint_block_zeroconv_{i}.{j}" for i in (0, 1) for j in (0, 1)]

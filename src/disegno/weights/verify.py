@@ -7,7 +7,7 @@ from disegno.core.errors import CorruptFile
 from disegno.weights.built_in import conditions_of
 from disegno.weights.card import FileCard
 from disegno.weights.finite import require_finite
-from disegno.weights.layouts import MODELS
+from disegno.weights.layouts import CLIP, MODELS, parts_of
 from disegno.weights.load import open_file
 from disegno.weights.parts import has_weights, part_tensors
 
@@ -53,7 +53,7 @@ def _parts(card: FileCard) -> list[str]:
     if card.kind != "model":
         return [""]
     if card.family in MODELS:
-        known = MODELS[card.family]
+        known = parts_of(card.family, has_weights(card.path, CLIP.folder))
         return [part.folder for part in known if not part.optional or has_weights(card.path, part.folder)]
     found = [folder.name for folder in sorted(card.path.iterdir()) if has_weights(card.path, folder.name)]
     if not {"unet", "transformer"} & set(found):

@@ -148,13 +148,19 @@ async def body_of(request: Request) -> dict[str, Json]:
 def named_model(card: WeightsCard) -> Named:
     """Return a model by A1111's names: file.safetensors [6ce0161689]."""
     sha256 = card.sha256 or ""
-    return Named(card.name, card.file or card.name, sha256[:10], card.file or "", sha256)
+    return Named(card.name, _shown(card), sha256[:10], card.file or "", sha256)
+
+
+def _shown(card: WeightsCard) -> str:
+    """Return a file's name; with its folders, as its own name then has them, where another file has the same."""
+    file = card.file or card.name
+    return card.name if card.name.endswith(f"/{file}") else file
 
 
 def named_vaes(catalogue: Catalogue) -> list[Named]:
     """Return the VAEs by A1111's names: their files'."""
     vaes = (card for card in catalogue.files if card.kind == "vae")
-    return [Named(card.name, card.file or card.name, file=card.file or "") for card in vaes]
+    return [Named(card.name, _shown(card), file=card.file or "") for card in vaes]
 
 
 def named_controls(catalogue: Catalogue) -> list[Named]:

@@ -1,4 +1,4 @@
-"""Pictures made larger, and what a picture says about itself."""
+"""Pictures made larger, what a picture says about itself, and what it shows."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, upsca
 from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
-from disegno.serving.kinds import UpscaleRequest
+from disegno.serving.kinds import CaptionRequest, UpscaleRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
 POSTPROCESSING = "postprocessing"
@@ -73,6 +73,28 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
 async def picture_at(front: Front, image: str) -> str:
     """Return a picture as a data URI; one that is given by address is fetched where that is allowed. Raises Refused."""
     return str((await front.jobs.fetched({"image": image}))["image"])
+
+
+@router.post("/sdapi/v1/interrogate")
+async def interrogate(request: Request) -> Response:
+    """Say what a picture shows, by the library's captioner (BLIP) and without A1111's list of artists behind it."""
+    front, owner = asker(request)
+    given = await body_of(request)
+    image = read_image(given.get("image"), ("image",))
+    if image is None:
+        raise WireError("Image not found", 404)
+    if given.get("model", "clip") != "clip":
+        raise WireError("Model not found", 404)
+    if not any(card.kind == "captioner" for card in (await front.catalogue()).files):
+        raise WireError("Model not found: there is no captioner (the folder of a BLIP) in the model folders", 404)
+    asked = CaptionRequest(image=await picture_at(front, image))
+    errand = front.errands.begin(owner, "interrogate", 1)
+    try:
+        job = await front.errands.run_job(errand, "caption", asked, request.is_disconnected)
+    finally:
+        front.errands.end(errand)
+    ended = None if job is None else require_done(job)
+    return JSONResponse({"caption": "" if ended is None or ended.outcome is None else ended.outcome.facts["caption"]})
 
 
 def _look(front: Front, uri: str) -> Looked:

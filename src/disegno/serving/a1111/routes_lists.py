@@ -13,7 +13,6 @@ from disegno.serving.a1111.front import (
     LATENT_MODES,
     TimedRoute,
     asker,
-    body_of,
     named_model,
     named_vaes,
     names_of,
@@ -187,13 +186,6 @@ async def memory() -> Response:
             "cuda": {"error": "the model's process holds the GPU, if there is one"},
         }
     )
-
-
-@router.post(f"{API}/interrogate")
-async def interrogate(request: Request) -> Response:
-    """No model here describes pictures: this says so, as A1111 does for a model that it does not have."""
-    body = await body_of(request)
-    raise WireError("Image not found" if not body.get("image") else "Model not found", 404)
 
 
 @router.post(f"{API}/create/embedding")

@@ -21,7 +21,7 @@ import cv2
 from filelock import FileLock, Timeout
 
 from disegno import __version__
-from disegno.core.errors import BadData, BadImage, RequestError
+from disegno.core.errors import BadData, BadImage, RequestError, ResourceError
 from disegno.core.files import write_atomically
 from disegno.engine.pictures import decode, size_of, to_rgb
 from disegno.training.data.align import apply, cover
@@ -157,7 +157,8 @@ def _write_png(path: Path, picture: Picture) -> None:
 def build(plan: Plan) -> Iterator[BuildProgress | BuildResult]:
     """Yield progress, then the result. The same pictures and plan give the same bytes, however often it was killed.
 
-    Raises RequestError where it cannot begin, ResourceError where the disk is full: run again, it goes on.
+    Raises RequestError where it cannot begin, ResourceError where nothing can be written, as on a full disk: run
+    again, it goes on.
     """
     default = plan.caption if plan.captions == "files" else ""
     pictures = open_rows(plan.pictures, Options(caption=default))
@@ -168,6 +169,8 @@ def build(plan: Plan) -> Iterator[BuildProgress | BuildResult]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RequestError(f"Another process is building {plan.out} right now. Wait until it has ended.") from error
+    except OSError as error:
+        raise ResourceError(f"{plan.out} cannot be written to ({error.strerror}). Choose another folder.") from error
     try:
         yield from _build(plan, pictures, task)
     finally:
@@ -203,7 +206,7 @@ def card_of(plan: Plan) -> Card:
 
 
 def _begin(plan: Plan) -> None:
-    """Make the folder, or make sure that it is this plan's. Raises RequestError."""
+    """Make the folder, or make sure that it is this plan's. Raises RequestError, ResourceError."""
     out, pictures = plan.out.expanduser().resolve(), Path(plan.pictures).expanduser()
     if pictures.is_dir() and (out.is_relative_to(pictures.resolve()) or pictures.resolve().is_relative_to(out)):
         raise RequestError(f"{out} and {pictures} lie within each other; the data set needs a folder of its own.")
@@ -212,7 +215,7 @@ def _begin(plan: Plan) -> None:
             (out / folder).mkdir(parents=True, exist_ok=True)
         empty = {path.name for path in out.iterdir()} <= {_LOCK, *_FOLDERS} and not any((out / "target").iterdir())
     except OSError as error:
-        raise RequestError(f"{out} cannot be used as a folder ({error.strerror}). Choose another one.") from error
+        raise ResourceError(f"{out} cannot be used as a folder ({error.strerror}). Choose another one.") from error
     old, new = read_card(Root(out)), card_of(plan)
     if old is None and not empty:
         raise RequestError(f"{out} is not empty, and no data set of this program. Choose another folder.")

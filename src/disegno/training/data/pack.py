@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from disegno.core.errors import BadData, RequestError
+from disegno.core.errors import BadData, RequestError, ResourceError
 from disegno.core.files import write_atomically
 from disegno.training.data.card import CARD, card_text
 from disegno.training.data.dataset import Dataset
@@ -41,7 +41,7 @@ def pack(pairs: Dataset, out: Path, rows_each: int = 1000) -> Iterator[PackProgr
         out.mkdir(parents=True, exist_ok=True)
         empty = not any(out.iterdir())
     except OSError as error:
-        raise RequestError(f"{out} cannot be used as a folder ({error.strerror}). Choose another one.") from error
+        raise ResourceError(f"{out} cannot be used as a folder ({error.strerror}). Choose another one.") from error
     if not empty:
         raise RequestError(f"{out} is not empty. Choose a new folder.")
     if pairs.card is not None:

@@ -84,7 +84,9 @@ def open(opening: Opening) -> BaseLearner:
     base = _base(opening, generator)
     base.net.requires_grad_(True)
     lora = Lora(request.rank, request.alpha, request.lora_dropout)
-    trained = open_lora_net(base, lora, {task: new_matrices(base, lora, generator) for task in opening.tasks})
+    trained = open_lora_net(
+        base, lora, {task: new_matrices(base.net, base.modules, lora, generator) for task in opening.tasks}
+    )
     install(trained.net)
     if request.checkpointing:
         trained.net.enable_gradient_checkpointing()

@@ -25,6 +25,7 @@ ABOUT = About(
     summary="a plain ControlNet: a copy of the model's encoder that sees the condition's pixels",
     wants=("latent", "condition", "tokens"),
     exact=True,
+    unlike=("sd3",),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5

@@ -12,7 +12,8 @@ from disegno.training.denoising import Denoising, net_of, objective_of
 from disegno.training.encoder import masters_of
 from disegno.training.layers import install
 from disegno.training.recipe import OF_LORA, About, Model, Opening
-from disegno.training.whole_model import write_model
+from disegno.training.told_net import called_alike
+from disegno.training.whole_model import check_writable, write_model
 
 ABOUT = About(
     summary="the model's own net, from pictures and captions",
@@ -43,10 +44,11 @@ def open(opening: Opening) -> NetLearner:
     assert opening.empty is not None
     if opening.start is not None:
         raise RequestError("This recipe goes on from a model: name it with model, not with start.")
+    check_writable(opening.model)
     net = masters_of(memory).place(net_of(opening)).requires_grad_(True)
     install(net)
     if request.checkpointing:
         net.enable_gradient_checkpointing()
-    module = Denoising(net, objective_of(opening), opening.empty, memory.policy)
+    module = Denoising(called_alike(net), objective_of(opening), opening.empty, memory.policy)
     turn = Turn("net", dict(net.named_parameters()), request.rate or RATE)
     return NetLearner(module.train(), (turn,), opening.model)

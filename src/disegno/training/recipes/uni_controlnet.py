@@ -40,6 +40,7 @@ ABOUT = About(
     several=True,
     joins=True,
     exact=True,
+    unlike=("sd2", "sdxl", "sd3"),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5

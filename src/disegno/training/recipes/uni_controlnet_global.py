@@ -41,6 +41,7 @@ ABOUT = About(
     exact=True,
     sees=True,
     task=CONTENT,
+    unlike=("sd2", "sdxl", "sd3"),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5

@@ -38,6 +38,7 @@ ABOUT = About(
     wants=("latent", "condition", "tokens"),
     several=True,
     exact=True,
+    unlike=("sd2", "sdxl", "sd3"),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5

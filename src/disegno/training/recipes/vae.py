@@ -27,7 +27,7 @@ from disegno.training.encoder import masters_of
 from disegno.training.layers import install
 from disegno.training.perceptual import Lpips, open_lpips
 from disegno.training.recipe import OF_LORA, OF_NOISE, About, Model, Opening
-from disegno.training.whole_model import write_model
+from disegno.training.whole_model import check_writable, write_model
 
 ABOUT = About(
     summary="the model's autoencoder, from pictures and conditions",
@@ -155,6 +155,7 @@ def open(opening: Opening) -> VaeLearner:
     request, memory, vae = opening.request, opening.memory, opening.model.module
     if opening.start is not None:
         raise RequestError("This recipe goes on from a model: name it with model, not with start.")
+    check_writable(opening.model)
     if not isinstance(vae, AutoencoderKL):
         raise WrongFamily(f"{opening.model.name} has a {type(vae).__name__}; this recipe teaches an AutoencoderKL.")
     masters = masters_of(memory)

@@ -79,6 +79,21 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def from_whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the original's tensors of a tower and its projection, bit by bit: the inverse of `whole`."""
+    found = to_openclip(tensors, spare_layer=False)
+    if (projection := tensors.get(f"{_PROJECTION}.weight")) is not None:
+        found[_PROJECTION] = projection.T.contiguous()
+    return found
+
+
+def whole_names(names: Mapping[str, object]) -> list[str]:
+    """Return the original names of what `whole` takes."""
+    layers = ((name, _LAYER.fullmatch(name)) for name in names)
+    in_layers = [name for name, match in layers if match and match[2] in _IN_LAYER]
+    return [*in_layers, *(name for name in names if name in (*_ENDS, _PROJECTION) or _FUSED.fullmatch(name))]
+
+
 def used_names(names: Mapping[str, object]) -> list[str]:
     """Return the original names of what `used` takes."""
     last = _num_used(names)

@@ -8,8 +8,8 @@ import { bytes, t } from "./i18n.js";
 import { fileWork } from "./shelf.js";
 import { misfit } from "./unit.js";
 
-const GIVEN = ["lora", "embedding", "vae", "upscaler"]; // kinds of files that can be verified and given away
-const KINDS = { lora: "LoRAs", embedding: "Embeddings", vae: "VAEs", upscaler: "Upscalers", unknown: "Unknown", broken: "Broken" };
+const GIVEN = ["lora", "embedding", "vae", "upscaler", "captioner"]; // kinds of files that can be verified and given away
+const KINDS = { lora: "LoRAs", embedding: "Embeddings", vae: "VAEs", upscaler: "Upscalers", captioner: "Captioners", unknown: "Unknown", broken: "Broken" };
 
 function card(weights, { why = "", actions = [], kind = null } = {}) {
   const tags = [weights.shipped && t("shipped"), weights.family, weights.mechanism, weights.few_steps && t("few steps"), weights.sees_depth && t("sees depth"), weights.annotator && t("drawn by {name}", { name: weights.annotator })].filter(Boolean);

@@ -6,6 +6,7 @@ import { makeDesk } from "./desk.js";
 import { becomes, choice, numberField, segmented, slider, toggle } from "./fields.js";
 import { upscalersOf } from "./hires.js";
 import { t } from "./i18n.js";
+import { briefly } from "./jobs.js";
 import { seeThrough } from "./layers.js";
 import { requestOf } from "./request.js";
 import { loadImage, readPicture, sourceButtons, takesPictures } from "./source.js";
@@ -151,6 +152,21 @@ function sourceCard(house) {
       });
       showBoard(t("Paint over what shall be drawn anew"), theBoard);
     };
+    const describe = async ({ currentTarget }) => {
+      const { source, prompt } = desk;
+      const said = (text) => { desk.prompt = text; changed(); rebuild(); };
+      currentTarget.disabled = true;
+      try {
+        const words = await briefly("caption", { image: source }, (job) => job.result.facts.caption);
+        if (words === null || desk.source !== source) return;
+        said(words);
+        if (prompt.trim() && prompt !== words) toast(t("The prompt is what the picture shows."), "info", [[t("Undo"), () => said(prompt)]]);
+      } catch (error) {
+        toast(error.message, "bad");
+      } finally {
+        currentTarget.disabled = false;
+      }
+    };
     const showPlace = () => {
       if (!desk.source) {
         return fill(place, h("div", { class: "drop" }, h("p", {}, t("Drop a picture here, or")), h("div", { class: "row wrap" }, sourceButtons(take))));
@@ -158,7 +174,9 @@ function sourceCard(house) {
       const drop = () => { canUndo(); Object.assign(desk, { source: null }, ANEW); changed(); rebuild(); };
       return fill(place, h("div", { class: "unit-body" },
         h("div", { class: "thumb" }, h("img", { src: desk.source, alt: t("The picture that is changed") })),
-        h("div", { class: "sources" }, sourceButtons(take), button(t("Remove"), { class: "small", onclick: drop }, "trash"))));
+        h("div", { class: "sources" }, sourceButtons(take),
+          house.files.some((each) => each.kind === "captioner") && button(t("Describe"), { class: "small", title: t("Say what it shows, as the prompt"), onclick: describe }, "eye"),
+          button(t("Remove"), { class: "small", onclick: drop }, "trash"))));
     };
     const ways = segmented(t("What to do"), { value: desk.way, options: WAYS.map(([name, text]) => [name, t(text)]), change: (value) => {
       desk.way = value;

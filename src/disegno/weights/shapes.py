@@ -1,0 +1,30 @@
+"""Whether tensors have the shapes that a kind of file has; what is wrong is said with the tensor's name."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from disegno.core.errors import KeyMismatch
+
+_SHOWN = 4
+
+
+def sides(name: str, tensors: Mapping[str, Tensor | tuple[int, ...]], key: str, num: int) -> tuple[int, ...]:
+    """Return a tensor's shape, of `num` sides, none of them 0. Raises KeyError, and KeyMismatch about the file `name`.
+
+    For what tells the sizes of a net, before there is a net to compare with.
+    """
+    given = tensors[key]
+    shape = tuple(given.shape) if isinstance(given, Tensor) else given
+    if len(shape) != num or 0 in shape:
+        raise KeyMismatch(f"{name}: {key} is {shape}, expected {num} sides, none of them 0. Fetch the file again.")
+    return shape
+
+
+def require_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise KeyMismatch about the file `name` where a tensor that is there has another shape than it should have."""
+    shapes = {key: tuple(tensors[key].shape) for key in wanted if key in tensors}
+    wrong = [f"{key} is {shape}, expected {wanted[key]}" for key, shape in shapes.items() if shape != wanted[key]]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise KeyMismatch(f"{name} has tensors of another shape: {', '.join(wrong[:_SHOWN])}{more}. Fetch it again.")
