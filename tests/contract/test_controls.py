@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
+    ControlNetUnionModel,
     SD3ControlNetModel,
     SD3Transformer2DModel,
     T2IAdapter,
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from disegno.backbones import miniature_sdxl, sdxl
 from disegno.backbones._cross_attention import reading
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones._self_attention import taking_up
@@ -29,6 +31,7 @@ from disegno.controls import (
     CONTROLS,
     controlnet,
     controlnet_sd3,
+    controlnet_union,
     controlnet_xs,
     ctrlora,
     ip_adapter,
@@ -117,6 +120,19 @@ class TinyTransformer(TinyHost):
         added = call.residuals and block_residuals(call.residuals, call.x)
         assert call.pooled is not None
         return self.net(call.x, call.tokens, call.pooled, call.t, added, return_dict=False)[0]
+
+
+@dataclass(frozen=True)
+class TinySdxl(TinyHost):
+    """SDXL's miniature: a whole backbone, whose net is told the pooled text and the sizes."""
+
+    model: sdxl.Sdxl = field(kw_only=True)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images)
+
+    def evaluate(self, call: Call) -> Tensor:
+        return self.model.evaluate(call)
 
 
 @dataclass(frozen=True)
@@ -272,6 +288,60 @@ def _colour_fix(_folder: Path, host: TinyHost) -> Opened:
     return Opened(host, (a, b), host.net.state_dict)
 
 
+XL = miniature_sdxl.Sdxl(unet=miniature_sdxl.THREE_LEVELS)
+
+
+def _sdxl_host(folder: Path) -> TinySdxl:
+    model = sdxl.open(miniature_sdxl.write_file(folder / "model.safetensors", XL), MEMORY)
+    return TinySdxl(model.net, "sdxl", text=96, pooled=64, table=model.table, model=model)
+
+
+def _controlnet_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    host, unlike = _sdxl_host(folder), ("sample_size", "out_channels", "up_block_types")
+    config = {name: value for name, value in XL.unet_config.items() if name not in unlike}
+    save_file(draw(ControlNetModel(**config), 14), folder / "control.safetensors")
+    controller = controlnet.open(folder / "control.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, 10, controller)
+
+
+def _union(folder: Path, _host: TinyHost) -> Opened:
+    host, unlike = _sdxl_host(folder), ("sample_size", "out_channels", "up_block_types")
+    config = {name: value for name, value in XL.unet_config.items() if name not in unlike}
+    net = ControlNetUnionModel(**config, num_trans_channel=32, num_proj_channel=32)
+    save_file(draw(net, 17), folder / "union.safetensors")
+    controller = controlnet_union.open(folder / "union.safetensors", host, MEMORY)
+    a, b = (
+        controller.prepare(replace(condition, task=task))
+        for condition, task in zip(_conditions(), ("canny", "depth"), strict=True)
+    )
+    return Opened(
+        host, (a, b), lambda: controller.net.state_dict() | controller.stem.state_dict(prefix="stem."), 10, controller
+    )
+
+
+def _xs_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    host = _sdxl_host(folder)
+    net = new_xs(host.model.net, widths=(8, 16, 32), generator=torch.Generator().manual_seed(16))
+    drawn = {name: tensor + 0.02 for name, tensor in net.state_dict().items()}
+    save_file(xs_originals(drawn), folder / "xs.safetensors")
+    controller = controlnet_xs.open(folder / "xs.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, 10, controller)
+
+
+def _t2i_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    host = _sdxl_host(folder)
+    save_file(draw(T2IAdapter(3, [32, 64, 128, 128], 2, 16, "full_adapter_xl"), 15), folder / "t2i.safetensors")
+    controller = t2i_adapter.open(folder / "t2i.safetensors", host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    return Opened(host, (a, b), controller.net.state_dict, 4, controller)
+
+
+def _reference_sdxl(folder: Path, _host: TinyHost) -> Opened:
+    return _reference(folder, _sdxl_host(folder))
+
+
 MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "controlnet": _controlnet,
     "ctrlora": _ctrlora,
@@ -283,6 +353,11 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "ip-adapter": _ip_adapter,
     REFERENCE: _reference,
     COLOUR_FIX: _colour_fix,
+    "controlnet of sdxl": _controlnet_sdxl,
+    "controlnet-union": _union,
+    "controlnet-xs of sdxl": _xs_sdxl,
+    "t2i-adapter of sdxl": _t2i_sdxl,
+    f"{REFERENCE} of sdxl": _reference_sdxl,
 }
 
 
@@ -316,7 +391,8 @@ def _effect(call: Call) -> tuple[Tensor, ...]:
 
 def test_every_mechanism_has_a_miniature() -> None:
     own = {name for name in CONTROLS if CONTROLS.load(name).__name__.startswith("disegno.")}
-    assert own | {*FILELESS.values()} == MINIATURES.keys()  # what has no file is no kind of file
+    # what has no file is no kind of file
+    assert own | {*FILELESS.values()} == {name.partition(" of ")[0] for name in MINIATURES}
 
 
 @pytest.mark.parametrize("name", list(CONTROLS))

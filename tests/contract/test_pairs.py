@@ -1,6 +1,6 @@
 """Every kind of file with every family: what is of another family is refused at once, in words that help.
 
-Controls and LoRAs on models, and models opened as another family: five families of files, each with the four others.
+Controls and LoRAs on models, and models opened as another family: each family of files with all the others.
 """
 
 import time
@@ -48,6 +48,7 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
         yield "controlnet-xs", family, own
         yield "ip-adapter", family, {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (320, width)}
     yield "controlnet", "sd3", SD3_CONTROL
+    yield "controlnet-union", "sdxl", {"task_embedding": (8, 320), "down_blocks.1.attn2.to_k.weight": (640, 2048)}
     for family, pixels in (("sd1", 192), ("sdxl", 768)):
         yield "t2i-adapter", family, {"conv_in.weight": (320, pixels, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)}
 

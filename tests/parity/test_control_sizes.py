@@ -1,15 +1,17 @@
-"""The loaders against the names and shapes of the real SD 1.5 files, without their gigabytes: on meta tensors."""
+"""The loaders against the names and shapes of the real SD 1.5 and XL files without their gigabytes: on meta tensors."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from disegno.controls import _net, ctrlora
-from disegno.memory import Memory, Policy
+from disegno.memory import Memory, Policy, build_empty
 from disegno.weights import ctrlora_files
 from disegno.weights.ctrlora_files import BaseFile, ConditionInfo, read_condition, save_condition
 from disegno.weights.keys.control import (
@@ -24,7 +26,7 @@ from disegno.weights.keys.control import (
     lora_names,
     sizes_of,
 )
-from disegno.weights.keys.ldm import CONTROL_PREFIX
+from disegno.weights.keys.ldm import CONTROL_PREFIX, unet_originals
 
 pytestmark = pytest.mark.parity
 
@@ -159,3 +161,51 @@ def test_published_names_of_the_real_size(base: ctrlora.Base, tmp_path: Path) ->
     expected = {key for key, (target, _) in table.items() if is_adapted(target)} | _lora(1).keys()
     with ctrlora_files.open_file(tmp_path / "c.safetensors") as file:
         assert set(file.keys()) == expected
+
+
+# ---- Stable Diffusion XL
+
+SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+# of diffusers/controlnet-*-sdxl-1.0, -mid, -small, and the least that their class can be: what they have other than the
+# model, and millions of parameters
+SDXL_CONTROLS: dict[str, tuple[dict[str, Any], float]] = {
+    "full": ({}, 1251),
+    "mid": ({"down_block_types": (*("DownBlock2D",) * 2, "CrossAttnDownBlock2D"), "depths": (1, 1, 1)}, 271),
+    "small": ({"down_block_types": ("DownBlock2D",) * 3, "depths": (0, 0, 0)}, 160),
+    "smallest": ({"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}, 126),
+}
+HEADS = {"full": [10, 10, 20, 20, 20], "mid": [20] * 3, "small": [20], "smallest": []}  # of each attention
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+@pytest.mark.parametrize("size", SDXL_CONTROLS)
+def test_a_controlnet_of_sdxls_real_sizes_opens(size: str, layout: str) -> None:
+    unlike, millions = SDXL_CONTROLS[size]
+    depths = unlike.get("depths", SDXL["transformer_layers_per_block"])
+    own = SDXL | {name: value for name, value in unlike.items() if name != "depths"}
+    real = build_empty(lambda: ControlNetModel(**own | {"transformer_layers_per_block": depths})).state_dict()
+    named = dict(real)
+    if layout == "original":
+        names = unet_originals(real)
+        named = {new: named[old] for old, new in names.items()}
+        assert {"label_emb.0.0.weight", "zero_convs.8.0.weight", "middle_block.0.in_layers.0.weight"} <= named.keys()
+    tensors = {new: named[old] for old, new in diffusers_names(named).items()}
+    assert tensors.keys() == real.keys()
+    up: Any = {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
+    model = RealHost(build_empty(lambda: UNet2DConditionModel(**SDXL, **up)), family="sdxl")
+    net = _net.open_net(size, tensors, model, META)
+    assert {name: t.shape for name, t in net.state_dict().items()} == {name: t.shape for name, t in real.items()}
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions
+    assert len(net.controlnet_down_blocks) == 9
+    attentions = [m for m in net.modules() if type(m).__name__ == "Transformer2DModel"]
+    assert [m.num_attention_heads for m in attentions] == HEADS[size]

@@ -1,7 +1,7 @@
 """References against the equations, written out slowly: every attention by hand, every block by its number.
 
-The rules are sd-webui-controlnet's, in the numbers of Stable Diffusion 1's blocks: 12 of the encoder, the middle, 12 of
-the decoder.
+The rules are sd-webui-controlnet's, in the numbers of the blocks: of Stable Diffusion 1 12 of the encoder, the middle
+and 12 of the decoder; of SDXL 9, the middle and 9.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from disegno.backbones import miniature_sdxl, sdxl
 from disegno.backbones.miniature import Miniature, open_miniature
 from disegno.controls.base import Condition
 from disegno.controls.reference import ReferenceControl, open_reference
@@ -20,6 +21,7 @@ from disegno.core.curve import parse_curve
 from disegno.core.errors import RequestError, WrongFamily
 from disegno.core.request import ControlUnit
 from disegno.diffusion.call import Call, Row, Suffix
+from disegno.memory import FULL_PRECISION, Memory
 
 pytestmark = pytest.mark.parity
 
@@ -32,16 +34,32 @@ SD1 = {
     "norm_num_groups": 4,
     "attention_head_dim": 2,
 }
-FEATURES = {"mid": 0.0}  # block -> the weight above which its features are changed
-FEATURES |= {f"in{i}": 2 - 2 * n / 6 for n, i in enumerate((4, 5, 7, 8, 10, 11))}
-FEATURES |= {f"out{i}": 2 * i / 8 for i in range(8)}
+
+
+def _features(encoder: tuple[int, ...], num_decoder: int) -> dict[str, float]:
+    """Return block -> the weight above which its features are changed."""
+    num = len(encoder)
+    return {
+        "mid": 0.0,
+        **{f"in{i}": 2 - 2 * n / num for n, i in enumerate(encoder)},
+        **{f"out{i}": 2 * i / num_decoder for i in range(num_decoder)},
+    }
+
+
+FEATURES = {"sd1": _features((4, 5, 7, 8, 10, 11), 8), "sdxl": _features((4, 5, 7, 8), 6)}
+NUM_ATTENTIONS = {"sd1": 16, "sdxl": 17}
 Attend = Callable[[Any, Tensor], Tensor]
 Change = Callable[[str, Tensor], Tensor]
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    return open_miniature(made=Miniature(unet=SD1))
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if request.param == "sd1":
+        return open_miniature(made=Miniature(unet=SD1))
+    made = miniature_sdxl.Sdxl(unet=miniature_sdxl.THREE_LEVELS)
+    return sdxl.open(
+        miniature_sdxl.write_file(tmp_path_factory.mktemp("model") / "m.safetensors", made), Memory(FULL_PRECISION)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +67,10 @@ def call(backbone: Any) -> Call:
     """Two images, each with its prompt and its negative prompt."""
     g = torch.Generator().manual_seed(3)
     rows = tuple(Row(i % 2, i < 2, str(i), 0.5, seed=40 + i % 2) for i in range(4))
-    x, tokens = torch.randn(4, 4, 8, 8, generator=g), torch.randn(4, 7, 32, generator=g)
-    return Call(x, torch.full((4,), 401.4), tokens, rows, net=backbone.evaluate)
+    is_sdxl = backbone.family == "sdxl"
+    x, tokens = torch.randn(4, 4, 8, 8, generator=g), torch.randn(4, 7, 96 if is_sdxl else 32, generator=g)
+    pooled = torch.randn(4, 64, generator=g) if is_sdxl else None
+    return Call(x, torch.full((4,), 401.4), tokens, rows, net=backbone.evaluate, pooled=pooled)
 
 
 def _control(backbone: Any, name: str, seed: int = 1, **unit: Any) -> ReferenceControl:
@@ -71,16 +91,29 @@ def _attention(attn: Any, x: Tensor, context: Tensor) -> Tensor:
 
 
 def _transformer(transformer: Any, h: Tensor, tokens: Tensor, attend: Attend) -> Tensor:
-    inner = transformer.proj_in(transformer.norm(h)).flatten(2).transpose(1, 2)
+    is_linear = isinstance(transformer.proj_in, torch.nn.Linear)
+    inner = transformer.norm(h) if is_linear else transformer.proj_in(transformer.norm(h))
+    inner = inner.flatten(2).transpose(1, 2)
+    inner = transformer.proj_in(inner) if is_linear else inner
     for block in transformer.transformer_blocks:
         inner = attend(block.attn1, block.norm1(inner)) + inner
         inner = _attention(block.attn2, block.norm2(inner), tokens) + inner
         inner = block.ff(block.norm3(inner)) + inner
-    return transformer.proj_out(inner.transpose(1, 2).reshape(h.shape)) + h
+    inner = transformer.proj_out(inner) if is_linear else inner
+    inner = inner.transpose(1, 2).reshape(h.shape)
+    return (inner if is_linear else transformer.proj_out(inner)) + h
 
 
-def _unet(net: Any, x: Tensor, t: Tensor, tokens: Tensor, attend: Attend, change: Change) -> Tensor:
-    emb = net.time_embedding(net.time_proj(t))
+def _embedded(net: Any, call: Call) -> Tensor:
+    emb = net.time_embedding(net.time_proj(call.t))
+    if call.pooled is None:
+        return emb
+    sizes = net.add_time_proj(torch.tensor([64.0, 64, 0, 0, 64, 64])).flatten().expand(len(emb), -1)
+    return emb + net.add_embedding(torch.cat([call.pooled, sizes], dim=1))
+
+
+def _unet(net: Any, x: Tensor, call: Call, attend: Attend, change: Change) -> Tensor:
+    emb, tokens = _embedded(net, call), call.tokens
     h = net.conv_in(x)
     skips, k = [h], 0
     for block in net.down_blocks:
@@ -129,12 +162,12 @@ def _write(
         return _plain(attn, x)
 
     def measure(name: str, h: Tensor) -> Tensor:
-        if control.matches and weight > FEATURES.get(name, 9):
+        if control.matches and weight > FEATURES[backbone.family].get(name, 9):
             var, mean = torch.var_mean(h, dim=(2, 3), keepdim=True, correction=0)
             kept.setdefault(name, []).append((control.fidelity, mean, var))
         return h
 
-    _unet(backbone.net, control(call).references[0].x, call.t, call.tokens, store, measure)
+    _unet(backbone.net, control(call).references[0].x, call, store, measure)
 
 
 def _by_hand(backbone: Any, call: Call, units: list[tuple[ReferenceControl, float]]) -> Tensor:
@@ -144,7 +177,7 @@ def _by_hand(backbone: Any, call: Call, units: list[tuple[ReferenceControl, floa
     order = [m for part in parts for m in part.modules() if type(m).__name__ == "BasicTransformerBlock"]
     order.sort(key=lambda m: -m.norm1.normalized_shape[0])
     ranks = {m.attn1: i / len(order) for i, m in enumerate(order)}
-    assert len(order) == 16
+    assert len(order) == NUM_ATTENTIONS[backbone.family]
     kept = Kept()
     for control, weight in units:
         _write(backbone, call, control, weight, ranks, kept)
@@ -171,7 +204,7 @@ def _by_hand(backbone: Any, call: Call, units: list[tuple[ReferenceControl, floa
         std, new_std = (v.clamp_min(1e-6).sqrt() for v in (var, new_var))
         return blend(h, (h - mean) / std * new_std + new_mean, kept[name])
 
-    return _unet(net, call.x, call.t, call.tokens, attend, change)
+    return _unet(net, call.x, call, attend, change)
 
 
 # ---- what is held to them
@@ -240,7 +273,7 @@ def test_a_curve_is_a_share_and_texts_may_have_suffixes(backbone: Any, call: Cal
     control = _control(backbone, "reference-only")
     half = Used(control, Use(0.5))(call).run()
     assert torch.equal(Used(control, Use(1.0, curve=parse_curve("0.5@0,0.5@1")))(call).run(), half)
-    more = Suffix(torch.randn(3, 32, generator=_generator(1)), "other")
+    more = Suffix(torch.randn(3, call.tokens.shape[-1], generator=_generator(1)), "other")
     suffixed = replace(call, suffixes=((more,), (), (more,), ()))
     found = Used(control, Use())(suffixed).run()
     alone = [Used(control, Use())(suffixed.take(torch.tensor([i]))).run() for i in range(4)]
@@ -282,7 +315,8 @@ def test_modes_and_the_hires_pass_say_the_fidelity(backbone: Any) -> None:
     def fidelity(which: Any = "first", **unit: Any) -> float:
         return open_reference(ControlUnit(name="reference-only", **unit), backbone, which).fidelity
 
+    power = 3 if backbone.family == "sdxl" else 1  # A1111 parity
     assert [fidelity(), fidelity(params={"fidelity": 0.3}), fidelity(mode="control"), fidelity(mode="prompt")] == [
-        *(0.5, 0.3, 1.0, 0.0)
+        *(0.5**power, 0.3**power, 1.0, 0.0)
     ]
     assert [fidelity("hires"), fidelity("hires", mode="control")] == [0.0, 1.0]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
-    ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -24,8 +23,6 @@ from disegno.backbones import miniature, sd1, sdxl
 from disegno.backbones import miniature_sdxl as mini
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones.miniature_sdxl import Sdxl
-from disegno.controls import controlnet
-from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch, RequestError, UnknownKind, WrongFamily
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
@@ -34,12 +31,11 @@ from disegno.diffusion.schedules import AYS_11_SDXL
 from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Begin, Material, runs_of, walk_of
 from disegno.engine.texts import Texts
-from disegno.memory import FULL_PRECISION, Memory, build_empty
+from disegno.memory import FULL_PRECISION, Memory
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.text.learnt import TextOptions
 from disegno.weights.identify import identify
-from disegno.weights.keys import ldm
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
 
@@ -177,44 +173,6 @@ def test_align_your_steps_are_those_of_sdxl(base: Path) -> None:
     request = Request(prompt="", steps=11, sampler="Euler", schedule="align_your_steps")
     walk = walk_of(request, find_sampler("Euler"), backbone, None)
     assert torch.allclose(walk.planned[:-1], torch.tensor(AYS_11_SDXL), rtol=1e-4)
-
-
-# ---- a ControlNet of its shape
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("layout", ["file", "original", "folder"])
-def test_a_controlnet_for_it_is_diffusers(base: Path, tmp_path: Path, layout: str) -> None:
-    unlike = ("sample_size", "out_channels", "up_block_types")
-    config = {name: value for name, value in Sdxl().unet_config.items() if name not in unlike}
-    tensors = miniature.draw(build_empty(lambda: ControlNetModel(**config)), 5)
-    path = tmp_path / ("folder" if layout == "folder" else "c.safetensors")
-    if layout == "folder":
-        miniature.write_part(path, "diffusion_pytorch_model", ({"_class_name": "ControlNetModel", **config}, tensors))
-    else:
-        names = ldm.unet_originals(tensors) if layout == "original" else {name: name for name in tensors}
-        save_safetensors(path, {names[name]: tensor for name, tensor in tensors.items()}, {})
-    card = identify(path)
-    assert (card.kind, card.mechanism, card.family) == ("control", "controlnet", "sdxl")
-    host = sdxl.open(base, MEMORY)
-    image = torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
-    control = controlnet.open(path, host, MEMORY).prepare(Condition(image, "k"))
-    states, x, t = host.encode_text(PROMPTS), _noise(2, 4, 8, 10), torch.tensor([7.0, 981.0])
-    rows = tuple(Row(i, positive=True, text=str(i), progress=0.0) for i in range(2))
-    call = control(Call(x, t, states.tokens, rows, host.evaluate, states.pooled))
-    added = {"text_embeds": states.pooled, "time_ids": torch.tensor([[64.0, 80, 0, 0, 64, 80]] * 2)}
-    theirs = ControlNetModel(**config)
-    theirs.load_state_dict(tensors)
-    down, mid = theirs(x, t, states.tokens, image, added_cond_kwargs=added, return_dict=False)
-    ours = call.residuals
-    assert ours is not None
-    pairs = zip((*ours.down, ours.mid), (*down, mid), strict=True)
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
-    unet = host.net(
-        x, t, states.tokens, added_cond_kwargs=added, down_block_additional_residuals=down,
-        mid_block_additional_residual=mid,
-    ).sample  # fmt: skip
-    assert torch.allclose(call.run(), unet, atol=1e-4)
 
 
 # ---- files

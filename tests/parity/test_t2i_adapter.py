@@ -141,13 +141,14 @@ def test_the_published_names_and_sizes() -> None:
     """TencentARC's for Stable Diffusion 1.4: 77 M parameters, grey for edges; the light one for colours."""
     full = build_empty(lambda: T2IAdapter(1, [320, 640, 1280, 1280], 2, 8, "full_adapter"))
     assert round(sum(p.numel() for p in full.parameters()) / 1e6) == 77
-    ours = build_empty(lambda: t2i_adapter.AdapterNet(1, (320, 640, 1280, 1280), 2, is_light=False))
+    layout = t2i_adapter.Layout((320, 640, 1280, 1280), (2, 5, 8, 11), (False, True, True, True))
+    ours = build_empty(lambda: t2i_adapter.AdapterNet(1, layout, 2, is_light=False))
     published = _published(full)
     assert {"conv_in.weight", "body.0.block1.weight", "body.2.in_conv.weight", "body.7.block2.bias"} <= published.keys()
     shapes = {names_of(published, 4)[key]: tensor.shape for key, tensor in published.items()}
     assert shapes == {name: tensor.shape for name, tensor in ours.state_dict().items()}
     light = build_empty(lambda: T2IAdapter(3, [320, 640, 1280], 4, 8, "light_adapter"))
-    ours = build_empty(lambda: t2i_adapter.AdapterNet(3, (320, 640, 1280, 1280), 4, is_light=True))
+    ours = build_empty(lambda: t2i_adapter.AdapterNet(3, layout, 4, is_light=True))
     published = _published(light, 4)
     assert {"body.0.in_conv.weight", "body.3.body.3.block2.weight", "body.3.out_conv.bias"} <= published.keys()
     shapes = {names_of(published, 4)[key]: tensor.shape for key, tensor in published.items()}
@@ -164,13 +165,13 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     assert identify(tmp_path / "xl.safetensors").family == "sdxl"
     for name, error, words in (
         ("part", KeyMismatch, "incomplete T2I-Adapter"),
-        ("odd", KeyMismatch, "3 blocks, which 2 levels cannot share"),
+        ("odd", KeyMismatch, "3 blocks, which 2 features cannot share"),
         ("xl", WrongFamily, "looks at 768 numbers"),
     ):
         with pytest.raises(error, match=words):
             t2i_adapter.open(tmp_path / f"{name}.safetensors", host, MEMORY)
     save_file(tensors, tmp_path / "fine.safetensors")
-    with pytest.raises(WrongFamily, match=r"levels of the widths \(32, 64\)"):
+    with pytest.raises(WrongFamily, match=r"features of the widths \(32, 64\)"):
         t2i_adapter.open(tmp_path / "fine.safetensors", _host("light_adapter"), MEMORY)
     config = json.dumps({"_class_name": "T2IAdapter", "downscale_factor": 16})
     (tmp_path / "xl").mkdir()

@@ -140,6 +140,18 @@ def test_an_ip_adapter_looks_at_the_picture_itself(module: str) -> None:
     assert len(parts_of(unit | {"module": "canny", "image": several})) == 1
 
 
+@pytest.mark.parametrize("num", [13, 10, 4, 16, 11])
+def test_weights_by_layer_are_as_many_as_some_control_has(num: int) -> None:
+    """Of a ControlNet, of one of SDXL, of a T2I-Adapter, of an IP-Adapter; not 11."""
+    unit = {"model": "x", "module": "none", "image": IMAGE, "advanced_weighting": [0.5] * num}
+    if num == 11:
+        with pytest.raises(WireError, match="10 for SDXL, 4 for a T2I-Adapter"):
+            translate_unit(unit, (), [Named("x")], has_init=False)
+        return
+    found = translate_unit(unit, (), [Named("x")], has_init=False)
+    assert found is not None and found.fields["layers"] == [0.5] * num
+
+
 @pytest.mark.parametrize("name", ["reference_only", "reference_adain", "reference_adain+attn"])
 def test_a_reference_is_a_module_without_a_model(name: str) -> None:
     unit = {"module": name, "model": "None", "image": IMAGE, "threshold_a": 0.25, "control_mode": 2}

@@ -90,6 +90,7 @@ def test_its_own_embedding_of_the_time_is_used(host: Host, tmp_path: Path) -> No
     steps = [net.begin(hint, call.x, emb, call.t, call.tokens) for emb in (torch.zeros(2, 256), torch.ones(2, 256))]
     assert torch.equal(steps[0].emb, steps[1].emb)
     assert not torch.allclose(steps[0].emb[0], steps[0].emb[1])
+    assert steps[0].embedded is not None and torch.equal(steps[0].embedded, steps[0].emb)  # the model's blocks have it
     control = controller.prepare(Condition(torch.rand(1, 3, 64, 64), "a"))
     assert not torch.allclose(control(call).run(), call.run(), atol=1e-3)
 

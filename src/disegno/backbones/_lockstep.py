@@ -29,10 +29,12 @@ def evaluate(
 
     `added`: what SDXL's is told besides (`added_cond_kwargs`).
     """
-    emb = net.time_embedding(net.time_proj(t.expand(len(x))).to(x.dtype))  # b e
-    if added is not None:
-        emb = emb + net.get_aug_embed(emb, tokens, dict(added))
-    beside = [(s, s.begin(x[s.rows], emb[s.rows], t.expand(len(x))[s.rows], tokens[s.rows])) for s in streams]
+    t = t.expand(len(x))
+    emb = net.time_embedding(net.time_proj(t).to(x.dtype))  # b e
+    told = None if added is None else net.get_aug_embed(emb, tokens, dict(added))
+    beside = [(stream, _begun(stream, x, emb, t, tokens, told)) for stream in streams]
+    emb = _embedded(emb, beside)
+    emb = emb if told is None else emb + told
     h, skips = _encoder(net, x, emb, tokens, beside)
     h = net.mid_block(h, emb, encoder_hidden_states=tokens)
     h = _added(h, [(stream, len(skips), steps.middle(h[stream.rows])) for stream, steps in beside])
@@ -42,6 +44,23 @@ def evaluate(
     h = _decoder(net, h, skips, emb, tokens, beside)
     assert net.conv_norm_out is not None and net.conv_act is not None, "Stable Diffusion's nets have both"
     return net.conv_out(net.conv_act(net.conv_norm_out(h)))
+
+
+def _begun(stream: Stream, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor, told: Tensor | None) -> Steps:
+    rows = stream.rows
+    return stream.begin(x[rows], emb[rows], t[rows], tokens[rows], None if told is None else told[rows])
+
+
+def _embedded(emb: Tensor, beside: Beside) -> Tensor:
+    """Return the embedding of t (b e) that the model's blocks are given; where several nets have one, their mean."""
+    own = [(stream.rows, steps.embedded) for stream, steps in beside if steps.embedded is not None]
+    if not own:
+        return emb
+    sums, nums = torch.zeros_like(emb), torch.zeros_like(emb[:, :1])
+    for rows, each in own:
+        sums = sums.index_add(0, rows, each.to(emb.dtype))
+        nums = nums.index_add(0, rows, torch.ones_like(nums[rows]))
+    return torch.where(nums > 0, sums / nums.clamp_min(1), emb)
 
 
 def _added(h: Tensor, parts: Sequence[tuple[Stream, int, Tensor | None]]) -> Tensor:

@@ -38,11 +38,14 @@ def attention_places(net: Any) -> list[Place]:
 def feature_places(net: Any) -> list[Place]:
     """Return what features are given a reference's mean and variance after: the middle first, then ever shallower.
 
-    The layers of all levels but the shallowest, less the decoder's last one, which leads there. A1111 parity, for nets
-    of any depth: of Stable Diffusion 1 its input blocks 4, 5, 7, 8, 10 and 11, and output blocks 0 to 7.
+    The layers of all levels but the shallowest; without the decoder's last one, which leads there, but in SDXL. A1111
+    parity, for nets of any depth: of Stable Diffusion 1 its input blocks 4, 5, 7, 8, 10 and 11, and output blocks 0 to
+    7; of SDXL 4, 5, 7 and 8, and 0 to 5.
     """
     encoder = [layer for block in net.down_blocks[1:] for layer in _layers(block)]
-    decoder = [layer for block in net.up_blocks[:-1] for layer in [*_layers(block)[:-1], block.upsamplers[-1]]][:-1]
+    decoder = [layer for block in net.up_blocks[:-1] for layer in [*_layers(block)[:-1], block.upsamplers[-1]]]
+    if net.config["addition_embed_type"] != "text_time":
+        decoder = decoder[:-1]
     down = [(layer, 2 * (1 - i / len(encoder))) for i, layer in enumerate(encoder)]
     return [(net.mid_block, 0.0), *down, *((layer, 2 * i / len(decoder)) for i, layer in enumerate(decoder))]
 

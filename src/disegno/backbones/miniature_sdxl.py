@@ -1,11 +1,12 @@
 """Tiny models of Stable Diffusion XL's classes, in memory and as files: see `miniature.py`, whose VAE they have.
 
-UNet    levels of 64 and 128 channels, heads of 64; no attention in the first, two transformer blocks in the second
+UNet    levels of 64 and 128 channels, heads of 64; no attention in the first, two transformer blocks in the second;
+        with `THREE_LEVELS` 32, 64 and 128, and so as many skip connections as the real one has: 9
 text    CLIP-L: 3 layers of width 32; OpenCLIP-G: 3 layers of width 64, projected; the refiner has the second alone
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,28 @@ SCHEDULER: dict[str, Any] = miniature.SCHEDULER | {
     "_class_name": "EulerDiscreteScheduler",
     "timestep_spacing": "leading",
 }
+THREE_LEVELS: dict[str, Any] = {
+    "block_out_channels": (32, 64, 128),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (1, 1, 2),
+}
 _FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
 
 @dataclass(frozen=True)
 class Sdxl:
-    """What is drawn. `in_channels`: 9 inpaints. `refines`: it is the refiner. `prediction`: by diffusers' word."""
+    """What is drawn. `in_channels`: 9 inpaints. `refines`: it is the refiner. `prediction`: by diffusers' word.
+
+    `unet`: what its configuration has other than the others'.
+    """
 
     seed: int = 0
     in_channels: int = 4
     refines: bool = False
     prediction: str = "epsilon"
+    unet: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -64,6 +76,7 @@ class Sdxl:
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": SIZE_WIDTH,
             "projection_class_embeddings_input_dim": WIDTHS["clip_g"] + (5 if self.refines else 6) * SIZE_WIDTH,
+            **self.unet,
         }
 
 

@@ -70,7 +70,7 @@ def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
     theirs = _config(backbone.net)
     for field, meaning in _SHARED.items():
         ours, wanted = getattr(sizes, _OURS.get(field, field)), _plain(theirs.get(field))
-        if wanted is not None and ours != wanted:
+        if None not in (ours, wanted) and ours != wanted:
             raise WrongFamily(
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning} is {ours}, "
                 f"the model's is {wanted}. Choose a control that was made for {backbone.family}."
@@ -84,10 +84,12 @@ def open_net(
     memory: Memory,
     told: Config | None = None,
     alter: Callable[[ControlNetModel], None] | None = None,
+    make: Callable[[dict[str, Any]], ControlNetModel] | None = None,
 ) -> ControlNetModel:
     """Return the control net with these weights (diffusers' names), frozen and placed.
 
     `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
+    `make`: the net of a configuration, instead of the class's.
     `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
     """
     for key in tensors:
@@ -102,17 +104,19 @@ def open_net(
     _check_fits(name, sizes, backbone)
     size = told_config(tensors)
     config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {}) | size
-    kind = ToldControlNet if size else ControlNetModel
 
-    def make() -> ControlNetModel:
-        net = kind(**config)
+    def kind(config: dict[str, Any]) -> ControlNetModel:
+        return ToldControlNet(**config) if size else ControlNetModel(**config)
+
+    def built() -> ControlNetModel:
+        net = (make or kind)(config)
         if not any(key.startswith(HINT_PREFIX) for key in tensors):
             net.add_module("controlnet_cond_embedding", nn.Identity())
         if alter is not None:
             alter(net)
         return net
 
-    return memory.build(make, tensors, name)
+    return memory.build(built, tensors, name)
 
 
 def layers_of(net: ControlNetModel) -> Layers:

@@ -1,12 +1,13 @@
 """ControlNet-XS's network (Zavadski et al. 2023, fig. 3, "Type B"): a small encoder in lock step with the model's own.
 
 After each of the model's blocks: the small encoder's block runs, adds to the model's, then sees what that has become.
+Where it has an embedding of t of its own, the model's blocks are given that, too, as they were when it was taught.
 Every norm has as many groups as divide its channels, at most 32, and eps 1e-5 (a transformer's first: 1e-6).
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,25 +33,29 @@ def groups_of(channels: int) -> int:
 
 @dataclass(frozen=True)
 class Heads:
-    """How wide a transformer's heads are: `num` of them, or each the widest divisor up to `width`."""
+    """How wide a transformer's heads are: `num` of them, or each the widest divisor up to `width`.
+
+    `told`: how many there are of so many channels, by the control's own configuration.
+    """
 
     num: int | None
     width: int = 64
+    told: Mapping[int, int] = field(default_factory=dict[int, int])
 
     @classmethod
     def of(cls, config: Mapping[str, object], widths: Sequence[int]) -> "Heads":
-        """Return the backbone's rule: Stable Diffusion 1.x has 8 heads at every level, 2.x heads of 64 channels.
+        """Return the backbone's rule: Stable Diffusion 1.x has 8 heads at every level, 2.x and XL heads of 64 channels.
 
         config: of its net, where `attention_head_dim` is the number of heads. `widths`: of its levels.
         """
         heads = config.get("num_attention_heads") or config.get("attention_head_dim")
         nums = [int(num) for num in heads] if isinstance(heads, list | tuple) else [int(str(heads))]
-        return cls(None, widths[0] // nums[0]) if len(set(nums)) > 1 else cls(nums[0])
+        return cls(None, widths[-1] // nums[-1]) if len(set(nums)) > 1 else cls(nums[0])
 
     def at(self, channels: int) -> int:
         """Return the number of heads of a transformer of this many channels."""
-        if self.num is not None:
-            return self.num
+        if (num := self.told.get(channels, self.num)) is not None:
+            return num
         return channels // next(n for n in range(min(self.width, channels), 0, -1) if channels % n == 0)
 
 
@@ -118,10 +123,12 @@ class _Level(nn.Module):
 class XsNet(nn.Module):
     """The small encoder and its wires, of whatever sizes the shapes have (our names: weights/xs_files.py).
 
-    `recomputes`: while it is taught, each block's inner tensors are worked out again in the backward pass.
+    `recomputes`: while it is taught, each block's inner tensors are worked out again in the backward pass. `share`: of
+    its own embedding of t, where it has one; the rest is the model's.
     """
 
     recomputes = False
+    share = 1.0
 
     def __init__(self, shapes: Shapes, heads: Heads) -> None:
         super().__init__()
@@ -152,11 +159,19 @@ class XsNet(nn.Module):
         """Return a condition's features, (b c h/8 w/8). image: (b 3 h w), RGB in [0, 1]."""
         return self._run(self.controlnet_cond_embedding, image)
 
-    def begin(self, hint: Tensor, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> "XsSteps":
-        """Return one evaluation's steps. hint: (1 or b, c h w); x: (b 4 h w); emb: the model's own, (b e)."""
+    def begin(
+        self, hint: Tensor, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor, told: Tensor | None = None
+    ) -> "XsSteps":
+        """Return one evaluation's steps. hint: (1 or b, c h w); x: (b 4 h w); emb: the model's own of t, (b e).
+
+        `told`: what the model adds to that for what it is told besides; it is added to an embedding of one's own, too.
+        """
+        own = None
         if self.time_embedding is not None:
-            emb = self.time_embedding(self.time_proj(t).to(emb.dtype))
-        return XsSteps(self, self.conv_in(x) + hint, emb, tokens)
+            own = self.time_embedding(self.time_proj(t).to(emb.dtype))
+            emb = own = own if self.share == 1 else self.share * own + (1 - self.share) * emb
+        emb = emb if told is None else emb + told
+        return XsSteps(self, self.conv_in(x) + hint, emb, tokens, own)
 
     def step(self, k: int, h: Tensor, emb: Tensor, tokens: Tensor) -> Tensor:
         """Return the k-th block's output; the 0th is `conv_in`, which `begin` has run."""
@@ -198,10 +213,10 @@ def _hint(shapes: Shapes) -> ControlNetConditioningEmbedding:
 
 
 class XsSteps:
-    """One evaluation (`Steps`): what the small encoder has come to."""
+    """One evaluation (`Steps`): what the small encoder has come to. `embedded`: of t, where that is its own."""
 
-    def __init__(self, net: XsNet, h: Tensor, emb: Tensor, tokens: Tensor) -> None:
-        self.net, self.h, self.emb, self.tokens = net, h, emb, tokens
+    def __init__(self, net: XsNet, h: Tensor, emb: Tensor, tokens: Tensor, embedded: Tensor | None = None) -> None:
+        self.net, self.h, self.emb, self.tokens, self.embedded = net, h, emb, tokens, embedded
         self.skips: list[Tensor] = []
 
     def encoded(self, k: int, h: Tensor) -> Tensor:

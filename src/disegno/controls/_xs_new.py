@@ -29,12 +29,16 @@ def draw(name: str, shapes: Mapping[str, Shape], generator: Generator) -> Tensor
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a model, and of the small encoder beside it. `widths`, `own`: of the levels; `embedded`: of t."""
+    """Of a model, and of the small encoder beside it. `widths`, `own`: of the levels; `embedded`: of t.
+
+    `depths`: of each level, how many transformer blocks an attention has.
+    """
 
     widths: tuple[int, ...]
     own: tuple[int, ...]
     layers: int
     attended: tuple[bool, ...]
+    depths: tuple[int, ...]
     embedded: int
     text: int
     linear: bool
@@ -45,11 +49,13 @@ class Sizes:
     def of(cls, net: UNet2DConditionModel, own: Sequence[int]) -> "Sizes":
         """Return the sizes for a model's net."""
         config, widths = net.config, tuple(net.config["block_out_channels"])
+        depths = config["transformer_layers_per_block"]
         return cls(
             widths=widths,
             own=tuple(own),
             layers=int(config["layers_per_block"]),
             attended=tuple(kind.startswith("CrossAttn") for kind in config["down_block_types"]),
+            depths=(depths,) * len(widths) if isinstance(depths, int) else tuple(depths),
             embedded=widths[0] * 4,
             text=int(config["cross_attention_dim"]),
             linear=bool(config["use_linear_projection"]),
@@ -66,16 +72,15 @@ def xs_shapes(sizes: Sizes) -> dict[str, Shape]:
     for i, (base, own) in enumerate(zip(sizes.widths, sizes.own, strict=True)):
         for j in range(sizes.layers):
             shapes |= _resnet(f"down_blocks.{i}.resnets.{j}", sum(blocks[-1]), own, sizes.embedded)
-            shapes |= _attention(f"down_blocks.{i}.attentions.{j}", own, sizes) if sizes.attended[i] else {}
+            shapes |= _attention(f"down_blocks.{i}.attentions.{j}", own, sizes, i) if sizes.attended[i] else {}
             blocks.append((base, own))
         if i < len(sizes.own) - 1:
             shapes |= _conv(f"down_blocks.{i}.downsamplers.0.conv", sum(blocks[-1]), own, 3)
             blocks.append((base, own))
     base, own = blocks[-1]
     shapes |= _resnet("mid_block.resnets.0", base + own, own, sizes.embedded)
-    shapes |= _attention("mid_block.attentions.0", own, sizes) | _resnet(
-        "mid_block.resnets.1", own, own, sizes.embedded
-    )
+    shapes |= _attention("mid_block.attentions.0", own, sizes, -1)
+    shapes |= _resnet("mid_block.resnets.1", own, own, sizes.embedded)
     shapes |= _conv("controlnet_mid_block", own, base)
     for k, (base, own) in enumerate(blocks):
         shapes |= _conv(f"to_base.{k}", own, base) | _conv(f"to_control.{k}", base, base)
@@ -100,7 +105,7 @@ def _resnet(at: str, inputs: int, out: int, embedded: int) -> dict[str, Shape]:
     return shapes | (_conv(f"{at}.conv_shortcut", inputs, out) if inputs != out else {})
 
 
-def _attention(at: str, width: int, sizes: Sizes) -> dict[str, Shape]:
+def _attention(at: str, width: int, sizes: Sizes, level: int) -> dict[str, Shape]:
     num = sizes.heads.at(width)
 
     def make() -> Transformer2DModel:
@@ -108,6 +113,7 @@ def _attention(at: str, width: int, sizes: Sizes) -> dict[str, Shape]:
             num,
             max(1, width // num),
             width,
+            num_layers=sizes.depths[level],
             cross_attention_dim=sizes.text,
             norm_num_groups=groups_of(width),
             use_linear_projection=sizes.linear,

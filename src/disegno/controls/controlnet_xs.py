@@ -24,7 +24,8 @@ from disegno.weights.card import FileCard
 from disegno.weights.shapes import require_shapes, sides
 from disegno.weights.xs_files import MECHANISM, XsFile, read_xs
 
-families = ("sd1", "sd2", "diorama")
+MIX_POWER = 0.3  # of the share that a control's own embedding of the time has: the original's
+families = ("sd1", "sd2", "sdxl", "diorama")
 
 
 def recognises(card: FileCard) -> bool:
@@ -47,9 +48,10 @@ class ControlNetXs:
         rows = torch.arange(len(call.rows), device=call.x.device)
         return replace(call, streams=(*call.streams, Stream(self._begin, rows, self.net.num_residuals)))
 
-    def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor) -> Steps:
+    def _begin(self, x: Tensor, emb: Tensor, t: Tensor, tokens: Tensor, told: Tensor | None) -> Steps:
         like = weight_of(self.net)
-        return self.net.begin(self.hint, x[:, : self.net.channels].to(like), emb.to(like), t, tokens.to(like))
+        x, emb, tokens = x[:, : self.net.channels].to(like), emb.to(like), tokens.to(like)
+        return self.net.begin(self.hint, x, emb, t, tokens, None if told is None else told.to(like))
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,27 @@ class ControlNetXsController:
 
 
 def open(path: Path, backbone: Host, memory: Memory) -> ControlNetXsController:
-    """Return the ControlNet-XS in this file. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
+    """Return the ControlNet-XS in this file or folder. Raises UnknownKind, WrongFamily, KeyMismatch, CorruptFile."""
     file = read_xs(path)
     net = memory.pack(open_xs(path.name, file, backbone, memory))
-    return ControlNetXsController(path.stem, file.words.get("disegno.annotator"), net, file.sha256)
+    return ControlNetXsController(path.stem, file.words.get("disegno.annotator"), net, file.fingerprint)
 
 
 def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
     """Return the net with these weights, frozen and placed. Raises WrongFamily, KeyMismatch."""
     shapes = {key: tuple(tensor.shape) for key, tensor in file.tensors.items()}
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
-    try:
-        net = memory.build(lambda: XsNet(shapes, heads_of(backbone)), file.tensors, name)
-    except (KeyError, IndexError) as error:
-        raise KeyMismatch(
-            f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
-        ) from error
+
+    def make() -> XsNet:
+        try:
+            return XsNet(shapes, _heads(file, backbone))
+        except (KeyError, IndexError) as error:
+            raise KeyMismatch(
+                f"{name} is an incomplete ControlNet-XS: it has no tensor {error}. Fetch it again."
+            ) from error
+
+    net = memory.build(make, file.tensors, name)
+    net.share = float(str(file.config.get("time_embedding_mix", 1.0))) ** MIX_POWER
     given = {
         "the widths of the levels it adds to": tuple(dict.fromkeys(wire.out_channels for wire in wires(net))),
         "the blocks that it adds to": len(net.to_base),
@@ -106,7 +113,7 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
                 f"{name} does not fit the open model {backbone.name} ({backbone.family}): {meaning}: {ours}, the"
                 f" model's: {wanted[meaning]}. Choose a control that was made for {backbone.family}."
             )
-    _require_whole(name, file.tensors, backbone)
+    _require_whole(name, file, backbone)
     if len(net.steps) + 1 != len(net.to_base) or len(net.mid_block.resnets) != 2:
         raise KeyMismatch(
             f"{name} is an incomplete ControlNet-XS: blocks of its encoder or its middle are missing. Fetch it again."
@@ -114,12 +121,13 @@ def open_xs(name: str, file: XsFile, backbone: Body, memory: Memory) -> XsNet:
     return net
 
 
-def _require_whole(name: str, tensors: Mapping[str, Tensor], backbone: Body) -> None:
+def _require_whole(name: str, file: XsFile, backbone: Body) -> None:
     """Raise KeyMismatch where a tensor has another shape than beside this model's."""
-    config: Mapping[str, object] = getattr(backbone.net, "config", {})
+    config, tensors = getattr(backbone.net, "config", {}), file.tensors
     first = (f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(len(_widths(config))))
     own = [sides(name, tensors, key, 4)[0] for key in first if key in tensors]
-    wanted = xs_shapes(Sizes.of(cast(UNet2DConditionModel, backbone.net), own))
+    sizes = Sizes.of(cast(UNet2DConditionModel, backbone.net), own)
+    wanted = xs_shapes(replace(sizes, heads=_heads(file, backbone)))
     if "time_embedding.linear_2.bias" in tensors:  # its embedding of t is its own
         wanted = {key: shape for key, shape in wanted.items() if ".time_emb_proj." not in key}
     require_shapes(name, tensors, wanted)
@@ -139,6 +147,13 @@ def heads_of(backbone: Body) -> Heads:
     """Return how wide the heads of a control for this backbone are."""
     config: Mapping[str, object] = getattr(backbone.net, "config", {})
     return Heads.of(config, _widths(config))
+
+
+def _heads(file: XsFile, backbone: Body) -> Heads:
+    """Return the heads that the control's folder tells, and else the backbone's rule."""
+    widths, told = _widths(file.config), file.config.get("num_attention_heads")
+    nums = [int(str(num)) for num in told] if isinstance(told, list) else [int(str(told))] * len(widths) if told else []
+    return replace(heads_of(backbone), told=dict(zip(widths, nums, strict=False)))
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -107,7 +107,9 @@ def open_reference(unit: ControlUnit, backbone: ReferenceHost, which: ControlPas
             f"The control {unit.name!r} shows the model the whole picture as it is, and knows one parameter, fidelity:"
             f" leave out its {' and '.join(meaningless)}."
         )
-    return ReferenceController(unit.name, _fidelity(unit, which), backbone)
+    fidelity = _fidelity(unit, which)
+    # A1111 parity: references act too strongly on SDXL, so less is kept out
+    return ReferenceController(unit.name, fidelity**3 if backbone.family == "sdxl" else fidelity, backbone)
 
 
 def _fidelity(unit: ControlUnit, which: ControlPass) -> float:

@@ -92,10 +92,13 @@ class ImagePrompt:
 class Steps(Protocol):
     """A net beside the model's own during one evaluation, block by block. h: what the block gives, (r c h w).
 
+    `embedded`: what the model's own blocks are given for its embedding of t, (r e); None: that.
     `encoded` and `middle` return what is added to the model's block, `decoding` what is added before the skip
     connection is taken up, None: nothing; `corrected` sees what the model's block has become, before the next one.
     """
 
+    @property
+    def embedded(self) -> Tensor | None: ...
     def encoded(self, k: int, h: Tensor) -> Tensor | None: ...
     def corrected(self, k: int, h: Tensor) -> None: ...
     def middle(self, h: Tensor) -> Tensor | None: ...
@@ -106,13 +109,14 @@ class Steps(Protocol):
 class Stream:
     """A net that runs beside the model's, in lock step. `rows`: of the call, (r,), those that it acts on.
 
-    `begin`: (x, the model's embedding of t (r e), t, tokens) of those rows -> its steps. `num_residuals`: how many it
-    adds: as many as the model's, or one at each of the `places`, the encoder's blocks. `weigh`: (which of the model's
+    `begin`: (x, the model's embedding of t (r e), t, tokens, and what the model adds to that embedding for what it is
+    told besides, None: nothing) of those rows -> its steps. `num_residuals`: how many it adds: as many as the model's,
+    or one at each of the `places`, the encoder's blocks and behind them the middle. `weigh`: (which of the model's
     residuals, what is added to it) -> that, weighed: shallow to deep, the middle last; the decoder's blocks count as
     their skip connections. `soft`: what a mode that puts the prompt first makes of each; none: as of a ControlNet's.
     """
 
-    begin: Callable[[Tensor, Tensor, Tensor, Tensor], Steps]
+    begin: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Steps]
     rows: Tensor
     num_residuals: int
     weigh: Callable[[int, Tensor], Tensor] = lambda _, x: x

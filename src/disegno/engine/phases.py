@@ -35,7 +35,7 @@ VAE_OVERLAP = 4  # a part shares this part of its side with the next one
 
 @dataclass(frozen=True)
 class Job:
-    """A concrete request, and what it is carried out with."""
+    """A concrete request, and what it is carried out with. `idle`: places of controls that do not fit its model."""
 
     request: Request
     backbone: Backbone
@@ -45,6 +45,7 @@ class Job:
     subseeds: tuple[int, ...]
     worded: Worded
     canvas: Canvas | None = None
+    idle: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,17 @@ def pictures_of(latents: Tensor, job: Job) -> list[Image.Image]:
 # ---- what a phase is made of
 
 
-def _acting(request: Request, which: ControlPass) -> list[tuple[int, ControlUnit]]:
+def acting(job: Job, which: ControlPass) -> list[tuple[int, ControlUnit]]:
     """Return the controls that act in a pass, each with its place. A1111 parity: of a single pass, all of them."""
-    hires = request.hires
-    acting = ("both", which) if hires is not None and hires.denoise else get_args(ControlPass)
-    return [(place, unit) for place, unit in enumerate(request.controls) if unit.passes in acting]
+    hires = job.request.hires
+    passes = ("both", which) if hires is not None and hires.denoise else get_args(ControlPass)
+    units = enumerate(job.request.controls)
+    return [(place, unit) for place, unit in units if unit.passes in passes and place not in job.idle]
 
 
 def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...]:
     return with_doubts(
-        [
-            replace(prepare(unit, scene, job.backbone, job.studio), place=place)
-            for place, unit in _acting(job.request, which)
-        ]
+        [replace(prepare(unit, scene, job.backbone, job.studio), place=place) for place, unit in acting(job, which)]
     )
 
 
@@ -144,7 +143,7 @@ def check_files(job: Job, which: ControlPass) -> None:
     request = job.request
     assert request.width and request.height
     scene = _scene(job, request.width, request.height, job.canvas)
-    for _, unit in _acting(request, which):
+    for _, unit in acting(job, which):
         check(unit, scene, job.backbone, job.studio)
 
 

@@ -10,23 +10,24 @@ import torch
 
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlPass, Refiner
+from disegno.core.request import REFERENCES, ControlPass, ControlUnit, Refiner
 from disegno.diffusion.schedules import NoiseTable
 from disegno.engine.batch import Run
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another
-from disegno.engine.phases import Job, Phase, check_files, continued
+from disegno.engine.phases import Job, Phase, acting, check_files, continued
 from disegno.engine.runs import edits, latents_of, sampler_of
 from disegno.engine.seamless import require_edges
 
 
 @dataclass(frozen=True)
 class Relay:
-    """Who takes over in a pass, and when. `job`: the generation with that model."""
+    """Who takes over in a pass, and when. `job`: the generation with that model. `warnings`: about who takes over."""
 
     refiner: Refiner
     job: Job
     table: NoiseTable  # of the model that begins
+    warnings: tuple[str, ...] = ()
 
     def rests(self, run: Run) -> bool:
         """Return whether the run's open question is the refiner's. A1111 parity: apply_refiner."""
@@ -49,7 +50,10 @@ class Relay:
 
     def taken(self, phase: Phase) -> Phase | None:
         """Return the phase that goes on with the runs that rest; None where none does."""
-        return continued(phase, self.job) if any(run.resting for run in phase.runs) else None
+        if not any(run.resting for run in phase.runs):
+            return None
+        left = continued(phase, self.job)
+        return replace(left, warnings=(*left.warnings, *self.warnings))
 
 
 def open_relay(job: Job, which: ControlPass) -> Relay | None:
@@ -71,8 +75,29 @@ def open_relay(job: Job, which: ControlPass) -> Relay | None:
     sampler_of(request, backbone)
     drawn, worded = for_another(job.backbone, backbone, replace(request, model=refiner.model), job.worded)
     taking = replace(job, request=drawn, backbone=backbone, worded=worded)
+    unfit = _unfit(job, backbone, which)
+    taking = replace(taking, idle=frozenset(unfit))
     check_files(taking, which)
-    return Relay(refiner, taking, job.backbone.table)
+    said = tuple(
+        f"The control {unit.name} acts until {backbone.name} takes over, whose net has other sizes than that of"
+        f" {job.backbone.name}."
+        for unit in unfit.values()
+        if unit.end > refiner.at
+    )
+    return Relay(refiner, taking, job.backbone.table, said)
+
+
+def _unfit(job: Job, second: Backbone, which: ControlPass) -> dict[int, ControlUnit]:
+    """Return the controls of files, by their places, where a net of other sizes takes over, as SDXL's refiner's."""
+    if _sizes(job.backbone) == _sizes(second):
+        return {}
+    return {place: unit for place, unit in acting(job, which) if unit.name not in REFERENCES}
+
+
+def _sizes(backbone: Backbone) -> tuple[tuple[object, ...], object]:
+    """Return what a control must fit: the widths of the levels, and of the text."""
+    config = getattr(backbone.net, "config", {})
+    return tuple(config.get("block_out_channels", ())), config.get("cross_attention_dim")
 
 
 def _check(first: Backbone, second: Backbone) -> None:

@@ -20,6 +20,9 @@ _ALSO = {
     "soft_edge": "hed",
     "straight_lines": "mlsd",
     "style": "content",
+    "blur": "tile",
+    "tile": "blur",
+    "repaint": "inpainting",
 }
 
 

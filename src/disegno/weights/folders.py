@@ -10,6 +10,7 @@ from disegno.core.errors import UnknownKind
 from disegno.weights.card import FileCard
 from disegno.weights.json_table import read_json
 from disegno.weights.kinds import CROSS_WIDTHS
+from disegno.weights.union_files import MECHANISM, tasks_of
 
 _OWN = "model.json"  # of diorama
 _CLASSES = {
@@ -64,6 +65,7 @@ def identify_folder(path: Path) -> FileCard:
         dtype=_DTYPES.get(str(config.get("torch_dtype")), ""),
         num_bytes=_num_bytes(path),
         name=_name_of(path),
+        tasks=tasks_of(_number(config, "num_control_type") or 0) if mechanism == MECHANISM else (),
     )
 
 

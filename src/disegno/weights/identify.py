@@ -1,17 +1,18 @@
 """Says what a file of weights is, from its header, names and shapes: never by its file name, reading no tensor."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from disegno.core.errors import UnknownKind
-from disegno.weights import uni_controlnet_files, unicontrol_files
+from disegno.weights import uni_controlnet_files, unicontrol_files, union_files
 from disegno.weights.card import FileCard, require_family
 from disegno.weights.folders import identify_folder
 from disegno.weights.kinds import (
     Kind,
+    Shapes,
     family_of,
     in_channels_of,
     kind_of,
@@ -46,9 +47,10 @@ _ARCHITECTURES = {
 }
 
 
-_TASKS: Mapping[str, Callable[[Iterable[str]], tuple[str, ...]]] = {
+_TASKS: Mapping[str, Callable[[Shapes], tuple[str, ...]]] = {
     uni_controlnet_files.MECHANISM: uni_controlnet_files.tasks_in,
     unicontrol_files.MECHANISM: unicontrol_files.tasks_in,
+    union_files.MECHANISM: union_files.tasks_in,
 }
 
 
@@ -86,14 +88,14 @@ def card_of(file: TensorFile) -> FileCard:
         name=words.get("disegno.name") or words.get("modelspec.title") or file.path.stem,
         annotator=words.get("disegno.annotator") or words.get("modelspec.preprocessor") or None,
         base_sha256=words.get("disegno.base_sha256") or None,
-        tasks=tuple(words.get("disegno.tasks", "").split()) or _tasks(found.mechanism, file),
+        tasks=tuple(words.get("disegno.tasks", "").split()) or _tasks(found.mechanism, shapes),
         metadata={key: word for key, word in words.items() if len(word) <= _MAX_WORD},
     )
 
 
-def _tasks(mechanism: str, file: TensorFile) -> tuple[str, ...]:
+def _tasks(mechanism: str, shapes: Shapes) -> tuple[str, ...]:
     """Return the conditions that a control knows, where it knows several."""
-    return _TASKS[mechanism](file.keys()) if mechanism in _TASKS else ()
+    return _TASKS[mechanism](shapes) if mechanism in _TASKS else ()
 
 
 def _told_kind(words: Mapping[str, str]) -> Kind | None:

@@ -2,10 +2,11 @@
 
     published   t2iadapter_canny_sd14v1.pth ...: `conv_in.*`, `body.0.block1.*`; the light one (colour) has no conv_in,
                 and `body.0.body.0.block1.*`
-    diffusers   T2IAdapter's: `adapter.conv_in.*`, `adapter.body.0.resnets.0.block1.*`, a file or its folder
+    diffusers   T2IAdapter's: `adapter.conv_in.*`, `adapter.body.0.resnets.0.block1.*`, a file or its folder; so are
+                A1111's t2i-adapter_diffusers_xl_canny.safetensors ...
 
-Our names are diffusers' without the prefix. The published full nets count their blocks through all levels: how many
-a level has is told by how many levels there are.
+Our names are diffusers' without the prefix. The published full nets count their blocks through all features: how many
+a feature has is told by how many features there are, one for each of the model's levels, and of SDXL one more.
 """
 
 import re
@@ -20,6 +21,7 @@ from disegno.weights.parts import weights_of
 
 MECHANISM = "t2i-adapter"
 PIXELS = 8  # a side of the square of pixels that becomes one place of the latent
+XL_PIXELS = 16  # of SDXL: one place of its second level
 _PREFIX = "adapter."
 _FLAT = re.compile(r"body\.(\d+)\.(block[12]\.(?:weight|bias))")
 _FLAT_IN = re.compile(r"body\.(\d+)\.(in_conv\.(?:weight|bias))")
@@ -37,32 +39,32 @@ class T2iFile:
     fingerprint: str
 
 
-def read_t2i(path: Path, num_levels: int) -> T2iFile:
-    """Return the adapter in this file or folder, for a model of so many levels.
+def read_t2i(path: Path, num_features: int) -> T2iFile:
+    """Return the adapter in this file or folder, for a model that takes so many features.
 
-    Raises UnknownKind where it is none, KeyMismatch where its blocks cannot be shared among the levels.
+    Raises UnknownKind where it is none, KeyMismatch where its blocks cannot be shared among the features.
     """
     read, files, fingerprint = weights_of(path)
-    names = names_of(read, num_levels)
+    names = names_of(read, num_features)
     if not any(name.startswith("body.") for name in names.values()):
         raise UnknownKind(f"{path.name} holds no T2I-Adapter. Give such a file.")
     return T2iFile({new: read[key] for key, new in names.items()}, files[0].metadata, fingerprint)
 
 
-def names_of(keys: Iterable[str], num_levels: int) -> dict[str, str]:
+def names_of(keys: Iterable[str], num_features: int) -> dict[str, str]:
     """Return key in the file -> our name. Raises KeyMismatch."""
     own = {key: key.removeprefix(_PREFIX) for key in keys}
     if any(_FLAT.fullmatch(name) for name in own.values()):
-        return _of_levels(own, num_levels)
+        return _of_features(own, num_features)
     return {key: _LIGHT.sub(r"body.\1.resnets.\2.\3", name) for key, name in own.items()}
 
 
-def _of_levels(own: Mapping[str, str], num_levels: int) -> dict[str, str]:
-    """Return the names of blocks that are counted through all levels, level by level. Raises KeyMismatch."""
+def _of_features(own: Mapping[str, str], num_features: int) -> dict[str, str]:
+    """Return the names of blocks that are counted through all features, feature by feature. Raises KeyMismatch."""
     num = 1 + max(int(match[1]) for name in own.values() if (match := _BLOCK.match(name)))
-    if num % num_levels:
-        raise KeyMismatch(f"The T2I-Adapter has {num} blocks, which {num_levels} levels cannot share alike.")
-    each = num // num_levels
+    if not num_features or num % num_features:
+        raise KeyMismatch(f"The T2I-Adapter has {num} blocks, which {num_features} features cannot share alike.")
+    each = num // num_features
 
     def renamed(name: str) -> str:
         if match := _FLAT.fullmatch(name):
@@ -76,7 +78,7 @@ def _of_levels(own: Mapping[str, str], num_levels: int) -> dict[str, str]:
 
 
 def originals_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a full adapter's tensors under the published names: blocks counted through all levels."""
+    """Return a full adapter's tensors under the published names: blocks counted through all features."""
     each = 1 + max(int(match[2]) for name in tensors if (match := _OURS.fullmatch(name)))
 
     def renamed(name: str) -> str:

@@ -1,8 +1,8 @@
 """ControlNet-XS's files (Zavadski et al. 2023, arXiv 2312.06573): a small encoder and its wires to the model's own.
 
-    published   sd15_encD_canny_53m.ckpt ...: `control_model.input_blocks.*`, `enc_zero_convs_out.*`, ... without an
-                outer prefix; training checkpoints have one more `control_model.`
-    diffusers   ControlNetXSAdapter's names, as converted files have them
+    published   sd15_encD_canny_53m.ckpt, sdxl_encD_depth_48m.safetensors ...: `control_model.input_blocks.*`,
+                `enc_zero_convs_out.*`, ... without an outer prefix; training checkpoints have one more `control_model.`
+    diffusers   ControlNetXSAdapter's names, as converted files have them, or its folder
 
 Our names: the encoder's are diffusers' (conv_in, down_blocks, mid_block, time_embedding, controlnet_cond_embedding);
 the wires are `to_base.k`, `to_control.k`, `to_decoder.k` (k: of the encoder's or decoder's blocks) and
@@ -11,14 +11,15 @@ the wires are `to_base.k`, `to_control.k`, `to_decoder.k` (k: of the encoder's o
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
+from disegno.weights.json_table import read_json
 from disegno.weights.keys.ldm import CONTROL_PREFIX, layout_of, unet_names, unet_originals
-from disegno.weights.load import open_file
+from disegno.weights.parts import weights_of
 
 MECHANISM = "controlnet-xs"
 _WIRES = {"enc_zero_convs_out": "to_base", "enc_zero_convs_in": "to_control", "dec_zero_convs_out": "to_decoder"}
@@ -39,25 +40,30 @@ _FLAT = (
 
 @dataclass(frozen=True)
 class XsFile:
-    """A file, read: its tensors by our names. `words`: of its header."""
+    """A file, read: its tensors by our names. `words`: of its header; `config`: of its folder."""
 
     tensors: Mapping[str, Tensor]
     words: Mapping[str, str]
-    sha256: str
+    fingerprint: str
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def read_xs(path: Path) -> XsFile:
-    """Return the control in this file. Raises UnknownKind where it is none, KeyMismatch for the smaller variants."""
-    with open_file(path) as file:
-        names = names_of(file.keys())
-        if not any(name.startswith("to_base.") for name in names.values()):
-            raise UnknownKind(f"{path.name} holds no ControlNet-XS. Give such a file.")
-        if not any(name.startswith("to_decoder.") for name in names.values()):
-            raise KeyMismatch(
-                f"{path.name} has no wires to the decoder (dec_zero_convs_out): it is another variant than the"
-                " published ones, which are of the type encoder_double. Choose one of these."
-            )
-        return XsFile({new: file.tensor(key) for key, new in names.items()}, file.metadata, file.sha256())
+    """Return the control in this file or folder.
+
+    Raises UnknownKind where it is none, KeyMismatch for the smaller variants.
+    """
+    read, files, fingerprint = weights_of(path)
+    names = names_of(read)
+    if not any(name.startswith("to_base.") for name in names.values()):
+        raise UnknownKind(f"{path.name} holds no ControlNet-XS. Give such a file.")
+    if not any(name.startswith("to_decoder.") for name in names.values()):
+        raise KeyMismatch(
+            f"{path.name} has no wires to the decoder (dec_zero_convs_out): it is another variant than the published"
+            " ones, which are of the type encoder_double. Choose one of these."
+        )
+    config = read_json(path / "config.json") if path.is_dir() else {}
+    return XsFile({new: read[key] for key, new in names.items()}, files[0].metadata, fingerprint, config)
 
 
 def names_of(keys: Iterable[str]) -> dict[str, str]:
@@ -70,7 +76,9 @@ def names_of(keys: Iterable[str]) -> dict[str, str]:
     wires = {key: _wire(match) for key, name in own.items() if (match := _WIRE.fullmatch(name))}
     plain = {key: name.removeprefix(CONTROL_PREFIX) for key, name in own.items() if key not in wires}
     table = unet_names(plain.values(), layout_of(plain.values()))
-    return wires | {key: table[name] for key, name in plain.items() if name in table}
+    kept = {key: table[name] for key, name in plain.items() if name in table}
+    # what the model is told besides the time is the model's own to embed, as in the original
+    return wires | {key: name for key, name in kept.items() if not name.startswith("add_embedding.")}
 
 
 def _wire(match: re.Match[str]) -> str:

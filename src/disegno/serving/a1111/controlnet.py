@@ -22,7 +22,7 @@ from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.modules import KEEPS_THE_REST, SEEING, Module, find_module
 
 MAX_UNITS = 10  # A1111 parity: the most that its setting control_net_unit_count allows
-NUM_LAYERS = (13, 10, 16, 11)  # residuals of an SD 1.x ControlNet, of an SDXL one; transformers of SD 1.x, of SDXL
+NUM_LAYERS = (13, 10, 4, 16, 11)  # of a ControlNet, of SDXL's, of a T2I-Adapter; transformers of SD 1.x, of SDXL
 _MIDDLE = {16: 6, 11: 4}  # where the middle's is among transformers: A1111 counts them as a step calls them
 HIDDEN = 0.5  # A1111 parity: what a threshold without a slider becomes
 _EMPTY, _FULL = 5, 250  # A1111 parity: a mask that is nowhere brighter, or nowhere darker, says nothing
@@ -320,7 +320,7 @@ def _layers(given: Given, at: Path) -> list[Json]:
         raise _fault(
             at,
             "advanced_weighting",
-            f"13 weights are expected, 16 for an IP-Adapter; for SDXL 10, and 11 (given: {len(weights)})",
+            f"13 weights are expected; SDXL 10, T2I-Adapters 4, IP-Adapters 16 or 11 (given: {len(weights)})",
         )
     numbers: list[Json] = [
         coerced(w, "float", (*at, "advanced_weighting", i), 0.0, 4.0) or 0.0 for i, w in enumerate(weights)

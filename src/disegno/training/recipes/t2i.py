@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from disegno.controls.t2i_adapter import AdapterNet, T2iAdapter, open_adapter, places_of, widths_of
+from disegno.controls.t2i_adapter import AdapterNet, T2iAdapter, layout_of, open_adapter
 from disegno.diffusion.call import Stream
 from disegno.memory import build_empty
 from disegno.training.base import Batch, Facts, Turn
@@ -51,7 +51,7 @@ def open(opening: Opening) -> T2iLearner:
     """Return the adapter, new or gone on with."""
     request, memory = opening.request, opening.memory
     assert opening.empty is not None
-    net, places = _net(opening).requires_grad_(True), places_of(opening.model)
+    net, places = _net(opening).requires_grad_(True), layout_of(opening.model).places
     install(net)
 
     def show(batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Stream:
@@ -67,14 +67,14 @@ def open(opening: Opening) -> T2iLearner:
 
 def _net(opening: Opening) -> AdapterNet:
     memory = masters_of(opening.memory)
-    widths = widths_of(opening.model)
+    layout = layout_of(opening.model)
     if opening.start is not None:
-        file = read_t2i(opening.start, len(widths))
+        file = read_t2i(opening.start, len(layout.widths))
         return open_adapter(opening.start.name, file.tensors, opening.model, memory)
     net_of(opening)  # an adapter is added to a UNet's levels
 
     def make() -> AdapterNet:
-        return AdapterNet(3, widths, BLOCKS, is_light=False)
+        return AdapterNet(3, layout, BLOCKS, is_light=False)
 
     generator = Generator().manual_seed(opening.request.seed)
     return memory.build(make, drawn(build_empty(make), generator), "The new adapter")

@@ -91,17 +91,21 @@ def registered_order(original_modules: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes tell about an encoder, as ControlNetModel's config names it: not heads, groups or eps."""
+    """What the shapes tell about an encoder, as ControlNetModel's config names it: not heads, groups or eps.
+
+    `cross_attention_dim`: None where nothing in it attends to the text, as in the smallest for SDXL.
+    """
 
     in_channels: int
     block_out_channels: tuple[int, ...]
     layers_per_block: int
     transformer_layers_per_block: tuple[int, ...]
     down_block_types: tuple[str, ...]
-    cross_attention_dim: int
+    cross_attention_dim: int | None
     use_linear_projection: bool
     conditioning_channels: int
     conditioning_embedding_out_channels: tuple[int, ...]
+    mid_block_type: str = "UNetMidBlock2DCrossAttn"
 
 
 _NO_HINT = (
@@ -113,22 +117,38 @@ _NO_HINT = (
 def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
     """Return the sizes of the encoder with these names and shapes. Raises KeyError where it is none."""
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
-    to_k = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-    depths = [_count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
-    middle = _count(shapes, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
+    depths = [_depth(shapes, f"down_blocks.{i}") for i in range(levels)]
+    middle = _depth(shapes, "mid_block")
     conditioning, hint = _hint(shapes)
+    text, projection = (_first(shapes, end) for end in (".attn2.to_k.weight", ".proj_in.weight"))
     return Sizes(
         in_channels=shapes["conv_in.weight"][1],
         block_out_channels=tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)),
         layers_per_block=_count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
         # the class gives the middle the depth of the last level, which itself may have no attention
-        transformer_layers_per_block=(*(depth or 1 for depth in depths[:-1]), depths[-1] or middle),
-        down_block_types=tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths),
-        cross_attention_dim=shapes[to_k][1],
-        use_linear_projection=len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2,
+        transformer_layers_per_block=(
+            *(1 if depth is None else depth for depth in depths[:-1]),
+            next((depth for depth in (depths[-1], middle) if depth is not None), 1),
+        ),
+        down_block_types=tuple("DownBlock2D" if depth is None else "CrossAttnDownBlock2D" for depth in depths),
+        cross_attention_dim=text[1] if text else None,
+        use_linear_projection=len(projection) == 2,
         conditioning_channels=conditioning,
         conditioning_embedding_out_channels=hint,
+        mid_block_type="UNetMidBlock2D" if middle is None else "UNetMidBlock2DCrossAttn",
     )
+
+
+def _depth(shapes: Mapping[str, Shape], at: str) -> int | None:
+    """Return how many transformer blocks each attention of a level has, 0 in some; None: there is no attention."""
+    if f"{at}.attentions.0.proj_in.weight" not in shapes:
+        return None
+    return _count(shapes, rf"{re.escape(at)}\.attentions\.0\.transformer_blocks\.(\d+)\.")
+
+
+def _first(shapes: Mapping[str, Shape], end: str) -> Shape:
+    """Return the shape of the first attention's tensor with this end, () where there is no attention."""
+    return next((shape for name, shape in shapes.items() if name.endswith(end)), ())
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
