@@ -24,17 +24,22 @@ _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
 def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return UNet2DConditionModel's configuration. Raises KeyMismatch where a tensor that tells a size is missing."""
+    """Return UNet2DConditionModel's configuration.
+
+    Raises KeyMismatch where a tensor that tells a size is missing, UnknownKind for SDXL's smaller relatives.
+    """
     try:
         sizes = asdict(sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
         out_channels = tensors["conv_out.weight"].shape[0]
     except KeyError as error:
-        if _TOLD in tensors and not any(name.startswith("mid_block.attentions.") for name in tensors):
-            raise UnknownKind(
-                "The UNet has no attention in its middle: it is a smaller Stable Diffusion XL (SSD-1B, Vega, KOALA), "
-                "of other blocks than one file tells. Give its diffusers folder, or a model of the full size."
-            ) from error
         raise KeyMismatch(f"The UNet has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    if not any(name.startswith("mid_block.attentions.") for name in tensors):
+        if _TOLD not in tensors:
+            raise KeyMismatch("The UNet has no attention in its middle: the file is incomplete. Fetch it again.")
+        raise UnknownKind(
+            "The UNet has no attention in its middle: it is a smaller Stable Diffusion XL (SSD-1B, Vega, KOALA), "
+            "of other blocks than one file tells. Give its diffusers folder, or a model of the full size."
+        )
     kinds: tuple[str, ...] = sizes["down_block_types"]
     own = {name: value for name, value in sizes.items() if not name.startswith("conditioning_")}
     config = own | {
