@@ -18,6 +18,7 @@ _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size"
 SCALING_FACTOR = 0.18215  # of the latents; Rombach et al. 2022, as in every SD 1.x configuration
 SDXL_SCALING_FACTOR = 0.13025  # Podell et al. 2023's autoencoder
 SHIFT = 3.0  # of the noise levels; Esser et al. 2024, as in every SD 3 configuration
+_TOLD = "add_embedding.linear_1.weight"  # of SDXL's nets alone
 SDXL_SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -52,7 +53,7 @@ def told_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
     The width of all that is 1280 + 6 * 256, of the refiner 1280 + 5 * 256.
     """
-    told = tensors.get("add_embedding.linear_1.weight")
+    told = tensors.get(_TOLD)
     if told is None:
         return {}
     return {
