@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from disegno.core.errors import UnknownKind
-from disegno.weights import uni_controlnet_files, unicontrol_files
+from disegno.weights import ctrlora_xl_files, uni_controlnet_files, unicontrol_files
 from disegno.weights.card import FileCard, require_family
 from disegno.weights.folders import identify_folder
 from disegno.weights.kinds import (
@@ -49,6 +49,7 @@ _ARCHITECTURES = {
 _TASKS: Mapping[str, Callable[[Iterable[str]], tuple[str, ...]]] = {
     uni_controlnet_files.MECHANISM: uni_controlnet_files.tasks_in,
     unicontrol_files.MECHANISM: unicontrol_files.tasks_in,
+    ctrlora_xl_files.MECHANISM: ctrlora_xl_files.tasks_in,
 }
 
 
