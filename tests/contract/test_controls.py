@@ -34,6 +34,7 @@ from disegno.controls import (
     controlnet_union,
     controlnet_xs,
     ctrlora,
+    ctrlora_xl,
     ip_adapter,
     t2i_adapter,
     uni_controlnet,
@@ -52,9 +53,11 @@ from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.patches import block_residuals
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
+from disegno.diffusion.told import told_size
 from disegno.engine.sharing import Sharing, kind_of
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.lora import Lora, open_trainable
+from disegno.weights.configs import told_config
 from disegno.weights.ctrlora_files import ConditionInfo, save_condition
 from disegno.weights.uni_controlnet_files import GLOBAL_PREFIX, Local, originals_of
 from disegno.weights.unicontrol_files import originals_of as unicontrol_originals
@@ -136,6 +139,17 @@ class TinySdxl(TinyHost):
 
 
 @dataclass(frozen=True)
+class TinyTold(TinyHost):
+    """The same with a net that is told the pooled text and the size, as Stable Diffusion XL's is."""
+
+    def evaluate(self, call: Call) -> Tensor:
+        assert call.pooled is not None
+        r, told = call.residuals, told_size(call.pooled, call.x)
+        added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
+        return self.net(call.x, call.t, call.tokens, added_cond_kwargs=told, **added).sample
+
+
+@dataclass(frozen=True)
 class Opened:
     """A mechanism in miniature: two controls of it, and every weight that they could touch. `layers`: it weighs."""
 
@@ -186,6 +200,30 @@ def _ctrlora(folder: Path, host: TinyHost) -> Opened:
         controllers.append(controller := ctrlora.open(folder / f"{seed}.safetensors", host, MEMORY, base=base))
         opened.append(controller.prepare(condition))
     return Opened(host, (opened[0], opened[1]), base.net.state_dict, controller=controllers[0])
+
+
+def _ctrlora_xl(folder: Path, _host: TinyHost) -> Opened:
+    told = told_config({"add_embedding.linear_1.weight": torch.empty(1, 16 + 6 * 256)})
+    net = UNet2DConditionModel(**SIZES, **told, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    host = TinyTold(net.eval().requires_grad_(False), "sdxl", pooled=16)
+    tensors = _randomised(ControlNetModel(**SIZES, **told), seed=3)
+    tensors = {n: t for n, t in tensors.items() if "cond_embedding" not in n}
+    generator = torch.Generator().manual_seed(4)
+    for module in [n.removesuffix(".weight") for n in tensors if n.endswith((".to_q.weight", ".to_v.weight"))]:
+        own = tensors.pop(f"{module}.weight")
+        tensors[f"{module}.base_layer.weight"] = own
+        for task in ("canny", "depth"):
+            tensors[f"{module}.lora_A.{task}.weight"] = 0.3 * torch.randn(4, own.shape[1], generator=generator)
+            tensors[f"{module}.lora_B.{task}.weight"] = 0.3 * torch.randn(own.shape[0], 4, generator=generator)
+    tensors["conv_in_condition.weight"] = 0.3 * torch.randn(32, 4, 3, 3, generator=generator)
+    tensors["conv_in_condition.bias"] = torch.zeros(32)
+    save_file(tensors, folder / "xl.safetensors")
+    controller = ctrlora_xl.open(folder / "xl.safetensors", host, MEMORY)
+    a, b = (
+        controller.prepare(replace(condition, task=task))
+        for condition, task in zip(_conditions(), ("canny", "depth"), strict=True)
+    )
+    return Opened(host, (a, b), controller.net.state_dict)
 
 
 def _uni(folder: Path, host: TinyHost) -> Opened:
@@ -345,6 +383,7 @@ def _reference_sdxl(folder: Path, _host: TinyHost) -> Opened:
 MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "controlnet": _controlnet,
     "ctrlora": _ctrlora,
+    "ctrlora-xl": _ctrlora_xl,
     "uni-controlnet": _uni,
     "unicontrol": _unicontrol,
     "controlnet-xs": _xs,

@@ -23,6 +23,7 @@ from disegno.training.estimating import estimate
 from disegno.training.miniature import Discs, write_base
 from disegno.training.opening import Opened, open_training
 from disegno.training.pairs import Pairs
+from disegno.training.recipes import RECIPES
 from disegno.weights.ctrlora_files import read_condition
 from disegno.weights.identify import identify
 from disegno.weights.load import load_file
@@ -158,9 +159,10 @@ def test_what_it_will_take_is_counted(world: World, base: Path, recipe: str) -> 
     assert found.weights > 0 and found.optimiser > 0 and found.total > found.weights
 
 
-def test_other_recipes_say_that_they_want_a_unet(world: World) -> None:
-    with pytest.raises(WrongFamily, match="under the UNets"):
-        world.opened({"": Discs(2)}, recipe="controlnet", data=("in memory",))
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("base", "ctrlora", "full")])
+def test_other_recipes_say_so_before_anything_is_computed(world: World, recipe: str) -> None:
+    with pytest.raises(WrongFamily, match=r"does not teach under sd3, .* \(base, ctrlora, full\)"):
+        world.opened({"": Discs(2)}, recipe=recipe, data=("in memory",))
 
 
 def test_bases_of_others_are_refused(world: World, base: Path, tmp_path: Path) -> None:

@@ -129,6 +129,20 @@ def test_a_taught_model_is_a_folder_with_the_rest_as_it_was(place: Path, taught:
     assert config["scaling_factor"] == 0.13025
 
 
+def test_a_model_from_one_file_becomes_a_folder_too(place: Path) -> None:
+    mini.write_file(place / "models/one.safetensors")
+    words = ("--data", "pairs", "--model", "one", "--recipe", "text_to_image", "--validate-every", "0")
+    done = disegno("teach", "my-one", *words, *SMALL, "--steps", "1", "--rate", "0.02", "--dtype", "bf16")
+    assert done.exit_code == 0, done.output
+    (folder,) = (path for path in place.rglob("my-one") if "runs" not in path.parts)
+    assert identify(folder).family == "sdxl"
+    assert _drawn(place, str(folder)) != _drawn(place, "one") == _drawn(place, "xl")
+    done = disegno(
+        "teach", "my-bf16", "--base", "xlbase", "--rank", "4", "--dtype", "bf16", *words[:4], *words[-2:], *SMALL
+    )
+    assert done.exit_code == 0, done.output
+
+
 MARKS = {
     "ctrlora": ("zero_convs.0.0.weight", "label_emb.0.0.lora_layer.up.weight"),
     "controlnet": ("input_hint_block.0.weight", "label_emb.0.2.bias"),

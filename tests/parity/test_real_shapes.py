@@ -10,16 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from corpus import headers
 from disegno.backbones import miniature_sd3, sdxl
+from disegno.backbones.miniature_sdxl import sdxl_unet
+from disegno.core.teach import make_teach_request
 from disegno.text import clip, t5
+from disegno.training.encoder import copy_encoder
+from disegno.training.estimating import GPU, on_meta
+from disegno.training.memory_table import SDXL, counted
 from disegno.weights import configs
 from disegno.weights.identify import identify
 from disegno.weights.keys import ldm, mmdit, openclip
+from disegno.weights.keys.control import is_transformer_norm, is_zero_conv
 from kit import xl
 
 pytestmark = pytest.mark.parity
@@ -221,3 +227,27 @@ def test_t5_xxl() -> None:
     same = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj")
     assert all(getattr(found, field) == getattr(config, field) for field in same)
     assert miniature_sd3.t5_config(300).feed_forward_proj == config.feed_forward_proj
+
+
+def test_what_teaching_under_sdxl_takes_is_counted_by_its_real_shapes() -> None:
+    """A CtrLoRA of rank 128 at 1024 pixels: the weights to the byte, and no matrix of scores is kept."""
+    request = make_teach_request({"name": "x", "data": ["x"], "recipe": "ctrlora", "checkpointing": True})
+    found = counted(request, SDXL)
+    unet = sdxl_unet()
+    control = {name: tuple(p.shape) for name, p in copied(unet).named_parameters()}
+    own = sum(math.prod(shape) for name, shape in control.items() if is_zero_conv(name) or is_transformer_norm(name))
+    linear = [s for name, s in control.items() if len(s) == 2 and not is_zero_conv(name)]
+    matrices = sum(request.rank * sum(shape) for shape in linear)
+    num_unet, num_control = (sum(p.numel() for p in net.parameters()) for net in (unet, copied(unet)))
+    assert num_unet == 2_567_463_684  # of the published file
+    half, single = 2, 4
+    weights = half * (num_unet + num_control) + single * (own + matrices)
+    assert found.weights == pytest.approx(weights, rel=1e-3)
+    assert found.optimiser == pytest.approx(2 * single * (own + matrices), rel=1e-3)
+    scores = 10 * 4096 * 4096 * half  # of one attention of the second level
+    assert single * (own + matrices) < found.step < single * (own + matrices) + 4 * scores
+
+
+def copied(unet: UNet2DConditionModel) -> ControlNetModel:
+    """Return a Base ControlNet of the net's shapes, on meta tensors."""
+    return copy_encoder(unet, on_meta(GPU), torch.Generator(), with_hint=False)

@@ -346,6 +346,19 @@ def test_an_overflowing_vae_falls_back_to_float32_and_says_so(caplog: pytest.Log
     assert len(backbone.warnings) == 1
 
 
+def test_an_overflowing_encoder_falls_back_to_float32_too(caplog: pytest.LogCaptureFixture) -> None:
+    """SDXL's VAE does so (`force_upcast` of its configuration): its latents would be NaN, and nobody would know."""
+    backbone = open_miniature(Memory(replace(FULL_PRECISION, vae_dtype=torch.float16)))
+    backbone.vae.encoder.conv_in.weight.data.fill_(60000.0)
+    picture = torch.ones(2, 3, 64, 64)
+    latents = backbone.encode_image(picture)
+    assert latents.isfinite().all() and backbone.vae.dtype == torch.float32
+    assert len(backbone.warnings) == 1 and "overflowed" in caplog.text
+    exact = open_miniature(Memory(FULL_PRECISION))
+    exact.vae.encoder.conv_in.weight.data.fill_(60000.0)
+    assert torch.allclose(latents, exact.encode_image(picture), atol=1e-3)  # weights that float16 has rounded
+
+
 @torch.no_grad()
 def test_bfloat16_stays_near(miniature: LatentDiffusion) -> None:
     policy = replace(FULL_PRECISION, dtype=torch.bfloat16, memory_format=torch.channels_last, vae_dtype=torch.bfloat16)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from disegno.backbones import miniature
+from disegno.backbones import miniature, miniature_sdxl
 from disegno.core.errors import ResourceError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest, make_teach_request
@@ -36,6 +36,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     place = tmp_path_factory.mktemp("estimate")
     miniature.write_sd1_checkpoint(place / "mini.safetensors")
     write_base(place / "minibase.safetensors")
+    miniature_sdxl.write_folder(place / "xl")
+    write_base(place / "xlbase.safetensors", miniature_sdxl.SDXL)
     clip = write_clip(place / "clip")
     return Settings(model_dirs=(place,), cache_dir=place / "cache", dtype="fp32", device="cpu", clip=clip)
 
@@ -82,8 +84,9 @@ def test_every_recipe_is_counted(settings: Settings, recipe: str) -> None:
     assert light.weights > 0 and light.step > 0
 
 
-def test_it_is_what_the_same_step_takes_with_real_tensors(settings: Settings) -> None:
-    request = asked(batch=2, optimiser="adamw")
+@pytest.mark.parametrize(("model", "base"), [("mini", "minibase"), ("xl", "xlbase")])
+def test_it_is_what_the_same_step_takes_with_real_tensors(settings: Settings, model: str, base: str) -> None:
+    request = asked(batch=2, optimiser="adamw", model=model, base=base)
     opening = open_training(request, {"": Discs(4)}, {"": Discs(0)}, Studio(settings))
     try:
         while True:
@@ -109,8 +112,9 @@ def test_it_is_what_the_same_step_takes_with_real_tensors(settings: Settings) ->
         states = ledger.live - before
     found = estimate(request, settings)
     assert found.optimiser == pytest.approx(states, rel=0.01)  # fused and plain AdamW count steps elsewhere
-    # the plain attention of a CPU makes one empty matrix of scores more; measured: 3 % apart
-    assert found.step == pytest.approx(step, rel=0.1)
+    # the plain attention of a CPU makes one empty matrix of scores more, measured: 3 % apart; the optimiser's passing
+    # tensors are counted, too: 11 % of a step with few activations
+    assert found.step == pytest.approx(step, rel=0.12)
 
 
 def test_more_rows_take_more_and_each_way_to_save_saves(settings: Settings) -> None:
@@ -127,8 +131,17 @@ def test_what_does_not_fit_is_refused_with_what_would(settings: Settings, monkey
     monkeypatch.setattr(estimating, "free_bytes", lambda _: room_for)
     with pytest.raises(ResourceError, match=r"would take .* are free.*It fits with --checkpointing"):
         list(estimating.estimating(asked(batch=8), settings, 1, refuses=True))
-    monkeypatch.setattr(estimating, "_smaller", lambda _: ())
+    monkeypatch.setattr(estimating, "smaller", lambda _: ())
     assert "--try-anyway" in refusal(asked(), settings, replace(large, available=1))
+
+
+def test_a_smaller_canvas_is_smaller_than_the_models_own(settings: Settings) -> None:
+    """SDXL draws 1024 pixels where nothing is asked for: 768 is a way to take less."""
+    request = replace(asked(model="xl", base="xlbase"), width=None, height=None)
+    sized = estimating.sized_request(request, settings)
+    assert (sized.width, sized.height) == (1024, 1024)
+    flags = [said for _, said in estimating.smaller(sized)]
+    assert next(said for said in flags if "--width" in said).endswith("--width 768 --height 768")
 
 
 def test_processes_of_one_machine_share_its_memory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

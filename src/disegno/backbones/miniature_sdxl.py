@@ -81,6 +81,21 @@ class Sdxl:
 
 
 SDXL = Sdxl()
+_REAL_UNET: dict[str, Any] = SDXL.unet_config | {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "projection_class_embeddings_input_dim": 1280 + 6 * SIZE_WIDTH,
+}
+
+
+def sdxl_unet() -> UNet2DConditionModel:
+    """Return Stable Diffusion XL's net, on meta tensors: its shapes, without memory or values."""
+    return build_empty(lambda: UNet2DConditionModel(**_REAL_UNET))
 
 
 def nets(made: Sdxl = SDXL) -> Nets:

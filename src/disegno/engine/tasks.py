@@ -56,7 +56,7 @@ def doubts(unit: ControlUnit, controller: Controller) -> tuple[str, ...]:
 
 def _named(given: str, name: str, tasks: Mapping[str, str | None]) -> str:
     asked = given.lower().replace("-", "_").removeprefix("control_")
-    for task in (asked, _ALSO.get(asked), _by_annotator(given, tasks)):
+    for task in (given, asked, _ALSO.get(asked), _by_annotator(given, tasks)):
         if task is not None and task in tasks:
             return task
     raise UnknownName.of(f"task of {name}", given, tasks)

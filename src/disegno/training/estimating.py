@@ -226,11 +226,20 @@ def refusal(request: TeachRequest, settings: Settings, found: Estimate) -> str:
     """Return why a training does not fit, and what of it to change so that it does."""
     assert found.available is not None
     said = f"This training would take {gib(found.total)}, and {gib(found.available)} are free: {parts_of(found)}."
-    for changed, flags in _smaller(request):
+    for changed, flags in smaller(sized_request(request, settings)):
         other = estimate(changed, settings)
         if other.fits:
             return f"{said} It fits with {flags} ({gib(other.total)})."
     return f"{said} Free memory, choose a smaller model or another device, or go on all the same with --try-anyway."
+
+
+def sized_request(request: TeachRequest, settings: Settings) -> TeachRequest:
+    """Return the request with the canvas that the model was made for, where it names none."""
+    if request.width and request.height:
+        return request
+    about, policy = RECIPES.load(request.recipe).ABOUT, training_memory(settings).policy
+    usual = open_ground(request, about, Studio(settings), on_meta(policy)).backbone.defaults
+    return replace(request, width=request.width or usual.width, height=request.height or usual.height)
 
 
 def on_gpus(request: TeachRequest, settings: Settings) -> dict[tuple[str, ...], Estimate]:
@@ -241,7 +250,7 @@ def on_gpus(request: TeachRequest, settings: Settings) -> dict[tuple[str, ...], 
     return {(said,): estimate(asked, settings, GPU) for said, asked in variants.items()}
 
 
-def _smaller(request: TeachRequest) -> Iterator[tuple[TeachRequest, str]]:
+def smaller(request: TeachRequest) -> Iterator[tuple[TeachRequest, str]]:
     """Yield the request made smaller and smaller, and the flags of that; first what changes no result."""
     flags: list[str] = []
     for changes, word in _steps_down(request):
@@ -261,6 +270,6 @@ def _steps_down(request: TeachRequest) -> Iterator[tuple[dict[str, object], str]
     about = RECIPES.load(request.recipe).ABOUT
     if (about.on_base or about.makes == "lora") and request.rank > 32:
         yield {"rank": 32}, "--rank 32"
-    for side in (384, 256, 128):
-        if (request.width or 512) > side:
+    for side in (768, 512, 384, 256, 128):
+        if request.width is not None and request.width > side:
             yield {"width": side, "height": side}, f"--width {side} --height {side}"

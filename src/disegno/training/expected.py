@@ -35,11 +35,13 @@ def expectation(found: Estimate, num_steps: int) -> str:
     return f"It will take {time}, and {memory}."
 
 
-def gpu_table(rows: Mapping[tuple[str, ...], Estimate], heads: Sequence[str]) -> str:
+def gpu_table(
+    rows: Mapping[tuple[str, ...], Estimate], heads: Sequence[str], sizes: Sequence[int] = GPU_GIB
+) -> str:  # fmt: skip
     """Return a Markdown table of what fits on which GPU. rows: what is asked for, a cell a head -> what it takes."""
-    head = [*heads, "memory", *(f"{size} GB" for size in GPU_GIB)]
+    head = [*heads, "memory", *(f"{size} GB" for size in sizes)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for cells, found in rows.items():
-        fits = ("yes" if found.total <= size << 30 else "" for size in GPU_GIB)
+        fits = ("yes" if found.total <= size << 30 else "" for size in sizes)
         lines.append(f"| {' | '.join((*cells, gib(found.total), *fits))} |")
     return "\n".join(lines)

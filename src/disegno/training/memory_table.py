@@ -1,16 +1,19 @@
-"""What fits on which GPU, at Stable Diffusion 1.5's size: the page docs/howto/how-much-memory.md, computed.
+"""What fits on which GPU, at the sizes of real models: the page docs/howto/how-much-memory.md, computed.
 
 python -m disegno.training.memory_table        # writes the page anew
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Generator
 
 from disegno.backbones.miniature import sd15_unet
+from disegno.backbones.miniature_sdxl import sdxl_unet
 from disegno.controls.ctrlora import base_of
 from disegno.core.teach import TeachRequest, make_teach_request
 from disegno.diffusion.prediction import PREDICTIONS
@@ -18,36 +21,72 @@ from disegno.diffusion.schedules import scaled_linear_table
 from disegno.training.base import Estimate
 from disegno.training.encoder import copy_encoder
 from disegno.training.estimating import GPU, NUM_TOKENS, Sizes, count, on_meta, with_reserve
-from disegno.training.expected import COMPUTED, gpu_table
+from disegno.training.expected import COMPUTED, GPU_GIB, gpu_table
 from disegno.training.ledger import META, counting
 from disegno.training.recipe import Model, Opening
 from disegno.training.recipes import controlnet, ctrlora
 
 PAGE = Path(__file__).parents[3] / "docs" / "howto" / "how-much-memory.md"
 HEADS = ("recipe", "batch", "`--checkpointing`", "`--optimiser adamw8bit`")
-SD15 = Sizes(512, 512, (NUM_TOKENS, 768), 4, 8)
 
-_ROWS = (
-    ("ctrlora", 1, False, False),
-    ("ctrlora", 1, True, False),
-    ("ctrlora", 1, True, True),
-    ("ctrlora", 2, False, False),
-    ("ctrlora", 2, True, False),
-    ("ctrlora", 4, False, False),
-    ("ctrlora", 4, True, False),
-    ("ctrlora", 8, True, False),
-    ("controlnet", 1, False, False),
-    ("controlnet", 1, True, False),
-    ("controlnet", 1, True, True),
-    ("controlnet", 4, True, False),
-    ("controlnet", 4, True, True),
+Cells = tuple[str, ...]
+Row = tuple[str, int, bool, bool]
+
+
+@dataclass(frozen=True)
+class Real:
+    """A model of real size. `rows`: of its table: recipe, batch, checkpointing, 8-bit optimiser; `gpus`: in GB."""
+
+    family: str
+    unet: Callable[[], UNet2DConditionModel]
+    sizes: Sizes
+    rows: tuple[Row, ...]
+    gpus: tuple[int, ...] = GPU_GIB
+
+
+SD15 = Real(
+    "sd1",
+    sd15_unet,
+    Sizes(512, 512, (NUM_TOKENS, 768), 4, 8),
+    (
+        ("ctrlora", 1, False, False),
+        ("ctrlora", 1, True, False),
+        ("ctrlora", 1, True, True),
+        ("ctrlora", 2, False, False),
+        ("ctrlora", 2, True, False),
+        ("ctrlora", 4, False, False),
+        ("ctrlora", 4, True, False),
+        ("ctrlora", 8, True, False),
+        ("controlnet", 1, False, False),
+        ("controlnet", 1, True, False),
+        ("controlnet", 1, True, True),
+        ("controlnet", 4, True, False),
+        ("controlnet", 4, True, True),
+    ),
+)
+SDXL = Real(
+    "sdxl",
+    sdxl_unet,
+    Sizes(1024, 1024, (NUM_TOKENS + 1, 2048), 4, 8),
+    (
+        ("ctrlora", 1, False, False),
+        ("ctrlora", 1, True, False),
+        ("ctrlora", 1, True, True),
+        ("ctrlora", 2, True, False),
+        ("ctrlora", 4, True, False),
+        ("controlnet", 1, False, False),
+        ("controlnet", 1, True, False),
+        ("controlnet", 1, True, True),
+        ("controlnet", 4, True, True),
+    ),
+    gpus=(12, 16, 24, 48),
 )
 
 
-def requests() -> dict[tuple[str, ...], TeachRequest]:
-    """Return the table's rows: their cells, and what is asked for."""
-    asked: dict[tuple[str, ...], TeachRequest] = {}
-    for recipe, batch, checkpointing, is_8bit in _ROWS:
+def requests(real: Real) -> dict[Cells, TeachRequest]:
+    """Return the rows of a model's table: their cells, and what is asked for."""
+    asked: dict[Cells, TeachRequest] = {}
+    for recipe, batch, checkpointing, is_8bit in real.rows:
         fields: dict[str, Any] = {"recipe": recipe, "batch": batch, "checkpointing": checkpointing}
         optimiser = "adamw8bit" if is_8bit else "adamw"
         cells = recipe, str(batch), "yes" if checkpointing else "", "yes" if is_8bit else ""
@@ -55,23 +94,27 @@ def requests() -> dict[tuple[str, ...], TeachRequest]:
     return asked
 
 
-def at_sd15(request: TeachRequest) -> Estimate:
-    """Return what a training under Stable Diffusion 1.5 takes on a GPU, 512 x 512, in bfloat16."""
-    memory = on_meta(GPU)
+def counted(request: TeachRequest, real: Real) -> Estimate:
+    """Return what a training under the model takes on a GPU, in bfloat16."""
+    memory, sizes = on_meta(GPU), real.sizes
     with counting() as ledger:
-        net = memory.place(sd15_unet(), torch.float32 if request.recipe == "controlnet" else None)
-        model = Model(None, "sd1", "sd15", "", net, PREDICTIONS["epsilon"], scaled_linear_table(), SD15.downscale, None)
-        opening = Opening(request, model, memory, ("",), torch.empty(SD15.tokens, device=META))
+        net = memory.place(real.unet(), torch.float32 if request.recipe == "controlnet" else None)
+        table = scaled_linear_table()
+        model = Model(None, real.family, "", "", net, PREDICTIONS["epsilon"], table, sizes.downscale, None)
+        opening = Opening(request, model, memory, ("",), torch.empty(sizes.tokens, device=META))
         if request.recipe == "controlnet":
             learner, about = controlnet.open(opening), controlnet.ABOUT
         else:
             base = memory.place(copy_encoder(net, memory, Generator(), with_hint=False)).requires_grad_(False)
             learner, about = ctrlora.open_on(opening, base_of("base", "", base)), ctrlora.ABOUT
         del net, model, opening
-        return with_reserve(count(learner, request, about.wants, SD15, ledger), 0, GPU.device.type)
+        return with_reserve(count(learner, request, about.wants, sizes, ledger), 0, GPU.device.type)
 
 
-def page(found: Mapping[tuple[str, ...], Estimate]) -> str:
+Figures = Mapping[Cells, Estimate]
+
+
+def page(of_sd15: Figures, of_sdxl: Figures) -> str:
     """Return the page with these figures."""
     return f"""# How much memory does it take?
 
@@ -85,7 +128,13 @@ begins all the same). The figures come from the very code that trains, run on te
 of 0.7 GiB and 5 % for the driver, the libraries and what lies between the tensors. A screen on the same card takes its
 own share. Written by `python -m disegno.training.memory_table`.
 
-{gpu_table(found, HEADS)}
+{gpu_table(of_sd15, HEADS)}
+
+## Stable Diffusion XL on a GPU
+
+The same at 1024 x 1024.
+
+{gpu_table(of_sdxl, HEADS, SDXL.gpus)}
 
 ## What to change
 
@@ -105,5 +154,5 @@ leaves looks out.
 
 
 if __name__ == "__main__":
-    figures = {cells: at_sd15(request) for cells, request in requests().items()}
-    PAGE.write_text(page(figures), "utf-8")
+    figures = [{cells: counted(request, real) for cells, request in requests(real).items()} for real in (SD15, SDXL)]
+    PAGE.write_text(page(*figures), "utf-8")

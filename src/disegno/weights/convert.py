@@ -19,7 +19,7 @@ from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.core.files import make_folder
-from disegno.weights import configs
+from disegno.weights import configs, ctrlora_xl_files
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 from disegno.weights.json_table import read_json
@@ -65,7 +65,8 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
         if target == card.layout:
             save_weights(out, file.tensors(), words_of(card, target))
             return Converted(identify(out), file.ignored)
-        if card.family not in _FAMILIES or target not in LAYOUTS or card.layout not in LAYOUTS:
+        is_known = card.family in _FAMILIES and card.mechanism != ctrlora_xl_files.MECHANISM  # it has one form alone
+        if not is_known or target not in LAYOUTS or card.layout not in LAYOUTS:
             raise UnknownKind(
                 f"{source.name} ({card.family or '?'}, {card.kind}, {card.layout or '?'} names) cannot be "
                 f"renamed to {target}. Leave the layout out to write it as safetensors under its own names."

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from disegno.core.errors import UnknownKind
-from disegno.weights import uni_controlnet_files, unicontrol_files, union_files
+from disegno.weights import ctrlora_xl_files, uni_controlnet_files, unicontrol_files, union_files
 from disegno.weights.card import FileCard, require_family
 from disegno.weights.folders import identify_folder
 from disegno.weights.kinds import (
@@ -51,6 +51,7 @@ _TASKS: Mapping[str, Callable[[Shapes], tuple[str, ...]]] = {
     uni_controlnet_files.MECHANISM: uni_controlnet_files.tasks_in,
     unicontrol_files.MECHANISM: unicontrol_files.tasks_in,
     union_files.MECHANISM: union_files.tasks_in,
+    ctrlora_xl_files.MECHANISM: ctrlora_xl_files.tasks_in,
 }
 
 

@@ -86,6 +86,7 @@ KINDS = (
         any=(".lora_layer.down.weight\n",),
         lacks=("\ninput_blocks.0.0.weight\n", "\nconv_in.weight\n", "\nlora_unet_"),
     ),
+    Kind("control", "ctrlora-xl", all=("\nconv_in_condition.", "\ncontrolnet_down_blocks.0.")),
     Kind("control", "ctrlora-base", any=("\nzero_convs.0.", "\ncontrolnet_down_blocks.0.")),
     Kind("lora", "loha", any=(".hada_w1_a\n",)),
     Kind("lora", "lokr", any=(".lokr_w1\n", ".lokr_w1_a\n")),

@@ -20,6 +20,7 @@ ABOUT = About(
     wants=("latent", "tokens"),
     exact=True,
     saves="folder",
+    unlike=("sd2", "sd3"),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-5

@@ -35,6 +35,7 @@ ABOUT = About(
     part="vae",
     exact=True,
     saves="folder",
+    unlike=("sd2", "sd3"),
     unused=(*OF_LORA, *OF_NOISE, "base"),
 )
 RATE = 5e-5
