@@ -22,7 +22,14 @@ from disegno.weights.load import load_file, open_file
 pytestmark = pytest.mark.e2e
 
 SMALL = ("--width", "64", "--height", "64", "--steps", "4", "--save-every", "1")
-MECHANISMS = {"base": "ctrlora-base", "ctrlora": "ctrlora", "full": "ctrlora-full", "controlnet": "controlnet"}
+MECHANISMS = {
+    "base": "ctrlora-base",
+    "ctrlora": "ctrlora",
+    "full": "ctrlora-full",
+    "controlnet": "controlnet",
+    "t2i": "t2i-adapter",
+    "xs": "controlnet-xs",
+}
 
 
 def _write_pairs(folder: Path, outline: bool) -> None:
@@ -208,7 +215,7 @@ def test_what_is_ended_goes_on_to_the_same_bytes(place: Path, tmp_path: Path, re
 
 
 def test_recipes_that_cannot_say_so_before_anything_is_computed(place: Path) -> None:
-    for recipe in ("t2i", "xs", "unicontrol", "uni_controlnet", "uni_controlnet_global"):
+    for recipe in ("unicontrol", "uni_controlnet", "uni_controlnet_global"):
         name = {"unicontrol": "canny", "uni_controlnet": "canny"}.get(recipe)
         data = ("--data", f"{name}=pairs") if name else ("--data", "pairs")
         done = disegno("teach", "refused", *data, "--model", "xl", "--recipe", recipe, *SMALL)

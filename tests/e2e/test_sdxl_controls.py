@@ -17,7 +17,7 @@ from disegno.backbones import miniature, miniature_sdxl, sdxl
 from disegno.cli.main import main
 from disegno.controls._xs_new import new_xs
 from disegno.core.errors import RequestError, WrongFamily
-from disegno.core.request import LoraUse, Refiner
+from disegno.core.request import Hires, LoraUse, Refiner
 from disegno.engine.batch import Batch
 from disegno.engine.generate import Phase, draw
 from disegno.engine.sharing import Sharing
@@ -192,6 +192,19 @@ def test_controls_act_until_the_refiner_takes_over(world: World) -> None:
     assert both.images[0].tobytes() == ended.images[0].tobytes() != alone.images[0].tobytes()
     assert [unit.name for unit in both.request.controls] == ["reference-only", "edges"]
     assert len(both.conditions) == 2
+
+
+def test_a_hires_pass_by_the_refiner_goes_without_them(world: World) -> None:
+    twice = {"hires": Hires(scale=1.0, denoise=0.5, upscaler="Lanczos", model="refiner", steps=2), "steps": 2}
+    units = world.unit("reference-only", passes="hires"), world.unit("edges")
+    results = [
+        list(generate(world.request(*some, **twice), studio=world.studio))[-1]
+        for some in (units, (units[0], world.unit("edges", passes="first")), units[1:])
+    ]
+    both, first, alone = (result for result in results if isinstance(result, Result))
+    said = "The control edges does nothing on the refiner refiner.safetensors, whose net has other sizes."
+    assert [said in one.warnings for one in (both, first, alone)] == [True, False, True]
+    assert both.images[0].tobytes() == first.images[0].tobytes() != alone.images[0].tobytes()
 
 
 def test_a1111s_units_steer_it(world: World) -> None:

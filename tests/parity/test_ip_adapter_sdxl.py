@@ -338,7 +338,7 @@ def test_it_draws(host: sdxl.Sdxl, folder: Path, clip: Path, tmp_path: Path) -> 
     assert drawn(strength=0.0) == plain == result_of(request, studio).images[0].tobytes()
 
 
-def test_on_the_refiner_it_does_nothing_and_says_so(host: sdxl.Sdxl, clip: Path, tmp_path: Path) -> None:
+def test_it_acts_until_the_refiner_takes_over_and_says_so(host: sdxl.Sdxl, clip: Path, tmp_path: Path) -> None:
     """A1111 parity: a control's hooks are in the first model's net."""
     mini.write_file(tmp_path / "xl.safetensors")
     mini.write_file(tmp_path / "refiner.safetensors", Sdxl(seed=4, refines=True))
@@ -350,7 +350,7 @@ def test_on_the_refiner_it_does_nothing_and_says_so(host: sdxl.Sdxl, clip: Path,
     request = replace(small, refiner=Refiner(model="refiner", at=0.4, share="steps"))
     unit = ControlUnit(name="plain", image=str(tmp_path / "1.png"), annotate="none")
     plain, seen = (result_of(replace(request, controls=units), studio) for units in ((), (unit,)))
-    said = "The control 'plain' does nothing on the refiner refiner.safetensors, whose nets are others."
-    assert plain.warnings == () and seen.warnings == (said,)
+    said = "The control plain acts until refiner.safetensors takes over, whose net has other sizes than that of"
+    assert plain.warnings == () and seen.warnings == (f"{said} xl.safetensors.",)
     assert seen.images[0].tobytes() != plain.images[0].tobytes()
     assert seen.request.controls and seen.labels["ControlNet 0"]

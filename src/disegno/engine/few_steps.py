@@ -1,5 +1,6 @@
 """Few steps: a model that draws in a handful of them, by a LoRA that it brings or as it is, and what they want."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from disegno.backbones.base import Backbone, Defaults
@@ -42,10 +43,9 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
 def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
     """Return what a second pass draws, by another model: without what is the first one's alone.
 
-    That is the LoRA that only the first one brings; where the second one is a refiner of other nets (SDXL's), all of
-    them and the controls.
+    That is the LoRA that only the first one brings; where the second one is a refiner of other nets (SDXL's), all.
     """
-    if _refines(first, second):
+    if refines(first, second):
         return _on_refiner(second, request, worded)
     own, others = (model.few_steps.name if model.few_steps else None for model in (first, second))
     if own is None or own == others:
@@ -59,15 +59,21 @@ def for_another(first: Backbone, second: Backbone, request: Request, worded: Wor
 
 
 def _on_refiner(refiner: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
-    """Return the request without LoRAs and controls, which is said. A1111 parity: neither acts on SDXL's refiner."""
+    """Return the request without LoRAs, which is said. A1111 parity: none acts on SDXL's refiner."""
     uses = [use for some in (request.loras, *(each.loras for each in worded.wordings)) for use in some]
-    left = [f"LoRA {name!r}" for name in dict.fromkeys(use.name for use in uses)]
-    left += [f"control {name!r}" for name in dict.fromkeys(unit.name for unit in request.controls)]
-    said = tuple(f"The {what} does nothing on the refiner {refiner.name}, whose nets are others." for what in left)
-    wordings = tuple(replace(each, loras=(), warnings=(*each.warnings, *said)) for each in worded.wordings)
-    return replace(request, loras=(), controls=()), replace(worded, wordings=wordings)
+    left = dict.fromkeys(use.name for use in uses)
+    wordings = tuple(replace(each, loras=()) for each in worded.wordings)
+    words = [f"The LoRA {name!r} does nothing on the refiner {refiner.name}, whose nets are others." for name in left]
+    return replace(request, loras=()), saying(replace(worded, wordings=wordings), words)
 
 
-def _refines(first: Backbone, second: Backbone) -> bool:
+def saying(worded: Worded, words: Iterable[str]) -> Worded:
+    """Return the wordings with these warnings, too."""
+    said = tuple(words)
+    wordings = tuple(replace(each, warnings=(*each.warnings, *said)) for each in worded.wordings)
+    return replace(worded, wordings=wordings)
+
+
+def refines(first: Backbone, second: Backbone) -> bool:
     """Return whether the second model is of the first one's family, with fewer nets. A1111 parity: SDXL's refiner."""
     return first.family == second.family and not first.lora_nets.keys() <= second.lora_nets.keys()

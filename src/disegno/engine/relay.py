@@ -10,7 +10,7 @@ import torch
 
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
-from disegno.core.request import REFERENCES, ControlPass, ControlUnit, Refiner
+from disegno.core.request import FILELESS, ControlPass, ControlUnit, Refiner
 from disegno.diffusion.schedules import NoiseTable
 from disegno.engine.batch import Run
 from disegno.engine.depth import check_depth
@@ -91,7 +91,7 @@ def _unfit(job: Job, second: Backbone, which: ControlPass) -> dict[int, ControlU
     """Return the controls of files, by their places, where a net of other sizes takes over, as SDXL's refiner's."""
     if _sizes(job.backbone) == _sizes(second):
         return {}
-    return {place: unit for place, unit in acting(job, which) if unit.name not in REFERENCES}
+    return {place: unit for place, unit in acting(job, which) if unit.name not in FILELESS}
 
 
 def _sizes(backbone: Backbone) -> tuple[tuple[object, ...], object]:

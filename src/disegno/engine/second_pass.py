@@ -9,10 +9,10 @@ from torch import Tensor
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
 from disegno.core.hires import Target, target_size
-from disegno.core.request import Hires, Request
+from disegno.core.request import FILELESS, ControlUnit, Hires, Request
 from disegno.engine.depth import check_depth
-from disegno.engine.few_steps import for_another
-from disegno.engine.phases import Job, Phase, check_files, encoded, picture_phase, pictures_of
+from disegno.engine.few_steps import for_another, refines, saying
+from disegno.engine.phases import Job, Phase, acting, check_files, encoded, picture_phase, pictures_of
 from disegno.engine.runs import Begin, edits
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
@@ -58,11 +58,23 @@ def open_second(job: Job) -> Second | None:
     backbone.check_size(width * backbone.downscale, height * backbone.downscale)
     worded = word(request, job.seeds, job.studio, part=1)
     drawn, worded = for_another(job.backbone, backbone, _request(request, hires), worded)
-    drawing = replace(job, request=drawn, backbone=backbone, worded=worded)
+    unfit = _unfit(job, backbone)
+    said = (
+        f"The control {unit.name} does nothing on the refiner {backbone.name}, whose net has other sizes."
+        for unit in unfit.values()
+    )
+    drawing = replace(job, request=drawn, backbone=backbone, worded=saying(worded, said), idle=frozenset(unfit))
     second = Second(hires, drawing, target, mode or find_upscaler(hires.upscaler, job.studio))
     if hires.denoise:
         _check(second)
     return second
+
+
+def _unfit(job: Job, second: Backbone) -> dict[int, ControlUnit]:
+    """Return the controls of files, by their places, where SDXL's refiner draws the second pass."""
+    if not refines(job.backbone, second):
+        return {}
+    return {place: unit for place, unit in acting(job, "hires") if unit.name not in FILELESS}
 
 
 def _backbone(job: Job, hires: Hires) -> Backbone:

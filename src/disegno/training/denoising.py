@@ -90,12 +90,20 @@ class Denoising(nn.Module):
         """Return the net's output under the control, (b c h w)."""
         shown = None if self.show is None else self.show(batch, x, t, tokens)
         if isinstance(shown, Stream):
-            assert isinstance(self.denoiser, UNet2DConditionModel), "streams go beside a UNet's blocks"
-            return evaluate(self.denoiser, x, t, tokens, streams=(shown,))
+            return self._beside(shown, x, t, tokens)
         if isinstance(shown, Tensor):
             tokens, shown = torch.cat([tokens, shown.to(tokens)], dim=1), None  # b n+m d
         added = {} if shown is None else _named(shown)
         return self.denoiser(x, t, encoder_hidden_states=tokens, return_dict=False, **added)[0]
+
+    def _beside(self, stream: Stream, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        """Return the output of the net with another one beside its blocks, (b c h w)."""
+        net, added = self.denoiser, None
+        if isinstance(net, ToldNet):
+            tokens, added = net.told(x, tokens)
+            net = net.net
+        assert isinstance(net, UNet2DConditionModel), "streams go beside a UNet's blocks"
+        return evaluate(net, x, t, tokens, streams=(stream,), added=added)
 
 
 def _named(residuals: Residuals) -> dict[str, tuple[Tensor, ...] | Tensor]:

@@ -28,16 +28,21 @@ class ToldNet(nn.Module):
         mid_block_additional_residual: Tensor | None = None,
     ) -> tuple[Tensor]:
         """Return the output, (b c h w), in a tuple. sample: (b c h w); encoder_hidden_states: (b n+1 d)."""
-        tokens, pooled = without_pooled(encoder_hidden_states, pooled_width(self.net.config))
+        tokens, added = self.told(sample, encoder_hidden_states)
         return self.net(
             sample,
             timestep,
             tokens,
-            added_cond_kwargs=told_size(pooled, sample),
+            added_cond_kwargs=added,
             down_block_additional_residuals=down_block_additional_residuals,
             mid_block_additional_residual=mid_block_additional_residual,
             return_dict=False,
         )
+
+    def told(self, sample: Tensor, states: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the tokens (b n d), and what the net is told besides, of text states (b n+1 d)."""
+        tokens, pooled = without_pooled(states, pooled_width(self.net.config))
+        return tokens, told_size(pooled, sample)
 
 
 def called_alike(net: UNet2DConditionModel) -> UNet2DConditionModel | ToldNet:

@@ -26,7 +26,7 @@ ABOUT = About(
     summary="T2I-Adapter: a small net that looks at the condition once",
     wants=("latent", "condition", "tokens"),
     exact=True,
-    unlike=("sdxl", "sd3"),
+    unlike=("sd3",),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-4

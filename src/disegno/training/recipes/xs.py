@@ -30,7 +30,7 @@ ABOUT = About(
     summary="ControlNet-XS: a small net beside the model's, in both directions",
     wants=("latent", "condition", "tokens"),
     exact=True,
-    unlike=("sdxl", "sd3"),
+    unlike=("sd3",),
     unused=(*OF_LORA, "base"),
 )
 RATE = 1e-4
