@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from disegno.backbones.base import Backbone, Defaults
+from disegno.backbones.base import Backbone, Defaults, Refines
 from disegno.core.errors import RequestError
 from disegno.core.request import LoraUse, Request
 from disegno.engine.wording import Worded
@@ -75,5 +75,9 @@ def saying(worded: Worded, words: Iterable[str]) -> Worded:
 
 
 def refines(first: Backbone, second: Backbone) -> bool:
-    """Return whether the second model is of the first one's family, with fewer nets. A1111 parity: SDXL's refiner."""
-    return first.family == second.family and not first.lora_nets.keys() <= second.lora_nets.keys()
+    """Return whether the second model is a refiner of the first one's family, with other nets: SDXL's."""
+    return first.family == second.family and _is_refiner(second) and not _is_refiner(first)
+
+
+def _is_refiner(model: Backbone) -> bool:
+    return isinstance(model, Refines) and model.refines

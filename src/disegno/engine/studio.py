@@ -48,6 +48,7 @@ UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says wha
 MAX_TEXTS = 256
 MAX_LEARNT = 4096
 MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7 GiB in half precision
+MAX_LORA_BYTES = 4 << 30  # of all merged ones; one may be larger: on SDXL's UNet 4.8 GiB
 MAX_LORAS_AT_ONCE = 256
 MAX_CONTROLLERS = 32
 MAX_BACKBONES = 2
@@ -101,7 +102,9 @@ class Studio:
         self._captioners: Kept[Captioner] = Kept(MAX_CAPTIONERS)
         self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
-        self._loras: Kept[tuple[Backbone, Loras]] = Kept(MAX_LORAS)
+        self._loras: Kept[tuple[Backbone, Loras]] = Kept(
+            MAX_LORAS, num_bytes=lambda kept: kept[1].num_bytes, most_bytes=MAX_LORA_BYTES
+        )
 
     def backbone(self, name: str, prediction: str | None = None, vae: str | None = None) -> Backbone:
         """Return the model of this name: the built-in one, a file or folder, or one of the library. Opened once.
