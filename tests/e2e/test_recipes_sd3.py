@@ -159,9 +159,9 @@ def test_what_it_will_take_is_counted(world: World, base: Path, recipe: str) -> 
     assert found.weights > 0 and found.optimiser > 0 and found.total > found.weights
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("base", "ctrlora", "full")])
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("base", "ctrlora", "full", "lora")])
 def test_other_recipes_say_so_before_anything_is_computed(world: World, recipe: str) -> None:
-    with pytest.raises(WrongFamily, match=r"does not teach under sd3, .* \(base, ctrlora, full\)"):
+    with pytest.raises(WrongFamily, match=r"does not teach under sd3, .* \(base, ctrlora, full, lora\)"):
         world.opened({"": Discs(2)}, recipe=recipe, data=("in memory",))
 
 

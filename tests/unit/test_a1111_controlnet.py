@@ -123,7 +123,7 @@ def test_an_ip_adapters_weights_are_counted_as_a_step_calls_the_transformers(num
     found = translate_unit(unit, (), [Named("x")], has_init=False)
     assert found is not None
     assert found.fields["layers"] == [*weights[:middle], *weights[middle + 1 :], weights[middle]]
-    with pytest.raises(WireError, match=r"for SDXL 10, and 11 \(given: 12\)"):
+    with pytest.raises(WireError, match=r"IP-Adapters 16 or 11 \(given: 12\)"):
         translate_unit(unit | {"advanced_weighting": [1.0] * 12}, (), [Named("x")], has_init=False)
 
 
@@ -140,12 +140,12 @@ def test_an_ip_adapter_looks_at_the_picture_itself(module: str) -> None:
     assert len(parts_of(unit | {"module": "canny", "image": several})) == 1
 
 
-@pytest.mark.parametrize("num", [13, 10, 4, 16, 11])
+@pytest.mark.parametrize("num", [13, 10, 4, 16, 11, 12])
 def test_weights_by_layer_are_as_many_as_some_control_has(num: int) -> None:
-    """Of a ControlNet, of one of SDXL, of a T2I-Adapter, of an IP-Adapter; not 11."""
+    """Of a ControlNet, of one of SDXL, of a T2I-Adapter, of an IP-Adapter, of one of SDXL; not 12."""
     unit = {"model": "x", "module": "none", "image": IMAGE, "advanced_weighting": [0.5] * num}
-    if num == 11:
-        with pytest.raises(WireError, match="10 for SDXL, 4 for a T2I-Adapter"):
+    if num == 12:
+        with pytest.raises(WireError, match="SDXL 10, T2I-Adapters 4"):
             translate_unit(unit, (), [Named("x")], has_init=False)
         return
     found = translate_unit(unit, (), [Named("x")], has_init=False)

@@ -14,8 +14,8 @@ from diffusers import ControlNetModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls._net import open_net, run, weight_of
-from disegno.controls.base import Condition, Host, add, key_of
+from disegno.controls._net import layers_of, open_net, run, weight_of
+from disegno.controls.base import Condition, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch
 from disegno.diffusion.call import Call
 from disegno.diffusion.patches import with_pooled
@@ -65,6 +65,10 @@ class CtrLoraXlController:
     @property
     def tasks(self) -> Mapping[str, str | None]:
         return self.file.tasks
+
+    def layers(self, task: str) -> Layers:
+        """Return what a unit's layers weigh: the residuals."""
+        return layers_of(self.net)
 
     def prepare(self, condition: Condition) -> CtrLoraXl:
         """Return the control for one condition, `condition.task`."""

@@ -205,10 +205,14 @@ def open(
     file, places = read_ip(path), places_of(backbone)
     _check_fits(path.name, file, places, backbone)
     shapes = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
-    try:
-        net = memory.build(lambda: IpNet(file.form, shapes, file.pairs), file.tensors, path.name)
-    except (KeyError, IndexError) as error:
-        raise KeyMismatch(f"{path.name} is an incomplete IP-Adapter: it lacks {error}. Fetch it again.") from error
+
+    def make() -> IpNet:
+        try:
+            return IpNet(file.form, shapes, file.pairs)
+        except (KeyError, IndexError) as error:
+            raise KeyMismatch(f"{path.name} is an incomplete IP-Adapter: it lacks {error}. Fetch it again.") from error
+
+    net = memory.build(make, file.tensors, path.name)
     where = tuple(_places(path, clip, model_dirs))
     opened = vision or partial(open_clip_vision, memory=memory, dtype=memory.policy.dtype)
     eye = Eye(path.stem, file.form != "plain", file.seen, where, opened)

@@ -87,10 +87,14 @@ def open_local(name: str, local: Local, backbone: Body, memory: Memory, fingerpr
 
 def _built(make: Callable[[Mapping[str, Tensor]], N], tensors: Mapping[str, Tensor], name: str, memory: Memory) -> N:
     """Return the net that `make` makes for these tensors, with them in it. Raises KeyMismatch."""
-    try:
-        return memory.build(lambda: make(tensors), tensors, name)
-    except KeyError as error:
-        raise KeyMismatch(f"{name} is incomplete: it has no tensor {error}. Use a complete file.") from error
+
+    def made() -> N:
+        try:
+            return make(tensors)
+        except KeyError as error:
+            raise KeyMismatch(f"{name} is incomplete: it has no tensor {error}. Use a complete file.") from error
+
+    return memory.build(made, tensors, name)
 
 
 def _modulation(name: str, norm: str, own: Mapping[str, Tensor], memory: Memory) -> Modulation:
