@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -137,3 +138,18 @@ def test_the_page_describes_the_picture_that_is_changed(
         there.page.locator(".toast").get_by_role("button", name="Undo").click()
         expect(prompt).to_have_value("a castle")
         assert not [job for job in server.get("/v1/jobs")["jobs"] if job["state"] == "running"]
+
+
+def test_loopback_says_what_each_picture_shows(server: Server, models: Path, photos: Path, tmp_path: Path) -> None:
+    body: dict[str, Any] = {
+        "init_images": [base64.b64encode((photos / "red.png").read_bytes()).decode()], "prompt": "a house", "seed": 1,
+        "steps": 2, "width": 128, "height": 128, "denoising_strength": 0.5, "sampler_name": "Euler",
+        "script_name": "Loopback", "script_args": [2, 0.5, "Linear", "CLIP"],
+    }  # fmt: skip
+    answer = server.ask("POST", "/sdapi/v1/img2img", body)
+    assert answer.status_code == 200, answer.text
+    images, texts = answer.json()["images"][-2:], json.loads(answer.json()["info"])["infotexts"][-2:]
+    first = tmp_path / "first.png"
+    first.write_bytes(base64.b64decode(images[0]))
+    for text, picture in zip(texts, (photos / "red.png", first), strict=True):
+        assert text.startswith(f"a house, {_words(models, tmp_path, picture)}"), text

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from disegno.core.infotext import read_infotext
 from disegno.engine.embedded import PILLOW_TRIPS, text_in
 from disegno.serving.a1111.coerce import Json
+from disegno.serving.a1111.errands import Errand
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.extras import Extras, html_info, translate_extras
 from disegno.serving.a1111.files import png_with_text
@@ -85,16 +86,26 @@ async def interrogate(request: Request) -> Response:
         raise WireError("Image not found", 404)
     if given.get("model", "clip") != "clip":
         raise WireError("Model not found", 404)
-    if not any(card.kind == "captioner" for card in (await front.catalogue()).files):
-        raise WireError("Model not found: there is no captioner (the folder of a BLIP) in the model folders", 404)
-    asked = CaptionRequest(image=await picture_at(front, image))
+    await require_captioner(front)
     errand = front.errands.begin(owner, "interrogate", 1)
     try:
-        job = await front.errands.run_job(errand, "caption", asked, request.is_disconnected)
+        words = await caption_of(front, errand, await picture_at(front, image), request)
     finally:
         front.errands.end(errand)
-    ended = None if job is None else require_done(job)
-    return JSONResponse({"caption": "" if ended is None or ended.outcome is None else ended.outcome.facts["caption"]})
+    return JSONResponse({"caption": words})
+
+
+async def require_captioner(front: Front) -> None:
+    """Raise WireError where nothing here says what pictures show."""
+    if not any(card.kind == "captioner" for card in (await front.catalogue()).files):
+        raise WireError("Model not found: there is no captioner (the folder of a BLIP) in the model folders", 404)
+
+
+async def caption_of(front: Front, errand: Errand, uri: str, request: Request) -> str:
+    """Return what a picture shows; "" where the errand was interrupted. Raises Refused."""
+    job = await front.errands.run_job(errand, "caption", CaptionRequest(image=uri), request.is_disconnected)
+    outcome = None if job is None else require_done(job).outcome
+    return "" if outcome is None else str(outcome.facts["caption"])
 
 
 def _look(front: Front, uri: str) -> Looked:

@@ -23,6 +23,7 @@ from disegno.serving.a1111.generation import Form, Order, translate
 from disegno.serving.a1111.images import encode
 from disegno.serving.a1111.pasted import UNITS
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
+from disegno.serving.a1111.routes_extras import caption_of, require_captioner
 from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
 from disegno.serving.store import Job
@@ -52,9 +53,12 @@ async def _generate(form: Form, request: Request) -> Response:
     house = await front.house(owner)
     order = await asyncio.to_thread(translate, form, await body_of(request), house)
     first = order.requests[0]
+    described = sum(order.turn(n).described for n in range(len(order.requests)))
+    if described:
+        await require_captioner(front)
     passes = 2 if first.hires is not None and (first.init is None or first.init.denoise) else 1
     task_id = order.given.text("force_task_id")[:200]
-    errand = front.errands.begin(owner, f"scripts_{form}", len(order.requests), passes, task_id)
+    errand = front.errands.begin(owner, f"scripts_{form}", len(order.requests) + described, passes, task_id)
     drawn: list[Drawn] = []
     try:
         await _draw(front, errand, order, drawn, request)
@@ -73,6 +77,10 @@ async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], 
     for n, asked in enumerate(order.requests):
         if order.turn(n).follows:
             asked = _following(asked, drawn[-1])
+        if order.turn(n).described:
+            assert asked.init is not None
+            words = await caption_of(front, errand, asked.init.image, request)
+            asked = replace(asked, prompt=", ".join(part for part in (asked.prompt, words) if part))
         job = await front.errands.run_job(errand, "generate", asked, request.is_disconnected)
         if job is None:
             return

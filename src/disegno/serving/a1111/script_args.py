@@ -56,7 +56,13 @@ ARGS: Mapping[str, tuple[Arg, ...]] = {
         Arg("loops", "Loops", "int", 4, 1, 32, 1),
         Arg("final_denoising_strength", "Final denoising strength", "float", 0.5, 0, 1, 0.01),
         Arg("denoising_curve", "Denoising strength curve", "str", "Linear", choices=("Aggressive", "Linear", "Lazy")),
-        Arg("append_interrogation", "Append interrogated prompt at each iteration", "str", "None", choices=("None",)),
+        Arg(
+            "append_interrogation",
+            "Append interrogated prompt at each iteration",
+            "str",
+            "None",
+            choices=("None", "CLIP"),
+        ),
     ),
     "sd upscale": (
         Arg("info", "Info", "any", ""),

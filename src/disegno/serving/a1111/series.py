@@ -26,9 +26,8 @@ class Asked:
     """What a script is asked with: the body, its own arguments, and what the form says without a script.
 
     `seed`, `subseed`: drawn, where the body leaves them open; `is_seeded`: it says the seed. `steps`: those that are
-    done of a picture that is changed. `denoise`,
-    `num` and `batch`: with the form's defaults. `size`: width and height, where the form gives both. `upscalers`: of
-    pixels, in the lists' order.
+    done of a picture that is changed. `denoise`, `num` and `batch`: with the form's defaults. `size`: width and height,
+    where the form gives both. `upscalers`: of pixels, in the lists' order.
     """
 
     body: Body
@@ -58,7 +57,8 @@ class Turn:
     """One drawing of a series. `fields`: of our Request, over what its body is translated into.
 
     `told`: entries of its text, over its own; null leaves one out. `follows`: it changes what the one before it drew.
-    `kept`: its picture is in the answer.
+    `kept`: its picture is in the answer. `described`: what is seen in the picture that it changes is said behind its
+    prompt.
     """
 
     body: Body
@@ -66,6 +66,7 @@ class Turn:
     told: Mapping[str, Json] = field(default_factory=dict[str, Json])
     follows: bool = False
     kept: bool = True
+    described: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _loopback(asked: Asked) -> Series:
             told=told,
             follows=loop > 0,
             kept=asked.num == 1 or loop == loops - 1,
+            described=asked.args["append_interrogation"] == "CLIP",
         )
         for iteration in range(asked.num)
         for loop, share in enumerate(shares)
