@@ -41,6 +41,7 @@ from disegno.text.clip_vision import find_clip_vision, vision_config
 from disegno.weights.identify import identify
 from disegno.weights.ip_adapter_files import Form, read_ip
 from kit import ip_adapter as kit
+from kit import xl
 from kit.clip import SIDE, write_clip
 from kit.drawing import result_of
 
@@ -152,19 +153,6 @@ def test_a_weight_for_each_stack_of_attentions(host: sdxl.Sdxl, folder: Path, cl
 
 # ---- the published files
 
-UNET: dict[str, Any] = {  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 WIDTHS = (*(640,) * 4, *(1280,) * 20, *(1280,) * 30, *(640,) * 6, *(1280,) * 10)
 PUBLISHED: dict[str, tuple[Form, int, int, str]] = {  # form, what of CLIP it reads, its tokens, who looks
     "ip-adapter_sdxl": ("plain", 1280, 4, "CLIP ViT-bigG/14"),
@@ -177,7 +165,7 @@ PUBLISHED: dict[str, tuple[Form, int, int, str]] = {  # form, what of CLIP it re
 @pytest.fixture(scope="module")
 def real() -> Any:
     with torch.device("meta"):
-        return UNet2DConditionModel(**UNET)
+        return UNet2DConditionModel(**xl.BASE)
 
 
 def _published(name: str) -> headers.Shapes:

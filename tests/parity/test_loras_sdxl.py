@@ -34,6 +34,7 @@ from disegno.text.clip_tokens import LENGTH, tokenizer
 from disegno.weights.identify import identify
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
+from kit import xl
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
@@ -297,26 +298,13 @@ def test_the_pooled_texts_projection_is_a_layer_too(model: sdxl.Sdxl, folder: Pa
 
 # ---- the names of published files
 
-UNET: dict[str, Any] = {  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 CLIPS = {"te": (768, 3072, 12, 12), "te2": (1280, 5120, 32, 20)}  # widths, layers, heads
 
 
 def _real() -> dict[str, nn.Module]:
     """Return the published nets, on the meta device."""
     with torch.device("meta"):
-        nets: dict[str, nn.Module] = {"unet": UNet2DConditionModel(**UNET)}
+        nets: dict[str, nn.Module] = {"unet": UNet2DConditionModel(**xl.BASE)}
         for part, (width, inner, layers, heads) in CLIPS.items():
             config = CLIPTextConfig(
                 hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads

@@ -49,6 +49,7 @@ from disegno.weights.t2i_files import names_of, originals_of
 from disegno.weights.union_files import TASKS
 from disegno.weights.xs_files import names_of as xs_names
 from disegno.weights.xs_files import originals_of as xs_originals
+from kit import xl
 
 # diffusers turns tensors into arrays in a way that numpy 2 deprecates
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
@@ -59,18 +60,7 @@ PROMPT, NEGATIVE = "a red car on a city street", "blur"
 REQUEST = Request(prompt=PROMPT, negative=NEGATIVE, steps=6, sampler="Euler", schedule="uniform", cfg=5.0)
 SEED = 3
 IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-REAL: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
+REAL = {name: value for name, value in xl.BASE.items() if name != "sample_size"}
 NONE = ("DownBlock2D",) * 3
 # as diffusers/controlnet-*-sdxl-1.0, -mid and -small have them (the last's middle has an attention without a block)
 SIZES: dict[str, dict[str, Any]] = {
