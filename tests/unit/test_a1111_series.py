@@ -200,6 +200,7 @@ def test_before_a_position_the_text_was_the_third() -> None:
         ("--steps many", "steps: value is not a valid integer"),
         (" \n", "no line of text"),
         ("a\n" * 65, "65 pictures; at most 64"),
+        ("a\n" * 100_000, "100000 pictures; at most 64"),  # said at once: none of them is read
     ],
 )
 def test_a_line_that_cannot_be_drawn_is_said(text: str, said: str) -> None:

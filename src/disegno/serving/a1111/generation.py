@@ -105,7 +105,9 @@ def _steps_done(given: Given, first: Request) -> int:
 
 
 def _in_turns(order: Order, series: Series, house: House) -> Order:
-    """Return the order of all of a series' drawings."""
+    """Return the order of all of a series' drawings. Raises WireError where there are too many, before any is read."""
+    if len(series.turns) > MAX_IMAGES:
+        raise WireError(f"The script has {len(series.turns)} pictures; at most {MAX_IMAGES} are possible at once.")
     parts = [_translate(order.form, turn.body, house, turn.fields) for turn in series.turns]
     turns = tuple(turn for part, turn in zip(parts, series.turns, strict=True) for _ in part.requests)
     requests = tuple(request for part in parts for request in part.requests)
