@@ -72,7 +72,7 @@ def test_incomplete_folders_are_refused_in_words(folder: Path, tmp_path: Path) -
     with pytest.raises(CorruptFile, match=r"no vocabulary: tokenizer\.json or vocab\.txt"):
         open_captioner(bare, MEMORY)
     (bare / "tokenizer.json").write_text("{}", "utf-8")
-    with pytest.raises(CorruptFile, match="is no vocabulary"):
+    with pytest.raises(CorruptFile, match="is no tokenizer"):
         open_captioner(bare, MEMORY)
     (bare / "config.json").write_text(json.dumps({"architectures": ["Blip"], "text_config": 3}), "utf-8")
     with pytest.raises(CorruptFile, match="no description of a blip"):

@@ -9,8 +9,6 @@ from disegno.cli.bar import Bar
 from disegno.core.errors import BadImage, RequestError
 from disegno.core.files import write_atomically
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 @click.command(name="caption")
 @click.argument("pictures", nargs=-1, required=True)
@@ -66,12 +64,16 @@ def command(
 
 def _paths(pictures: tuple[str, ...]) -> Iterator[Path]:
     """Yield the pictures, those of a folder by name. Raises RequestError where one is not there."""
+    from disegno.training.data.formats.folders import PICTURE_SUFFIXES
+
     for given in pictures:
         path = Path(given).expanduser()
         if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+            found = sorted(
+                each for each in path.rglob("*") if each.suffix.lower() in PICTURE_SUFFIXES and each.is_file()
+            )
             if not found:
-                raise RequestError(f"{path} holds no picture ({', '.join(SUFFIXES)}).")
+                raise RequestError(f"{path} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))}).")
             yield from found
         elif path.is_file():
             yield path

@@ -10,7 +10,7 @@ A mechanism is one module in this folder (or of another package, by the entry po
 strength, for every row that it is given: strength, span and mode are put around it by `strength.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from disegno.core.errors import RequestError
+from disegno.core.request import ControlUnit
 from disegno.diffusion.call import Call, ImagePrompt, Residuals, Suffix
 
 
@@ -195,6 +196,19 @@ def add_image_prompts(call: Call, own: Sequence[ImagePrompt]) -> Call:
     """Return the call with an image prompt for each row, beside those that it has."""
     before = call.image_prompts or ((),) * len(call.rows)
     return replace(call, image_prompts=tuple((*some, one) for some, one in zip(before, own, strict=True)))
+
+
+def in_vain(unit: ControlUnit, fields: Collection[str], params: Collection[str]) -> list[str]:
+    """Return what a unit says that means nothing to its control: of these fields, and all but these parameters."""
+    given = {
+        "annotate": (unit.annotate or "none").lower() != "none",
+        "mode": unit.mode != "balanced",
+        "region": unit.region is not None,
+        "layers": bool(unit.layers),
+        "mix": unit.mix,
+        "base": unit.base is not None,
+    }
+    return [name for name in fields if given[name]] + [name for name in unit.params if name not in params]
 
 
 def key_of(*parts: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Condition, Host, key_of
+from disegno.controls.base import Condition, Host, in_vain, key_of
 from disegno.core.errors import RequestError
 from disegno.core.request import COLOUR_FIX, SHARPNESS, VARIATION, ControlPass, ControlUnit, Scalar
 from disegno.diffusion.call import Call, Correction
@@ -94,15 +94,7 @@ def open_colour_fix(unit: ControlUnit, backbone: Predicting, which: ControlPass 
 
     A1111 parity: in a hires pass the blur is twice as wide.
     """
-    given = {
-        "annotate": (unit.annotate or "none").lower() != "none",
-        "mode": unit.mode != "balanced",
-        "layers": bool(unit.layers),
-        "mix": unit.mix,
-        "base": unit.base is not None,
-        **{name: True for name in unit.params if name not in ("variation", "sharpness")},
-    }
-    if meaningless := [name for name, is_given in given.items() if is_given]:
+    if meaningless := in_vain(unit, ("annotate", "mode", "layers", "mix", "base"), ("variation", "sharpness")):
         raise RequestError(
             f"The control {unit.name!r} keeps the colours of its picture as it is, on both prompts alike, and knows two"
             f" parameters, variation and sharpness: leave out its {' and '.join(meaningless)}."

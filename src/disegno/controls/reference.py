@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from disegno.controls.base import Condition, Host, key_of
+from disegno.controls.base import Condition, Host, in_vain, key_of
 from disegno.core.errors import RequestError, WrongFamily
 from disegno.core.request import FIDELITY, ControlMode, ControlPass, ControlUnit
 from disegno.diffusion.call import Call, Reference
@@ -94,15 +94,7 @@ def open_reference(unit: ControlUnit, backbone: ReferenceHost, which: ControlPas
             f"The control {unit.name!r} works by a UNet's attention, and {backbone.name} ({backbone.family}) has no"
             f" UNet. Choose a model of {', '.join(families)}, or leave the control out."
         )
-    given = {
-        "annotate": (unit.annotate or "none").lower() != "none",
-        "region": unit.region is not None,
-        "layers": bool(unit.layers),
-        "mix": unit.mix,
-        "base": unit.base is not None,
-        **{name: True for name in unit.params if name != "fidelity"},
-    }
-    if meaningless := [name for name, is_given in given.items() if is_given]:
+    if meaningless := in_vain(unit, ("annotate", "region", "layers", "mix", "base"), ("fidelity",)):
         raise RequestError(
             f"The control {unit.name!r} shows the model the whole picture as it is, and knows one parameter, fidelity:"
             f" leave out its {' and '.join(meaningless)}."

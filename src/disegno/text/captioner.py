@@ -20,6 +20,7 @@ from disegno.core.errors import CorruptFile, RequestError
 from disegno.memory import Memory
 from disegno.text.clip_vision import MEAN, STD
 from disegno.text.described import described
+from disegno.text.vocabulary import read_tokenizer
 from disegno.weights.json_table import read_json
 from disegno.weights.parts import folder_tensors
 
@@ -100,20 +101,15 @@ def _vocabulary(path: Path) -> Tokenizer:
         raise CorruptFile(
             f"{path} has no vocabulary: {' or '.join(_VOCABULARIES)} was expected beside the weights. Fetch it, too."
         )
-    try:
-        if found.suffix == ".json":
-            words = Tokenizer.from_file(str(found))
-            words.no_truncation()
-            words.no_padding()
-            return words
-        return _word_pieces(found)
-    except Exception as error:  # tokenizers raises nothing more particular
-        raise CorruptFile(f"{found} is no vocabulary ({str(error)[:80]}). Fetch it again.") from error
+    return read_tokenizer(found) if found.suffix == ".json" else _word_pieces(found)
 
 
 def _word_pieces(vocabulary: Path) -> Tokenizer:
-    """Return BERT's tokenizer, lower case, of a list of its pieces."""
-    words = Tokenizer(models.WordPiece.from_file(str(vocabulary), unk_token=_UNKNOWN))
+    """Return BERT's tokenizer, lower case, of a list of its pieces. Raises CorruptFile."""
+    try:
+        words = Tokenizer(models.WordPiece.from_file(str(vocabulary), unk_token=_UNKNOWN))
+    except Exception as error:  # tokenizers raises nothing more particular
+        raise CorruptFile(f"{vocabulary} is no vocabulary ({str(error)[:80]}). Fetch it again.") from error
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.decoder = decoders.WordPiece()

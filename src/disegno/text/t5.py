@@ -19,6 +19,7 @@ from disegno.prompts.emphasis import parse_pieces
 from disegno.text.chunks import Chunk
 from disegno.text.learnt import TextOptions
 from disegno.text.sentencepiece import read_unigram
+from disegno.text.vocabulary import read_tokenizer
 from disegno.text.weighting import WEIGH, weigh_keeping_size, weights_of
 from disegno.weights.quantised import MIN_ELEMENTS
 
@@ -147,15 +148,7 @@ def find_tokenizer(folders: Sequence[Path]) -> Tokenizer | None:
 
 def open_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer in a tokenizer.json or spiece.model. Raises CorruptFile."""
-    if path.suffix != ".json":
-        tokenizer = read_unigram(path)
-    else:
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing more particular
-            raise CorruptFile(f"{path} is no tokenizer ({str(error)[:80]}). Fetch it again.") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    tokenizer = read_tokenizer(path) if path.suffix == ".json" else read_unigram(path)
     if tokenizer.token_to_id(END) is None:
         raise CorruptFile(f"{path} has no {END}: it is not T5's vocabulary. Fetch T5's own.")
     return tokenizer
