@@ -44,7 +44,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is drawn of each scene. `conditions`: scene k is drawn under the k-th of these, in turn; none: nothing."""
+    """What is drawn of each scene. `conditions`: scene k is drawn under the k-th of these, in turn; none: nothing.
+
+    A condition "" is a black picture: these scenes are shown without a drawing.
+    """
 
     size: int
     conditions: tuple[str, ...] = ()
@@ -55,11 +58,12 @@ class Wish:
 def draw(wardrobe: Wardrobe, wish: Wish, first: int, last: int) -> Drawn:
     """Return the scenes first .. last - 1."""
     scenes = [compose(wardrobe, wish.stream, index, wish.size) for index in range(first, last)]
+    names = [wish.conditions[scene.seed[1] % len(wish.conditions)] for scene in scenes] if wish.conditions else []
     maps = [
-        MAPS[wish.conditions[scene.seed[1] % len(wish.conditions)]](scene, wardrobe) if wish.conditions else None
-        for scene in scenes
+        MAPS[name](scene, wardrobe) if name else np.zeros_like(scene.image)
+        for name, scene in zip(names, scenes, strict=False)
     ]
-    drawn = np.stack([m for m in maps if m is not None]) if wish.conditions else np.zeros((0, 0, 0, 3), np.uint8)
+    drawn = np.stack(maps) if maps else np.zeros((0, 0, 0, 3), np.uint8)
     labels = tuple(labels_of(scene) for scene in scenes) if wish.labels else ()
     return Drawn(np.stack([scene.image for scene in scenes]), drawn, tuple(s.caption for s in scenes), labels)
 

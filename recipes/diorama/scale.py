@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from disegno.core.teach import RateSchedule, TimeDraw
+from disegno.core.teach import OptimiserName, RateSchedule, TimeDraw
 
 Config = Mapping[str, object]
 _CROSS = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -18,7 +18,7 @@ class Course:
     `chapter`: scenes composed at a time; `uses`: how often each is seen; `window`, `lead`, `most`: how many chapters
     are drawn from, are there at first, and in all (`ChapterOrder`). `side`: of the squares that are shown, 0: whole.
     `decay`: of the rate, over all of the steps: for a stage whose length is known before. `timesteps`: which noise
-    levels are drawn more often (a drawing is followed where there is much noise).
+    levels are drawn more often (a drawing is followed where there is much noise). `optimiser`: the program's.
     """
 
     steps: int
@@ -36,6 +36,7 @@ class Course:
     side: int = 0
     decay: RateSchedule = "constant"
     timesteps: TimeDraw = "auto"
+    optimiser: OptimiserName = "adamw"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ FULL = Scale(
         "half": Course(40_000, 512, 8e-4, 300, SHARED, uses=32, window=40, lead=4, most=40),
         "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
         "base": Course(16_000, 128, 1e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
+        "obey": Course(12_000, 128, 6e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, optimiser="muon"),
         "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
                       caption_dropout=0.0),
         "decoder": Course(6_000, 32, 2e-4, 100, SHARED, uses=2, window=2, most=4, ema=0.995),
@@ -121,6 +123,7 @@ TOY = Scale(
         "half": Course(4, 4, 4e-4, 1, chapter=18, uses=1, ema=0.9, window=3, lead=2, most=3),
         "net": Course(4, 4, 4e-4, 1, chapter=18, uses=1, ema=0.9, window=3, lead=2, most=3),
         "base": Course(9, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9, rank=4),
+        "obey": Course(3, 2, 2e-4, 1, chapter=42, uses=1, ema=0.9, optimiser="muon"),
         "few": Course(2, 2, 1e-4, 1, chapter=18, uses=1, ema=0.9),
         "decoder": Course(2, 2, 2e-4, 1, chapter=18, uses=1, ema=0.9),
         "tiny": Course(2, 2, 5e-4, 1, chapter=18, uses=1, ema=0.9),
@@ -160,6 +163,20 @@ HOME = Scale(
             caption_dropout=0.3,
             decay="cosine",
             timesteps="high-noise",
+        ),
+        "obey": Course(
+            3_000,
+            64,
+            1.5e-3,
+            40,
+            SHARED,
+            uses=5,
+            window=12,
+            lead=12,
+            most=12,
+            ema=0.998,
+            decay="cosine",
+            optimiser="muon",
         ),
         "few": Course(
             700, 32, 5e-4, 30, 1_536, uses=6, window=4, ema=0.98, rank=32, caption_dropout=0.0, decay="cosine"

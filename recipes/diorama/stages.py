@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from disegno.controls.ctrlora import merged, open_base
+from disegno.controls.ctrlora import open as open_condition
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
+from disegno.diffusion.call import Residuals
 from disegno.engine.studio import Studio
-from disegno.training.base import Facts, Learner, Turn
+from disegno.training.base import Batch, Facts, Learner, Turn
+from disegno.training.denoising import Denoising, Shown, placed
 from disegno.training.ground import Ground, open_ground, opening_of, training_memory
 from disegno.training.lesson import Lesson, Opening
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
+from disegno.training.result import condition_path
 from disegno.training.trial import through_vae
 
 from .chapters import Ahead, ChapterOrder, Composer, Drawn, FromChapters, Numbers, Source, Wish, chunks, to_tensor
@@ -28,11 +34,11 @@ from .detector import open_learner
 from .device_draws import DeviceObjective
 from .few import open_few
 from .haste import hasten
-from .newborn import write_newborn
+from .newborn import built_in, write_newborn
 from .scale import Course, Scale
 from .stock import Stock
 from .tiny import open_tiny
-from .world.maps import BASE_CONDITIONS
+from .world.maps import BASE_CONDITIONS, NEW_CONDITIONS
 from .world.pack import Wardrobe
 
 SEED = 0
@@ -58,13 +64,17 @@ class Stage:
     shrink: int = 1
 
 
+PLAIN = 2  # batches without a drawing between two with one, in the stage "obey"
+TURNS = tuple(name for each in (*BASE_CONDITIONS, *NEW_CONDITIONS) for name in (*[""] * PLAIN, each))
+
 STAGES: dict[str, Stage] = {
     "vae": Stage("", "vae", "folder", ("target", "condition"), BASE_CONDITIONS),
     "half": Stage("vae", "text_to_image", "folder", ("latent", "tokens"), shrink=2),
     "net": Stage("vae", "text_to_image", "folder", ("latent", "tokens"), rather="half"),
     "base": Stage("net", "base", "file", ("latent", "condition_latent", "tokens"), BASE_CONDITIONS, BASE_CONDITIONS),
-    "few": Stage("net", "", "file", ("latent", "tokens")),
-    "decoder": Stage("net", "", "file", ("latent", "target")),
+    "obey": Stage("", "text_to_image", "folder", ("latent", "condition_latent", "tokens"), TURNS, TURNS, rather="net"),
+    "few": Stage("net", "", "file", ("latent", "tokens"), rather="obey"),
+    "decoder": Stage("net", "", "file", ("latent", "target"), rather="obey"),
     "tiny": Stage("vae", "", "file", ("latent", "target")),
     "detector": Stage("", "", "file", ("target",), labels=True),
 }
@@ -132,6 +142,7 @@ def request_of(place: Place, name: str, steps: int | None = None) -> TeachReques
         ema=course.ema,
         caption_dropout=course.caption_dropout,
         timesteps=course.timesteps,
+        optimiser=course.optimiser,
         holdout=0,
         validate_every=0,
         save_every=10**9,
@@ -185,9 +196,14 @@ def order_of(place: Place, name: str, request: TeachRequest) -> ChapterOrder:
 
 def source_of(place: Place, wish: Wish, course: Course) -> Source:
     """Return where chapters come from: the stock, or composed by this process or by its workers."""
-    if place.stock is not None:
+    if place.stock is not None and is_stocked(wish.conditions):
         return Ahead(Stock(place.stock, course.chapter, wish.size, shows=bool(wish.conditions)), course.most)
     return Composer(wish, course.chapter, place.pack, place.workers, place.wardrobe)
+
+
+def is_stocked(conditions: tuple[str, ...]) -> bool:
+    """Return whether the shared chapters show these conditions."""
+    return conditions in ((), BASE_CONDITIONS)
 
 
 SHARED = ("latent", "tokens")  # the same for every stage after the VAE's
@@ -222,7 +238,8 @@ class Made:
 
 def encoders_of(place: Place, name: str) -> str:
     """Return what latents and text states of shared chapters depend on; "" where no chapters are shared."""
-    if place.stock is None or not set(STAGES[name].encodes) & set(SHARED):
+    stage = STAGES[name]
+    if place.stock is None or not is_stocked(stage.conditions) or not set(stage.encodes) & set(SHARED):
         return ""
     return hashlib.sha256((place.model_of(name) / "vae.safetensors").read_bytes()).hexdigest()
 
@@ -246,7 +263,8 @@ def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner
     recipe = RECIPES.load(request.recipe)
     ground = open_ground(request, recipe.ABOUT, studio)
     empty = ground.backbone.encode_text([""]).tokens[0] if "tokens" in stage.encodes else None
-    opening = opening_of(request, ground, recipe.ABOUT, stage.tasks, empty, studio)
+    tasks = stage.tasks if recipe.ABOUT.several else ("",)
+    opening = opening_of(request, ground, recipe.ABOUT, tasks, empty, studio)
     opening = replace(opening, packs=not place.compiled)
     learner = open_few(opening, request.rate or 0.0) if name == "few" else recipe.open(opening)
     device = ground.policy.device
@@ -256,6 +274,38 @@ def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner
     if place.compiled:
         hasten(learner.module)
     return learner, ground
+
+
+def _with_drawings(place: Place, name: str, request: TeachRequest) -> Opened:
+    """Open the net, to be taught on; where a batch shows a drawing, under what the Base, frozen, makes of it."""
+    learner, ground = open_taught(place, name, request)
+    assert isinstance(learner.module, Denoising)
+    shown, digest = drawings_of(place, ground)
+    learner.module.show = shown
+    return learner, _encoder(ground), f"{ground.backbone.fingerprint} {digest}"
+
+
+def drawings_of(place: Place, ground: Ground) -> tuple[Shown, str]:
+    """Return what adds the residuals of a batch's condition, and the digest of the Base that makes them.
+
+    The run's own Base and its conditions, or the built-in model's; a condition that has no file adds nothing.
+    """
+    own, built = place.result("base"), built_in()
+    path = own if own.exists() else built / "basecn.safetensors"
+    base = open_base(path, ground.backbone, ground.memory)
+    weights: dict[str, dict[str, Tensor]] = {}
+    for task in (*BASE_CONDITIONS, *NEW_CONDITIONS):
+        file = condition_path(own, task) if own.exists() else built / f"control_{task}.safetensors"
+        if file.exists():
+            weights[task] = merged(base, open_condition(file, ground.backbone, ground.memory, base).tensors)
+
+    @torch.no_grad()
+    def shown(batch: Batch, x: Tensor, t: Tensor, tokens: Tensor) -> Residuals | None:
+        if batch.task not in weights:
+            return None
+        return base.residuals(weights[batch.task], placed(batch.rows["condition_latent"], ground.policy), t, tokens)
+
+    return shown, base.sha256
 
 
 def _with_latents(place: Place, name: str, request: TeachRequest) -> Opened:
@@ -295,8 +345,8 @@ def _judging(place: Place, name: str, request: TeachRequest) -> Opened:
 
 
 _OPENERS = {
-    "vae": _with_model, "half": _with_model, "net": _with_model, "base": _with_model, "few": _with_model,
-    "tiny": _with_latents, "decoder": _with_decoder, "detector": _judging,
+    "vae": _with_model, "half": _with_model, "net": _with_model, "base": _with_model, "obey": _with_drawings,
+    "few": _with_model, "tiny": _with_latents, "decoder": _with_decoder, "detector": _judging,
 }  # fmt: skip
 
 
@@ -310,7 +360,7 @@ def _encoder(ground: Ground, shrink: int = 1) -> Encode:
         "target": lambda drawn: to_tensor(drawn.images, device),
         "condition": lambda drawn: to_tensor(drawn.conditions, device),
         "latent": lambda drawn: _latents(ground, drawn, drawn.images, signed=True, shrink=shrink),
-        "condition_latent": lambda drawn: _latents(ground, drawn, drawn.conditions, signed=False),
+        "condition_latent": lambda drawn: _drawing_latents(ground, drawn),
         "tokens": lambda drawn: _tokens(ground, drawn),
     }
     return lambda drawn, names: {name: makers[name](drawn) for name in names}
@@ -327,6 +377,16 @@ def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool, s
         x = (x * 2 - 1 if signed else x).to(vae.dtype).contiguous(memory_format=policy.memory_format)
         parts.append(vae.encode(x, return_dict=False)[0].mode().float() * ground.backbone.scaling_factor)
     return torch.cat(parts)
+
+
+def _drawing_latents(ground: Ground, drawn: Drawn) -> Tensor:
+    """Return the latents of the conditions, (n 4 h/8 w/8); zeros where a scene is shown without one."""
+    is_shown = drawn.conditions.reshape(len(drawn.conditions), -1).any(axis=1)
+    some = replace(drawn, captions=tuple(compress(drawn.captions, is_shown)))
+    found = _latents(ground, some, drawn.conditions[is_shown], signed=False)
+    latents = found.new_zeros((len(is_shown), *found.shape[1:]))
+    latents[torch.from_numpy(is_shown).to(found.device)] = found
+    return latents
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ python -m recipes.diorama.train STAGE --run RUN --minutes 9 [--workers 15] [--br
 python -m recipes.diorama.train STAGE --run RUN --finish              # end a stage with what it has learned so far
 python -m recipes.diorama.train --rehearse --run RUN                  # every stage as a toy, in under three minutes
 
-STAGE: vae, half, net, base, few, decoder, tiny, detector, in this order (half may be left out; detector needs none of
-the others, and learns to see through the autoencoder where there is one).
+STAGE: vae, half, net, base, obey, few, decoder, tiny, detector, in this order (half and obey may be left out; detector
+needs none of the others, and learns to see through the autoencoder where there is one).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .world.pack import known_to, open_pack
 LOG_SECONDS = 10.0
 MOST_MIB = 60.0  # of what a slice leaves
 MEASURED_SCENES = {"full": 192, "home": 192, "toy": 8}
-PARTS = {"vae": "vae.safetensors", "half": "unet.safetensors", "net": "unet.safetensors"}
+PARTS = {"vae": "vae.safetensors", "half": "unet.safetensors", "net": "unet.safetensors", "obey": "unet.safetensors"}
 
 
 def run_of(place: Place, stage: str) -> Run:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import CLIPModel
 
 from disegno.backbones._tiny_decoder import open_tiny_decoder
@@ -49,7 +50,7 @@ from recipes.diorama.scale import TOY
 from recipes.diorama.shards import join, split
 from recipes.diorama.stages import STAGES, Place, open_stage, open_taught, request_of
 from recipes.diorama.stock import Stock, jobs, write_part
-from recipes.diorama.train import bring, compact, finish, leave, run_of, slice_of
+from recipes.diorama.train import bring, compact, finish, leave, opened, run_of, slice_of
 from recipes.diorama.world.maps import BASE_CONDITIONS
 from recipes.diorama.world.render import compose
 
@@ -89,6 +90,22 @@ def test_every_stage_learns_and_its_model_draws(place: Place) -> None:
     request = replace(request, prompt="a red car", controls=(unit,))
     (drawn,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
     assert drawn.images[0].size == (64, 64)
+
+
+def test_the_net_goes_on_under_what_its_base_makes_of_drawings(place: Place) -> None:
+    """Every third batch shows a drawing; a plain one, and a condition that nobody has taught, add nothing."""
+    assert [task for task in STAGES["obey"].tasks[:9] if task] == ["canny", "soft-edge", "scribble"]
+    learner = opened(open_stage(place, "obey", request_of(place, "obey"))).learner
+    module = learner.module.get_submodule("inner")
+    rows = drawn_rows(TOY, 2, torch.device("cpu"))
+
+    def loss(task: str) -> Tensor:
+        return module(Batch(rows, (1, 2), task, 0)).detach()
+
+    assert torch.equal(loss(""), loss("palette")) and not torch.equal(loss(""), loss("canny"))
+    assert not torch.equal(loss("canny"), loss("depth"))
+    module(Batch(rows, (1, 2), "canny", 0)).sum().backward()
+    assert all(p.grad is not None for p in learner.turns[0].parameters.values())
 
 
 def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "ema": 0.9, "accumulate": 3, "warmup": 3, "rate_schedule": "cosine", "clip": 0.5, "validate_every": 5
     },
     "8 bit": {"optimiser": "adamw8bit"},
+    "muon": {"optimiser": "muon"},
 }  # fmt: skip
 
 

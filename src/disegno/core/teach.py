@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from disegno.core.errors import RequestError
 from disegno.core.request import Scalar, describe
 
-OptimiserName = Literal["adamw", "adamw8bit"]
+OptimiserName = Literal["adamw", "adamw8bit", "muon"]
 RateSchedule = Literal["constant", "cosine", "linear"]
 TimeDraw = Literal["auto", "uniform", "logit-normal", "high-noise"]
 
@@ -77,9 +77,13 @@ class TeachRequest:
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps in which the learning rate rises from 0."""
     optimiser: OptimiserName = "adamw"
-    """AdamW, or AdamW with its moments in 8 bits: a quarter of their memory, and slower without a GPU."""
+    """AdamW; the same with its moments in 8 bits, a quarter of their memory and slower without a GPU; or Muon.
+
+    Muon moves matrices by AdamW's rates in all directions alike: half of the memory of AdamW's moments, and often fewer
+    steps for a whole net.
+    """
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay."""
+    """How much of each weight a rate takes away, apart from the gradient (AdamW's and Muon's)."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """The largest norm of a gradient; 0 does not clip."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

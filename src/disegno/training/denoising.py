@@ -22,11 +22,11 @@ from disegno.training.layers import install
 from disegno.training.recipe import Opening
 from disegno.training.told_net import ToldNet, called_alike
 
-Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream | Tensor]
+Shown = Callable[[Batch, Tensor, Tensor, Tensor], Residuals | Stream | Tensor | None]
 """A control while it learns: (the batch, its rows on the device; x (b c h w), t b, tokens (b n d)) -> residuals.
 
 Or a net that runs beside the model's (ControlNet-XS), or tokens behind the text, (b m d) (Uni-ControlNet's global
-adapter): then all of the model's net sees gradients.
+adapter): then all of the model's net sees gradients. None: nothing is added in this batch.
 """
 
 

@@ -1,4 +1,4 @@
-"""What one optimiser does with its turn's weights: float32 masters, AdamW, clipping, the rate's way, an average.
+"""What one optimiser does with its turn's weights: float32 masters, a move, clipping, the rate's way, an average.
 
 Turns whose parameters are not float32 get float32 masters: gradients are added up and steps taken there, and the
 parameters are their rounded copies (a step of a learning rate of 1e-5 is lost in bfloat16's 8 bits).
@@ -17,6 +17,7 @@ from disegno.core.errors import KeyMismatch
 from disegno.core.teach import OptimiserName, RateSchedule, TeachRequest
 from disegno.training.adamw8bit import AdamW8bit
 from disegno.training.base import Turn
+from disegno.training.muon import Muon
 
 _FUSED = ("cpu", "cuda")  # one kernel for all tensors; for 600 small ones on a CPU the difference is a few milliseconds
 
@@ -70,9 +71,14 @@ def _adamw8bit(parameters: list[nn.Parameter], weight_decay: float) -> Optimizer
     return AdamW8bit(parameters, weight_decay=weight_decay)
 
 
+def _muon(parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
+    return Muon(parameters, weight_decay=weight_decay)
+
+
 _OPTIMISERS: dict[OptimiserName, Callable[[list[nn.Parameter], float], Optimizer]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
+    "muon": _muon,
 }
 
 
