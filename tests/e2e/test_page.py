@@ -447,7 +447,7 @@ def test_a_control_is_taught_and_drawn_with(browser: Browser, server: Server) ->
         tab.get_by_label("Caption of those without one").fill(PROMPT)
         tab.get_by_role("button", name="Make the pairs").click()
         expect(tab.locator(".training")).to_contain_text("12 pairs", timeout=120_000)
-        tab.get_by_label("Name of the new control").fill("my-edges")
+        tab.get_by_label("Its name", exact=True).fill("my-edges")
         tab.get_by_label("Pairs", exact=True).select_option("pairs")
         tab.get_by_label("Model", exact=True).select_option("mini")
         tab.get_by_role("spinbutton", name="Steps", exact=True).fill("20")

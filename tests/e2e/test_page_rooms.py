@@ -1,6 +1,7 @@
 """The page's library, its queue, and the wizard of its trainings: files verified and given away, data sets sent."""
 
 import io
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_data_set_is_sent_examined_estimated_and_a_training_paused(
         assert there.page.evaluate(UNNAMED) == []
         there.page.evaluate("scrollTo(0, 0)")
         there.shot("wizard")
-        tab.get_by_label("Name of the new control").fill("paused")
+        tab.get_by_label("Its name", exact=True).fill("paused")
         tab.get_by_role("button", name="Teach", exact=True).click()
         card = tab.locator(".training").first
         expect(card).to_contain_text("Loss", timeout=120_000)
@@ -127,6 +128,43 @@ def test_a_data_set_is_sent_examined_estimated_and_a_training_paused(
         expect(card).to_have_attribute("data-state", "running", timeout=60_000)
         card.get_by_role("button", name="Cancel").click()
         expect(card).to_have_attribute("data-state", "cancelled", timeout=60_000)
+
+
+def test_a_style_is_taught_and_drawn_with(page_browser: Browser, page_server: Server, page_folder: Path) -> None:
+    folder = page_folder / "data" / "inks"
+    folder.mkdir()
+    for i, view in enumerate(views(12, SIZE)):
+        view.convert("L").save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"{CAPTION}, ink")
+    with visit(page_browser, page_server.url) as there:
+        tab = there.tab("teach")
+        tab.get_by_label("What is taught").select_option("lora")
+        tab.get_by_label("Its name", exact=True).fill("my-ink")
+        tab.get_by_label("Pairs", exact=True).select_option("inks")
+        tab.get_by_label("Model", exact=True).select_option("mini")
+        tab.get_by_role("spinbutton", name="Steps", exact=True).fill("20")
+        tab.get_by_text("More", exact=True).click()
+        for name, value in (("Pairs in one step", 1), ("Rank", 4), ("Steps between two looks", 10)):
+            tab.get_by_role("spinbutton", name=name).fill(str(value))
+        tab.get_by_label("Side of the pictures").fill(str(SIZE))
+        tab.get_by_role("button", name="Examine the pairs").click()
+        expect(tab.locator(".report").first).to_contain_text("12 can be used", timeout=60_000)
+        expect(tab.locator(".report").first).not_to_contain_text("make pairs")  # a style wants none
+        tab.get_by_role("button", name="Teach", exact=True).click()
+        card = tab.locator(".training", has_text="my-ink, from inks")
+        use = card.get_by_role("button", name="Draw with it now")
+        expect(use).to_be_visible(timeout=120_000)
+        expect(card.locator(".sheet")).to_be_visible()
+        assert there.page.evaluate(UNNAMED) == []
+        use.click()
+        draw = there.page.locator("#tab-draw")
+        expect(draw.get_by_label("Prompt", exact=True)).to_have_value(re.compile("<lora:my-ink:1>"))
+        expect(draw.get_by_label("Model", exact=True)).to_have_value("mini")
+    job = page_server.submit(
+        "generate", {"prompt": "x <lora:my-ink:1>", "model": "mini", "steps": 1, "width": SIZE, "height": SIZE}
+    )
+    done = page_server.wait(job["id"])
+    assert done["state"] == "done" and not done["result"]["warnings"]
 
 
 def _answered_late(route: Route) -> None:

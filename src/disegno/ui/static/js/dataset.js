@@ -87,10 +87,10 @@ function problem({ cost, title, advice, count, some }) {
     h("div", {}, h("p", { class: "help" }, t(advice)), some.map((line) => h("p", { class: "small-text muted ellipsis", title: line }, line))));
 }
 
-function report({ usable, left_out: lost, paired, captioned, canvases, kinds }) {
+function report({ usable, left_out: lost, paired, captioned, canvases, kinds }, recipe) {
   return h("div", { class: "stack report" },
     h("p", {}, h("span", { class: usable ? "tag good" : "tag bad" }, t("{n} can be used", { n: usable })), " ", lost > 0 && h("span", { class: "tag bad" }, t("{n} cannot", { n: lost }))),
-    usable > 0 && !paired && h("p", { class: "note" }, t("There are no conditions yet: make pairs from these pictures.")),
+    usable > 0 && !paired && recipe !== "lora" && h("p", { class: "note" }, t("There are no conditions yet: make pairs from these pictures.")),
     usable > 0 && !captioned && h("p", { class: "note" }, t("There are no captions: it will be taught without words.")),
     h("p", { class: "small-text muted" }, t("Canvases: {sizes}", { sizes: Object.entries(canvases).map(([size, n]) => `${size} (${n})`).join(", ") || "–" })),
     kinds.map(problem));
@@ -106,9 +106,9 @@ async function answered(place, kind, request, told) {
   }
 }
 
-/** Show the doctor's report of a data set in `place`. `side`: of the training's canvas. */
-export function examine(place, { data, side }) {
-  return answered(place, "check", { data, width: side, height: side }, (job) => report(job.result.facts));
+/** Show the doctor's report of a data set in `place`. `side`: of the training's canvas; `recipe`: a style wants no conditions. */
+export function examine(place, { data, side, recipe }) {
+  return answered(place, "check", { data, width: side, height: side }, (job) => report(job.result.facts, recipe));
 }
 
 // ---- what a training will take

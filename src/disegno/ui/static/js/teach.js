@@ -1,4 +1,5 @@
-// "Teach": a new kind of control from pairs. A data set is chosen or made, a training is started, watched, and used.
+// "Teach": a new kind of control from pairs, or a style from pictures. A data set is chosen or made, a training is started, watched,
+// and used.
 
 import { get, list } from "./api.js";
 import { button, fill, h, icon, isPressed, refill, toast } from "./dom.js";
@@ -12,7 +13,7 @@ import { modelOf, ownOf } from "./house.js";
 import { progressBar, progressText } from "./stage.js";
 
 const KINDS = ["teach", "dataset"];
-const RECIPES = [["ctrlora", "A condition LoRA on a Base ControlNet"], ["controlnet", "A whole ControlNet"]];
+const RECIPES = [["ctrlora", "A kind of drawing: a condition LoRA on a Base ControlNet"], ["controlnet", "A kind of drawing: a whole ControlNet"], ["lora", "A style: a LoRA of the pictures and their captions"]];
 const VERDICTS = { early: "Too early to say", learning: "It is learning", converged: "It has learned what it can", "not-learning": "It does not learn" };
 
 /** Return the training that the form stands for. */
@@ -37,15 +38,15 @@ function teachForm(house, names, asked, started) {
   };
   const built = modelOf(house, asked.model);
   return [
-    textField(t("Name of the new control"), { value: asked.name, placeholder: "my-lines", change: set("name") }),
+    choice(t("What is taught"), { value: asked.recipe, options: RECIPES.map(([value, text]) => [value, t(text)]), change: set("recipe") }),
+    textField(t("Its name"), { value: asked.name, placeholder: "my-lines", change: set("name") }),
     choice(t("Pairs"), { value: asked.data, options: names.map((name) => [name, name]), change: (value) => { asked.data = value; fill(doctor); fill(costs); } }),
     button(t("Examine the pairs"), { class: "small", onclick: () => examine(doctor, { ...asked, side: asked.side ?? ownOf(house, asked.model).width }) }, "eye"), doctor,
     house.models.length > 1 || !built ? choice(t("Model"), { value: asked.model, options: house.models.map((each) => [each.id, each.id]), change: set("model") }) : null,
     slider(t("Steps"), { value: asked.steps, min: 20, max: 10_000, step: 20, change: set("steps") }),
     more(t("More"), false,
-      choice(t("What is taught"), { value: asked.recipe, options: RECIPES.map(([value, text]) => [value, t(text)]), change: set("recipe") }),
       slider(t("Pairs in one step"), { value: asked.batch, min: 1, max: 32, step: 1, change: set("batch") }),
-      slider(t("Rank"), { value: asked.rank, min: 4, max: 128, step: 4, help: t("How much a condition LoRA can hold."), change: set("rank") }),
+      slider(t("Rank"), { value: asked.rank, min: 4, max: 128, step: 4, help: t("How much a LoRA can hold."), change: set("rank") }),
       slider(t("Steps between two looks"), { value: asked.validate_every, min: 10, max: 1000, step: 10, change: set("validate_every") }),
       numberField(t("Side of the pictures, in pixels"), { value: asked.side, min: 64, max: 2048, step: 8, placeholder: t("the model's own"), change: set("side") }),
       numberField(t("Learning rate"), { value: asked.rate, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
@@ -129,6 +130,10 @@ export function teachTab(house) {
   const use = async (job) => {
     try {
       const { request } = await get(`/v1/jobs/${job.id}/request`);
+      if (request.recipe === "lora") {
+        say("use model", request.model);
+        return say("use lora", request.name);
+      }
       for (let n = 0; n < 20 && !house.controls.some((each) => each.name === request.name); n += 1) {
         house.controls = await list("controls", true); // the drawing process looks at the folders again by itself
         await new Promise((resolve) => setTimeout(resolve, 100 * n));
@@ -138,6 +143,7 @@ export function teachTab(house) {
     } catch (error) {
       toast(error.message, "bad");
     }
+    return undefined;
   };
   const draw = () => {
     pending = false;
@@ -161,7 +167,7 @@ export function teachTab(house) {
       build().catch((error) => toast(error.message, "bad"));
     };
     send ??= h("div", { class: "card panel" }, h("h3", {}, t("Send a data set")), sendForm(toSend, sent));
-    fill(form, names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control")), teachForm(house, names, toTeach, soon)),
+    fill(form, names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control, or a style")), teachForm(house, names, toTeach, soon)),
       names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
       send, !names.length && none);
   };
