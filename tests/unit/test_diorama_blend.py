@@ -7,6 +7,8 @@ import torch
 from recipes.diorama.blend import blended, main
 from safetensors.torch import load_file, save_file
 
+from disegno.weights.quantised import quantise_rows
+
 pytestmark = pytest.mark.unit
 
 
@@ -26,6 +28,16 @@ def test_the_mean_has_each_files_share_and_the_first_ones_dtype(tmp_path: Path) 
 def test_a_file_alone_comes_back(tmp_path: Path) -> None:
     own = _written(tmp_path / "own.safetensors", 0.1)
     assert all(torch.equal(tensor, load_file(own)[name]) for name, tensor in blended({own: 1.0}).items())
+
+
+def test_a_net_as_it_is_shipped_is_mixed_with_one_that_learned_on(tmp_path: Path) -> None:
+    """Rows of int8 are numbers first."""
+    old, new = {"w": torch.linspace(-2, 2, 8192).view(32, 256)}, {"w": torch.full((32, 256), 3.0)}
+    save_file(quantise_rows(old), tmp_path / "old.safetensors")
+    save_file(new, tmp_path / "new.safetensors")
+    mean = blended({tmp_path / "old.safetensors": 0.5, tmp_path / "new.safetensors": 0.5})
+    assert mean.keys() == {"w"} and mean["w"].dtype == torch.float32
+    assert torch.allclose(mean["w"], (old["w"] + new["w"]) / 2, atol=0.005)
 
 
 def test_other_nets_and_weights_are_refused(tmp_path: Path) -> None:
