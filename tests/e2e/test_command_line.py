@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,11 @@ def test_a_broken_model_file_is_named(models: Path, monkeypatch: pytest.MonkeyPa
     assert done.exit_code == 3 and "broken.safetensors" in done.output
 
 
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to what it starts in the background: Ctrl-C is ignored there, also by children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("package", "words"),
     [("click", ["--help"]), ("torch", ["generate", "a cat"]), ("cv2", ["annotate", "canny", "photo.jpg"])],
@@ -188,5 +194,6 @@ def test_ctrl_c_ends_it_quietly_while_it_is_still_being_opened(
     done = subprocess.run(
         [sys.executable, "-m", "disegno", *words],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, timeout=50,
+        preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
