@@ -26,7 +26,7 @@ from disegno.training.base import Batch, Example
 from .world.labels import Labels, labels_of
 from .world.maps import BASE_CONDITIONS, MAPS
 from .world.pack import Wardrobe, open_pack
-from .world.render import compose
+from .world.render import Scene, compose
 
 CHUNK = 16  # scenes of one job
 STREAMS = {"train": 1, "held_out": 2}
@@ -58,14 +58,15 @@ class Wish:
 def draw(wardrobe: Wardrobe, wish: Wish, first: int, last: int) -> Drawn:
     """Return the scenes first .. last - 1."""
     scenes = [compose(wardrobe, wish.stream, index, wish.size) for index in range(first, last)]
-    names = [wish.conditions[scene.seed[1] % len(wish.conditions)] for scene in scenes] if wish.conditions else []
-    maps = [
-        MAPS[name](scene, wardrobe) if name else np.zeros_like(scene.image)
-        for name, scene in zip(names, scenes, strict=False)
-    ]
+    maps = [_condition(wardrobe, wish, scene) for scene in scenes] if wish.conditions else []
     drawn = np.stack(maps) if maps else np.zeros((0, 0, 0, 3), np.uint8)
     labels = tuple(labels_of(scene) for scene in scenes) if wish.labels else ()
     return Drawn(np.stack([scene.image for scene in scenes]), drawn, tuple(s.caption for s in scenes), labels)
+
+
+def _condition(wardrobe: Wardrobe, wish: Wish, scene: Scene) -> NDArray[np.uint8]:
+    name = wish.conditions[scene.seed[1] % len(wish.conditions)]
+    return MAPS[name](scene, wardrobe) if name else np.zeros_like(scene.image)
 
 
 _OPEN: list[Wardrobe] = []  # of a worker process
@@ -299,10 +300,10 @@ class Ahead:
         return drawn
 
 
-def chunks(drawn: Drawn, size: int) -> Iterator[slice]:
-    """Yield the scenes in parts of at most `size`."""
-    for begin in range(0, len(drawn.captions), size):
-        yield slice(begin, min(begin + size, len(drawn.captions)))
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Yield so many rows in parts of at most `size`."""
+    for begin in range(0, count, size):
+        yield slice(begin, min(begin + size, count))
 
 
 def to_tensor(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:

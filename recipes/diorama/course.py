@@ -115,7 +115,8 @@ def pieces(out: Path, to: Path) -> list[Path]:
     """
     to.mkdir(parents=True, exist_ok=True)
     new: list[Path] = []
-    passed = {STAGES[stage].rather for stage in STAGES if (out / stage).is_dir()}
+    nets = (stage for stage in STAGES if STAGES[stage].leaves == "folder")
+    passed = {STAGES[stage].rather for stage in nets if (out / stage).is_dir()}
     for folder in (out / stage for stage in STAGES if stage not in passed):
         if folder.is_dir() and not (folder / SENT).exists():
             all_files = (path for each in (*new, folder) for path in each.iterdir())

@@ -51,7 +51,7 @@ def export(place: Place, out: Path, controls: Mapping[str, Path]) -> dict[str, A
 
     Raises FileNotFoundError where the net was not trained, ValueError where a control was taught on another Base.
     """
-    model = place.result("net")
+    model = place.net
     about = json.loads((model / "model.json").read_text("utf-8"))
     if out.resolve() == built_in().resolve():
         raise ValueError("The built-in model is what this starts from: write another folder, then put it there.")

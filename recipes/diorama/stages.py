@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +116,15 @@ class Place:
         return write_newborn(self.run / "newborn", self.scale, known) if not start else self.result(start)
 
     @property
+    def net(self) -> Path:
+        """Return the model with the newest net."""
+        newest = self.result("obey")
+        return newest if newest.exists() else self.result("net")
+
+    @property
     def judged(self) -> Path | None:
         """Return the run's model, whose pictures a detector will judge; None where there is none yet."""
-        return next((path for path in map(self.result, ("net", "vae")) if path.exists()), None)
+        return next((path for path in (self.net, self.result("vae")) if path.exists()), None)
 
 
 def request_of(place: Place, name: str, steps: int | None = None) -> TeachRequest:
@@ -359,7 +364,7 @@ def _encoder(ground: Ground, shrink: int = 1) -> Encode:
     makers: dict[str, Callable[[Drawn], Tensor]] = {
         "target": lambda drawn: to_tensor(drawn.images, device),
         "condition": lambda drawn: to_tensor(drawn.conditions, device),
-        "latent": lambda drawn: _latents(ground, drawn, drawn.images, signed=True, shrink=shrink),
+        "latent": lambda drawn: _latents(ground, drawn.images, signed=True, shrink=shrink),
         "condition_latent": lambda drawn: _drawing_latents(ground, drawn),
         "tokens": lambda drawn: _tokens(ground, drawn),
     }
@@ -367,11 +372,11 @@ def _encoder(ground: Ground, shrink: int = 1) -> Encode:
 
 
 @torch.no_grad()
-def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool, shrink: int = 1) -> Tensor:
+def _latents(ground: Ground, pictures: np.ndarray, signed: bool, shrink: int = 1) -> Tensor:
     """Return latents' modes, (n 4 h/8 w/8); conditions are shown in [0, 1], as CtrLoRA shows them."""
     vae, policy = ground.backbone.vae, ground.policy
     parts = []
-    for part in chunks(drawn, ENCODED_AT_ONCE):
+    for part in chunks(len(pictures), ENCODED_AT_ONCE):
         x = to_tensor(pictures[part], policy.device).float() / 255
         x = avg_pool2d(x, shrink) if shrink > 1 else x
         x = (x * 2 - 1 if signed else x).to(vae.dtype).contiguous(memory_format=policy.memory_format)
@@ -380,20 +385,19 @@ def _latents(ground: Ground, drawn: Drawn, pictures: np.ndarray, signed: bool, s
 
 
 def _drawing_latents(ground: Ground, drawn: Drawn) -> Tensor:
-    """Return the latents of the conditions, (n 4 h/8 w/8); zeros where a scene is shown without one."""
-    is_shown = drawn.conditions.reshape(len(drawn.conditions), -1).any(axis=1)
-    some = replace(drawn, captions=tuple(compress(drawn.captions, is_shown)))
-    found = _latents(ground, some, drawn.conditions[is_shown], signed=False)
-    latents = found.new_zeros((len(is_shown), *found.shape[1:]))
-    latents[torch.from_numpy(is_shown).to(found.device)] = found
-    return latents
+    """Return the latents of the conditions, (n 4 h/8 w/8); black ones, most of "obey"'s, are encoded once."""
+    is_drawn = drawn.conditions.reshape(len(drawn.conditions), -1).any(axis=1)
+    shown = np.concatenate([np.zeros_like(drawn.conditions[:1]), drawn.conditions[is_drawn]])
+    at = torch.from_numpy(np.where(is_drawn, np.cumsum(is_drawn), 0))
+    found = _latents(ground, shown, signed=False)
+    return found[at.to(found.device)]
 
 
 @torch.no_grad()
 def _tokens(ground: Ground, drawn: Drawn) -> Tensor:
     """Return the captions' states, (n 48 384), in 16 bits."""
     read = ground.backbone.text.read
-    parts = [read(drawn.captions[part], 1)[0] for part in chunks(drawn, 4 * ENCODED_AT_ONCE)]
+    parts = [read(drawn.captions[part], 1)[0] for part in chunks(len(drawn.captions), 4 * ENCODED_AT_ONCE)]
     return torch.cat(parts).to(torch.bfloat16)
 
 
@@ -403,5 +407,5 @@ def measured(place: Place, count: int) -> tuple[Tensor, Tensor]:
     ground = open_ground(request, RECIPES.load("text_to_image").ABOUT, Studio(place.settings))
     composer = Composer(Wish(place.scale.size, stream=2), count, place.pack, 0, place.wardrobe)
     drawn = composer.chapter(0)
-    latents = _latents(ground, drawn, drawn.images, signed=True).cpu()
+    latents = _latents(ground, drawn.images, signed=True).cpu()
     return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
