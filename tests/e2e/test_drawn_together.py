@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
+from disegno.core.guide import Guide
 from disegno.core.request import Hires, InitImage, Outpaint, Tiles
 
 pytestmark = pytest.mark.e2e
@@ -46,6 +47,10 @@ ASKED: dict[str, dict[str, object]] = {
     "rescaled guidance": {"cfg_rescale": 0.7},
     "no guidance": {"cfg": 1.0},
     "steps without guidance": {"negative_min": 3.0, "negative_min_all": True, "cfg_start": 0.1},
+    "away from a weakened net": {"guide": Guide(pag=3.0)},
+    "away from it, without a negative prompt": {"guide": Guide(pag=3.0, pag_end=0.6), "cfg": 1.0},
+    "away from it, in parts": {"guide": Guide(pag=3.0), "prompt": "a red car AND snow :0.5", "batch": 2},
+    "projected guidance": {"guide": Guide(apg=True), "cfg": 9.0, "sampler": "Heun"},
     "a prompt for each": {"batch": 2, "prompts": ("a red car", "a blue truck, " * 20)},
     "a changed picture": {"init": INIT},
     "a masked one": {"init": replace(INIT, mask="MASK")},

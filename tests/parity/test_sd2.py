@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     EulerDiscreteScheduler,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -22,6 +23,7 @@ from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.controls import controlnet
 from disegno.controls.base import Condition
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
+from disegno.core.guide import Guide
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.noise import ImageNoise
@@ -103,6 +105,25 @@ def test_the_same_latents_as_the_pipelines(folder: Path) -> None:
     ).images  # fmt: skip
     assert backbone.prediction.name == {"epsilon": "epsilon"}.get(folder.name, "v")
     assert torch.allclose(_ours(backbone, request), theirs, atol=ATOL)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cfg", [5.0, 1.0])
+def test_perturbed_attention_is_the_pipelines(folder: Path, cfg: float) -> None:
+    backbone = sd2.open(folder, MEMORY)
+    pipeline = StableDiffusionPAGPipeline(**_pipeline(folder).components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    request = Request(
+        prompt=PROMPTS[0], negative="blur", steps=STEPS, sampler="Euler", schedule="uniform", cfg=cfg,
+        guide=Guide(pag=3.0),
+    )  # fmt: skip
+    theirs = pipeline(
+        request.prompt, negative_prompt=request.negative, num_inference_steps=STEPS, guidance_scale=cfg, pag_scale=3.0,
+        latents=ImageNoise((4, 8, 8), [SEED]).start_noise(), height=64, width=64, output_type="latent",
+    ).images  # fmt: skip
+    ours = _ours(backbone, request)
+    assert torch.allclose(ours, theirs, atol=ATOL)
+    assert not torch.allclose(_ours(backbone, replace(request, guide=None)), theirs, atol=0.1)
 
 
 @torch.no_grad()

@@ -24,12 +24,14 @@ from disegno.backbones import miniature_sd3 as mini
 from disegno.backbones._mmdit import Mmdit
 from disegno.backbones.miniature_sd3 import Sd3
 from disegno.core.errors import CorruptFile, KeyMismatch, RequestError, WrongFamily
+from disegno.core.guide import Guide
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Residuals, Row
 from disegno.diffusion.noise import ImageNoise
 from disegno.diffusion.schedules import Spacing, find_schedule, flow_table, plan_sigmas
 from disegno.engine import concrete
 from disegno.engine.batch import Batch, View
+from disegno.engine.guiding import check_guide
 from disegno.engine.runs import Begin, Material, runs_of
 from disegno.engine.texts import Texts
 from disegno.memory import FULL_PRECISION, Memory
@@ -123,6 +125,35 @@ def test_the_same_latents_as_the_pipelines(folder: Path) -> None:
         latents=ImageNoise((16, 8, 8), [SEED]).start_noise(), max_sequence_length=LENGTH, output_type="latent",
     ).images  # fmt: skip
     assert torch.allclose(_drawn(backbone, REQUEST), theirs, atol=ATOL)
+
+
+@torch.no_grad()
+def test_layers_are_left_out_as_the_pipeline_leaves_them_out(folder: Path) -> None:
+    pipeline, backbone = StableDiffusion3Pipeline(**_components(folder)), sd3.open(folder, MEMORY)
+    pipeline.set_progress_bar_config(disable=True)
+    layers = [0, len(backbone.net.transformer_blocks) - 1]
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg, height=64, width=64,
+        latents=ImageNoise((16, 8, 8), [SEED]).start_noise(), max_sequence_length=LENGTH, output_type="latent",
+        skip_guidance_layers=layers, skip_layer_guidance_scale=2.8, skip_layer_guidance_start=0.01,
+        skip_layer_guidance_stop=0.6,
+    ).images  # fmt: skip
+    guide = Guide(slg=2.8, slg_layers=tuple(layers), slg_end=0.6)
+    assert torch.allclose(_drawn(backbone, replace(REQUEST, guide=guide)), theirs, atol=ATOL)
+    assert not torch.allclose(_drawn(backbone, REQUEST), theirs, atol=0.1)
+    with pytest.raises(RequestError, match=r"slg_layers: .* has \d+ blocks"):
+        check_guide(replace(REQUEST, guide=Guide(slg=2.8, slg_layers=(99,))), backbone)
+    with pytest.raises(RequestError, match="pag is for models with a UNet"):
+        check_guide(replace(REQUEST, guide=Guide(pag=3.0)), backbone)
+
+
+@torch.no_grad()
+def test_the_first_steps_may_rest(medium: Path) -> None:
+    backbone = sd3.open(medium, MEMORY)
+    fits = _drawn(backbone, replace(REQUEST, guide=Guide(zero_star=True)))
+    assert not torch.allclose(fits, _drawn(backbone, REQUEST), atol=0.1)
+    rests = _drawn(backbone, replace(REQUEST, guide=Guide(zero_star=True, zero_steps=STEPS)))
+    assert torch.allclose(rests, ImageNoise((16, 8, 8), [SEED]).start_noise(), atol=1e-5)  # nothing has moved
 
 
 @torch.no_grad()

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from torch import Tensor
 
-from disegno.diffusion.call import Row
-from disegno.diffusion.denoiser import Guidance, denoised, denoised_pair, split_rows
-from disegno.diffusion.guidance import guide, rescale
+from disegno.core.errors import RequestError
+from disegno.core.request import Request, make_request
+from disegno.diffusion.call import Row, Weakness
+from disegno.diffusion.denoiser import Away, Guidance, denoised, denoised_pair, estimates, split_rows
+from disegno.diffusion.guidance import Projection, fit, guide, rescale
 from disegno.diffusion.prediction import PREDICTIONS
 
 pytestmark = pytest.mark.unit
@@ -110,3 +114,84 @@ def test_the_answer_is_float32_and_each_request_its_own() -> None:
         x[1:], sigma[1:], out[[1, 3]], (row(0, True), row(0, False)), prediction, Guidance(torch.tensor([3.0]))
     )
     assert torch.equal(both[1:], own)
+
+
+@pytest.mark.parametrize(("norm", "momentum", "parallel"), [(15.0, -0.5, 0.0), (2.0, 0.0, 0.0), (0.0, -0.75, 0.4)])
+def test_projected_guidance_is_diffusers_and_the_papers(norm: float, momentum: float, parallel: float) -> None:
+    guidance = Guidance(7.0, projection=Projection(norm, momentum, parallel))
+    theirs, running = MomentumBuffer(momentum), None
+    sigma, prediction = torch.tensor(1.5), PREDICTIONS["v"]
+    for step in range(3):
+        x, out = some(2, 4, 8, 8, seed=step), some(4, 4, 8, 8, seed=10 + step)
+        made = estimates(x, sigma, out, ROWS, prediction, guidance, running)
+        running = made.running
+        positive, negative = (prediction.denoise(x, sigma, part) for part in (out[:2], out[2:]))
+        # the paper's form, whose weight is counted from the prompt's own estimate
+        wanted = normalized_guidance(positive, negative, 6.0, theirs, parallel, norm, use_original_formulation=True)
+        torch.testing.assert_close(made.guided, wanted)
+        torch.testing.assert_close(made.negative, negative)
+
+
+def test_all_of_the_difference_is_plain_guidance() -> None:
+    x, out, sigma, prediction = some(2, 4, 8, 8), some(4, 4, 8, 8, seed=1), torch.tensor(0.7), PREDICTIONS["epsilon"]
+    whole = Guidance(5.0, projection=Projection(norm=0.0, momentum=0.0, parallel=1.0))
+    plain = denoised(x, sigma, out, ROWS, prediction, Guidance(5.0))
+    torch.testing.assert_close(denoised(x, sigma, out, ROWS, prediction, whole), plain)
+    positive = (ROWS[0], ROWS[1])  # nothing is guided without a negative prompt's rows, and the running mean stays
+    made = estimates(x, sigma, out[:2], positive, prediction, whole, before=x)
+    assert torch.equal(made.guided, prediction.denoise(x, sigma, out[:2])) and made.running is x
+
+
+def test_a_negative_velocity_that_fits_is_diffusers() -> None:
+    positive, negative = some(2, 4, 8, 8), some(2, 4, 8, 8, seed=1)
+    scale = cfg_zero_star_scale(positive.flatten(1), negative.flatten(1)).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(fit(negative, positive), scale * negative)
+    torch.testing.assert_close(fit(0.5 * positive, positive), positive)
+    assert not fit(torch.zeros_like(negative), positive).any()
+
+
+def test_away_from_what_a_weakened_net_says() -> None:
+    weak, other = Weakness(attention=True), Weakness(without=(7, 8, 9))
+    rows = (
+        *ROWS,
+        *(replace(one, weakness=weak) for one in ROWS[:2]),
+        *(replace(one, weakness=other) for one in ROWS[:2]),
+    )
+    x, out, sigma, prediction = some(2, 4, 8, 8), some(8, 4, 8, 8, seed=1), torch.tensor(0.7), PREDICTIONS["flow"]
+    guidance = Guidance(4.0, away=(Away(weak, 3.0), Away(other, 2.0, 0.1, 0.5)))
+    guided = guide(out[:2], out[2:4], 4.0) + 3 * (out[:2] - out[4:6]) + 2 * (out[:2] - out[6:])
+    made = denoised(x, sigma, out, rows, prediction, guidance)
+    torch.testing.assert_close(made, prediction.denoise(x, sigma, guided))
+    assert guidance.weaknesses(0.0) == [weak] == guidance.weaknesses(0.5) and guidance.weaknesses(0.3) == [weak, other]
+    alone = (rows[0], rows[1], rows[4], rows[5])  # without a negative prompt's rows
+    made = denoised(x, sigma, out[:4], alone, prediction, guidance)
+    torch.testing.assert_close(made, prediction.denoise(x, sigma, out[:2] + 3 * (out[:2] - out[2:4])))
+
+
+def test_the_parts_of_a_weakened_prompt_come_together_as_the_prompts_own() -> None:
+    weak = Weakness(attention=True)
+    parts = (row(0, True), replace(row(0, True), weight=0.5), row(0, False))
+    rows = (*parts, *(replace(one, weakness=weak) for one in parts[:2]))
+    x, out, sigma, prediction = some(1, 4, 8, 8), some(5, 4, 8, 8, seed=1), torch.tensor(0.7), PREDICTIONS["flow"]
+    base, pairs = out[2:3], ((out[:1], out[1:2]), (out[3:4], out[4:]))
+    strong, poor = (base + (a - base) + 0.5 * (b - base) for a, b in pairs)
+    made = denoised(x, sigma, out, rows, prediction, Guidance(4.0, away=(Away(weak, 3.0),)))
+    wanted = guide(strong, base, 4.0) + 3 * (strong - poor)
+    torch.testing.assert_close(made, prediction.denoise(x, sigma, wanted))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"guide": {"apg": True, "zero_star": True}}, "choose one"),
+        ({"guide": {"zero_steps": 1}}, "belongs to zero_star"),
+        ({"guide": {"pag": 1.0, "pag_start": 0.5, "pag_end": 0.5}}, "pag_start must lie before pag_end"),
+        ({"guide": {"slg": 1.0, "slg_layers": ()}}, "say which"),
+        ({"guide": {"apg": True}, "cfg_rescale": 0.5}, "both take back contrast"),
+        ({"guide": {"pag": -1.0}}, "greater than or equal to 0"),
+    ],
+)
+def test_guidance_that_makes_no_sense_is_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        make_request(fields)
+    assert Request().guide is None

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from disegno.core.guide import Guide
 from disegno.core.infotext import of_image, quoted, read_infotext, unquoted, values_of, write_infotext
 from disegno.core.request import Hires, LoraUse, Request
 
@@ -99,6 +100,14 @@ def test_a_request_is_written_and_read() -> None:
         "NGMS": "1.5", "NGMS all steps": "True", "Skip Early CFG": "0.1", "Tiling": "True",
     }  # fmt: skip
     assert {name: read[name] for name in expected} == expected
+
+
+def test_guidance_beside_the_scale_is_written_where_it_is_not_usual() -> None:
+    guide = Guide(pag=3.0, pag_end=0.7, slg_layers=(1,), apg=True, apg_norm=5.0, zero_star=False)
+    request = Request(steps=12, sampler="Euler", cfg=5.5, width=64, height=64, seed=1, guide=guide)
+    read = read_infotext(write_infotext("a", "", values_of(request, 7, 9, {"Version": "0.1.0"})))
+    said = {name: value for name, value in read.items() if name.startswith(("PAG", "SLG", "APG", "CFG Zero"))}
+    assert said == {"PAG Scale": "3.0", "PAG End": "0.7", "APG": "True", "APG Norm": "5.0"}
 
 
 def test_the_hires_words_are_each_images_own_in_full() -> None:

@@ -109,6 +109,13 @@ def test_steps_without_guidance_and_pictures_without_a_seam_come_back() -> None:
     assert not told.doubts and {name: told.fields[name] for name in expected} == expected
 
 
+def test_guidance_beside_the_scale_comes_back() -> None:
+    told = told_of(_with(OWN, "PAG Scale: 3.0, PAG End: 0.7, SLG Scale: 2.8, SLG Layers: 7 8, APG: True"))
+    guide = {"pag": 3.0, "pag_end": 0.7, "slg": 2.8, "slg_layers": (7, 8), "apg": True}
+    assert not told.doubts and told.fields["guide"] == guide
+    assert "guide" not in told_of(OWN).fields
+
+
 def test_a_changed_picture_wants_the_picture_that_was_changed(tmp_path: Path) -> None:
     said = "Denoising strength: 0.4, Mask blur: 9, Inpaint area: Only masked, Masked content: latent noise"
     said += ", Conditional mask weight: 0.5, Image CFG scale: 2.5"

@@ -17,9 +17,10 @@ from disegno.backbones._cross_attention import reading
 from disegno.backbones._lockstep import evaluate
 from disegno.backbones._self_attention import taking_up
 from disegno.backbones._vae_file import beside_own, open_vae
+from disegno.backbones._weakened import check_unet, weakened_unet
 from disegno.backbones.base import Defaults, DepthReader, TextStates, text_key
 from disegno.core.errors import RequestError, UnknownKind
-from disegno.diffusion.call import Call, Residuals
+from disegno.diffusion.call import Call, Residuals, Weakness
 from disegno.diffusion.prediction import PREDICTIONS, Prediction
 from disegno.diffusion.schedules import NoiseTable, scaled_linear_table
 from disegno.memory import Memory
@@ -222,7 +223,7 @@ class LatentDiffusion:
             down = tuple(r.to(x.device, x.dtype) for r in residuals.down)
             residuals = Residuals(down, residuals.mid.to(x.device, x.dtype))
         added = self._added(call, x)
-        with reading(self.net, call.image_prompts, x):
+        with reading(self.net, call.image_prompts, x), weakened_unet(self.net, call.rows):
             if call.streams:
                 return evaluate(self.net, x, t, tokens, residuals, call.streams, added).float()
             out = self.net(
@@ -239,6 +240,9 @@ class LatentDiffusion:
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor] | None:
         """Return what the net is told beside x, t and tokens, by diffusers' names; None: nothing."""
         return None
+
+    def check_weakness(self, weakness: Weakness) -> None:
+        check_unet(weakness, self.name)
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when a side is no multiple of a latent cell, or the deepest level would see nothing."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from disegno.backbones._autoencoder import Autoencoder, without_overflow
 from disegno.backbones._three_texts import ThreeTexts
 from disegno.backbones._vae_file import beside_own, open_vae
+from disegno.backbones._weakened import check_transformer, weakened_transformer
 from disegno.backbones.base import Defaults, TextStates, text_key
 from disegno.core.errors import RequestError
-from disegno.diffusion.call import Call
+from disegno.diffusion.call import Call, Weakness
 from disegno.diffusion.patches import block_residuals, whole_patches
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
@@ -107,15 +108,19 @@ class Mmdit:
         assert call.pooled is not None, "Stable Diffusion 3 wants the pooled text"
         policy, (height, width) = self.memory.policy, shown.shape[-2:]
         x = whole_patches(shown.to(policy.device, policy.dtype), int(self.net.config["patch_size"]))
-        out = self.net(
-            hidden_states=x,
-            encoder_hidden_states=call.tokens.to(x),
-            pooled_projections=call.pooled.to(x),
-            timestep=call.t.to(policy.device),
-            block_controlnet_hidden_states=call.residuals and block_residuals(call.residuals, x),
-            return_dict=False,
-        )[0]
+        with weakened_transformer(self.net, call.rows):
+            out = self.net(
+                hidden_states=x,
+                encoder_hidden_states=call.tokens.to(x),
+                pooled_projections=call.pooled.to(x),
+                timestep=call.t.to(policy.device),
+                block_controlnet_hidden_states=call.residuals and block_residuals(call.residuals, x),
+                return_dict=False,
+            )[0]
         return out[..., :height, :width].float()
+
+    def check_weakness(self, weakness: Weakness) -> None:
+        check_transformer(self.net, weakness, self.name)
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when a side is no multiple of a latent cell, or beyond the positions that were learnt."""

@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from disegno.diffusion.call import Call
+from disegno.diffusion.call import Call, Weakness
 from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.schedules import NoiseTable
 from disegno.text.learnt import TextOptions
@@ -172,6 +172,15 @@ class Backbone(Protocol):
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError when the net cannot draw this size."""
+        ...
+
+
+@runtime_checkable
+class Weakens(Protocol):
+    """A backbone whose net can be weakened in some rows of a call, to be guided away from."""
+
+    def check_weakness(self, weakness: Weakness) -> None:
+        """Raise RequestError where the net cannot be weakened so."""
         ...
 
 

@@ -66,13 +66,14 @@ GROUPS = (
     Group("hires", "--hires-", {"scale": "--hires"}, {"scale": HIRES_HELP}),
     Group("refiner", "--refiner-", {"model": "--refiner"}, {}),
     Group("tiles", "--tile-", {}, {}),
+    Group("guide", "--", {}, {}),
 )
 
 
 def nested_options(function: F) -> F:
     """Return the function with one option for each field of each group; its parameter is named `group__field`."""
     definitions: dict[str, dict[str, Any]] = TypeAdapter(Request).json_schema()["$defs"]
-    parts = {"init": "InitImage", "hires": "Hires", "refiner": "Refiner", "tiles": "Tiles"}
+    parts = {"init": "InitImage", "hires": "Hires", "refiner": "Refiner", "tiles": "Tiles", "guide": "Guide"}
     for group in reversed(GROUPS):
         properties = definitions[parts[group.field]]["properties"]
         for name, schema in reversed(list(properties.items())):

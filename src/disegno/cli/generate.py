@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from disegno.cli.fields import nested_options, or_none, request_options
+from disegno.cli.fields import GROUPS, nested_options, or_none, request_options
 from disegno.cli.lean import open_nets
 from disegno.cli.loops import LOOP_CURVE_HELP, LOOP_DENOISE_HELP, LOOPS_HELP, draw_and_write, loops_of
 from disegno.cli.output import free_path, is_folder, output_paths, require_file, require_out, with_bar
@@ -103,7 +103,7 @@ SECTIONS = {
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
     "Noise, guidance and sampling, in detail": (
         *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
-        *("cfg_start", "negative_min", "negative_min_all"),
+        *("cfg_start", "negative_min", "negative_min_all", "guide__"),
         *("eta", "churn", "churn_min", "churn_max", "churn_noise", "prediction"),
         *("crop_top", "crop_left", "beauty", "plainness"),
     ),
@@ -115,7 +115,7 @@ SECTIONS = {
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
-@request_options(exclude={"prompt", "controls", "width", "height", "init", "hires", "refiner", "tiles", "loras"})
+@request_options(exclude={"prompt", "controls", "width", "height", "loras", *(group.field for group in GROUPS)})
 @nested_options
 @click.option("--outpaint", metavar="SIDES", help=OUTPAINT_HELP)
 @click.option("--loops", type=click.IntRange(1, MAX_LOOPS), help=LOOPS_HELP)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from disegno.core.guide import Guide
 from disegno.core.request import (
     COLOUR_FIX,
     FIDELITY,
@@ -76,6 +77,22 @@ FILLS: Mapping[InpaintFill, str] = {
     "noise": "latent noise",
     "nothing": "latent nothing",
 }
+GUIDE = {
+    "PAG Scale": "pag",
+    "PAG Start": "pag_start",
+    "PAG End": "pag_end",
+    "SLG Scale": "slg",
+    "SLG Layers": "slg_layers",
+    "SLG Start": "slg_start",
+    "SLG End": "slg_end",
+    "APG": "apg",
+    "APG Norm": "apg_norm",
+    "APG Momentum": "apg_momentum",
+    "APG Parallel": "apg_parallel",
+    "CFG Zero Star": "zero_star",
+    "CFG Zero Steps": "zero_steps",
+}
+"""What a text calls each field of a Guide."""
 HIRES_REFINER: Mapping[ControlPass, str] = {"hires": "second pass", "first": "first pass", "both": "both passes"}
 _RESIZES: Mapping[ResizeMode, str] = {
     "stretch": "Just Resize",
@@ -238,9 +255,20 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
     yield "NGMS", request.negative_min or None
     yield "NGMS all steps", (bool(request.negative_min) and request.negative_min_all) or None
     yield "Skip Early CFG", request.cfg_start or None
+    if request.guide is not None:
+        yield from _guide(request.guide)
     yield "Emphasis", EMPHASIS[request.emphasis] if request.emphasis != "original" else None
     yield "Pad conds", request.pad_texts or None
     yield "Old prompt editing timelines", request.old_timelines or None
+
+
+def _guide(guide: Guide) -> Iterator[tuple[str, Value]]:
+    """Yield what is said of guidance beside the scale; A1111 has it by extensions alone."""
+    usual = Guide()
+    for name, field in GUIDE.items():
+        value = getattr(guide, field)
+        if getattr(guide, field.partition("_")[0], True) and value != getattr(usual, field):
+            yield name, " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 # ---- reading

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from disegno.core.curve import check_points, parse_curve, write_curve
 from disegno.core.errors import RequestError
+from disegno.core.guide import Guide
 
 ControlMode = Literal["balanced", "prompt", "control"]
 ControlPass = Literal["both", "first", "hires"]
@@ -301,6 +302,8 @@ class Request:
     NGMS); 0: none does."""
     negative_min_all: bool = False
     """Below `negative_min` all steps go without them (Kynkäänniemi et al. 2024), not every second."""
+    guide: Guide | None = None
+    """Guidance beside `cfg`: away from what a weakened net says, and gentler ways to weigh the prompt."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which layer of CLIP, counted from its end, gives the text states."""
     emphasis: Emphasis = "original"
@@ -374,6 +377,8 @@ class Request:
             raise ValueError("a hires pass draws the whole picture: leave it out, or the mask and the outpainting")
         if self.seamless and (self.tiles is not None or self.vae_tile):
             raise ValueError("no part of a canvas sees the opposite edge: leave out seamless, or tiles and vae_tile")
+        if self.guide is not None and self.guide.apg and self.cfg_rescale:
+            raise ValueError("guide.apg and cfg_rescale both take back contrast: choose one")
         hires = self.hires or Hires()
         for name, given in (
             *(("prompts", self.prompts), ("negatives", self.negatives)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disegno.core.errors import RequestError
-from disegno.core.infotext import EMPHASIS, FILLS, HIRES_REFINER, Value, read_infotext
+from disegno.core.infotext import EMPHASIS, FILLS, GUIDE, HIRES_REFINER, Value, read_infotext
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ def _claim(value: str) -> bool:
     return value == "True"
 
 
+def _numbers(value: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in value.split())
+
+
+_GUIDE_KINDS: Mapping[str, Callable[[str], Any]] = {
+    "slg_layers": _numbers,
+    "apg": _claim,
+    "zero_star": _claim,
+    "zero_steps": int,
+}
 _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Prompt": ("prompt", str),
     "Negative prompt": ("negative", str),
@@ -81,6 +91,9 @@ _REFINER: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Refiner switch at": ("at", _number),
     "Refiner switch by sampling steps": ("share", lambda text: "steps" if text == "True" else "noise"),
     "Hires refiner": ("passes", lambda text: _REFINED.get(text, "hires")),
+}
+_GUIDE: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    name: (field, _GUIDE_KINDS.get(field, _number)) for name, field in GUIDE.items()
 }
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _INIT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
@@ -179,6 +192,8 @@ def told_of(text: str) -> Told:
         fields["hires"] = {name: value for name, value in said.items() if name in kept or value not in _SAME}
     if found.get("Refiner", "") not in ("", "None"):
         fields["refiner"] = {"at": 0.0, "passes": "hires"} | _read(found, _REFINER)  # A1111 parity: left out, it is so
+    if guide := _read(found, _GUIDE):
+        fields["guide"] = guide
     models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
     changed = "Denoising strength" in found and not hires
     init = _read(found, _INIT) if changed else {}
@@ -215,7 +230,9 @@ def left_of(found: Mapping[str, Value], taken: Collection[str]) -> list[str]:
 
 def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
-    left = left_of(found, _FIELDS.keys() | _HIRES.keys() | _REFINER.keys() | _INIT.keys() | _MASKED.keys())
+    left = left_of(
+        found, _FIELDS.keys() | _HIRES.keys() | _REFINER.keys() | _GUIDE.keys() | _INIT.keys() | _MASKED.keys()
+    )
     told = ", ".join(f"{name}: {found[name]}" for name in left)
     doubts = [f"Not taken over from the picture's text: {told}."] if left else []
     for name, value in found.items():

@@ -13,12 +13,24 @@ from disegno.diffusion.told import USUAL, Told
 
 
 @dataclass(frozen=True)
+class Weakness:
+    """How the net is weakened, to be guided away from: `attention`: its middle self-attentions see each place alone.
+
+    `without`: the transformer blocks that are left out, counted from 0.
+    """
+
+    attention: bool = False
+    without: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Row:
     """What one row of the batch is.
 
     `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
     shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
-    of a prompt counts (AND). `seed`: the image's. `told`: what SDXL is told of it beside its size.
+    of a prompt counts (AND). `seed`: the image's. `told`: what SDXL is told of it beside its size. `weakness`: the net
+    is weakened in it, and the row shows what to keep away from.
     """
 
     image: int
@@ -29,6 +41,7 @@ class Row:
     weight: float = 1.0
     seed: int = 0
     told: Told = USUAL
+    weakness: Weakness | None = None
 
 
 @dataclass(frozen=True)

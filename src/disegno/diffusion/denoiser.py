@@ -9,9 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from disegno.diffusion.call import Row
-from disegno.diffusion.guidance import guide, guide_image, rescale
+from disegno.diffusion.call import Row, Weakness
+from disegno.diffusion.guidance import Projection, fit, guide, guide_image, rescale
 from disegno.diffusion.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Away:
+    """Guidance away from what a weakened net says: how far, after which share of the steps, and before which."""
+
+    weakness: Weakness
+    scale: float
+    start: float = 0.0
+    end: float = 1.0
+
+    def acts(self, progress: float) -> bool:
+        """Return whether it does now. `progress`: the share of the steps that are done."""
+        return (progress > self.start or not self.start) and progress < self.end
 
 
 @dataclass(frozen=True)
@@ -20,7 +34,8 @@ class Guidance:
 
     `cfg`, `rescale`: one value, or (b,) where requests share a batch. `image_cfg`: of an editing model, how the picture
     is weighed against none. Steps without guidance: the share `start` of them, and below the sigma `lowest` every
-    second evaluation, or with `lowest_all` each.
+    second evaluation, or with `lowest_all` each. `away`: from what a weakened net says. `projection`: what is left out
+    of the difference. `fits`: the negative output is scaled to fit. `still`: the first steps, which do not move.
     """
 
     cfg: Tensor | float = 1.0
@@ -29,6 +44,14 @@ class Guidance:
     start: float = 0.0
     lowest: float = 0.0
     lowest_all: bool = False
+    away: tuple[Away, ...] = ()
+    projection: Projection | None = None
+    fits: bool = False
+    still: int = 0
+
+    def weaknesses(self, progress: float) -> list[Weakness]:
+        """Return how the net is weakened now, each in rows of its own."""
+        return [away.weakness for away in self.away if away.acts(progress)]
 
     def may_pause(self) -> bool:
         """Return whether there can be an evaluation without guidance."""
@@ -108,13 +131,64 @@ def denoised_pair(
 
     The answer to a split question.
     """
-    out = out.float()
-    positive, negative = split_rows(out, rows, x.shape[0])
+    made = estimates(x, sigma, out, rows, prediction, guidance)
+    return made.guided, made.negative
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What an evaluation says: x0 estimates, guided and under the negative prompt alone, each (b c h w), float32.
+
+    `running`: what a projection keeps for the next evaluation; None: nothing.
+    """
+
+    guided: Tensor
+    negative: Tensor
+    running: Tensor | None = None
+
+
+def estimates(
+    x: Tensor,
+    sigma: Tensor,
+    out: Tensor,
+    rows: Sequence[Row],
+    prediction: Prediction,
+    guidance: Guidance,
+    before: Tensor | None = None,
+) -> Estimates:
+    """Return the x0 estimates. Shapes as in `denoised`; `before`: `Estimates.running` of the evaluation before."""
+    out, x, num = out.float(), x.float(), x.shape[0]
+    told = [i for i, row in enumerate(rows) if row.weakness is None]
+    own, strong = ([rows[i] for i in told], out[told]) if len(told) < len(rows) else (rows, out)
+    positive, negative = split_rows(strong, own, num)
+    weak = [(away.scale, weakened) for away in guidance.away for weakened in _weakened(out, rows, num, away.weakness)]
     # A1111 parity: where the negative prompt is left out, parts still compose, and are not guided
-    guided = positive if all(row.positive for row in rows) else guide(positive, negative, guidance.cfg)
+    alone = all(row.positive for row in own)
+    if guidance.projection is not None and not alone:
+        x0 = prediction.denoise(x, sigma, positive)
+        none = prediction.denoise(x, sigma, negative)
+        projected = guidance.projection.guide(x0, none, guidance.cfg, before)
+        away = sum(scale * (x0 - prediction.denoise(x, sigma, weakened)) for scale, weakened in weak)
+        return Estimates(projected.estimate + away, none, projected.running)
+    guided = positive if alone else guide(positive, _fitted(negative, positive, guidance), guidance.cfg)
     if guidance.weighs_image():
-        guided = guide_image(guided, negative, _blind(out, rows, x.shape[0]), guidance.image_cfg or 0.0)
+        guided = guide_image(guided, negative, _blind(strong, own, num), guidance.image_cfg or 0.0)
+    guided = guided + sum(scale * (positive - weakened) for scale, weakened in weak) if weak else guided
     if guidance.wants_rescale():
         guided = rescale(guided, positive, guidance.rescale)
-    x = x.float()
-    return prediction.denoise(x, sigma, guided), prediction.denoise(x, sigma, negative)
+    return Estimates(prediction.denoise(x, sigma, guided), prediction.denoise(x, sigma, negative), before)
+
+
+def _fitted(negative: Tensor, positive: Tensor, guidance: Guidance) -> Tensor:
+    return fit(negative, positive) if guidance.fits else negative
+
+
+def _weakened(out: Tensor, rows: Sequence[Row], num_images: int, weakness: Weakness) -> list[Tensor]:
+    """Return what the net says of the prompts, weakened so, (b c h w); none where it was not asked.
+
+    Parts come together as the prompt's own do, over what the whole net says of the negative prompt.
+    """
+    if not any(row.weakness == weakness for row in rows):
+        return []
+    told = [i for i, row in enumerate(rows) if row.weakness == weakness or not row.positive]
+    return [split_rows(out[told], [rows[i] for i in told], num_images)[0]]

@@ -1,9 +1,13 @@
-"""Classifier-free guidance.
+"""Classifier-free guidance, and its gentler relatives.
 
 How far to go from the estimate under the negative prompt towards the one under the prompt.
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor
+
+_LEAST = 1e-8
 
 
 def _over_rows(value: Tensor | float, like: Tensor) -> Tensor | float:
@@ -36,3 +40,53 @@ def rescale(guided: Tensor, positive: Tensor, share: Tensor | float) -> Tensor:
     axes = tuple(range(1, guided.ndim))
     restored = guided * (positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
     return guided + _over_rows(share, guided) * (restored - guided)
+
+
+def fit(negative: Tensor, positive: Tensor) -> Tensor:
+    """Return the negative velocity, scaled to lie as near to the positive one as it can, (b c h w).
+
+    CFG-Zero* (Fan et al. 2025, eq. 12): s = <positive, negative> / |negative|^2 of each image.
+    """
+    axes = tuple(range(1, positive.ndim))
+    along = (positive * negative).sum(dim=axes, keepdim=True)
+    return negative * (along / ((negative * negative).sum(dim=axes, keepdim=True) + _LEAST))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Adaptive projected guidance (Sadat et al. 2024, algorithm 1), of x0 estimates.
+
+    `norm`: the most that an image's difference may measure; 0: no limit. `momentum`: of the differences before.
+    `parallel`: how much is kept of the part that points where the estimate does.
+    """
+
+    norm: float = 15.0
+    momentum: float = -0.5
+    parallel: float = 0.0
+
+    def guide(self, positive: Tensor, negative: Tensor, cfg: Tensor | float, before: Tensor | None) -> "Projected":
+        """Return positive + (cfg - 1) (orthogonal + parallel share of the difference), (b c h w).
+
+        `before`: the running difference that the last evaluation returned; None: there was none.
+        """
+        axes = tuple(range(1, positive.ndim))
+        running = positive - negative
+        if before is not None and self.momentum:
+            running = running + self.momentum * before
+        difference = running.double()
+        if self.norm:
+            size = difference.square().sum(dim=axes, keepdim=True).sqrt()
+            difference = difference * (self.norm / size.clamp_min(_LEAST)).clamp_max(1.0)
+        along = positive.double()
+        along = along / along.square().sum(dim=axes, keepdim=True).sqrt().clamp_min(_LEAST)
+        shared = (difference * along).sum(dim=axes, keepdim=True) * along
+        kept = (difference - (1 - self.parallel) * shared).to(positive.dtype)
+        return Projected(positive + (_over_rows(cfg, positive) - 1) * kept, running)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A guided x0 estimate, and the running difference of prompt and negative prompt, each (b c h w)."""
+
+    estimate: Tensor
+    running: Tensor

@@ -18,7 +18,7 @@ from torch import Tensor
 from disegno.backbones.base import Backbone
 from disegno.controls.base import Control
 from disegno.diffusion.call import Call, Row
-from disegno.diffusion.denoiser import Guidance, denoised_pair
+from disegno.diffusion.denoiser import Guidance, estimates
 from disegno.diffusion.inpaint import Inpaint
 from disegno.diffusion.told import USUAL, Told
 from disegno.engine.seamless import going_round
@@ -67,6 +67,7 @@ class Run:
     question: Eval | None = None
     latents: Tensor | None = None
     estimate: Tensor | None = None  # the last x0 estimate, for previews
+    running: Tensor | None = None  # what its guidance keeps of the evaluations before
     owner: str = ""  # runs of one owner always share their evaluations, those of several as the batch's `sharing` says
     evaluations: int = 0
     rests: "Callable[[Run], bool] | None" = None
@@ -127,11 +128,20 @@ class Run:
 
 
 def _rows(run: Run, question: Eval) -> list[TextRow]:
-    """Return the rows of the prompt, then of the negative prompt, then of the negative prompt without the picture."""
+    """Return the rows of the prompt, then of the negative prompt, then of the negative prompt without the picture.
+
+    Behind them the prompt's again, once for each way in which the net is weakened.
+    """
     assert len(run.texts.images) == len(question.x), "each image has its texts"
     blind = run.guidance.weighs_image()
     rows = run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
     seeds = run.seeds or (0,) * len(run.texts.images)
+    rows += [
+        replace(one, row=replace(one.row, weakness=weakness))
+        for weakness in run.guidance.weaknesses(run.progress)
+        for one in rows
+        if one.row.positive
+    ]
     return [replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told)) for one in rows]
 
 
@@ -239,7 +249,11 @@ def _answer(run: Run, answered: _Answered, backbone: Backbone) -> None:
     question, outs = run.question, answered.outs()
     assert question is not None
     out = averaged(outs, [view.window for view in run.windows if view.window], question.x) if run.windows else outs[0]
-    pair = denoised_pair(question.x, question.sigma, out, answered.rows(), backbone.prediction, run.guidance)
+    if run.step() < run.guidance.still:
+        out = torch.zeros_like(out)
+    rows, guidance = answered.rows(), run.guidance
+    made = estimates(question.x, question.sigma, out, rows, backbone.prediction, guidance, run.running)
+    run.running, pair = made.running, (made.guided, made.negative)
     if run.inpaint is not None:
         pair = run.inpaint.hold(pair[0], run.progress), run.inpaint.hold(pair[1], run.progress)
     run.estimate = pair[0]

@@ -10,6 +10,7 @@ from disegno.core.request import NUM_SEEDS, Hires, InitImage, Request, Tiles
 from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.few_steps import in_few_steps
+from disegno.engine.guiding import check_guide
 from disegno.engine.seamless import require_edges
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
@@ -39,6 +40,7 @@ def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
     """
     own = backbone.defaults
     require_edges(request, backbone)
+    check_guide(request, backbone)
     if request.few_steps:
         request, own = in_few_steps(request, backbone)
     schedule = request.schedule or (None if request.sampler else own.schedule)

@@ -21,12 +21,12 @@ from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
 from disegno.engine.concrete import check_beforehand, concrete, passed_over
 from disegno.engine.depth import check_depth, sees_depth
+from disegno.engine.guiding import edits
 from disegno.engine.labels import labels_of
 from disegno.engine.phases import Job, Phase, first_phase, pictures_of
 from disegno.engine.pixels import to_pictures
 from disegno.engine.preview import Decoder, previews_of
 from disegno.engine.relay import Relay, open_relay
-from disegno.engine.runs import edits
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
 from disegno.engine.units import Prepared

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from disegno.core.infotext import unit_text
 from disegno.diffusion.schedules import AUTOMATIC, SCHEDULES
+from disegno.engine.guiding import edits
 from disegno.engine.phases import Job
-from disegno.engine.runs import edits, inpaints
+from disegno.engine.runs import inpaints
 from disegno.engine.studio import BUILT_IN
 from disegno.engine.units import Prepared
 from disegno.engine.wording import Encoded

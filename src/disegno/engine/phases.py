@@ -20,9 +20,10 @@ from disegno.engine.album import Album
 from disegno.engine.batch import Run, View
 from disegno.engine.canvas import Canvas
 from disegno.engine.depth import depth_channel, sees_depth
+from disegno.engine.guiding import edits
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
-from disegno.engine.runs import Begin, Material, edits, inpaints, runs_of, taken_over
+from disegno.engine.runs import Begin, Material, inpaints, runs_of, taken_over
 from disegno.engine.seamless import going_round
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows

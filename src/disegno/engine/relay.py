@@ -15,8 +15,9 @@ from disegno.diffusion.schedules import NoiseTable
 from disegno.engine.batch import Run
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another
+from disegno.engine.guiding import check_guide, edits
 from disegno.engine.phases import Job, Phase, acting, check_files, continued
-from disegno.engine.runs import edits, latents_of, sampler_of
+from disegno.engine.runs import latents_of, sampler_of
 from disegno.engine.seamless import require_edges
 
 
@@ -72,6 +73,7 @@ def open_relay(job: Job, which: ControlPass) -> Relay | None:
     _check(job.backbone, backbone)
     check_depth(request, backbone)
     require_edges(request, backbone)
+    check_guide(request, backbone)
     sampler_of(request, backbone)
     drawn, worded = for_another(job.backbone, backbone, replace(request, model=refiner.model), job.worded)
     taking = replace(job, request=drawn, backbone=backbone, worded=worded)

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from disegno.backbones.base import Backbone
 from disegno.core.request import InpaintFill, MaskMode, Request
-from disegno.diffusion.denoiser import Guidance
 from disegno.diffusion.inpaint import FILLS, Inpaint
 from disegno.diffusion.noise import ImageNoise, Variation, start_latents
 from disegno.diffusion.schedules import AUTOMATIC, Spacing, find_schedule, plan_sigmas, start_step
 from disegno.diffusion.told import Told
 from disegno.engine.batch import Run, View
 from disegno.engine.concrete import sampler_of
+from disegno.engine.guiding import guidance_of
 from disegno.engine.texts import Texts
 from disegno.loras.apply import NO_LORAS, Loras
 from disegno.samplers.base import Options, Plan, SamplerSpec
@@ -127,7 +127,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
     run = Run(
         sampling=spec.sample(x, plan),
         texts=material.texts,
-        guidance=_guidance(request, backbone, spec),
+        guidance=guidance_of(request, backbone, spec.cfg_divisor),
         sigmas=walk.sigmas,
         inpaint=inpaint,
         seamless=request.seamless,
@@ -139,7 +139,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
 def taken_over(run: Run, request: Request, backbone: Backbone, material: Material) -> Run:
     """Return a run that rests, as another model goes on with it. `material`: of all images."""
     own = _rows_of(material, list(run.images))
-    guidance = _guidance(request, backbone, sampler_of(request, backbone))
+    guidance = guidance_of(request, backbone, sampler_of(request, backbone).cfg_divisor)
     return _asking_with(replace(run, texts=own.texts, guidance=guidance, rests=None, resting=False), own)
 
 
@@ -168,23 +168,11 @@ def _start(
     return x, held
 
 
-def _guidance(request: Request, backbone: Backbone, spec: SamplerSpec) -> Guidance:
-    assert request.cfg is not None
-    image_cfg = request.image_cfg if edits(backbone) else None
-    pauses = request.cfg_start, request.negative_min, request.negative_min_all
-    return Guidance(request.cfg / spec.cfg_divisor, request.cfg_rescale, image_cfg, *pauses)
-
-
 def latents_of(backbone: Backbone) -> tuple[object, ...]:
     """Return what tells a model's latents from others."""
     config = getattr(backbone.vae, "config", {})
     scale, shift = config.get("scaling_factor"), config.get("shift_factor") or 0.0
     return backbone.latent_channels, backbone.downscale, scale, shift
-
-
-def edits(backbone: Backbone) -> bool:
-    """Return whether the net is shown the picture that it edits by instruction (instruct-pix2pix)."""
-    return backbone.in_channels == 2 * backbone.latent_channels
 
 
 def inpaints(backbone: Backbone) -> bool:

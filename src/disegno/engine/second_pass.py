@@ -12,8 +12,9 @@ from disegno.core.hires import Target, target_size
 from disegno.core.request import FILELESS, ControlUnit, Hires, Request
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another, refines, saying
+from disegno.engine.guiding import check_guide, edits
 from disegno.engine.phases import Job, Phase, acting, check_files, encoded, picture_phase, pictures_of
-from disegno.engine.runs import Begin, edits
+from disegno.engine.runs import Begin
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
 from disegno.engine.wording import word
@@ -48,6 +49,7 @@ def open_second(job: Job) -> Second | None:
     backbone = _backbone(job, hires)
     check_depth(request, backbone)
     require_edges(request, backbone)
+    check_guide(request, backbone)
     mode = latent_mode(hires.upscaler)
     if mode is not None and backbone.latent_channels != job.backbone.latent_channels:
         raise RequestError(
