@@ -79,9 +79,7 @@ def _passing_on(rows: list[int]) -> Hook:
     ) -> tuple[Tensor | None, Tensor]:
         hidden = args[0] if args else given["hidden_states"]
         text = args[1] if len(args) > 1 else given["encoder_hidden_states"]
-        return tuple(
-            None if new is None else _put(new, old, rows) for new, old in zip(out, (text, hidden), strict=True)
-        )
+        return None if out[0] is None else _put(out[0], text, rows), _put(out[1], hidden, rows)
 
     return hook
 
