@@ -145,6 +145,30 @@ def test_a_picture_without_a_seam_is_asked_for_and_comes_back(browser: Browser, 
         assert np.array_equal(_pixels(again), _pixels(png))
 
 
+def test_guidance_beside_the_prompts_is_asked_for_and_comes_back(browser: Browser, server: Server) -> None:
+    with visit(browser, server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.locator("summary", has_text="Guidance, seed, sampler").click()
+        away = draw.get_by_role("spinbutton", name="Away from a weakened net")
+        away.fill("3")
+        away.press("Tab")
+        draw.locator("label.switch", has_text="Guide without glare").click()
+        draw.get_by_label("Prompt", exact=True).fill(PROMPT)
+        first, png = _drawn(draw, server)
+        assert (_made(server, first)["guide"]["pag"], _made(server, first)["guide"]["apg"]) == (3, True)
+        away.fill("0")
+        away.press("Tab")
+        draw.locator("label.switch", has_text="Guide without glare").click()
+        second, other = _drawn(draw, server, first)
+        assert _made(server, second)["guide"] is None and not np.array_equal(_pixels(other), _pixels(png))
+        there.drop("#tab-draw .desk", "guided.png", png)
+        expect(away).to_have_value("3")
+        expect(draw.get_by_role("switch", name="Guide without glare")).to_be_checked()
+        expect(draw.get_by_text("As that picture was made")).to_be_hidden()
+        _, again = _drawn(draw, server, second)
+        assert np.array_equal(_pixels(again), _pixels(png))
+
+
 def test_another_vae_a_refiner_and_a_second_pass_come_back_with_the_picture(browser: Browser, server: Server) -> None:
     with visit(browser, server.url) as there:
         draw = there.page.locator("#tab-draw")

@@ -2,6 +2,7 @@
 
 import { button, fill, h } from "./dom.js";
 import { choice, more, numberField, slider, toggle } from "./fields.js";
+import { guideFields } from "./guide.js";
 import { hiresFields } from "./hires.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
@@ -12,9 +13,10 @@ import { misfit } from "./unit.js";
 
 const USUAL = { // of what the form has no field for: what a picture need not be told to bring
   clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5, beauty: 6, plainness: 2.5,
+  pag_end: 1, slg_layers: [7, 8, 9], slg_start: 0.01, slg_end: 0.2, apg_norm: 15, apg_momentum: -0.5,
   noise: 1, resize: "crop", mask_mode: "binary", padding: 32, mask_weight: 1, share: "noise", passes: "both",
 };
-const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"] };
+const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"], guide: ["pag", "slg", "apg"] };
 const LONGEST = 30; // of a value that is told with its name
 
 function sizeFields({ desk, house, changed }) {
@@ -102,7 +104,7 @@ function partsOf(some, shown, are) {
 
 /** Return the names of what is not as usual, with short values. `of`: whose it is. */
 function namesOf(some, of = "") {
-  const said = ([name, value]) => value && value !== USUAL[name] && !(Array.isArray(value) && !value.length);
+  const said = ([name, value]) => value && String(value) !== String(USUAL[name]) && !(Array.isArray(value) && !value.length);
   const short = (value) => (value === true || typeof value === "object" || String(value).length > LONGEST ? "" : value);
   return Object.entries(some ?? {}).filter(said).map(([name, value]) => `${of} ${name} ${short(value)}`.replaceAll("_", " ").trim());
 }
@@ -158,10 +160,12 @@ export function settingsCard({ desk, house, changed, modelChanged, sized, pictur
   seamless.title = t("The picture can be laid beside itself, as a texture is");
   const vae = vaeChoice({ desk, house, changed });
   const refiner = refinerFields({ desk, house, changed });
+  const guide = guideFields({ desk, house, changed });
   const refresh = () => {
     fewer.refresh();
     vae.refresh();
     refiner.refresh();
+    guide.refresh();
     seamless.set(desk.seamless);
     sampler.set(desk.sampler ?? "");
     schedule.set(desk.schedule ?? "");
@@ -180,6 +184,6 @@ export function settingsCard({ desk, house, changed, modelChanged, sized, pictur
   const fewer = fewSwitch({ desk, few, changed, refresh });
   refresh();
   const element = h("div", { class: "card panel" }, model, size, fewer, steps, batch, hires,
-    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, seed, h("div", { class: "two" }, sampler, schedule), vae, refiner, seamless), others);
+    more(t("Guidance, seed, sampler"), desk.seed !== null, cfg, guide, seed, h("div", { class: "two" }, sampler, schedule), vae, refiner, seamless), others);
   return { element, refresh };
 }

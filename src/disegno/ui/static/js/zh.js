@@ -1,6 +1,7 @@
 // The page in Chinese. A test holds that every English text of the page is here.
 
 export const ZH = {
+  "0 is off. About 3 makes shapes firmer, for half as much time again.": "0 为关闭。约为 3 时形状更扎实，耗时增加一半。",
   "0 leaves the picture as it is, 1 keeps nothing.": "0 保持原图不变，1 什么都不保留。",
   "A kind of drawing: a condition LoRA on a Base ControlNet": "一种图示：基座 ControlNet 上的条件 LoRA",
   "A style: a LoRA of the pictures and their captions": "一种风格：由图片及其描述训练的 LoRA",
@@ -22,6 +23,7 @@ export const ZH = {
   "As that picture was made: {names}": "沿用该图片的设置：{names}",
   "As the system": "跟随系统",
   "At first only": "仅在开头",
+  "Away from a weakened net": "远离弱化的网络",
   "Balanced": "均衡",
   "Balanced: how far guidance strengthens what the result takes up of the picture.": "均衡时：引导在多大程度上加强结果从图片中取用的内容。",
   "Beginning": "正在开始",
@@ -77,6 +79,8 @@ export const ZH = {
   "Drop a picture here, or": "把图片拖到这里，或",
   "Each line is one JSON object with source, target and prompt.": "每行是一个含 source、target、prompt 的 JSON 对象。",
   "Folder of pictures": "图片文件夹",
+  "For strong guidance: without what only adds contrast and colour": "用于较强的引导：去掉只会增加对比度和色彩的部分",
+  "Guide without glare": "引导而不刺眼",
   "How much of the way is done when the refiner goes on with it.": "进行到多少时由精修模型接手。",
   "It becomes {width} × {height}.": "完成后为 {width} × {height}。",
   "It takes over at": "接手位置",
