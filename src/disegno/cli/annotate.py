@@ -9,7 +9,9 @@ import click
 from disegno.annotators import ANNOTATORS
 from disegno.cli.output import free_path
 from disegno.cli.request import parse_size
+from disegno.core.each import pictures_in
 from disegno.core.errors import RequestError
+from disegno.core.files import make_folder, path_of
 from disegno.core.request import ResizeMode, Scalar
 
 if TYPE_CHECKING:
@@ -127,6 +129,18 @@ def _target(out: Path | None, image: str, name: str) -> Path:
     return out
 
 
+def _targets(out: Path | None, image: str, name: str) -> list[tuple[str, Path]]:
+    """Return each picture, and where its drawing goes: of a folder's, under its own name. Raises RequestError."""
+    folder = None if image.startswith("data:") else path_of(image)
+    if folder is None or not folder.is_dir():
+        return [(image, _target(out, image, name))]
+    into = out or folder.with_name(f"{folder.name}.{name}")
+    if into.suffix.lower() == ".png" or into.resolve() == folder.resolve():
+        raise RequestError(f"The drawings of {folder} go into a folder of their own: --out cannot be {out}.")
+    make_folder(into)
+    return [(str(file), free_path(into / f"{file.stem}.png")) for file in pictures_in(folder).values()]
+
+
 @click.command(name="annotate")
 @click.argument("name", required=False)
 @click.argument("image", required=False)
@@ -134,7 +148,7 @@ def _target(out: Path | None, image: str, name: str) -> Path:
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="A .png file, or a folder. Unset: a new name, IMAGE.NAME.png, here.",
+    help="A .png file, or a folder. Unset: a new name, IMAGE.NAME.png, here; of a folder, FOLDER.NAME beside it.",
 )
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; @FILE reads a long value.")
 @click.option(
@@ -151,12 +165,13 @@ def command(
     name: str | None, image: str | None, out: Path | None, settings: tuple[str, ...], resolution: int | None,
     size: str | None, resize: ResizeMode, sheet: bool, listing: bool, docs: bool,
 ) -> None:  # fmt: skip
-    """Turn IMAGE into the drawing that a control wants to see, by the annotator NAME.
+    """Turn IMAGE, or each picture of a folder, into the drawing that a control wants to see, by the annotator NAME.
 
     \b
     disegno annotate --list
     disegno annotate canny photo.jpg
     disegno annotate canny photo.jpg --set low=50 --set high=150 --sheet -o edges.png
+    disegno annotate canny photos -o drawings                 # every picture of a folder, under its name
     disegno annotate boxes photo.jpg --set boxes=@boxes.json
     """
     if docs or listing:
@@ -167,17 +182,18 @@ def command(
             "Give an annotator and a picture, as in disegno annotate canny photo.jpg; --list names the annotators."
         )
     canvas = parse_size(size) if size else None
-    target = _target(out, image, name)
+    targets = _targets(out, image, name)
     ANNOTATORS.load(name)  # an unknown name is said before the picture is read
     from disegno.engine.pictures import fit, pixel_perfect_resolution, read_picture
 
-    picture = read_picture(image)
-    if canvas and resolution is None:
-        resolution = pixel_perfect_resolution(picture, *canvas, resize)
     params = dict(parse_setting(text) for text in settings)
-    drawing = draw(name, picture, params, resolution, back=canvas is None)
-    _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
-    click.echo(str(target))
+    for source, target in targets:
+        picture, seen = read_picture(source), resolution
+        if canvas and seen is None:
+            seen = pixel_perfect_resolution(picture, *canvas, resize)
+        drawing = draw(name, picture, params, seen, back=canvas is None)
+        _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
+        click.echo(str(target))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def command(
 
 def _paths(pictures: tuple[str, ...]) -> Iterator[Path]:
     """Yield the pictures, those of a folder by name. Raises RequestError where one is not there."""
-    from disegno.training.data.formats.folders import PICTURE_SUFFIXES
+    from disegno.core.each import PICTURE_SUFFIXES
 
     for given in pictures:
         path = Path(given).expanduser()

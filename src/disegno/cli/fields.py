@@ -59,7 +59,10 @@ class Group:
     texts: Mapping[str, str]
 
 
-FROM_HELP = "The picture that is changed: a path, or a data URI (data:image/png;base64,...)."
+FROM_HELP = (
+    "The picture that is changed: a path, or a data URI (data:image/png;base64,...). A folder: each of its pictures in"
+    " turn."
+)
 HIRES_HELP = "A second pass: the picture is enlarged this much, and drawn over at the new size."
 GROUPS = (
     Group("init", "--", {"image": "--from", "noise": "--init-noise", "outpaint": ""}, {"image": FROM_HELP}),

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from disegno.cli.each import draw_each
 from disegno.cli.fields import GROUPS, nested_options, or_none, request_options
 from disegno.cli.lean import open_nets
 from disegno.cli.loops import LOOP_CURVE_HELP, LOOP_DENOISE_HELP, LOOPS_HELP, draw_and_write, loops_of
@@ -19,6 +20,7 @@ from disegno.cli.output import free_path, is_folder, output_paths, require_file,
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
 from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
 from disegno.cli.sections import Sectioned
+from disegno.core.each import turns_of
 from disegno.core.errors import RequestError
 from disegno.core.loopback import CURVES, MAX_LOOPS, LoopCurve
 from disegno.core.request import Request
@@ -180,6 +182,7 @@ def command(
       disegno generate "a blue car" --from photo.png --mask car.png --only-masked
       disegno generate "a city street" --from photo.png --outpaint left=64,right=64
       disegno generate "a blue car" --from photo.png --denoise 0.5 --loops 4 --loop-denoise 0.2
+      disegno generate "a blue car" --from photos --control canny -o cars          # every picture of a folder
       disegno generate "a red car" --hires 2 --hires-upscaler Lanczos --hires-denoise 0.3
     \b
     Many on one sheet; the same again, also from A1111's files:
@@ -202,6 +205,13 @@ def command(
     open_nets()
     axes = [text for text in (x, y, z) if text]
     saying = Saying(as_json, quiet, preview)
+    if (turns := turns_of(request)) is not None:
+        if axes or matrix or loops:
+            raise RequestError(
+                "A folder's pictures are drawn one by one: leave out --x, --y, --z, --matrix and --loops, or give one"
+                " picture."
+            )
+        return draw_each(turns, settings, out, saying)
     if (told := loops_of(loops, loop_denoise, loop_curve, bool(axes) or matrix)) is not None:
         return draw_and_write(request, told, settings, out, saying)
     if axes or matrix:

@@ -17,10 +17,11 @@ from disegno.core.told import Told
 from disegno.prompts.networks import Tag, lora_of
 
 CONTROL_HELP = """NAME[=IMAGE][,key=value...]: a condition and the picture that shows it; without one, the picture of
---from. Keys: strength, curve (0.2@0.1,0.5@0.3), layers (1:0.8:...), start, end, mode, resize, region, mask, passes,
-crop, resolution, base, task (which condition it is, of a control that knows several), mix (true: one control of the
-mean of such conditions, UniControl's), annotate (an annotator's name, or none when the picture already is the drawing),
-and the annotator's own parameters. May be repeated."""
+--from; a folder: each of its pictures in turn, those of several folders by their names. Keys: strength, curve
+(0.2@0.1,0.5@0.3), layers (1:0.8:...), start, end, mode, resize, region, mask, passes, crop, resolution, base, task
+(which condition it is, of a control that knows several), mix (true: one control of the mean of such conditions,
+UniControl's), annotate (an annotator's name, or none when the picture already is the drawing), and the annotator's own
+parameters. May be repeated."""
 LORA_HELP = """NAME[:WEIGHT[:NET'S WEIGHT]]: a style LoRA, as <lora:...> in a prompt. May be repeated."""
 OUTPAINT_HELP = (
     "left=64,right=64,top=0,bottom=0: draw what lies around the picture of --from, in pixels, multiples of 8."

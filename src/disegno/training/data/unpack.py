@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from disegno.core.each import PICTURE_SUFFIXES
 from disegno.core.errors import BadData, RequestError, ResourceError
-from disegno.training.data.formats.folders import PICTURE_SUFFIXES
 from disegno.training.data.root import MAX_DEPTH, MAX_PICTURE_BYTES, safe_parts
 
 TAKEN = frozenset({*PICTURE_SUFFIXES, ".txt", ".caption", ".json", ".jsonl", ".csv", ".tar"})

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from disegno.core.each import PICTURE_SUFFIXES
 from disegno.training.data.captions import MAX_CAPTION_BYTES, decode_caption
 from disegno.training.data.dataset import Dataset, FolderRow
 from disegno.training.data.formats.listing import Listing, Options
@@ -24,7 +25,6 @@ CONDITIONS = (
     "conditioning_data",
 )
 CAPTIONS = ("caption", "captions", "prompt", "prompts", "text", "texts")
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 _CAPTION_SUFFIXES = (".txt", ".caption")
 
 

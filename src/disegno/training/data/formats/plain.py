@@ -1,7 +1,8 @@
 """A folder of pictures, captions beside them as NAME.txt: no conditions yet, so an annotator makes them."""
 
+from disegno.core.each import PICTURE_SUFFIXES
 from disegno.training.data.dataset import Dataset
-from disegno.training.data.formats.folders import PICTURE_SUFFIXES, add_pairs
+from disegno.training.data.formats.folders import add_pairs
 from disegno.training.data.formats.listing import Listing, Options
 from disegno.training.data.root import Root
 

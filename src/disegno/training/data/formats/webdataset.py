@@ -15,9 +15,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from disegno.core.each import PICTURE_SUFFIXES
 from disegno.core.errors import BadData
 from disegno.training.data.captions import MAX_CAPTION_BYTES, check_caption, decode_caption
-from disegno.training.data.formats.folders import CAPTIONS, CONDITIONS, PICTURE_SUFFIXES, TARGETS
+from disegno.training.data.formats.folders import CAPTIONS, CONDITIONS, TARGETS
 from disegno.training.data.lines import word
 from disegno.training.data.problems import Fault, Problem
 from disegno.training.data.root import MAX_PICTURE_BYTES, open_plain, shown
