@@ -57,6 +57,7 @@ def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
         mechanism=card.mechanism or None,
         annotator=card.annotator or None,
         file=card.file_name,
+        place=studio.library.place(card),
         num_bytes=card.num_bytes,
         problem=without_paths(card.problem) if card.problem else None,
         sha256=studio.library.known_sha256(card) if card.kind in _HASHED else None,

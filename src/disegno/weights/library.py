@@ -115,11 +115,15 @@ class Library:
         """Return what each card is called in a list: by its file, and where two are called alike, by its path below."""
         names = [card.file_name for card in cards]
         num = Counter(name.lower() for name in names)
-        below = [next((root for root in self._roots if card.path.is_relative_to(root)), None) for card in cards]
         return [
-            card.path.relative_to(root).as_posix() if root is not None and num[name.lower()] > 1 else name
-            for card, name, root in zip(cards, names, below, strict=True)
+            (self.place(card) or name) if num[name.lower()] > 1 else name
+            for card, name in zip(cards, names, strict=True)
         ]
+
+    def place(self, card: FileCard) -> str | None:
+        """Return a card's path below the first of the folders that it lies in; None: it lies in none of them."""
+        root = next((root for root in self._roots if card.path.is_relative_to(root)), None)
+        return None if root is None else card.path.relative_to(root).as_posix()
 
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""

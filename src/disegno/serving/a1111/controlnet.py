@@ -10,7 +10,7 @@ A unit that cannot be carried out is an error: upstream answers with a picture t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from disegno.core.errors import BadImage, UnknownName
+from disegno.core.errors import BadImage, RequestError, UnknownName
 from disegno.core.request import ControlMode, ControlPass, ResizeMode
 from disegno.engine.album import INPAINT
 from disegno.engine.pictures import Limits, bytes_of, decode
@@ -349,7 +349,7 @@ def _control(given: Given, module: Module, controls: Sequence[Named], at: Path) 
         raise _fault(at, "model", f"the unit is enabled but names no model. Known: {known}")
     try:
         return find_named("control", name, controls, containing=True)
-    except UnknownName as error:
+    except RequestError as error:
         raise _fault(at, "model", str(error)) from None
 
 
