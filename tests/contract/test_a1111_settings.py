@@ -11,6 +11,8 @@ from disegno.core.infotext import values_of, write_infotext
 from disegno.core.request import make_request
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
+from disegno.serving.a1111.controlnet import translate_unit
+from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.generation import translate
 from disegno.serving.a1111.house import House, Named
 from disegno.serving.a1111.routes_options import checkpoint
@@ -113,3 +115,58 @@ def test_an_old_texts_first_pass_is_the_size() -> None:
     assert (request.width, request.height) == (128, 64)
     assert request.hires is not None
     assert (request.hires.width, request.hires.height) == (256, 128)
+
+
+PAGE: dict[str, Json] = {
+    "Refiner": {"args": [False, "", 0.8]},
+    "Seed": {"args": [-1, False, -1, 0, 0, 0]},
+    "Sampler": {"args": [20, "DPM++ 2M", "Automatic"]},
+    "Comments": {"args": []},
+    "Extra options": {"args": []},
+    "Hypertile": {"args": []},
+    "Soft Inpainting": {"args": [False, 1, 0.5, 4, 0, 0.5, 2]},
+    "ControlNet": {"args": []},
+}
+
+
+def test_a_payload_of_a1111s_page_names_its_own_scripts_and_is_drawn() -> None:
+    order = translate("img2img", {"init_images": [PNG], "alwayson_scripts": PAGE, "steps": 9}, HOUSE)
+    assert order.requests == translate("img2img", {"init_images": [PNG], "steps": 9}, HOUSE).requests
+    (told,) = order.warnings
+    assert "Refiner, Seed, Sampler, Comments, Extra options, Hypertile do nothing" in told
+
+
+@pytest.mark.parametrize(
+    ("scripts", "words"),
+    [
+        ({"Soft Inpainting": {"args": [True]}}, "is not built in"),
+        ({"soft inpainting": [True, 1, 0.5]}, "is not built in"),
+        ({"ADetailer": {"args": [True]}}, "not found"),
+    ],
+)
+def test_a_script_that_would_change_the_picture_is_refused(scripts: Json, words: str) -> None:
+    with pytest.raises(WireError, match=words):
+        translate("img2img", {"init_images": [PNG], "alwayson_scripts": scripts}, HOUSE)
+
+
+UNIT: dict[str, Json] = {"enabled": True, "module": "reference_only", "image": PNG}
+
+
+@pytest.mark.parametrize(
+    ("unit", "end"),
+    [
+        ({"guidance": 1.0, "guidance_end": 0.5, "lowvram": False, "low_vram": False}, 0.5),
+        ({"guidance": 0.5, "guidance_end": 0.5}, 0.5),
+        ({"guidance": 0.5}, 0.5),
+        ({"input_image": PNG, "mask": None}, 1.0),
+    ],
+)
+def test_an_older_name_beside_the_newer_one_says_nothing_where_it_is_the_default(unit: Json, end: float) -> None:
+    assert isinstance(unit, dict)
+    read = translate_unit({**UNIT, **unit}, (), (), has_init=False)
+    assert read is not None and read.fields["end"] == end
+
+
+def test_two_names_that_say_different_things_are_refused() -> None:
+    with pytest.raises(WireError, match="guidance and guidance_end are the same field"):
+        translate_unit({**UNIT, "guidance": 0.3, "guidance_end": 0.5}, (), (), has_init=False)

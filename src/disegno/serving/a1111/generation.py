@@ -26,6 +26,9 @@ MAX_IMAGES = 64
 MAX_ARGS = 1000
 ALWAYS_ON = ("controlnet", "controlnet m2m")
 """The always-on scripts that this API has, in lower case."""
+# A1111 parity: of its page; over the API the request's own fields count
+_OF_THE_PAGE = ("refiner", "seed", "sampler", "comments", "extra options", "hypertile")
+_SOFT_INPAINTING = "soft inpainting"
 CHECKPOINT = "sd_model_checkpoint"
 _SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
@@ -210,7 +213,7 @@ def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
 
 def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:
     units, at = units_of(body)
-    _check_scripts(given)
+    idle = _idle_scripts(given)
     has_init, has_mask = form == "img2img", given.values.get("mask") not in (None, "")
     found = [
         (i, part, translate_unit(part, (*at, i), house.controls, has_init, has_mask))
@@ -220,18 +223,36 @@ def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> 
     off = dict.fromkeys(
         f"The ControlNet unit {i} is off." for i, part, unit in found if unit is None and _has_image(part)
     )
-    return tuple(unit for _, _, unit in found if unit is not None), list(off)
+    return tuple(unit for _, _, unit in found if unit is not None), [*idle, *off]
 
 
 def _has_image(unit: Json) -> bool:
     return isinstance(unit, dict) and any(unit.get(name) for name in ("image", "input_image"))
 
 
-def _check_scripts(given: Given) -> None:
-    """Raise WireError for an always-on script that this API does not have."""
-    for name in given.table("alwayson_scripts"):
-        if name.strip().lower() not in ALWAYS_ON:
+def _idle_scripts(given: Given) -> list[str]:
+    """Return what is said of A1111's own always-on scripts, which a payload copied from its page names all of.
+
+    Raises WireError for one that this API does not have.
+    """
+    idle: list[str] = []
+    for name, script in given.table("alwayson_scripts").items():
+        title = name.strip().lower()
+        if title in _OF_THE_PAGE:
+            idle.append(name)
+        elif title == _SOFT_INPAINTING and _is_on(script):
+            told = "is not built in. With mask_round false a grey mask is drawn anew by degrees."
+            raise WireError(f"Script {shortened(name)} {told}")
+        elif title not in (*ALWAYS_ON, _SOFT_INPAINTING):
             raise WireError(f"Script {shortened(name)} not found. Always on here: {', '.join(ALWAYS_ON)}.")
+    told = "do nothing over the API, as in A1111: the request's own fields count."
+    return [f"The always-on scripts {', '.join(idle)} {told}"] if idle else []
+
+
+def _is_on(script: Json) -> bool:
+    """Return whether the first argument of a script, which switches it on, is true."""
+    args = script.get("args") if isinstance(script, dict) else script
+    return isinstance(args, list) and bool(args) and args[0] not in (False, None, "false", "False", 0)
 
 
 def _names(given: Given, house: House, own: Mapping[str, Json]) -> Fields:
