@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from disegno.core.errors import CorruptFile, DisegnoError, RequestError, UnknownKind, UnknownName
+from disegno.core.errors import (
+    CorruptFile,
+    DisegnoError,
+    ModelFileError,
+    RequestError,
+    ResourceError,
+    UnknownKind,
+    UnknownName,
+)
 from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.card import FileCard
@@ -145,8 +153,9 @@ class Library:
             return FileCard(path, "broken", name=path.stem, problem=f"{path} cannot be read ({error.strerror}).")
         known = self._index.card(path, stamp)
         if known is None:
-            known = _identified(path)
-            self._index.keep(known, stamp)
+            known, lasts = _looked_at(path)
+            if lasts:
+                self._index.keep(known, stamp)
         return known
 
     def _names(self, card: FileCard) -> set[str]:
@@ -181,12 +190,21 @@ def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:
 
 def _identified(path: Path) -> FileCard:
     """Return a file's card, whatever is wrong with it."""
+    return _looked_at(path)[0]
+
+
+def _looked_at(path: Path) -> tuple[FileCard, bool]:
+    """Return a file's card, whatever is wrong with it, and whether that is so as long as the file stays as it is.
+
+    What may not be opened now, or finds no memory, may be another time.
+    """
     try:
-        return identify(path)
+        return identify(path), True
     except UnknownKind as error:
-        return FileCard(path, "unknown", name=path.stem, problem=str(error))
+        return FileCard(path, "unknown", name=path.stem, problem=str(error)), True
     except DisegnoError as error:
-        return FileCard(path, "broken", name=path.stem, problem=str(error))
+        lasts = type(error) is not ModelFileError and not isinstance(error, ResourceError)
+        return FileCard(path, "broken", name=path.stem, problem=str(error)), lasts
 
 
 def _files(root: Path) -> Iterator[Path]:
