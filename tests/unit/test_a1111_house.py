@@ -72,7 +72,9 @@ CONTROLS = named_controls(
     Catalogue(
         controls=(
             WeightsCard("canny", "control", "diorama", "ctrlora", tag="11111111", shipped=True),
-            WeightsCard("canny", "control", "sd1", "controlnet", file="canny.pth", place="canny.pth", tag="22222222"),
+            WeightsCard(
+                "canny.pth", "control", "sd1", "controlnet", file="canny.pth", place="canny.pth", tag="22222222"
+            ),
             *(
                 WeightsCard(place, "control", "sd1", "controlnet", file="depth.pth", place=place, tag=digit * 8)
                 for place, digit in (("a/depth.pth", "3"), ("b/depth.pth", "4"))
@@ -88,8 +90,8 @@ CONTROLS = named_controls(
     [
         ("depth [44444444]", "b/depth.pth [44444444]"),  # as the extension's list had it
         ("a/depth.pth", "a/depth.pth [33333333]"),
-        ("canny", "canny [11111111]"),  # both have this name: the model decides in the engine
-        ("canny [22222222]", "canny [22222222]"),
+        ("canny", "canny [11111111]"),  # with another model the engine takes the file of this name
+        ("canny [22222222]", "canny.pth [22222222]"),
         ("lineart", "control_v11p_sd15_lineart [55555555]"),
     ],
 )

@@ -72,24 +72,24 @@ def find_named(what: str, given: str, known: Sequence[N], containing: bool = Fal
     titled = [entry for entry in known if entry.title.lower() == given.strip().lower()]
     ranked = [[entry for entry in known if wanted in entry.ranked[rank]] for rank in range(3)]
     hashed = [entry for entry in known if _HASH.fullmatch(wanted) and entry.sha256.startswith(wanted)]
-    for found in (titled, *ranked, hashed):
+    exact = [entry for some in ranked for entry in some if told and entry.is_told_by(told[1])]
+    for found in (titled, exact, *ranked, hashed):
         if found:
-            return _meant(what, given, found, told[1] if told else "")
+            return _meant(what, given, found)
     inside = (entry for entry in sorted(known, key=lambda entry: len(entry.name)) if wanted in entry.name.lower())
     if containing and wanted and (entry := next(inside, None)) is not None:
         return entry
     raise UnknownName.of(what, given[:200], [entry.title for entry in known])
 
 
-def _meant(what: str, given: str, found: Sequence[N], digits: str) -> N:
-    """Return which of the entries of one name is meant. Raises RequestError where nothing tells."""
-    told = [entry for entry in found if digits and entry.is_told_by(digits)] or found
-    same = len({entry.name for entry in told}) == 1  # the engine knows which one, by the model
-    copies = told[0].sha256 and len({entry.sha256 for entry in told}) == 1
+def _meant(what: str, given: str, found: Sequence[N]) -> N:
+    """Return the one of the entries that a name means. Raises RequestError where they are different files."""
+    same = len({entry.name for entry in found}) == 1
+    copies = found[0].sha256 and len({entry.sha256 for entry in found}) == 1
     if same or copies:
-        return told[0]
-    titles = ", ".join(entry.title for entry in told)
-    raise RequestError(f"There are {len(told)} {what}s named {given[:200]!r}: {titles}. Say which, by one of these.")
+        return found[0]
+    titles = ", ".join(entry.title for entry in found)
+    raise RequestError(f"There are {len(found)} {what}s named {given[:200]!r}: {titles}. Say which, by one of these.")
 
 
 @dataclass(frozen=True)
