@@ -145,6 +145,16 @@ def test_a_cancelled_training_is_saved_and_goes_on(server: Server, folder: Path,
     assert not (folder / "server" / "keep" / job["id"]).exists()
 
 
+def test_a_training_that_is_enough_is_used(server: Server, folder: Path, pairs: Any) -> None:
+    job = server.submit("teach", LONG | {"name": "enough"})
+    server.wait_step(job["id"], 2)
+    server.ask("POST", f"/v1/jobs/{job['id']}/finish")
+    ended = server.wait(job["id"])
+    assert ended["state"] == "done", ended
+    assert ended["result"]["facts"]["why"] == "enough" and 2 <= ended["result"]["facts"]["step"] < 1000
+    assert (folder / "server-models" / "controls" / "enough.safetensors").is_file()
+
+
 def test_a_training_that_looks_at_what_it_learned_is_cancelled_within_a_step(
     server: Server, folder: Path, pairs: Any
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import pytest
 
 from disegno.serving.a1111.errands import Errand, Errands, IsGone
+from disegno.serving.a1111.front import Front
+from disegno.serving.a1111.routes_generate import of_other_doors
 from disegno.serving.jobs import Jobs
 
 pytestmark = pytest.mark.unit
@@ -19,6 +21,8 @@ class Waiting:
 
     id: str
     state: str = "queued"
+    kind: str = "generate"
+    started: float | None = None
 
 
 @dataclass
@@ -129,3 +133,15 @@ def test_nor_is_one_that_was_being_submitted() -> None:
         assert await _run(errands, mine) is None and fake.jobs["1"].state == "cancelled"
 
     asyncio.run(tried())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"), [(["teach"], None), (["teach", "sheet"], "1"), (["evaluate", "check"], None)]
+)
+def test_a_training_is_no_task_that_a_client_waits_for(kinds: list[str], told: str | None) -> None:
+    fake = Fake()
+    for number, kind in enumerate(kinds):
+        fake.jobs[str(number)] = Waiting(str(number), "running", kind)
+        fake.runs.add(str(number))
+    task = of_other_doors(Front(cast(Jobs, fake), _errands(fake)), "anna")
+    assert (task and task.id) == told

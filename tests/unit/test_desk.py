@@ -6,17 +6,23 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from disegno.core.errors import Diverged, RequestError
-from disegno.core.result import Progress
+from disegno.core.plot import Plot
+from disegno.core.request import Request
+from disegno.core.result import Progress, Result
 from disegno.core.settings import Settings
+from disegno.engine.album import Album
 from disegno.engine.studio import Studio
+from disegno.serving import runners
 from disegno.serving.app import require_done
 from disegno.serving.desk import Desk, Task, failure_of
 from disegno.serving.faults import Refused
 from disegno.serving.settings import Limits
+from disegno.serving.sheets import SheetRequest
 from disegno.serving.store import Job
-from disegno.serving.wire import Cancel, Ended, Logged, Looked, Moved, Ready, Start
+from disegno.serving.wire import Cancel, Ended, Finish, Logged, Looked, Moved, Ready, Start
 from disegno.serving.words import Failure, Outcome
 
 pytestmark = pytest.mark.unit
@@ -74,3 +80,35 @@ def test_a_training_that_cannot_be_saved_ends_alone_and_says_why(tmp_path: Path)
     assert [task.start.job for task in desk.tasks] == ["b"]
     desk.step()
     assert said[-1] == Moved("b", 1, 2, "teaching")
+
+
+def test_what_is_to_end_with_what_there_is_hears_so(tmp_path: Path) -> None:
+    desk = Desk(Studio(Settings(cache_dir=tmp_path)), Limits(), Said().append)
+    desk.tasks += [_task("a", False, tmp_path), _task("b", False, tmp_path)]
+    desk.hear(Finish("a"))
+    assert [task.finish.is_set() for task in desk.tasks] == [True, False]
+
+
+def test_a_sheet_that_is_to_end_draws_no_more_of_its_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Request] = []
+
+    def draw(request: Request, studio: Studio, album: Album) -> Generator[Progress, None, Result]:
+        yield Progress(1, 1, "drawing")
+        drawn.append(request)
+        return Result(images=(Image.new("RGB", (64, 64)),), request=request, seeds=(0,))
+
+    def whole(plot: Plot, model: str, bench: runners.Bench) -> list[Request]:
+        return [cell.request for cell in plot.cells]
+
+    monkeypatch.setattr(runners, "draw", draw)
+    monkeypatch.setattr(runners, "_concrete", whole)
+    bench = runners.Bench(Studio(Settings(cache_dir=tmp_path)), Limits(), tmp_path, tmp_path)
+    running = runners.sheet(SheetRequest(request=Request(width=64, height=64, steps=2), x="cfg=1,2,3"), bench)
+    [next(running) for _ in range(4)]  # the second cell is on its way
+    bench.finish.set()
+    with pytest.raises(StopIteration) as end:
+        next(running)
+    outcome: Outcome = end.value.value
+    assert [request.cfg for request in drawn] == [1, 2]
+    assert [file.role for file in outcome.files] == ["sheet", "image", "image"]
+    assert outcome.facts["places"] == [[0, 0, 0], [1, 0, 0]]

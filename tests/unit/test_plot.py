@@ -138,6 +138,9 @@ def test_the_sheet_has_every_picture_in_its_place() -> None:
     page = Plotted(plot, results).page()
     found = {colour for _, colour in page.getcolors(1 << 20) or []}
     assert set(colours) <= found
+    ended = Plotted(plot, results[:3]).page()  # early: what was not drawn is grey
+    found = {colour for _, colour in ended.getcolors(1 << 20) or []}
+    assert set(colours[:3]) | {(128, 128, 128)} <= found and not set(colours[3:]) & found and ended.size == page.size
     one = Plotted(plan_plot(REQUEST, [parse_axis("cfg=1,2")]), results[:2]).page()
     assert one.width < page.width and one.height < page.height
 

@@ -497,6 +497,23 @@ def test_it_stops_when_nothing_is_gained_and_keeps_the_best(tmp_path: Path) -> N
     assert len(list((tmp_path / "pieces/controls").glob("best-*"))) <= 2
 
 
+def test_a_training_that_is_enough_ends_with_what_it_has_learned(tmp_path: Path) -> None:
+    asked, stop = tiny.request(steps=100, validate_every=4), Stop()
+    stop.enough()  # before there is anything: not yet
+    events = list(tiny.events(tmp_path / "at once", tiny.lesson(asked), stop=stop))
+    assert (_result(events).why, _result(events).step) == ("enough", 1)
+    stop, seen = Stop(), list[TeachEvent]()
+    for event in tiny.events(tmp_path / "later", tiny.lesson(asked), stop=stop):
+        seen.append(event)
+        if isinstance(event, TeachProgress) and (event.step, event.stage) == (6, "teaching"):
+            stop.enough()
+    result = _result(seen)
+    assert (result.why, result.path) == ("enough", tmp_path / "later/tiny.safetensors") and result.path.is_file()
+    assert result.step == 6
+    assert [event.step for event in seen if isinstance(event, Look)] == [0, 4]
+    assert list(tiny.events(tmp_path / "later", tiny.lesson(asked))) == [result]  # it has ended
+
+
 def test_a_stop_breaks_off_a_look_and_is_resumed_there(tmp_path: Path) -> None:
     """The look that was broken off is taken again; nothing else differs."""
     asked = tiny.request(validate_every=10)

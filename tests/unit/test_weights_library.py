@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -230,6 +231,40 @@ def test_a_damaged_index_counts_as_none(full: Path, text: str) -> None:
     (full / "cache/library.json").write_text(text)
     assert len(_library(full).cards()) == 6
     assert json.loads((full / "cache/library.json").read_text())["version"] == 2
+
+
+def test_what_could_not_be_opened_is_opened_when_it_can_be(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, path = os.open, str(full / "m/checkpoints/Dream.safetensors")
+
+    def forbidden(name: Any, flags: int, *more: Any, **named: Any) -> int:
+        if str(name) == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(name, flags, *more, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", forbidden)
+        library = _library(full)
+        (broken,) = (card for card in library.cards() if str(card.path) == path)
+        assert broken.kind == "broken" and "Permission denied" in broken.problem
+    assert library.find("dream", "model").family == "sd1"  # nobody has changed the file
+    assert _library(full).find("dream", "model").family == "sd1"
+
+
+def test_another_version_of_the_program_looks_at_files_itself_and_keeps_their_hashes(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, index = _library(full), full / "cache/library.json"
+    digest = library.sha256(library.find("dream", "model"))
+    library.find("dream", "model")
+    table = json.loads(index.read_text())
+    table["cards"] = [[stamp, card | {"kind": "unknown"}] for stamp, card in table["cards"]]
+    index.write_text(json.dumps(table))
+    assert {card.kind for card in _library(full).cards()} == {"unknown"}
+    index.write_text(json.dumps(table | {"program": "0.0.1"}))
+    later = _library(full)
+    card = later.find("dream", "model")
+    monkeypatch.setattr(type(card), "sha256", lambda _: pytest.fail("it is known"))
+    assert later.sha256(card) == digest
 
 
 def test_a_folder_that_is_missing_or_cannot_keep_an_index_is_no_error(full: Path) -> None:

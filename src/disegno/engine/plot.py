@@ -25,19 +25,23 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Plotted:
-    """A plot, drawn: the results in the order of its cells."""
+    """A plot, drawn: the results in the order of its cells; fewer where it was ended early, one at least."""
 
     plot: Plot
     results: tuple[Result, ...]
 
     def page(self) -> Image.Image:
-        """Return everything on one sheet: x to the right, y downwards, z as tables below each other."""
+        """Return everything on one sheet: x to the right, y downwards, z as tables below each other.
+
+        A cell that was not drawn is grey.
+        """
         xs, ys, zs = self.plot.labels
         most = MAX_SIDE_PX // len(xs), MAX_SIDE_PX // (len(ys) * len(zs))
-        pairs = zip(self.plot.cells, self.results, strict=True)
+        pairs = zip(self.plot.cells, self.results, strict=False)
         at = {cell.place: strip(result.images, *most) for cell, result in pairs}
+        blank = Image.new("RGB", next(iter(at.values())).size, "grey")
         pages = [
-            table([[at[x, y, z] for x in range(len(xs))] for y in range(len(ys))], xs, ys, MARGIN_PX)
+            table([[at.get((x, y, z), blank) for x in range(len(xs))] for y in range(len(ys))], xs, ys, MARGIN_PX)
             for z in range(len(zs))
         ]
         return pages[0] if len(zs) == 1 else table([[page] for page in pages], [""], zs, MARGIN_PX)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
@@ -35,7 +35,7 @@ from disegno.serving.words import (
     WeightsCard,
 )
 from disegno.text.learnt import read_learnt
-from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of, few_steps_of, loras_of
+from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of, few_steps_of, loras_of, shipped
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 
@@ -57,6 +57,7 @@ def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
         mechanism=card.mechanism or None,
         annotator=card.annotator or None,
         file=card.file_name,
+        place=studio.library.place(card),
         num_bytes=card.num_bytes,
         problem=without_paths(card.problem) if card.problem else None,
         sha256=studio.library.known_sha256(card) if card.kind in _HASHED else None,
@@ -214,10 +215,20 @@ def _styles(studio: Studio) -> tuple[StyleCard, ...]:
     return tuple(StyleCard(style.name, style.prompt, style.negative) for style in styles)
 
 
+def _called(cards: Sequence[FileCard], studio: Studio) -> list[str]:
+    """Return what requests call each file: one whose name is built in is called by its file's, with the ending."""
+    taken = {"model": {BUILT_IN}, **{kind: set(files) for kind, files in shipped().items()}}
+    taken["control"] |= FILELESS.keys()
+    return [
+        card.file_name if name in taken.get(card.kind, ()) else name
+        for card, name in zip(cards, studio.library.called(cards), strict=True)
+    ]
+
+
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
     found = studio.library.cards()
-    cards = [_card(card, name, studio) for card, name in zip(found, studio.library.called(found), strict=True)]
+    cards = [_card(card, name, studio) for card, name in zip(found, _called(found, studio), strict=True)]
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from threading import Event
 
 import torch
 from PIL import Image
@@ -57,8 +58,8 @@ class Task:
     """One job on its way.
 
     `phase`: what it waits for. `alone`: a step together with others failed, so it is begun again by itself.
-    `finishing`: it is to end with its pictures as they stand. `shown_at`: when it was last shown, or began.
-    `part`: which of how many equal parts it is at, as it last said.
+    `finish`: set where it is to end with its pictures as they stand, or a training with what it has learned.
+    `shown_at`: when it was last shown, or began. `part`: which of how many equal parts it is at, as it last said.
     """
 
     start: Start
@@ -67,7 +68,7 @@ class Task:
     phase: Phase | None = None
     step: int = 0
     alone: bool = False
-    finishing: bool = False
+    finish: Event = field(default_factory=Event)
     shown_at: float = field(default_factory=time.monotonic)
     part: tuple[int, int] = (0, 1)
 
@@ -127,7 +128,7 @@ class Desk:
             for task in [task for task in self.tasks if task.start.job == message.job]:
                 if isinstance(message, Cancel):
                     self._end(task, Ended(task.start.job))
-                task.finishing = True
+                task.finish.set()
 
     def _begin(self, start: Start) -> None:
         kind = kind_of(start.kind)
@@ -141,7 +142,7 @@ class Desk:
             return self.say(Ended(start.job, failure=failure_of(error)))
         run = getattr(import_module(module), name)
         self.say(Moved(start.job, 0, 0, OPENING))
-        self.tasks.append(Task(start, lambda: run(request, bench), run(request, bench)))
+        self.tasks.append(Task(start, lambda: run(request, bench), run(request, bench), finish=bench.finish))
         return None
 
     def _end(self, task: Task, ended: Ended) -> None:
@@ -214,7 +215,7 @@ class Desk:
     def _after_step(self, task: Task) -> None:
         phase = task.phase
         assert phase is not None
-        if task.finishing:
+        if task.finish.is_set():
             for run in phase.runs:
                 run.finish()
         if (step := phase.step()) > task.step:
@@ -228,7 +229,7 @@ class Desk:
 
     def _previews(self, task: Task, phase: Phase) -> tuple[Image.Image, ...]:
         """Return what the job's first picture looks like by now, where it was not shown for a while."""
-        if task.finishing or time.monotonic() - task.shown_at < PREVIEW_SECONDS:
+        if task.finish.is_set() or time.monotonic() - task.shown_at < PREVIEW_SECONDS:
             return ()
         try:
             shown = previews_of(phase.runs[:1], self.studio.preview_decoder(phase.backbone))[:1]

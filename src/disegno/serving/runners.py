@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from PIL import Image
@@ -40,6 +41,7 @@ class Bench:
     """Where a job is carried out. `folder`: this attempt's own; `keep`: outlives the attempt.
 
     `data_roots`: folders below which data sets lie; `job`: its id; `uploads`: the folder of what clients have sent.
+    `finish`: set where it is to end with what there is.
     """
 
     studio: Studio
@@ -49,6 +51,7 @@ class Bench:
     data_roots: tuple[Path, ...] = ()
     job: str = ""
     uploads: Path = Path()
+    finish: Event = field(default_factory=Event)
 
     def write(self, name: str, role: str, content: bytes, media_type: str = "image/png") -> StoredFile:
         """Return the file, which is on the disk now."""
@@ -90,13 +93,15 @@ def sheet(asked: SheetRequest, bench: Bench) -> Running:
             check_sheet_cost(whole, bench.limits)
         yield Progress(0, whole[n].steps or 0, "drawing", part=n, num_parts=len(plot.cells))
         results.append((yield from draw(cell.request, bench.studio, Album(bench.studio.limits))))
+        if bench.finish.is_set():
+            break
     page = bench.write("sheet.png", "sheet", png(Plotted(plot, tuple(results)).page()))
     shown = [(result, i) for result in results for i in range(len(result.images))]
     files = [bench.write(f"{n}.png", "image", png_bytes(*each)) for n, each in enumerate(shown)]
     facts: dict[str, Any] = {
         "request": _told(asked.request),
         "labels": [list(labels) for labels in plot.labels],
-        "places": [list(cell.place) for cell in plot.cells],
+        "places": [list(cell.place) for cell in plot.cells[: len(results)]],
         "seeds": [str(seed) for result in results for seed in result.seeds],
         "prompts": [prompt for result in results for prompt in result.prompts],
     }

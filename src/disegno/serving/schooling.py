@@ -35,6 +35,7 @@ from disegno.training.findings import judged, to_json
 from disegno.training.publish import publish, require_free
 from disegno.training.report import Report, open_report
 from disegno.training.run import Run
+from disegno.training.stopping import Stop
 from disegno.training.teach import run_of
 from disegno.training.teach import teach as taught
 
@@ -57,12 +58,15 @@ def teach(request: TeachRequest, bench: Bench) -> Schooling:
     require_free(run, settings)
     report = open_report(folder, request, settings)  # of the request as it was sent: the page names no folders
     result: TeachResult | None = None
-    with closing(taught(asked, settings, folder, (report,))) as events:
+    stop = Stop()
+    with closing(taught(asked, settings, folder, (report,), stop)) as events:
         for event in events:
             if isinstance(event, TeachResult):
                 result = event
             else:
                 yield _news(event, bench, report)
+            if bench.finish.is_set():
+                stop.enough()
     assert result is not None, "the training ended without a result"
     require_free(run, settings)  # somebody else may have taken the name meanwhile
     _show(publish(run, settings), report)

@@ -99,6 +99,8 @@ class WeightsCard:
     """Of a control: what draws its condition from a picture."""
     file: str | None = None
     """The file's name, without its folder."""
+    place: str | None = None
+    """The file's name with its folders below the model folder, as sdxl/turbo.safetensors."""
     num_bytes: int = 0
     """How long the file is."""
     problem: str | None = None

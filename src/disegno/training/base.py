@@ -165,7 +165,9 @@ class Look:
 
 @dataclass(frozen=True)
 class TeachResult:
-    """The training has ended. `why`: "steps", "converged", "stopped" (`path` is then the run's folder, to go on in)."""
+    """The training has ended. `why`: "steps", "converged", "enough" (it was asked to end with what it had learned),
+    "stopped" (`path` is then the run's folder, to go on in).
+    """
 
     path: Path
     step: int

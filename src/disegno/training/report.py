@@ -31,7 +31,12 @@ _OF_SHARE = (
     "The same as a share of the way between the two, with its standard error: 0 is no control, 100 the real pictures."
 )
 _OF_LOSS = "The loss hardly falls while a control learns: most of it is the noise's own. Trust the pictures."
-_ENDS = {"steps": "All steps are done.", "converged": "It stopped by itself.", "stopped": "It was stopped."}
+_ENDS = {
+    "steps": "All steps are done.",
+    "converged": "It stopped by itself.",
+    "enough": "It was ended early, with what it had learned.",
+    "stopped": "It was stopped.",
+}
 
 
 @dataclass

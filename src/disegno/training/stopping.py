@@ -1,4 +1,7 @@
-"""How a training is asked to stop: by a signal, or by whoever runs it. It saves, and says how to go on."""
+"""How a training is asked to stop: by a signal, or by whoever runs it. It saves, and says how to go on.
+
+Or it is enough, and what has been learned is the result.
+"""
 
 import signal
 from collections.abc import Generator
@@ -17,11 +20,16 @@ class Stop:
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.is_enough = False
         self._may_break = False
 
     def ask(self) -> None:
         """Ask for an end after this forward pass."""
         self.is_asked = True
+
+    def enough(self) -> None:
+        """Ask for the result after this step, of what has been learned by then. For a training of one process."""
+        self.is_enough = True
 
     @contextmanager
     def breaking(self) -> Generator[None]:

@@ -229,7 +229,9 @@ class _Loop:
         may_end = request.until_converged and self._is_time()
         if may_end and processes.tell(judge(self.position.looks).converged):
             return "converged"
-        return "steps" if self.position.step >= request.steps else ""
+        if self.position.step >= request.steps:
+            return "steps"
+        return "enough" if self.course.stop.is_enough and self.position.step else ""
 
     # ---- what is kept
 

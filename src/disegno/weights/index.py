@@ -1,4 +1,7 @@
-"""What is known of files that have not changed: cards and hashes, in one JSON file that may be deleted at any time."""
+"""What is known of files that have not changed: cards and hashes, in one JSON file that may be deleted at any time.
+
+Another version of the program may know more kinds of files: cards are its own, hashes are everybody's.
+"""
 
 import json
 import logging
@@ -7,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+from disegno import __version__
 from disegno.core.errors import ResourceError
 from disegno.weights.card import FileCard
 from disegno.weights.save import write_atomically
@@ -76,6 +80,7 @@ class Index:
                 del known[str(path)]
         table = {
             "version": _VERSION,
+            "program": __version__,
             "cards": [[stamp, asdict(card) | {"path": str(card.path)}] for stamp, card in self._cards.values()],
             "hashes": self._hashes,
         }
@@ -92,7 +97,7 @@ class Index:
             table = cast(dict[str, Any], json.loads(self._path.read_text("utf-8")))
             if table["version"] != _VERSION:
                 return
-            for (size, moment), values in table["cards"]:
+            for (size, moment), values in table["cards"] if table.get("program") == __version__ else ():
                 if values.keys() == _FIELDS:
                     self._cards[values["path"]] = (
                         (size, moment),

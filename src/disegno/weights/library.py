@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from disegno.core.errors import CorruptFile, DisegnoError, RequestError, UnknownKind, UnknownName
+from disegno.core.errors import (
+    CorruptFile,
+    DisegnoError,
+    ModelFileError,
+    RequestError,
+    ResourceError,
+    UnknownKind,
+    UnknownName,
+)
 from disegno.core.files import path_of
 from disegno.core.settings import Settings
 from disegno.weights.card import FileCard
@@ -115,11 +123,15 @@ class Library:
         """Return what each card is called in a list: by its file, and where two are called alike, by its path below."""
         names = [card.file_name for card in cards]
         num = Counter(name.lower() for name in names)
-        below = [next((root for root in self._roots if card.path.is_relative_to(root)), None) for card in cards]
         return [
-            card.path.relative_to(root).as_posix() if root is not None and num[name.lower()] > 1 else name
-            for card, name, root in zip(cards, names, below, strict=True)
+            (self.place(card) or name) if num[name.lower()] > 1 else name
+            for card, name in zip(cards, names, strict=True)
         ]
+
+    def place(self, card: FileCard) -> str | None:
+        """Return a card's path below the first of the folders that it lies in; None: it lies in none of them."""
+        root = next((root for root in self._roots if card.path.is_relative_to(root)), None)
+        return None if root is None else card.path.relative_to(root).as_posix()
 
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
@@ -141,8 +153,9 @@ class Library:
             return FileCard(path, "broken", name=path.stem, problem=f"{path} cannot be read ({error.strerror}).")
         known = self._index.card(path, stamp)
         if known is None:
-            known = _identified(path)
-            self._index.keep(known, stamp)
+            known, lasts = _looked_at(path)
+            if lasts:
+                self._index.keep(known, stamp)
         return known
 
     def _names(self, card: FileCard) -> set[str]:
@@ -177,12 +190,21 @@ def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:
 
 def _identified(path: Path) -> FileCard:
     """Return a file's card, whatever is wrong with it."""
+    return _looked_at(path)[0]
+
+
+def _looked_at(path: Path) -> tuple[FileCard, bool]:
+    """Return a file's card, whatever is wrong with it, and whether that is so as long as the file stays as it is.
+
+    What may not be opened now, or finds no memory, may be another time.
+    """
     try:
-        return identify(path)
+        return identify(path), True
     except UnknownKind as error:
-        return FileCard(path, "unknown", name=path.stem, problem=str(error))
+        return FileCard(path, "unknown", name=path.stem, problem=str(error)), True
     except DisegnoError as error:
-        return FileCard(path, "broken", name=path.stem, problem=str(error))
+        lasts = type(error) is not ModelFileError and not isinstance(error, ResourceError)
+        return FileCard(path, "broken", name=path.stem, problem=str(error)), lasts
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ A unit that cannot be carried out is an error: upstream answers with a picture t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from disegno.core.errors import BadImage, UnknownName
+from disegno.core.errors import BadImage, RequestError, UnknownName
 from disegno.core.request import ControlMode, ControlPass, ResizeMode
 from disegno.engine.album import INPAINT
 from disegno.engine.pictures import Limits, bytes_of, decode
@@ -75,6 +75,7 @@ ALIASES: Mapping[str, str] = {
     "lowvram": "low_vram",
     "guidance": "guidance_end",
 }
+_DEFAULTS: Mapping[str, Json] = {row.name: row.default for row in UNIT}
 _LEGACY = tuple(row.name for row in UNIT) + tuple(ALIASES)  # each with controlnet_ before it
 _LEGACY_NAMES = ("guess_mode", "guessmode")
 
@@ -191,12 +192,18 @@ def _legacy(body: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _renamed(unit: Mapping[str, Json], at: Path) -> dict[str, Json]:
-    """Return the unit with its newest names. Raises WireError where both names of one field are given."""
+    """Return the unit with its newest names.
+
+    Clients of 2023 send the older name beside the newer one, with its default: that says nothing. Raises WireError
+    where both names say something, and not the same.
+    """
     out = {name: value for name, value in unit.items() if name not in ALIASES}
     for old, new in ALIASES.items():
         if unit.get(old) in (None, ""):
             continue
         if unit.get(new) not in (None, ""):
+            if unit[old] in (unit[new], _DEFAULTS[new]):
+                continue
             raise WireError.of_fields(Fault((*at, old), f"{old} and {new} are the same field: give one of them"))
         out[new] = unit[old]
     return out
@@ -349,7 +356,7 @@ def _control(given: Given, module: Module, controls: Sequence[Named], at: Path) 
         raise _fault(at, "model", f"the unit is enabled but names no model. Known: {known}")
     try:
         return find_named("control", name, controls, containing=True)
-    except UnknownName as error:
+    except RequestError as error:
         raise _fault(at, "model", str(error)) from None
 
 

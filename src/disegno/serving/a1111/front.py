@@ -148,7 +148,7 @@ async def body_of(request: Request) -> dict[str, Json]:
 def named_model(card: WeightsCard) -> Named:
     """Return a model by A1111's names: file.safetensors [6ce0161689]."""
     sha256 = card.sha256 or ""
-    return Named(card.name, _shown(card), sha256[:10], card.file or "", sha256)
+    return Named(card.name, _shown(card), sha256[:10], card.file or "", sha256, card.place or "")
 
 
 def _shown(card: WeightsCard) -> str:
@@ -160,13 +160,13 @@ def _shown(card: WeightsCard) -> str:
 def named_vaes(catalogue: Catalogue) -> list[Named]:
     """Return the VAEs by A1111's names: their files'."""
     vaes = (card for card in catalogue.files if card.kind == "vae")
-    return [Named(card.name, _shown(card), file=card.file or "") for card in vaes]
+    return [Named(card.name, _shown(card), file=card.file or "", place=card.place or "") for card in vaes]
 
 
 def named_controls(catalogue: Catalogue) -> list[Named]:
     """Return the controls by the names of A1111's ControlNet extension: stem [d14c016b]."""
     return [
-        Named(card.name, card.name, card.tag or "", card.file or "")
+        Named(card.name, card.name, card.tag or "", card.file or "", card.sha256 or "", card.place or "")
         for card in catalogue.controls
         if card.mechanism not in ("ctrlora-base", *FILELESS.values())  # without a file it is a module there
     ]

@@ -26,6 +26,10 @@ MAX_IMAGES = 64
 MAX_ARGS = 1000
 ALWAYS_ON = ("controlnet", "controlnet m2m")
 """The always-on scripts that this API has, in lower case."""
+# A1111 parity: of its page; over the API the request's own fields count
+_OF_THE_PAGE = ("refiner", "seed", "sampler", "comments", "extra options", "hypertile")
+_SOFT_INPAINTING = "soft inpainting"
+CHECKPOINT = "sd_model_checkpoint"
 _SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _RESIZE = ("stretch", "crop", "fill", "latent")
@@ -140,14 +144,15 @@ def _translate(form: Form, body: Mapping[str, Json], house: House, over: Mapping
     legacy = legacy_names()
     body, doubts = filled(form, body, house)
     given = read_fields(FORMS[form], {name: value for name, value in body.items() if name not in legacy})
-    override, notes = read_settings(given.table("override_settings"), ("override_settings",))
+    override, notes = read_settings(_said(given.table("override_settings")), ("override_settings",))
     own = {**house.settings, **override}
+    model = find_model(str(own.get(CHECKPOINT) or ""), house)
     vae, missing = find_vae(str(own.get("sd_vae") or ""), house)
     units, more = _units(form, body, given, house)
     fields: Fields = {
         **request_fields(own, ("init",) if form == "img2img" else ()),
         **{row.to: given.values[row.name] for row in FORMS[form] if row.to},
-        "model": find_model(str(own.get("sd_model_checkpoint") or ""), house),
+        "model": model,
         "vae": vae,
         "controls": [dict(own) for own in (*(unit.fields for unit in units), *(u.beside for u in units if u.beside))],
         **_names(given, house, own),
@@ -163,8 +168,18 @@ def _translate(form: Form, body: Mapping[str, Json], house: House, over: Mapping
     if given.values["clip_skip"] is not None:
         fields["clip_skip"] = given.values["clip_skip"]
     warnings = (*doubts, *given.warnings, *notes, *missing, *more, *(w for unit in units for w in unit.warnings))
-    keep = {} if given.flag("override_settings_restore_afterwards") else override
+    keep = {} if given.flag("override_settings_restore_afterwards") else _kept(override, model)
     return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
+
+
+def _said(settings: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the settings that say something. A1111 parity: without a checkpoint the person's own stays."""
+    return {name: value for name, value in settings.items() if value is not None and (name, value) != (CHECKPOINT, "")}
+
+
+def _kept(settings: Mapping[str, Json], model: str) -> dict[str, Json]:
+    """Return the settings of a request as they are kept: its checkpoint by our name for it."""
+    return {**settings, CHECKPOINT: model} if CHECKPOINT in settings else dict(settings)
 
 
 def find_model(name: str, house: House) -> str:
@@ -175,12 +190,14 @@ def find_model(name: str, house: House) -> str:
         return find_named("model", name, house.models).name
     except UnknownName as error:
         raise WireError(f"model {shortened(name)} not found. {error}", 404) from None
+    except RequestError as error:
+        raise WireError(str(error)) from None
 
 
 def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
     """Return our name of a VAE, and what is said of one that is not here. A1111 parity: the model's own is used then.
 
-    Automatic, and nothing: None; None: the model's own.
+    Automatic, and nothing: None; None: the model's own. Raises WireError where several have the name.
     """
     if name in ("", default_of("sd_vae")):
         return None, ()
@@ -190,11 +207,13 @@ def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
         return find_named("VAE", name, house.vaes).name, ()
     except UnknownName as error:
         return OWN_VAE, (f"VAE {shortened(name)} not found: the model's own is used. {error}",)
+    except RequestError as error:
+        raise WireError(str(error)) from None
 
 
 def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:
     units, at = units_of(body)
-    _check_scripts(given)
+    idle = _idle_scripts(given)
     has_init, has_mask = form == "img2img", given.values.get("mask") not in (None, "")
     found = [
         (i, part, translate_unit(part, (*at, i), house.controls, has_init, has_mask))
@@ -204,18 +223,36 @@ def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> 
     off = dict.fromkeys(
         f"The ControlNet unit {i} is off." for i, part, unit in found if unit is None and _has_image(part)
     )
-    return tuple(unit for _, _, unit in found if unit is not None), list(off)
+    return tuple(unit for _, _, unit in found if unit is not None), [*idle, *off]
 
 
 def _has_image(unit: Json) -> bool:
     return isinstance(unit, dict) and any(unit.get(name) for name in ("image", "input_image"))
 
 
-def _check_scripts(given: Given) -> None:
-    """Raise WireError for an always-on script that this API does not have."""
-    for name in given.table("alwayson_scripts"):
-        if name.strip().lower() not in ALWAYS_ON:
+def _idle_scripts(given: Given) -> list[str]:
+    """Return what is said of A1111's own always-on scripts, which a payload copied from its page names all of.
+
+    Raises WireError for one that this API does not have.
+    """
+    idle: list[str] = []
+    for name, script in given.table("alwayson_scripts").items():
+        title = name.strip().lower()
+        if title in _OF_THE_PAGE:
+            idle.append(name)
+        elif title == _SOFT_INPAINTING and _is_on(script):
+            told = "is not built in. With mask_round false a grey mask is drawn anew by degrees."
+            raise WireError(f"Script {shortened(name)} {told}")
+        elif title not in (*ALWAYS_ON, _SOFT_INPAINTING):
             raise WireError(f"Script {shortened(name)} not found. Always on here: {', '.join(ALWAYS_ON)}.")
+    told = "do nothing over the API, as in A1111: the request's own fields count."
+    return [f"The always-on scripts {', '.join(idle)} {told}"] if idle else []
+
+
+def _is_on(script: Json) -> bool:
+    """Return whether the first argument of a script, which switches it on, is true."""
+    args = script.get("args") if isinstance(script, dict) else script
+    return isinstance(args, list) and bool(args) and args[0] not in (False, None, "false", "False", 0)
 
 
 def _names(given: Given, house: House, own: Mapping[str, Json]) -> Fields:

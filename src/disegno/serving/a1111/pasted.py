@@ -1,12 +1,14 @@
 """A picture's text as a request: the field `infotext` fills in what a request leaves open."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
-from disegno.core.infotext import FILLS, said_by
+from disegno.core.errors import RequestError, UnknownName
+from disegno.core.infotext import FILLS, Value, read_infotext, said_by
 from disegno.core.told import left_of
 from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.forms import FILL
-from disegno.serving.a1111.house import House
+from disegno.serving.a1111.house import House, find_named
 
 FIELDS: Mapping[str, str] = {
     "Prompt": "prompt",
@@ -72,6 +74,7 @@ SETTINGS: Mapping[str, str] = {
     "Hires refiner": "hires_fix_refiner_pass",
 }
 UNITS = "ControlNet "
+_SIZES = ("Size-1", "Size-2", "Hires resize-1", "Hires resize-2")
 
 
 def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str, Json], list[str]]:
@@ -79,15 +82,18 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
     text = body.get("infotext")
     if not isinstance(text, str) or not text.strip():
         return dict(body), []
-    said = said_by(text)
+    said, meant = said_by(text), read_infotext(text)
     said.pop("Eta" if said.get("Sampler", "").startswith("DDIM") else "Eta DDIM", None)  # each is of its samplers
     table = {**FIELDS, **(TXT2IMG if form == "txt2img" else {})}
-    fields: dict[str, Json] = {table[name]: value for name, value in said.items() if name in table and value != ""}
+    # sizes as "First pass size" has them, of A1111 before 1.0
+    told = {**said, **{name: str(meant[name]) for name in _SIZES if name in meant and meant[name] != 0}}
+    fields: dict[str, Json] = {table[name]: value for name, value in told.items() if name in table and value != ""}
     if form == "img2img":
-        fields |= {field: read(said[name]) for name, (field, read) in IMG2IMG.items() if name in said}
-    if form == "txt2img" and any(name.startswith("Hires ") for name in said):
+        fields |= dict(_of_the_mask(said, meant, body.get("mask") not in (None, "")))
+    if form == "txt2img" and any(name.startswith("Hires ") for name in told):
         fields["enable_hr"] = True
-    settings: dict[str, Json] = {SETTINGS[name]: value for name, value in said.items() if name in SETTINGS}
+    # A1111 parity: what a text leaves out means the default, whatever the person's settings are
+    settings: dict[str, Json] = {SETTINGS[name]: value for name, value in meant.items() if name in SETTINGS}
     doubts = [
         f"The infotext's {name} was not taken over: a unit needs its image." for name in said if name[:11] == UNITS
     ]
@@ -96,15 +102,39 @@ def filled(form: str, body: Mapping[str, Json], house: House) -> tuple[dict[str,
         f"The infotext's {name}: {shortened(said[name])} was not taken over."
         for name in left_of(said, {*table, *more, *SETTINGS})
     ]
-    model = said.get("Model", "")
-    known = [named for named in house.models if model.lower() in named.words]
-    if known:
-        settings["sd_model_checkpoint"] = known[0].name
-    elif model:
-        doubts.append(f"The infotext's model {model[:80]!r} is not here.")
+    try:
+        settings |= _model_of(said, house)
+    except RequestError as error:
+        doubts.append(f"The infotext's model was not taken over. {error}")
     own = body.get("override_settings")
     if settings and (own is None or isinstance(own, dict)):
-        fields["override_settings"] = {**settings, **(own or {})}
+        fields["override_settings"] = {
+            **settings,
+            **{name: value for name, value in (own or {}).items() if value is not None},
+        }
     given = {name: value for name, value in body.items() if value is not None}
     merged = {"override_settings"}  # the text's settings lie under the request's own
     return {**given, **{name: value for name, value in fields.items() if name not in given or name in merged}}, doubts
+
+
+def _of_the_mask(said: Mapping[str, str], meant: Mapping[str, Value], is_masked: bool) -> Iterator[tuple[str, Json]]:
+    """Yield img2img's own fields. A1111 parity: of a masked picture that was changed, what is left out says something.
+
+    It was drawn from the original, in the whole picture, with a mask that is not blurred.
+    """
+    changed = is_masked and "Denoising strength" in said and "Hires upscaler" not in said
+    told = {"Mask blur": "0", **{name: str(value) for name, value in meant.items()}} if changed else said
+    for name, (field, read) in IMG2IMG.items():
+        if name in told:
+            yield field, read(told[name])
+
+
+def _model_of(said: Mapping[str, str], house: House) -> dict[str, Json]:
+    """Return the setting of the text's model: by its hash (A1111 parity), else by its name. Raises RequestError."""
+    name, digits = said.get("Model", ""), said.get("Model hash", "")
+    if not name and not digits:
+        return {}
+    with suppress(UnknownName):
+        return {"sd_model_checkpoint": find_named("model", digits, house.models).name}
+    given = f"{name} [{digits}]" if name and digits else name or digits
+    return {"sd_model_checkpoint": find_named("model", given, house.models).name}

@@ -21,6 +21,7 @@ from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, upsca
 from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.app import require_done
 from disegno.serving.bounds import check_picture
+from disegno.serving.faults import Refused
 from disegno.serving.kinds import CaptionRequest, UpscaleRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
@@ -68,6 +69,8 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
             drawn.append(await asyncio.to_thread(_written, front, require_done(job).id, asked, uri))
     finally:
         front.errands.end(errand)
+    if not drawn:
+        raise Refused(409, "cancelled", "The job was cancelled.")
     return asked, drawn
 
 

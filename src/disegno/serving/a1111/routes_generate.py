@@ -26,6 +26,7 @@ from disegno.serving.a1111.progress import Task, of_task, overall, pending
 from disegno.serving.a1111.routes_extras import caption_of, require_captioner
 from disegno.serving.app import require_done
 from disegno.serving.jobs import Jobs
+from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job
 
 # of a picture's labels: what the info has by itself
@@ -162,12 +163,18 @@ async def progress(request: Request) -> Response:
     without = bool(coerced(skip, "bool", ("query", "skip_current_image")))
     with_image = not without and bool(front.settings_of(owner).get("live_previews_enable", True))
     running = next((task for task in front.errands.tasks(owner) if task.state == "running"), None)
-    return JSONResponse(overall(running or _of_other_doors(front, owner), time.time(), with_image))
+    return JSONResponse(overall(running or of_other_doors(front, owner), time.time(), with_image))
 
 
-def _of_other_doors(front: Front, owner: str) -> Task | None:
-    """Return a job of the owner that runs and came through another door."""
+def of_other_doors(front: Front, owner: str) -> Task | None:
+    """Return a job of the owner that runs and came through another door.
+
+    No training and the like: it keeps no request waiting, and clients wait until nothing runs before they send one.
+    """
+    drawing = kinds_of("draw")
     for job, moved in front.jobs.running(owner=owner):
+        if job.kind not in drawing:
+            continue
         step, steps, stage = (moved.step, moved.num_steps, moved.stage) if moved else (0, 0, "")
         began = job.started or time.time()
         preview = moved.preview if moved else None

@@ -5,9 +5,10 @@ import json
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from disegno.core.errors import RequestError
 from disegno.serving.a1111.front import TimedRoute, asker, body_of
-from disegno.serving.a1111.generation import find_model
-from disegno.serving.a1111.house import House, Named
+from disegno.serving.a1111.generation import CHECKPOINT, find_model
+from disegno.serving.a1111.house import House, Named, find_named
 from disegno.serving.a1111.options import all_settings, read_settings
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False)
@@ -15,10 +16,12 @@ WARNINGS_HEADER = "X-Disegno-Warnings"
 
 
 def checkpoint(house: House) -> Named:
-    """Return the model that the settings name; the first where they name none, or one that is gone."""
-    name = str(house.settings.get("sd_model_checkpoint") or "")
-    named = (model for model in house.models if model.name == name)
-    return next(named, house.models[0])
+    """Return the model that the settings name, also where it is gone; the first where they name none."""
+    name = str(house.settings.get(CHECKPOINT) or "")
+    try:
+        return find_named("model", name, house.models) if name else house.models[0]
+    except RequestError:
+        return Named(name)
 
 
 @router.get("/sdapi/v1/options")
@@ -35,9 +38,9 @@ async def set_options(request: Request) -> Response:
     front, owner = asker(request)
     house = await front.house(owner)
     given, notes = read_settings(await body_of(request))
-    for name in ("sd_model_checkpoint", "sd_checkpoint_hash"):
+    for name in (CHECKPOINT, "sd_checkpoint_hash"):
         if given.get(name):
-            given["sd_model_checkpoint"] = find_model(str(given[name]), house)
+            given[CHECKPOINT] = find_model(str(given[name]), house)
             break
     given.pop("sd_checkpoint_hash", None)
     front.keep_settings(owner, {**front.settings_of(owner), **given})

@@ -1,0 +1,37 @@
+"""The lists of a server: every name in them means the file beside it, also where the built-in model has such a name."""
+
+from pathlib import Path
+
+import pytest
+
+from corpus import headers
+from disegno.core.settings import Settings
+from disegno.engine.studio import Studio
+from disegno.serving.catalogue import catalogue_of
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_file_whose_name_is_built_in_is_called_with_its_ending(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    headers.write_header(folder / "canny.pth", headers.controlnet())
+    headers.write_header(folder / "reference-only.pth", headers.controlnet())
+    headers.write_header(folder / "sketch.pth", headers.controlnet())
+    headers.write_header(folder / "few.safetensors", headers.lora(modules=1))
+    headers.write_header(folder / "ink.safetensors", headers.lora(modules=2))
+    headers.write_header(folder / "1.5/diorama.safetensors", headers.model())
+    studio = Studio(Settings(model_dirs=(folder,), cache_dir=tmp_path / "cache", device="cpu"))
+    found = catalogue_of(studio)
+    own = [card for card in (*found.models, *found.controls, *found.files) if card.file is not None]
+    assert {card.place: card.name for card in own} == {
+        "canny.pth": "canny.pth",
+        "reference-only.pth": "reference-only.pth",
+        "sketch.pth": "sketch",
+        "few.safetensors": "few.safetensors",
+        "ink.safetensors": "ink",
+        "1.5/diorama.safetensors": "diorama.safetensors",
+    }
+    for card in own:
+        assert studio.library.find(card.name, card.kind).path == folder / str(card.place)
+    names = [card.name for card in (*found.models, *found.controls, *found.files)]
+    assert len(set(names)) == len(names)
