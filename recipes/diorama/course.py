@@ -30,9 +30,8 @@ from disegno.weights.load import open_file
 from disegno.weights.quantised import dequantise_rows, quantise_rows
 from disegno.weights.save import save_safetensors
 
-from .bundle import size_mib
 from .scale import FULL, SCALES
-from .shards import MOST_BYTES
+from .shards import MOST_BYTES, size_mib
 from .stages import STAGES, Place
 from .train import PARTS, finish, slice_of
 

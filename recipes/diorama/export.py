@@ -26,11 +26,11 @@ from disegno.weights.ctrlora_files import MECHANISM
 from disegno.weights.load import load_file, open_file
 from disegno.weights.save import save_safetensors
 
-from .bundle import size_mib
 from .compose import SEEDS
 from .course import packed
 from .newborn import built_in
 from .scale import FULL, SCALES
+from .shards import size_mib
 from .stages import Place
 from .widen import wide_config
 from .world.maps import BASE_CONDITIONS, MAPS, class_colours

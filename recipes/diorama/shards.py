@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 MOST_BYTES = 15 * 2**20
@@ -53,3 +54,8 @@ def join(folder: Path, out: Path) -> dict[str, object]:
     with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as tar:
         tar.extractall(out, filter="data")
     return note
+
+
+def size_mib(paths: Iterable[Path]) -> float:
+    """Return how much files take."""
+    return sum(path.stat().st_size for path in paths if path.is_file()) / 2**20

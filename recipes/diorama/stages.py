@@ -105,15 +105,18 @@ class Place:
         suffix = ".safetensors" if STAGES[stage].leaves == "file" else ""
         return self.folder(stage) / f"{stage}{suffix}"
 
+    def origin(self, stage: str) -> str:
+        """Return the stage whose result a stage starts from (detector: sees through); "" is a newborn model."""
+        if stage == "detector":
+            return next((each for each in ("obey", "net", "vae") if self.result(each).exists()), "")
+        start, rather = STAGES[stage].start, STAGES[stage].rather
+        return rather if rather and self.result(rather).exists() else start
+
     def model_of(self, stage: str) -> Path:
         """Return the model that a stage starts from."""
-        start, rather = STAGES[stage].start, STAGES[stage].rather
-        if rather and self.result(rather).exists():
-            return self.result(rather)
-        known = None if self.wardrobe is None else self.wardrobe.looks
-        if stage == "detector" and (judged := self.judged) is not None:
-            return judged
-        return write_newborn(self.run / "newborn", self.scale, known) if not start else self.result(start)
+        if origin := self.origin(stage):
+            return self.result(origin)
+        return write_newborn(self.run / "newborn", self.scale, None if self.wardrobe is None else self.wardrobe.looks)
 
     @property
     def net(self) -> Path:
@@ -124,7 +127,8 @@ class Place:
     @property
     def judged(self) -> Path | None:
         """Return the run's model, whose pictures a detector will judge; None where there is none yet."""
-        return next((path for path in (self.net, self.result("vae")) if path.exists()), None)
+        origin = self.origin("detector")
+        return self.result(origin) if origin else None
 
 
 def request_of(place: Place, name: str, steps: int | None = None) -> TeachRequest:
@@ -258,7 +262,7 @@ Opened = tuple[Learner, Encode, str]  # what trains, what makes its tensors, wha
 def _with_model(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open a recipe of the program, or the few steps, beside the model that it starts from."""
     learner, ground = open_taught(place, name, request)
-    return learner, _encoder(ground, STAGES[name].shrink), ground.backbone.fingerprint
+    return learner, encoder_of(ground, STAGES[name].shrink), ground.backbone.fingerprint
 
 
 def open_taught(place: Place, name: str, request: TeachRequest) -> tuple[Learner, Ground]:
@@ -287,7 +291,7 @@ def _with_drawings(place: Place, name: str, request: TeachRequest) -> Opened:
     assert isinstance(learner.module, Denoising)
     shown, digest = drawings_of(place, ground)
     learner.module.show = shown
-    return learner, _encoder(ground), f"{ground.backbone.fingerprint} {digest}"
+    return learner, encoder_of(ground), f"{ground.backbone.fingerprint} {digest}"
 
 
 def drawings_of(place: Place, ground: Ground) -> tuple[Shown, str]:
@@ -317,7 +321,7 @@ def _with_latents(place: Place, name: str, request: TeachRequest) -> Opened:
     """Open the tiny decoder beside the model whose latents it learns."""
     ground = open_ground(request, About("", ("latent",)), Studio(place.settings))
     learner = open_tiny(ground.memory, request.rate or 0.0, request.seed)
-    return learner, _encoder(ground), ground.backbone.fingerprint
+    return learner, encoder_of(ground), ground.backbone.fingerprint
 
 
 def _with_decoder(place: Place, name: str, request: TeachRequest) -> Opened:
@@ -326,7 +330,7 @@ def _with_decoder(place: Place, name: str, request: TeachRequest) -> Opened:
     backbone = ground.backbone
     rate, widths = request.rate or 0.0, place.scale.decoder
     learner = open_decoder(backbone.vae, backbone.scaling_factor, ground.memory, rate, request.seed, widths)
-    return learner, _encoder(ground), ground.backbone.fingerprint
+    return learner, encoder_of(ground), ground.backbone.fingerprint
 
 
 def _judging(place: Place, name: str, request: TeachRequest) -> Opened:
@@ -355,7 +359,7 @@ _OPENERS = {
 }  # fmt: skip
 
 
-def _encoder(ground: Ground, shrink: int = 1) -> Encode:
+def encoder_of(ground: Ground, shrink: int = 1) -> Encode:
     """Return what makes a chapter's tensors: pixels as they are, latents and text states by the model's encoders.
 
     `shrink`: how many times smaller the pictures are encoded.

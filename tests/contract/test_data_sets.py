@@ -96,6 +96,12 @@ CASES = {
     "a pipe": Case(triples(1) | {"image/f.png": os.mkfifo}, 1, {"unsafe": 1}),
     "a folder called x.png": Case(triples(1) | {"image/x.png/keep": ""}, 1, {}, 0),
     "one colour": Case(triples(2) | {"condition/0.png": png(Image.new("RGB", (128, 128)))}, 2, {"blank": 1}, 0),
+    "numbers of classes": Case(triples(3) | {
+        "condition/0.png": png(Image.fromarray(np.arange(128 * 128, dtype=np.uint8).reshape(128, 128) % 3)),
+        "condition/1.png": png(Image.fromarray(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128) % 5)),
+        }, 3, {"faint": 1, "blank": 1}, 0),
+    "colours of classes": Case(triples(2) | {"condition/0.png": png(
+        Image.fromarray(np.arange(128 * 128, dtype=np.uint8).reshape(128, 128) % 3 * 90).convert("P"))}, 2, {}, 0),
     "four times one picture": Case(triples(4) | {f"image/{i}.png": A for i in range(4)}, 4, {"duplicate": 3}, 0),
     "the target as its condition": Case(triples(2) | {"condition/0.png": png(picture(0))}, 2, {"same": 1}, 0),
     "swapped": Case(triples(1) | {"image/0.png": png(Image.linear_gradient("L").point(lambda v: v // 86 * 86))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -38,8 +39,8 @@ from disegno.weights.quantised import dequantise_rows
 from kit.world import blobs
 
 from recipes.diorama import clip  # isort: skip
-from recipes.diorama.bundle import bundle, copy_package, size_mib, unpack, write_whole  # isort: skip
-from recipes.diorama.chapters import ChapterOrder, cut, draw
+from recipes.diorama.bundle import BUILT_IN, bundle, copy_package, unpack, write_whole  # isort: skip
+from recipes.diorama.chapters import ChapterOrder, Drawn, cut, draw
 from recipes.diorama.clip_judge import judged
 from recipes.diorama.course import pieces, run_all
 from recipes.diorama.device_draws import normals, uniforms
@@ -47,8 +48,8 @@ from recipes.diorama.export import export, write_examples
 from recipes.diorama.haste import drawn_rows
 from recipes.diorama.newborn import built_in, standardised
 from recipes.diorama.scale import TOY
-from recipes.diorama.shards import join, split
-from recipes.diorama.stages import STAGES, Place, open_stage, open_taught, request_of
+from recipes.diorama.shards import join, size_mib, split
+from recipes.diorama.stages import STAGES, Place, encoder_of, open_stage, open_taught, request_of
 from recipes.diorama.stock import Stock, jobs, write_part
 from recipes.diorama.train import bring, compact, finish, leave, opened, run_of, slice_of
 from recipes.diorama.world.maps import BASE_CONDITIONS
@@ -106,6 +107,23 @@ def test_the_net_goes_on_under_what_its_base_makes_of_drawings(place: Place) -> 
     assert not torch.equal(loss("canny"), loss("depth"))
     module(Batch(rows, (1, 2), "canny", 0)).sum().backward()
     assert all(p.grad is not None for p in learner.turns[0].parameters.values())
+
+
+def test_a_drawing_that_is_all_black_has_a_black_pictures_latents(place: Place) -> None:
+    """Black drawings are encoded once for all; none gets another's latents, or zeros."""
+    request = replace(request_of(place, "base"), model=str(place.model_of("vae")))
+    _, ground = open_taught(place, "base", request)
+    edges = compose(blobs(), 3, 0, 64).image
+    black = np.zeros_like(edges)
+    vae = ground.backbone.vae
+    for shown in ([black, edges, black, 255 - edges], [black, black], [edges]):
+        drawn = Drawn(np.stack([edges] * len(shown)), np.stack(shown), ("a car",) * len(shown))
+        latents = encoder_of(ground)(drawn, ["condition_latent"])["condition_latent"]
+        for latent, picture in zip(latents, shown, strict=True):
+            pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(vae.dtype) / 255
+            with torch.no_grad():
+                alone = vae.encode(pixels).latent_dist.mode()[0].float() * ground.backbone.scaling_factor
+            assert torch.allclose(latent, alone, atol=1e-4) and latent.abs().max() > 1e-3
 
 
 def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path: Path) -> None:
@@ -174,6 +192,24 @@ def test_stages_run_by_the_clock_on_shared_scenes(place: Place, tmp_path: Path) 
     with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in made))) as tar:
         assert {"vae/vae.safetensors", "net/unet.safetensors"} <= set(tar.getnames())
         assert "half" not in tar.getnames()  # the net went on from it
+
+
+def test_pieces_hold_the_newest_net_and_all_that_belongs_to_it(tmp_path: Path) -> None:
+    """The net that `obey` went on from stays at home, once; what was sent before is not sent again."""
+
+    def names(to: str) -> set[str]:
+        data = b"".join(path.read_bytes() for path in pieces(tmp_path / "out", tmp_path / to))
+        return set(tarfile.open(fileobj=io.BytesIO(data)).getnames()) if data else set()
+
+    left = {"vae": "vae", "half": "unet", "net": "unet", "base": "base", "obey": "unet", "few": "few"}
+    for stage, file in left.items():
+        (tmp_path / "out" / stage).mkdir(parents=True)
+        (tmp_path / "out" / stage / f"{file}.safetensors").write_bytes(stage.encode())
+    sent = {name for name in names("first") if "/" in name}
+    assert sent == {f"{stage}/{file}.safetensors" for stage, file in left.items() if stage not in ("half", "net")}
+    assert not names("second")
+    (tmp_path / "out" / "tiny").mkdir()
+    assert names("third") == {"tiny"}
 
 
 def test_a_stock_that_nobody_fills_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +344,8 @@ def test_a_bundle_holds_all_that_a_stage_needs(place: Place, tmp_path: Path) -> 
     out = bundle(place, "net", tmp_path / "bundle")
     assert size_mib(out.rglob("*")) < 20
     unpack(out)
-    whole, short = (TextEncoder.open(p) for p in (built_in(), out / "run/stages/vae/vae"))
+    origin = place.origin("net")
+    whole, short = (TextEncoder.open(p) for p in (built_in(), out / "run/stages" / origin / origin))
     for index in range(30):
         caption = compose(blobs(), 5, index, 64).caption
         assert torch.equal(whole.encode([caption]), short.encode([caption])), caption
@@ -317,6 +354,34 @@ def test_a_bundle_holds_all_that_a_stage_needs(place: Place, tmp_path: Path) -> 
         [sys.executable, "-c", code], cwd=out, env={"PYTHONPATH": "src"}, capture_output=True, text=True
     )
     assert done.stdout.strip().startswith(str(out)), done.stderr
+
+
+def test_a_bundle_carries_the_newest_net_and_the_base_that_shows_it_drawings(place: Place, tmp_path: Path) -> None:
+    here = replace(place, run=tmp_path / "here")
+    built = built_in()
+    own = ("basecn.safetensors", *(path.name for path in built.glob("control_*.safetensors")))
+    newborn = load_file(place.model_of("vae") / "unet.safetensors")
+    here.run.mkdir()
+    save_file(beside := newborn | {"conv_out.bias": newborn["conv_out.bias"] + 1}, here.run / "unet.safetensors")
+
+    out = bundle(here, "obey", tmp_path / "first")  # no net yet: the weights beside it, and the built-in Base
+    assert all((out / BUILT_IN / name).read_bytes() == (built / name).read_bytes() for name in own)
+    there = replace(here, run=out / "run")
+    begun = dequantise_rows(load_file(there.model_of("obey") / "unet.safetensors"))
+    assert all(torch.allclose(begun[name], beside[name], atol=2e-2) for name in beside)
+
+    for stage in ("net", "obey"):
+        shutil.copytree(here.model_of("vae"), here.result(stage))
+    slice_of(here, "base", minutes=10)
+    out = bundle(here, "obey", tmp_path / "second")
+    unpack(out)
+    there = replace(here, run=out / "run")
+    assert there.model_of("obey") == there.result("net") and not (out / BUILT_IN / own[0]).exists()
+    conditions = [path.name for path in there.result("base").parent.glob("base_*.safetensors")]
+    assert len(conditions) == len(BASE_CONDITIONS)
+    assert slice_of(there, "obey", minutes=10).why == "steps"
+    for stage in ("few", "decoder", "detector"):  # these begin from what `obey` has left
+        assert (bundle(here, stage, tmp_path / stage) / "run/stages/obey/obey/unet.safetensors").exists()
 
 
 def test_lpips_travels_in_a_quarter_of_its_size(tmp_path: Path) -> None:

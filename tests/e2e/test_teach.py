@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from PIL import Image
 
 from disegno.backbones import miniature
 from disegno.cli.main import main
+from disegno.training import teach as teaching
+from disegno.training.base import TeachResult
 from disegno.training.miniature import Discs, write_base
 from disegno.weights.load import open_file
 
@@ -128,6 +131,27 @@ def test_the_same_command_again_teaches_nothing_anew(place: Path, discs: Result)
     said = json.loads(again.output.splitlines()[-1])
     assert said["why"] == "steps" and said["step"] == 4
     assert (place / "models/controls/discs.safetensors").read_bytes() == before
+
+
+def test_what_another_training_of_this_name_has_left_meanwhile_is_kept(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = place / "models/controls/twin.safetensors"
+    own = teaching.teach
+
+    def beside_another(*given: Any, **named: Any) -> Iterator[object]:
+        for event in own(*given, **named):
+            if isinstance(event, TeachResult):
+                home.parent.mkdir(exist_ok=True)
+                home.write_bytes(b"the other's")
+            yield event
+
+    monkeypatch.setattr(teaching, "teach", beside_another)
+    done = taught("twin", "--validate-every", "0")
+    assert done.exit_code == 2 and "--replace" in done.output and "runs/twin/twin.safetensors" in done.output
+    assert home.read_bytes() == b"the other's"
+    done = taught("twin", "--validate-every", "0", "--replace")
+    assert done.exit_code == 0 and home.read_bytes() == (place / "runs/twin/twin.safetensors").read_bytes()
 
 
 def test_it_says_what_it_takes_and_teaches_nothing(place: Path, discs: Result) -> None:

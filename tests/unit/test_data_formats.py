@@ -139,6 +139,20 @@ def test_a_row_of_a_table_that_says_no_pair_is_no_line_of_json(tmp_path: Path) -
     assert [problem.kind for problem in open_pairs(str(tmp_path)).problems] == ["bad_row"]
 
 
+def test_a_caption_with_commas_is_never_cut_at_one(tmp_path: Path) -> None:
+    """Without quotes it would go on in columns that have no name: such a row is named, not taken with half of it."""
+    file = table(tmp_path) / "metadata.csv"
+    text = file.read_text("utf-8")
+    file.write_text(text + "0.png,c/0.png,a car, red, by night\n1.png,c/1.png,a car,,\n", "utf-8")
+    pairs = open_pairs(str(tmp_path))
+    assert [(p.kind, p.line) for p in pairs.problems] == [("bad_row", 6)]
+    assert "'red,by night'" in pairs.problems[0].detail
+    assert [pairs.caption(i) for i in range(len(pairs))] == [*CAPTIONS, "a car"]
+    file.write_text("file_name,text\n0.png,a car, red\n", "utf-8")
+    with pytest.raises(BadData, match="in quotes"):
+        open_pairs(str(tmp_path), annotator="invert")
+
+
 def test_pictures_alone_take_an_annotators_conditions(tmp_path: Path) -> None:
     write(tmp_path, {"a/0.png": TARGETS[0], "a/0.txt": "x", "1.JPG": TARGETS[1], "1.txt": "y"})
     with pytest.raises(BadData, match="Name an annotator"):

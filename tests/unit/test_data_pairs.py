@@ -124,3 +124,15 @@ def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
             open_pairs(str(tmp_path / name))
     with pytest.raises(BadData, match="no pair that can be used"):
         open_pairs(str(write(tmp_path, {"prompt.json": "{}"})))
+
+
+def test_a_link_to_a_folder_is_named_where_pairs_are_missed(tmp_path: Path) -> None:
+    """Nothing behind it is seen; whoever keeps drawings elsewhere is told why."""
+    write(tmp_path / "far", {f"{name}/0.png": png(picture(1)) for name in ("image", "condition")})
+    for linked in (("condition",), ("condition", "image")):
+        near = tmp_path / f"near{len(linked)}"
+        write(near, {f"{name}/0.png": png(picture(0)) for name in {"image", "condition"} - set(linked)} | {"a.md": ""})
+        for name in linked:
+            (near / name).symlink_to(tmp_path / "far" / name)
+        with pytest.raises(BadData, match=rf"Links to folders are not followed \({', '.join(linked)}\)"):
+            open_pairs(str(near))

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from disegno.core.errors import BadImage, RequestError, ResourceError
 from disegno.memory import FULL_PRECISION, Memory
 from disegno.training.base import TeachProgress
 from disegno.training.cache import Cache, CachedExamples, Canvases, Share
+from disegno.training.data.buckets import make_buckets
 from disegno.training.miniature import Discs
 from disegno.training.pairs import Pairs, Sample
 from disegno.training.store import Store
@@ -234,6 +236,10 @@ def test_canvases_are_those_of_the_model(backbone: LatentDiffusion) -> None:
     assert Canvases.of(backbone, None, None, buckets=False).sizes == ((64, 64),)
     assert (64, 64) in Canvases.of(backbone, None, None, buckets=True).sizes
     assert Canvases.of(backbone, 72, 64, buckets=True).sizes == ((72, 64),)
+    for side in (128, 512):  # as `dataset check` and `dataset build` have them
+        assert Canvases.of(backbone, side, side, buckets=True).sizes == make_buckets(side, side)
+    net: Any = SimpleNamespace(config={"block_out_channels": (320, 640, 1280, 1280)})  # one cell of 64 pixels at last
+    assert Canvases.of(replace(backbone, net=net), 128, 128, buckets=True).sizes == ((128, 128),)
     with pytest.raises(RequestError):
         Canvases.of(backbone, 100, 64, buckets=False)
 

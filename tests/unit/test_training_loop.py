@@ -442,6 +442,19 @@ def test_another_request_is_refused_with_the_differences(tmp_path: Path) -> None
         list(tiny.events(tmp_path, other))
 
 
+def test_a_training_of_before_a_field_was_there_goes_on(tmp_path: Path) -> None:
+    """What an earlier version of the program wrote lacks the fields that came later: they have their defaults."""
+    with closing(tiny.events(tmp_path, tiny.lesson(tiny.request()))) as events:
+        _take(events, 10)
+    file = tmp_path / "training.json"
+    table = json.loads(file.read_text("utf-8"))
+    del table["request"]["min_snr"], table["request"]["optimiser"]
+    file.write_text(json.dumps(table), "utf-8")
+    with pytest.raises(RequestError, match=r"min_snr was 0\.0 and is 5\.0"):
+        tiny.run(tmp_path, tiny.request(min_snr=5))
+    assert _result(tiny.run(tmp_path, tiny.request())).why == "steps"
+
+
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match="file cannot be used"):

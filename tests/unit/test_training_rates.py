@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
 from disegno.cli.main import main
+from disegno.core.errors import ResourceError
 from disegno.core.teach import TeachRequest
-from disegno.training.base import TeachProgress
+from disegno.training.base import Batch, TeachProgress
 from disegno.training.batches import Reader
 from disegno.training.lesson import Habits
 from disegno.training.rates import Rates, Tried, find_rate, suggest, table, to_json
@@ -38,6 +40,17 @@ def test_a_rate_is_found_that_learns_and_one_that_runs_away() -> None:
     assert not found.tried[-1].fall > 0  # a hundred times as much is too much
     text = table(found, lesson.request)
     assert f"--rate {found.suggestion:.1e}" in text and len(text.splitlines()) == len(found.tried) + 2
+
+
+def test_without_memory_for_a_step_it_says_so_in_place_of_zeros() -> None:
+    class Hungry(tiny.TinyNet):
+        def forward(self, batch: Batch, turn: str) -> Tensor:
+            if self.training:
+                torch.empty(1 << 60)  # more than any machine has
+            return super().forward(batch, turn)
+
+    with pytest.raises(ResourceError, match="no rate can be measured"):
+        _found(tiny.lesson(tiny.request(rate=0.01), tiny.TinyLearner(Hungry())))
 
 
 def test_the_lowest_of_equals_is_suggested_and_chance_is_not() -> None:

@@ -152,7 +152,7 @@ def _teach(
         events = teach(request, settings, folder, listeners, stop, processes, habits)
         result = _watch(events, says, report)
     if processes.is_first:
-        _end(result, run, settings, says)
+        _end(result, run, settings, says, replaces)
     leave(processes)
 
 
@@ -242,11 +242,13 @@ def _seen(look: "Look", report: "Report") -> str:
     return "\n    ".join((f"step {look.step}{loss}: {verdict.words}", *verdict.reasons))
 
 
-def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Says) -> None:
+def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Says, replaces: bool) -> None:
     """Say what came of it, and how to draw with it or go on."""
-    from disegno.training.publish import publish
+    from disegno.training.publish import publish, require_free
 
     assert result is not None, "the training ended without a result"
+    if result.why != "stopped" and not replaces:
+        require_free(run, settings)  # another training of this name may have ended meanwhile
     home = None if result.why == "stopped" else publish(run, settings)
     if says.as_json:
         said = {"file": home and str(home), "run": str(run.folder), "step": result.step, "why": result.why}

@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones.base import Backbone
@@ -23,7 +24,7 @@ from disegno.core.errors import RequestError, ResourceError
 from disegno.diffusion.patches import with_pooled
 from disegno.training.base import Example, TeachProgress
 from disegno.training.data import align as aligning
-from disegno.training.data.buckets import make_buckets, nearest_bucket
+from disegno.training.data.buckets import make_buckets, nearest_bucket, usual_step
 from disegno.training.pairs import Pairs, Picture, Sample
 from disegno.training.recipe import Wanted
 from disegno.training.store import Store
@@ -32,7 +33,6 @@ Size = tuple[int, int]  # width, height
 
 STAGE = "caching"
 PATIENCE_SECONDS = 120.0  # how long another process's share is waited for while nothing new comes
-_BUCKET_CELLS = 8  # a canvas's sides are multiples of so many latent cells: the nets halve them three times
 _POLL_SECONDS = 0.2
 _PROBLEM = "problem"
 _OF_CONDITION = ("condition", "condition_latent")
@@ -46,9 +46,12 @@ class Canvases:
 
     @classmethod
     def of(cls, backbone: Backbone, width: int | None, height: int | None, buckets: bool) -> "Canvases":
-        """Return the canvases of a request. Raises RequestError where the model cannot draw them."""
+        """Return the canvases of a request: those that `dataset check` and `dataset build` know, if the net has them.
+
+        Raises RequestError where the model cannot draw them.
+        """
         size = width or backbone.defaults.width, height or backbone.defaults.height
-        step = _BUCKET_CELLS * backbone.downscale
+        step = max(usual_step(*size), _halved_cells(backbone.net) * backbone.downscale)
         sizes = make_buckets(*size, step) if buckets and not any(side % step for side in size) else (size,)
         for canvas in sizes:
             backbone.check_size(*canvas)
@@ -57,6 +60,12 @@ class Canvases:
     def of_picture(self, size: Size) -> Size | None:
         """Return the canvas of a picture of this size; None where too much of it would be cut off."""
         return self.sizes[0] if len(self.sizes) == 1 else nearest_bucket(size, self.sizes)
+
+
+def _halved_cells(net: nn.Module) -> int:
+    """Return how many latent cells become one at the net's deepest level, along a side; 1 where it has no levels."""
+    config: Mapping[str, Any] = getattr(net, "config", {})
+    return 2 ** (len(config.get("block_out_channels", (0,))) - 1)
 
 
 @dataclass(frozen=True)

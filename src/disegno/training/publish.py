@@ -28,9 +28,10 @@ def require_free(run: Run, settings: Settings) -> None:
     """Raise RequestError where something else of this name is there already."""
     for own, home in _ways(run, settings):
         if home.exists() and not _is_same(own, home):
+            kept = f" What was taught is {own}: it can be drawn with from there." if own.exists() else ""
             raise RequestError(
                 f"There is a {_WORDS[run.makes]} of this name: {home}. Choose another name, or --replace to write over"
-                " it when this training has ended."
+                f" it when this training has ended.{kept}"
             )
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, ResourceError
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Examples, TeachProgress
 from disegno.training.batches import Reader, held_out
 from disegno.training.lesson import Habits, Lesson
 from disegno.training.optimise import Pupil, open_pupil
 from disegno.training.order import order_of
-from disegno.training.processes import ALONE
+from disegno.training.processes import ALONE, Said
 from disegno.training.step import Course, take
 from disegno.training.stopping import Stop
 
@@ -52,7 +52,9 @@ class Rates:
 def find_rate(
     lesson: Lesson, stop: Stop | None = None, num_steps: int = NUM_STEPS, workers: int = Habits().workers
 ) -> Generator[TeachProgress, None, Rates]:
-    """Yield progress, and return what each rate did. The learner is as it was afterwards. Raises RequestError.
+    """Yield progress, and return what each rate did. The learner is as it was afterwards.
+
+    Raises RequestError, ResourceError.
 
     `workers`: threads that read rows ahead.
     """
@@ -106,11 +108,18 @@ def _take(lesson: Lesson, rate: float, num_steps: int, stop: Stop, workers: int)
     reader = Reader(lesson.examples, order, ALONE, workers, device=device)
     course = Course(request, lesson.learner.module, pupils, ALONE, stop)
     lesson.learner.module.train()
-    for step in range(num_steps):
-        if stop.is_asked:
-            break
-        take(course, reader.read(step, num_steps), request.batch)
-    reader.close()
+    try:
+        for step in range(num_steps):
+            outcome = take(course, reader.read(step, num_steps), request.batch)
+            if outcome.said is Said.NO_MEMORY:
+                raise ResourceError(
+                    f"There is not enough memory for {outcome.size} rows in one pass: no rate can be measured. Make it"
+                    " less with --checkpointing, a lower --batch or smaller pictures (--width, --height)."
+                )
+            if outcome.said is Said.STOP:
+                break
+    finally:
+        reader.close()
 
 
 @torch.no_grad()

@@ -96,7 +96,9 @@ def begin(run: Run, request: TeachRequest) -> None:
         _write(file, {"request": asked})
         sync(run.folder)
         return
-    old = cast(Mapping[str, object], _table(file).get("request") or {})
+    # a field that the program did not have when that was asked has its default there
+    usual = json.loads(teach_to_json(TeachRequest(name=request.name, data=request.data)))
+    old = usual | cast(dict[str, object], _table(file).get("request") or {})
     changed = [
         f"{key} was {old.get(key)!r} and is {asked.get(key)!r}"
         for key in sorted(old.keys() | asked.keys())

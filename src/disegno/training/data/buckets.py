@@ -15,14 +15,22 @@ MAX_CROP = 1.5
 """A picture whose aspect ratio is further from its nearest canvas's than this factor would lose over a third."""
 
 
+def usual_step(width: int, height: int) -> int:
+    """Return what sides are multiples of at this size, in pixels.
+
+    64 (latents of 8 pixels a side, halved three times by Stable Diffusion's net), or 32 for canvases below 256 pixels
+    (the built-in model's net halves them twice).
+    """
+    return 64 if min(width, height) >= 256 else 32
+
+
 def make_buckets(width: int, height: int, step: int | None = None, max_aspect: float = 2.5) -> tuple[Size, ...]:
     """Return the canvases (width, height), from the widest to the tallest, for training at width x height.
 
     Sides are multiples of `step`; no area is larger than width x height; no side is more than `max_aspect` times the
-    other. width x height itself is always there. `step`: unset is 64 (latents of 8 pixels a side, halved three times by
-    Stable Diffusion's net), or 32 for canvases below 256 pixels (the built-in model's net halves them twice).
+    other. width x height itself is always there. `step`: unset is `usual_step`. Raises RequestError.
     """
-    step = step or (64 if min(width, height) >= 256 else 32)
+    step = step or usual_step(width, height)
     if min(width, height) < step or width % step or height % step:
         raise RequestError(
             f"Buckets of {width}x{height} were asked for; both sides must be multiples of {step}, at least {step}."

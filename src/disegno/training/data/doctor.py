@@ -32,6 +32,7 @@ NUM_TOKENS = 75
 
 _FEW = 64  # so few rows are looked at in this process: starting others takes longer
 _ENLARGED = 1.1  # a picture that grows by less is as good as one that does not
+_FAINT = 32  # levels of 256: a condition that spans fewer shows a net next to nothing; masks of classes 0, 1, 2 do
 _SMALL_PIXELS = 10_000  # below, a picture has too few colours to say what kind of picture it is
 
 
@@ -135,6 +136,8 @@ def _of_condition(target: Picture, condition: Picture) -> Iterator[tuple[str, st
         yield "other_size", sizes
     if (condition == condition[0, 0]).all():
         yield "blank", ""
+    elif (span := int(np.ptp(condition, axis=(0, 1)).max())) < _FAINT:
+        yield "faint", f"its values span {span} of 255"
     elif np.array_equal(target, condition):
         yield "same", ""
     elif _is_photo(condition) and not _is_photo(target):

@@ -60,7 +60,7 @@ def open_pairs(
     if pairs.make is None and pairs.rows.condition(0) is None:
         raise BadData(
             f"{shown(spec)} has pictures, but no conditions. Name an annotator that makes them, or make them once with "
-            "`disegno dataset build`."
+            f"`disegno dataset build`.{_links_in(spec)}"
         )
     return pairs
 
@@ -91,7 +91,14 @@ def open_rows(
         return open_shards(tars, root.path.name, options, share, told, cache_dir, read_card(root))
     if plain.recognises(root):
         return plain.open_folder(root, options)
-    raise BadData(f"{shown(spec)} is no data set that is known here. What is known: {_KNOWN}.")
+    raise BadData(f"{shown(spec)} is no data set that is known here. What is known: {_KNOWN}.{_links_in(spec)}")
+
+
+def _links_in(spec: str) -> str:
+    """Return what is said of links to folders in a data set's folder, of which nothing is seen; "" without any."""
+    path = Path(spec).expanduser()
+    links = ", ".join(map(shown, Root.of(path).linked_folders())) if path.is_dir() else ""
+    return f" Links to folders are not followed ({links[:200]}): put the folders themselves there." if links else ""
 
 
 def open_siblings(spec: str) -> list[Dataset]:

@@ -127,6 +127,10 @@ class Root:
         return {entry.name.lower(): entry.name for entry in sorted(os.scandir(self.path), key=lambda e: e.name)
                 if entry.is_dir(follow_symlinks=False)}  # fmt: skip
 
+    def linked_folders(self) -> list[str]:
+        """Return the names of links to folders directly in here: they are not entered."""
+        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_symlink() and entry.is_dir())
+
     def _fault(self, name: str, entry: "os.DirEntry[str]") -> str:
         if entry.is_symlink():
             try:

@@ -20,6 +20,7 @@ _LISTS = ("metadata.jsonl", "metadata.csv")
 _TARGET = ("file_name", "image", "image_file_name", "target", "target_file_name")
 _CONDITION = tuple(f"{name}{end}" for name in CONDITIONS for end in ("", "_file_name"))
 _CAPTION = ("text", "caption", "prompt")
+_MORE = "\0"  # the name of what stands behind a table's last column; no column has it
 _MARKS = {"\0": "UTF-16", ";": "columns with semicolons between", "\t": "columns with tabs between"}
 """What in a table's first row says how it was saved, where that was otherwise."""
 
@@ -64,14 +65,21 @@ def _table(root: Root, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     Raises BadData where the header names no column of pictures.
     """
     with root.open(name) as file:
-        lines = (b"" if line is None else line for line in bounded_lines(file))
-        reader = csv.DictReader((line.decode("utf-8", "replace") for line in lines), skipinitialspace=True)
+        lines = ((line or b"").decode("utf-8", "replace") for line in bounded_lines(file))
+        reader = csv.DictReader(lines, restkey=_MORE, skipinitialspace=True)
         try:
             reader.fieldnames = _columns(name, reader.fieldnames or ())
             for fields in reader:
-                yield reader.line_num, {key: value for key, value in fields.items() if key and value}
+                more = _too_many(fields.pop(_MORE, ()))
+                yield reader.line_num, more or {key: value for key, value in fields.items() if key and value}
         except csv.Error as error:
             yield reader.line_num, f"is not CSV ({error}); nothing below it is read"
+
+
+def _too_many(cells: Sequence[str]) -> str:
+    """Return what is wrong with a row that goes on behind its last column; "" where nothing stands there."""
+    said = ",".join(cells).strip(" ,")
+    return f"goes on with {said[:80]!r} behind its last column: a caption with commas stands in quotes" if said else ""
 
 
 def _columns(name: str, header: Sequence[str]) -> list[str]:
