@@ -70,9 +70,39 @@ function depthOf({ depth, depthBy }) {
   return { ...(depth && { depth }), ...(depthBy && { depth_annotate: depthBy }) };
 }
 
+const MAX_SIDE = 2048; // of what is drawn
+
+/** Return a picture's size, so many times larger, in whole cells of 8 pixels. */
+function cells({ width, height }, by, rounded = Math.round) {
+  const [w, h] = [width, height].map((side) => Math.min(MAX_SIDE, Math.max(64, rounded((side * by) / 8) * 8)));
+  return { width: w, height: h };
+}
+
+/** Return the size that a picture is drawn at where it keeps its own. */
+export function keptSize(size) {
+  return cells(size, Math.min(1, MAX_SIDE / Math.max(size.width, size.height)));
+}
+
+/** Return the size that the picture of a desk is drawn at: as is said; else in its shape, with at most the model's own area. */
+function changedSize({ width, height, sourceSize }, own) {
+  const times = Math.min(1, Math.sqrt((own.width * own.height) / (sourceSize.width * sourceSize.height)));
+  const found = cells(sourceSize, width ? width / sourceSize.width : height ? height / sourceSize.height : times);
+  return { width: width ?? found.width, height: height ?? found.height };
+}
+
+/** Return the size of a desk's picture with what is drawn around it; the picture is made smaller where both have no room. */
+function extendedSize(desk, own) {
+  const { left, right, top, bottom } = desk.extend;
+  const inner = desk.inner ?? (desk.width && desk.height ? keptSize(desk.sourceSize) : changedSize(desk, own));
+  const room = Math.min((MAX_SIDE - left - right) / inner.width, (MAX_SIDE - top - bottom) / inner.height);
+  const { width, height } = room < 1 ? cells(inner, room, Math.floor) : inner;
+  return { width: width + left + right, height: height + top + bottom };
+}
+
 /** Return the size that a desk draws at. `own`: the model's. */
 export function sizeOf(desk, own) {
-  return { width: desk.width ?? own.width, height: desk.height ?? own.height };
+  if (!desk.source || !desk.sourceSize) return { width: desk.width ?? own.width, height: desk.height ?? own.height };
+  return desk.way === "extend" ? extendedSize(desk, own) : changedSize(desk, own);
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "seamless"];
