@@ -128,6 +128,30 @@ def test_the_board_takes_the_pictures_new_shape(page_browser: Browser, page_serv
             assert max(shown.getpixel((384, near)) for near in range(y - 8, y + 9)) == (255, 255, 255)
 
 
+def test_a_second_photo_is_drawn_without_the_first_ones_parameters(
+    page_browser: Browser, page_server: Server, tmp_path: Path
+) -> None:
+    Image.linear_gradient("L").save(tmp_path / "grey.png")
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_role("button", name="Add a control").click()
+        unit = draw.locator(".unit")
+        drawing = unit.locator(".thumb img")
+        there.upload(unit.get_by_role("button", name="Upload"), CAR)
+        expect(drawing).to_be_visible(timeout=60_000)
+        edges = str(drawing.get_attribute("src"))
+        unit.get_by_label("Drawn by").select_option("palette")
+        expect(drawing).not_to_have_attribute("src", edges, timeout=60_000)
+        palette = str(drawing.get_attribute("src"))
+        unit.locator('input[type="range"]').first.fill("32")
+        expect(drawing).not_to_have_attribute("src", palette, timeout=60_000)
+        cells = str(drawing.get_attribute("src"))
+        there.upload(unit.get_by_role("button", name="Upload"), tmp_path / "grey.png")
+        expect(unit.get_by_label("Drawn by")).to_have_value("canny")
+        expect(drawing).not_to_have_attribute("src", cells, timeout=60_000)
+        expect(there.page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_changed_picture_that_is_dropped_goes_to_its_own_tab(page_browser: Browser, page_server: Server) -> None:
     picture = "data:image/png;base64," + base64.b64encode(CAR.with_name("car.png").read_bytes()).decode()
     asked = {"prompt": "a fox at night", "steps": 1, "seed": 3, "init": {"image": picture, "denoise": 0.4}}
