@@ -105,6 +105,17 @@ export function sizeOf(desk, own) {
   return desk.way === "extend" ? extendedSize(desk, own) : changedSize(desk, own);
 }
 
+const WHOLE = 1024 * 1024; // up to so many pixels the server's VAE works at once, and else in parts
+const PART = 512;
+
+/** Return in which parts the VAE works by itself, as the server fills it in. */
+function tileOf({ width, height, hires, seamless }) {
+  if (seamless) return 0;
+  const { scale = 1, width: wide, height: high } = hires ?? {};
+  const covered = wide && high ? Math.max(wide / width, high / height) : wide ? wide / width : high ? high / height : scale;
+  return Math.floor(width * covered) * Math.floor(height * covered) > WHOLE ? PART : 0;
+}
+
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "seamless"];
 const ELSEWHERE = ["few_steps", "depth", "depth_annotate"]; // shown under another name
 const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
@@ -145,6 +156,7 @@ export function deskOf(request, seed) {
   const { controls = [], init = null, ...rest } = request;
   desk.units = controls.map(unitOf);
   desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => ![...SHOWN, ...ELSEWHERE].includes(key)));
+  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile; // nobody said it, and another size wants another one
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;
