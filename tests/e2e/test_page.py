@@ -235,8 +235,9 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         tab.get_by_role("radio", name="Change", exact=True).click()
         assert set(_sent(there, tab)["init"]) == {*how, "denoise", "extra_noise"}  # nothing of a mask
         there.upload(tab.get_by_role("button", name="Upload"), CAR.with_name("car.png"))
-        expect(tab.get_by_role("spinbutton", name="Width")).to_have_value("128")
-        assert set(_sent(there, tab)["init"]) == {"image", "denoise"}
+        expect(tab.get_by_role("spinbutton", name="Width")).to_have_attribute("placeholder", "128")  # the picture's own
+        sent = _sent(there, tab)
+        assert set(sent["init"]) == {"image", "denoise"} and (sent["width"], sent["height"]) == (128, 128)
         own = {"prompt": "b", "prompts": ["c", "d"], "negative": "e", "negatives": [], "steps": 3}
         large = {"seed": 2**53 + 1, "subseed": 2**64 - 1}
         record = {"request": {"prompt": "a", "hires": own, **large}, "image": 1, "prompts": ["a", "a"]}

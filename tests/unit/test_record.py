@@ -90,6 +90,15 @@ def test_other_words_on_the_command_line_take_the_place_of_those_filled_in(tmp_p
     assert (three.prompt, three.prompts, three.loras[0].text_strength) == ("a __animal__", (), 0.5)
 
 
+@pytest.mark.parametrize("width, was, said", [(512, 0, None), (2048, 512, None), (512, 256, 256), (2048, 0, 0)])
+def test_the_vaes_parts_follow_another_size_where_nobody_said_them(
+    width: int, was: int, said: int | None, tmp_path: Path
+) -> None:
+    path = _worded(("a", "a"), tmp_path, width=width, height=width, vae_tile=was)
+    request, _ = build_request(None, path, (), "1024x1536", {})
+    assert request.vae_tile == said
+
+
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_picture_is_said(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.png"

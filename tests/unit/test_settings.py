@@ -30,6 +30,15 @@ def test_what_does_not_exist_is_said(tmp_path: Path) -> None:
             load_settings(toml)
 
 
+def test_a_variable_that_is_misspelt_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("DISEGNO_AUTH", "DISEGNO_API_KEY", "DISEGNO_SCREENSHOTS"):  # not of these settings
+        monkeypatch.setenv(other, "x")
+    load_settings(tmp_path / "none.toml")
+    monkeypatch.setenv("DISEGNO_MODEL_DIR", "/models")
+    with pytest.raises(RequestError, match="DISEGNO_MODEL_DIR in the environment is no setting; DISEGNO_MODEL_DIRS is"):
+        load_settings(tmp_path / "none.toml")
+
+
 @pytest.mark.parametrize("bad", [{"dtype": "fp8"}, {"threads": "many"}, {"threads": -1}])
 def test_bad_values_are_said(bad: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(RequestError):

@@ -159,6 +159,22 @@ def test_a_side_that_is_long_enough_does_not_grow_on(monkeypatch: pytest.MonkeyP
     assert seen == [(64, 2), (80, 8), (80, 32)]
 
 
+def test_a_network_that_cleans_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def cleaned(network: Any, picture: Image.Image) -> Image.Image:
+        seen.append(picture.size)
+        return Image.new("RGB", picture.size, (9, 9, 9))
+
+    monkeypatch.setattr(upscale, "enlarged_once", cleaned)
+    studio: Any = SimpleNamespace(upscaler=str)
+    picture = Image.new("RGB", (20, 12))
+    for cleans, size, times in ((True, (20, 12), 1), (True, (16, 8), 1), (True, (10, 6), 0), (True, (40, 24), 1)):
+        assert find_upscaler("1x", studio, cleans)(picture, *size).size == size and len(seen) == times, size
+        seen.clear()
+    assert find_upscaler("1x", studio)(picture, 20, 12).tobytes() == picture.tobytes()  # a hires pass of the same size
+
+
 def test_latent_modes_are_torchs() -> None:
     latents = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
     found = [enlarge_latents(latents, 12, 10, mode) for mode in LATENT_MODES.values()]

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -44,6 +45,8 @@ class Settings:
 _LISTS = {"model_dirs", "prompt_dirs"}
 _PATHS = {"cache_dir", "preview_decoder", "clip"}
 _INTS = {"threads", "residual_cache_mib"}
+_PREFIX = "DISEGNO_"
+_ALIKE = 0.7  # of difflib: DISEGNO_MODEL_DIR is a slip of the pen, DISEGNO_AUTH is something else
 
 
 def _parse(name: str, value: Any) -> Any:
@@ -55,6 +58,14 @@ def _parse(name: str, value: Any) -> Any:
     if name in _INTS:
         return int(value)
     return value
+
+
+def _refuse_slips(variables: set[str], known: set[str]) -> None:
+    """Raise RequestError where a variable of the environment is called nearly as one that would be read."""
+    for variable in sorted(variables):
+        if near := get_close_matches(variable.removeprefix(_PREFIX).lower(), sorted(known), n=1, cutoff=_ALIKE):
+            meant = f"{_PREFIX}{near[0].upper()}"
+            raise RequestError(f"{variable} in the environment is no setting; {meant} is. Rename or unset it.")
 
 
 def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
@@ -71,7 +82,8 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
     if unknown := sorted(given.keys() - known):
         names = ", ".join(unknown)
         raise RequestError(f"{path} has settings that do not exist: {names}. Known: {', '.join(sorted(known))}.")
-    variables = {name: f"DISEGNO_{name.upper()}" for name in known}
+    variables = {name: f"{_PREFIX}{name.upper()}" for name in known}
+    _refuse_slips({variable for variable in os.environ if variable.startswith(_PREFIX)} - {*variables.values()}, known)
     given |= {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
     given |= {name: value for name, value in overrides.items() if value is not None}
     try:

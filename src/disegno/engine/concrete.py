@@ -136,6 +136,13 @@ def _vae_tile(request: Request) -> int:
     return VAE_TILE if width * height > VAE_WHOLE_PIXELS else 0
 
 
+def vae_tile_said(request: Request) -> int | None:
+    """Return a concrete request's `vae_tile`; None where it is what would be filled in, which another size changes."""
+    if not (request.width and request.height):
+        return request.vae_tile
+    return None if request.vae_tile == _vae_tile(replace(request, vae_tile=None)) else request.vae_tile
+
+
 def sampler_of(request: Request, backbone: Backbone) -> SamplerSpec:
     """Return the request's sampler. Raises RequestError where it has no meaning for the model."""
     assert request.sampler is not None

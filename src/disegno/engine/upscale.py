@@ -17,6 +17,7 @@ from disegno.upscalers.base import Upscaler
 NETWORK_TILE = Tiling(192, 32)  # A1111's ESRGAN_tile; its overlap of 8 shows seams with deep networks
 _LANCZOS = Image.Resampling.LANCZOS
 MAX_TIMES = 3  # A1111 parity: a network is run again while its picture is still too small
+_CELL = 8  # A1111 parity: the sides of what is enlarged are cut to whole cells
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,11 @@ def enlarge_latents(latents: Tensor, height: int, width: int, mode: LatentMode) 
 Enlarge = Callable[[Image.Image, int, int], Image.Image]
 
 
-def find_upscaler(name: str, studio: Studio) -> Enlarge:
-    """Return what enlarges a picture to (width, height): a filter, or a network of the library. Raises UnknownName."""
+def find_upscaler(name: str, studio: Studio, cleans: bool = False) -> Enlarge:
+    """Return what enlarges a picture to (width, height): a filter, or a network of the library. Raises UnknownName.
+
+    `cleans`: a network works on a picture that keeps its size, too, as in A1111's extras; a hires pass leaves it be.
+    """
     resample = next((by for known, by in FILTERS.items() if known.lower() == name.strip().lower()), None)
     if resample is not None:
         return lambda picture, width, height: picture.resize((width, height), resample)
@@ -67,16 +71,20 @@ def find_upscaler(name: str, studio: Studio) -> Enlarge:
     except UnknownName:
         known = studio.library.called(studio.library.cards("upscaler"))
         raise UnknownName.of("upscaler", name, [*LATENT_MODES, *FILTERS, *known]) from None
-    return lambda picture, width, height: _by_network(network, picture, width, height)
+    return lambda picture, width, height: _by_network(network, picture, width, height, cleans)
 
 
 @torch.inference_mode()
-def _by_network(network: Upscaler, picture: Image.Image, width: int, height: int) -> Image.Image:
-    for _ in range(MAX_TIMES):
-        if picture.width >= width and picture.height >= height:
+def _by_network(network: Upscaler, picture: Image.Image, width: int, height: int, cleans: bool) -> Image.Image:
+    once = cleans and picture.width - width < _CELL and picture.height - height < _CELL
+    for n in range(MAX_TIMES):
+        if picture.width >= width and picture.height >= height and (n or not once):
             break
         within = min(picture.width, width), min(picture.height, height)  # a side that is long enough does not grow on
-        picture = enlarged_once(network, picture if within == picture.size else picture.resize(within, _LANCZOS))
+        shown = picture if within == picture.size else picture.resize(within, _LANCZOS)
+        picture = enlarged_once(network, shown)
+        if picture.size == shown.size:  # A1111 parity: a network that only cleans is not run again
+            break
     return picture.resize((width, height), _LANCZOS)
 
 

@@ -179,7 +179,7 @@ def upscale(request: UpscaleRequest, bench: Bench) -> Running:
     yield Progress(0, len(names), "enlarging")
     larger: list[Image.Image] = []
     for name in names:
-        larger.append(find_upscaler(name, bench.studio)(picture, request.width, request.height))
+        larger.append(find_upscaler(name, bench.studio, cleans=True)(picture, request.width, request.height))
         yield Progress(len(larger), len(names), "enlarging")
     out = Image.blend(larger[0], larger[1], request.weight) if len(larger) == 2 else larger[0]
     if request.cut_width and request.cut_height:

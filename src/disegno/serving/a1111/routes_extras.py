@@ -31,7 +31,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 @dataclass(frozen=True)
 class Looked:
-    """A picture's size, how it was made, and all texts in it."""
+    """A picture's size as it stands when its EXIF has turned it, how it was made, and all texts in it."""
 
     size: tuple[int, int]
     text: str | None
@@ -113,12 +113,15 @@ async def caption_of(front: Front, errand: Errand, uri: str, request: Request) -
 
 def _look(front: Front, uri: str) -> Looked:
     """Return a picture's size and what it says, the whole file read. Raises Refused."""
+    from disegno.engine.pictures import size_of
+
     check_picture(uri, "image", front.jobs.settings.limits)
+    data = base64.b64decode(uri.partition(",")[2])
     try:
-        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             picture.load()
             texts = {str(name): value for name, value in picture.info.items() if isinstance(value, str)}
-            return Looked(picture.size, text_in(picture), texts)
+            return Looked(size_of(data, "image"), text_in(picture), texts)
     except PILLOW_TRIPS as error:
         raise WireError("Invalid encoded image: it cannot be read as a picture. Send the whole file.") from error
 

@@ -12,6 +12,7 @@ export class Problem extends Error {
 }
 
 const TRIES_MS = [300, 1000, 3000];
+const UPLOAD_TRIES_MS = [...TRIES_MS, 10_000, 30_000]; // an hour's upload outlives a connection that is lost for a while
 
 async function asked(method, path, body, headers) {
   const options = { method, headers: { ...headers } };
@@ -28,17 +29,17 @@ async function asked(method, path, body, headers) {
 }
 
 /** Return the answer; what may be repeated without harm is repeated when the connection fails. */
-async function call(method, path, { body, headers = {}, again = method === "GET" } = {}) {
+async function call(method, path, { body, headers = {}, again = method === "GET", tries = TRIES_MS } = {}) {
   for (let n = 0; ; n += 1) {
     try {
       return await asked(method, path, body, headers);
     } catch (error) {
       const later = error instanceof Problem ? error.status === 503 && error.code === "starting" : true;
-      if (!again || !later || n >= TRIES_MS.length) {
+      if (!again || !later || n >= tries.length) {
         if (error instanceof Problem) throw error;
         throw new Problem(0, { message: t("The server cannot be reached.") });
       }
-      await new Promise((resolve) => setTimeout(resolve, TRIES_MS[n]));
+      await new Promise((resolve) => setTimeout(resolve, tries[n]));
     }
   }
 }
@@ -60,7 +61,7 @@ export async function upload(file, told) {
     while (received < file.size) {
       told(received / file.size);
       const body = file.slice(received, received + size);
-      ({ received } = await (await call("PUT", `/v1/uploads/${id}?at=${received}`, { body, again: true })).json());
+      ({ received } = await (await call("PUT", `/v1/uploads/${id}?at=${received}`, { body, again: true, tries: UPLOAD_TRIES_MS })).json());
     }
   } catch (error) {
     call("DELETE", `/v1/uploads/${id}`).catch(() => {});

@@ -14,10 +14,10 @@ const TOOLS = [
 ];
 
 /**
- * Return a board. `width`, `height`: the picture's; `image`: a drawing to go on with; `guide`: a picture to trace;
- * `changed()`: after each stroke. It has `element`, `uri()` (the drawing as a PNG data URI) and `addGuide(image)`.
+ * Return a board. `width`, `height`: the picture's; `image`: a drawing to go on with, which is cut where it has another
+ * shape and `cut` says so; `guide`: a picture to trace; `changed()`: after each stroke. It has `element`, `uri()` (the drawing as a PNG data URI) and `addGuide(image)`.
  */
-export function board({ width, height, annotator, image = null, guide = null, changed = () => {}, mask = false }) {
+export function board({ width, height, annotator, image = null, cut = false, guide = null, changed = () => {}, mask = false }) {
   const scale = Math.max(1, Math.min(4, Math.round(512 / Math.min(width, height))));
   const inks = mask ? { ground: null, inks: [["", "#ffffff"]], pen: 14 } : inksOf(annotator);
   const sheet = drawing(width * scale, height * scale, inks.ground, inks.crisp);
@@ -25,7 +25,7 @@ export function board({ width, height, annotator, image = null, guide = null, ch
   const state = { tool: inks.tool ?? "pen", colour: inks.inks[0][1], size: Math.max(1, Math.round(inks.pen * unit)), layer: null };
 
   if (guide) sheet.add(t("Picture"), { guide: true, image: guide }).shown = mask || !image;
-  state.layer = sheet.add(t("Drawing"), { image });
+  state.layer = sheet.add(t("Drawing"), { image, cut });
   if (image && !mask) state.layer = sheet.add(t("Strokes"));
 
   const view = h("canvas", { width: sheet.width, height: sheet.height, tabindex: "0", "aria-label": t("Drawing board") });
@@ -289,9 +289,8 @@ function maskUri(canvas) {
   return out.toDataURL("image/png");
 }
 
-/** Return whether a canvas has one colour only. */
+/** Return whether nothing is painted on a canvas: one that is white all over is no empty mask. */
 function isEmpty(canvas) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const pixels = new Uint32Array(data.buffer);
-  return pixels.every((pixel) => pixel === pixels[0]);
+  return new Uint32Array(data.buffer).every((pixel) => pixel === 0);
 }

@@ -1,9 +1,9 @@
 // A desk: the form on the left, the stage on the right. Two tabs have one: "Draw", and "From pictures".
 
-import { button, fill, h, toast } from "./dom.js";
+import { button, fill, h, refill, toast } from "./dom.js";
 import { board } from "./board.js";
 import { depthCard } from "./depth.js";
-import { on } from "./bus.js";
+import { on, say } from "./bus.js";
 import { debounced } from "./dom.js";
 import { toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
@@ -39,6 +39,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   let unsaved = false;
   let goButton = null;
   let boardOf = null; // the card whose drawing is on the board
+  let boardSize = ""; // of the picture that it is for
 
   const saveNow = () => {
     unsaved = false;
@@ -55,6 +56,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const model = () => modelOf(house, desk.model);
   const size = () => sizeOf(desk, ownOf(house, desk.model));
+  const sizeName = () => Object.values(size()).join("x");
   const changed = () => {
     save();
     live.changed();
@@ -95,12 +97,14 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const openBoard = async (card) => {
     fill(boardPlace); // while pictures are read, nothing is drawn on the board that was there
     boardOf = card;
+    boardSize = sizeName();
     const { unit } = card;
     const drawnBy = unit.photo && unit.annotate !== "none" ? unit.annotate : null;
     const annotator = drawnBy ?? house.controls.find((each) => each.name === unit.name)?.annotator ?? unit.annotate;
     const image = unit.drawing && (await loadImage(unit.drawing));
     const guide = unit.photo && unit.annotate !== "none" ? await loadImage(unit.photo) : null;
-    const theBoard = board({ ...size(), annotator, image, guide, changed: () => card.drawn(theBoard.uri(), true) });
+    if (boardOf !== card || boardSize !== sizeName()) return; // meanwhile it was closed, or opened anew
+    const theBoard = board({ ...size(), annotator, image, cut: unit.resize === "crop", guide, changed: () => card.drawn(theBoard.uri(), true) });
     showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard);
   };
 
@@ -156,10 +160,14 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     fill(units);
     closeBoard();
     prompt = promptCard({ desk, changed });
-    const sized = () => cards.forEach((card) => card.sized());
+    const sized = () => {
+      cards.forEach((card) => card.sized());
+      topCard?.sized();
+      if (boardOf && boardSize !== sizeName()) openBoard(boardOf); // the drawing is cut to the picture's new shape, as it would be when it is used
+    };
     settings = settingsCard({ desk, house, changed, sized, pictures: Boolean(top), modelChanged: () => { cards.forEach((card) => card.offer()); sized(); depth.offer(); prompt.count(); } });
     const depth = depthCard({ desk, house, model, changed, pictures: Boolean(top) });
-    topCard = top?.({ desk, changed, size, showBoard, closeBoard, rebuild: build, ownSize: (width, height) => { desk.width = width; desk.height = height; settings.refresh(); } }) ?? null;
+    topCard = top?.({ desk, changed, size, sized, showBoard, closeBoard, rebuild: build, ownSize: (own) => { Object.assign(desk, own); settings.refresh(); } }) ?? null;
     desk.units.forEach(showUnit);
     sized();
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
@@ -167,7 +175,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
     if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
     goButton = h("button", { class: "primary", type: "submit", title: "Ctrl+Enter" }, goText(desk), h("kbd", { "aria-hidden": "true" }, "Ctrl+Enter"));
-    fill(form, topCard?.element, rest, h("div", { class: "desk-go" }, goButton, liveSwitch));
+    refill(form, topCard?.element, rest, h("div", { class: "desk-go" }, goButton, liveSwitch));
   };
   const restore = async (request, seed) => {
     const next = deskOf(request, seed);
@@ -181,7 +189,12 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
       build();
       save();
     };
-    show({ ...next, live: false });
+    try {
+      show({ ...next, live: false });
+    } catch (error) { // a record that this program did not write
+      show(before);
+      throw error;
+    }
     toast(t("Everything is as it was when this picture was made."), "good", [[t("Undo"), () => show(before)]]);
   };
   const load = async (file) => {
@@ -189,7 +202,8 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     if (!found) return false;
     const { request, from } = found;
     if (from === "A1111" && !modelOf(house, request.model)) request.model = desk.model; // its files are another machine's
-    await restore(request, found.seed);
+    if (from === "disegno" && Boolean(request.init) !== Boolean(top)) say("restore", request, found.seed); // the other tab's
+    else await restore(request, found.seed);
     return true;
   };
 
@@ -198,7 +212,13 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     cards.forEach((card) => card.offer());
   });
   window.addEventListener("pagehide", () => unsaved && saveNow()); // another tab may have kept more meanwhile
-  build();
+  try {
+    build();
+  } catch (error) { // the page must open, whatever was kept
+    Object.assign(desk, emptyDesk());
+    build();
+    toast(error.message, "bad");
+  }
   append();
   function append() {
     easels.append(boardPlace, theStage.element);
@@ -210,15 +230,15 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     else if (cards.length) cards.at(-1).take(file);
     else newUnit()?.take(file);
   });
-  element.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      if (event.target.matches("input")) { // what is typed there counts, as when it is left
-        event.target.blur();
-        event.target.focus({ preventScroll: true });
-      }
-      if (!event.repeat) go();
+  document.addEventListener("keydown", (event) => { // a click beside the form takes the focus out of the desk
+    const elsewhere = !element.offsetParent || document.querySelector("dialog[open]") || (!element.contains(event.target) && event.target.closest("a, button"));
+    if (elsewhere || event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    if (event.target.matches("input")) { // what is typed there counts, as when it is left
+      event.target.blur();
+      event.target.focus({ preventScroll: true });
     }
+    if (!event.repeat) go();
   });
   const resume = () => {
     const last = localStorage.getItem(`disegno.job.${name}`);

@@ -1,5 +1,7 @@
 // Elements. Text always goes in as text, never as HTML, so nothing that a person or a file says can become code.
 
+import { t } from "./i18n.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 function apply(element, name, value) {
@@ -42,7 +44,8 @@ function markOf(element) {
 
 /** Replace everything in an element; a button that had the focus, and is there again, has it again. */
 export function refill(element, ...children) {
-  const focused = element.contains(document.activeElement) ? markOf(document.activeElement) : null;
+  const had = document.activeElement;
+  const focused = element.contains(had) && had.matches("button, a, summary") ? markOf(had) : null;
   fill(element, ...children);
   if (focused !== null) [...element.querySelectorAll("button, a, summary")].find((each) => markOf(each) === focused)?.focus({ preventScroll: true });
 }
@@ -138,7 +141,7 @@ export function toast(text, kind = "info", actions = []) {
   const close = () => element.remove();
   const element = h("div", { class: `toast ${kind}`, role: kind === "bad" ? "alert" : null },
     h("p", {}, text), actions.map(([name, work]) => button(name, { class: "small", onclick: () => { close(); work(); } })),
-    button("", { class: "bare", label: "×", onclick: close }, "close"));
+    button("", { class: "bare", label: t("Close"), onclick: close }, "close"));
   box.append(element);
   while (box.childElementCount > 4) box.firstElementChild.remove();
   setTimeout(close, kind === "bad" || actions.length ? 15_000 : 6000);

@@ -24,7 +24,8 @@ export function slider(label, { value, min, max, step, help = "", change }) {
     change(Number(range.value));
   };
   number.onchange = () => {
-    const x = Number.isFinite(number.valueAsNumber) ? clamp(number.valueAsNumber) : value;
+    const given = number.valueAsNumber;
+    const x = Number.isFinite(given) ? clamp(Number.isInteger(step) ? Math.round(given) : given) : Number(range.value);
     element.set(x);
     change(x);
   };
@@ -32,7 +33,7 @@ export function slider(label, { value, min, max, step, help = "", change }) {
   return element;
 }
 
-/** Return an input for a number; what is empty is null. `read(text)`: the number, or null, where it is read in another way. */
+/** Return an input for a number; what is empty is null. `read(text, by)`: where it is read in another way, the number, `by` further on, or null. */
 export function numberField(label, { value, min, max = null, step = 1, placeholder = "", change, read = null }) {
   const id = uniqueId("number");
   const input = h("input", { type: "number", id, min, max, step, placeholder, value: value ?? "" });
@@ -42,6 +43,16 @@ export function numberField(label, { value, min, max = null, step = 1, placehold
     input.value = x ?? "";
     change(x);
   };
+  if (read) {
+    input.onkeydown = (event) => {
+      const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+      const x = by ? read(input.value, by) : null;
+      if (x === null) return;
+      event.preventDefault(); // the browser's own step is exact below 2^53 only
+      input.value = x;
+      change(x);
+    };
+  }
   const element = h("div", { class: "field" }, h("label", { for: id }, label), input);
   element.set = (x) => {
     input.value = x ?? "";

@@ -63,6 +63,7 @@ export function galleryTab() {
   let visible = false;
   let choosing = false;
   let pending = false;
+  let asking = false; // for older ones
 
   const chooser = button(t("Compare two"), { "aria-pressed": "false", onclick: () => {
     choosing = !choosing;
@@ -123,13 +124,21 @@ export function galleryTab() {
     pending = true;
     requestAnimationFrame(draw);
   };
-  subscribe(soon);
+  const observer = new IntersectionObserver((seen) => {
+    if (asking || !visible || !seen.at(-1).isIntersecting || !status().more || !status().online) return;
+    asking = true;
+    older().catch((error) => toast(error.message, "bad")).finally(() => { asking = false; });
+  }, { rootMargin: "800px" });
+  observer.observe(end);
+  subscribe((job) => {
+    soon();
+    if (job) return;
+    observer.unobserve(end); // where little was added the end is as near as before, and nothing would be told
+    observer.observe(end);
+  });
   on("shown", (name) => {
     visible = name === "gallery";
     if (visible) draw();
   });
-  new IntersectionObserver((seen) => {
-    if (visible && seen.some((each) => each.isIntersecting) && status().more) older().catch((error) => toast(error.message, "bad"));
-  }, { rootMargin: "800px" }).observe(end);
   return h("div", {}, h("div", { class: "toolbar" }, h("h2", {}, t("Gallery")), chooser), queue, grid, empty, end);
 }

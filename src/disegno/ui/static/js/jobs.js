@@ -118,18 +118,24 @@ export async function older() {
 
 async function reload() {
   const overtaken = asking();
+  const had = new Set(known.keys());
   const page = await get("/v1/jobs?limit=100");
   const oldest = page.before ?? 0;
   const there = new Set(page.jobs.map((job) => job.id));
-  for (const job of known.values()) {
-    if (job.created >= oldest && !there.has(job.id) && !overtaken(job.id)) known.delete(job.id);
-  }
-  if (!state.loaded) state.before = page.before;
+  const gone = [...had].filter((id) => known.get(id)?.created >= oldest && !there.has(id) && !overtaken(id));
+  // where nothing was known of a whole page, there may be more between it and what was: it is asked for as older ones are
+  if (!state.loaded || (page.before !== null && !page.jobs.some((job) => had.has(job.id)))) state.before = page.before;
   state.loaded = true;
   const jobs = page.jobs.filter((job) => !overtaken(job.id));
   jobs.forEach(learn);
+  gone.forEach(drop);
   tell(null);
   for (const job of jobs) for (const listener of forJob.get(job.id) ?? []) listener(known.get(job.id));
+  // a training may have begun long before these, and have ended while the stream was away
+  for (const { id, state: was } of [...known.values()]) {
+    if (ENDED.includes(was) || there.has(id) || !had.has(id)) continue;
+    get(`/v1/jobs/${id}`).then((job) => overtaken(id) || tell(learn(job)), (error) => error.status === 404 && drop(id));
+  }
 }
 
 let tries = 0;

@@ -31,6 +31,7 @@ export async function kept(name) {
     database ??= await opened();
     return (await within("readonly", (store) => store.get(name))) ?? null;
   } catch {
+    database = null; // it may have been closed: the next use opens it anew
     return null;
   }
 }
@@ -41,6 +42,6 @@ export async function keep(name, value) {
     database ??= await opened();
     await within("readwrite", (store) => store.put(value, name));
   } catch {
-    // a private window: the page works, and forgets
+    database = null; // closed by the browser; or a private window: the page works, and forgets
   }
 }

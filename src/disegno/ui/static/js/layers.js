@@ -16,12 +16,12 @@ export function drawing(width, height, background, crisp = false) {
   const most = Math.max(8, Math.min(MAX_UNDO, Math.floor(MAX_UNDO_BYTES / (width * height * 4))));
   let number = 0;
 
-  const add = (name, { guide = false, image = null } = {}) => {
+  const add = (name, { guide = false, image = null, cut = guide } = {}) => {
     const canvas = canvasOf(width, height);
     number += 1;
     const layer = { id: number, name, canvas, context: canvas.getContext("2d", { willReadFrequently: true }), shown: true, guide };
     layer.context.imageSmoothingEnabled = guide || !crisp;
-    if (image) layer.context.drawImage(image, ...fitted(image, width, height, guide));
+    if (image) layer.context.drawImage(image, ...fitted(image, width, height, cut));
     layers.push(layer);
     return layer;
   };
@@ -89,7 +89,7 @@ export function drawing(width, height, background, crisp = false) {
   };
 }
 
-/** Return where an image goes on a canvas: a drawing fills it; a picture to trace is cut, as the engine cuts it. */
+/** Return where an image goes on a canvas: it fills it, or is cut, as the engine cuts it. */
 function fitted(image, width, height, cut) {
   if (!cut) return [0, 0, width, height];
   const by = Math.max(width / image.width, height / image.height);

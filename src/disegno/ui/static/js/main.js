@@ -10,7 +10,7 @@ import { openHouse } from "./house.js";
 import { language, languages, speak, t } from "./i18n.js";
 import { libraryTab } from "./library.js";
 import { picturesTab } from "./pictures.js";
-import { uriToBlob } from "./source.js";
+import { sendable, uriToBlob } from "./source.js";
 import { teachTab } from "./teach.js";
 
 const TABS = [
@@ -88,9 +88,9 @@ function wire(draw, pictures) {
     if (name !== shown) places[name] = 0;
     location.hash = name;
   };
-  on("picture", (uri, way) => {
+  on("picture", async (uri, way) => {
     go("pictures");
-    pictures.top().give(uri, way);
+    pictures.top().give(await sendable(uri), way, true);
   });
   on("control picture", (uri) => {
     go("draw");

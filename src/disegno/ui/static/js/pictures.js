@@ -5,10 +5,11 @@ import { board } from "./board.js";
 import { makeDesk } from "./desk.js";
 import { becomes, choice, numberField, segmented, slider, toggle } from "./fields.js";
 import { upscalersOf } from "./hires.js";
+import { ownOf } from "./house.js";
 import { t } from "./i18n.js";
 import { briefly } from "./jobs.js";
 import { seeThrough } from "./layers.js";
-import { requestOf } from "./request.js";
+import { keptSize, requestOf, sizeOf } from "./request.js";
 import { loadImage, readPicture, sourceButtons, takesPictures } from "./source.js";
 
 const WAYS = [["change", "Change"], ["paint", "Paint over"], ["extend", "Extend"], ["enlarge", "Enlarge"]];
@@ -19,7 +20,6 @@ const HELP = {
   enlarge: "The picture becomes larger. Nothing is invented but what the upscaler invents.",
 };
 const SIDES = [["left", "Left"], ["right", "Right"], ["top", "Top"], ["bottom", "Bottom"]];
-const MAX_SIDE = 2048;
 const ANEW = { mask: null, grow: 1, inner: null, initOthers: {} }; // of another picture nothing is known
 
 function needSource(desk) {
@@ -46,26 +46,14 @@ function initOf(desk) {
   return { ...others, image, denoise: grow, mask_blur, outpaint: extend };
 }
 
-/** Return what the tab asks the server for. Throws an Error that says what is missing. */
-function toRequest(desk, model) {
+/** Return what the tab asks the server for. `own`: the model's size. Throws an Error that says what is missing. */
+function toRequest(desk, model, own) {
   needSource(desk);
   if (desk.way === "enlarge") {
     return { kind: "upscale", request: { image: desk.source, ...enlargedSize(desk), upscaler: desk.upscaler } };
   }
-  const request = { ...requestOf(desk, model), init: initOf(desk) };
-  if (desk.way === "extend") Object.assign(request, extendedSize(desk));
-  return { kind: "generate", request };
-}
-
-function roundSize({ width, height }) {
-  const by = Math.min(1, MAX_SIDE / Math.max(width, height));
-  return [width, height].map((side) => Math.max(64, Math.round((side * by) / 8) * 8));
-}
-
-function extendedSize(desk) {
-  const [width, height] = desk.inner ? [desk.inner.width, desk.inner.height] : roundSize(desk.sourceSize);
-  const { left, right, top, bottom } = desk.extend;
-  return { width: width + left + right, height: height + top + bottom };
+  const size = model?.defaults || desk.way === "extend" ? sizeOf(desk, own) : {}; // else the server knows better what the model draws
+  return { kind: "generate", request: { ...requestOf(desk, model), init: initOf(desk), ...size } };
 }
 
 function enlargedSize({ sourceSize, factor }) {
@@ -87,13 +75,13 @@ function paintFields({ desk, changed, paint }) {
   ];
 }
 
-function extendFields({ desk, changed }) {
+function extendFields({ desk, changed, size: drawnSize, sized }) {
   const field = ([side, text]) => numberField(t(text), { value: desk.extend[side], min: 0, max: 1024, step: 8, placeholder: "0", change: (value) => {
     desk.extend = { ...desk.extend, [side]: value ?? 0 };
     changed();
-    size.show();
+    sized();
   } });
-  const size = becomes(() => extendedSize(desk));
+  const size = becomes(drawnSize);
   return [h("div", { class: "two" }, SIDES.map(field)), h("p", { class: "help" }, t("In pixels, multiples of 8.")), size,
     slider(t("How much is drawn anew"), { value: desk.grow, min: 0.05, max: 1, step: 0.05, change: (value) => { desk.grow = value; changed(); } })];
 }
@@ -115,7 +103,7 @@ const FIELDS = { change: changeFields, paint: paintFields, extend: extendFields,
 // ---- the card
 
 function sourceCard(house) {
-  return ({ desk, changed, showBoard, closeBoard, rebuild, ownSize }) => {
+  return ({ desk, changed, size, sized, showBoard, closeBoard, rebuild, ownSize }) => {
     const place = h("div");
     const element = h("div", { class: "card panel" });
 
@@ -129,21 +117,20 @@ function sourceCard(house) {
       };
       if (mask) toast(t("What was painted over is gone."), "info", [[t("Undo"), back]]);
     };
-    const give = async (uri, way = desk.way) => {
+    /** Take a picture; `keeps`: it is drawn at its own size, and not at what the model draws best. */
+    const give = async (uri, way = desk.way, keeps = false) => {
       const image = await loadImage(uri);
       canUndo();
       Object.assign(desk, { source: uri, sourceSize: { width: image.naturalWidth, height: image.naturalHeight }, way }, ANEW);
-      const [width, height] = roundSize(desk.sourceSize);
-      ownSize(width, height);
+      ownSize(keeps ? keptSize(desk.sourceSize) : { width: null, height: null });
       rebuild();
       changed();
     };
     const take = (file) => readPicture(file).then(({ uri }) => give(uri)).catch((error) => toast(error.message, "bad"));
     const paint = async () => {
-      const [width, height] = roundSize(desk.sourceSize);
       const picture = await loadImage(desk.source);
       const theBoard = board({
-        width, height, mask: true, guide: picture, image: desk.mask && (await seeThrough(desk.mask, desk.initOthers.invert)),
+        ...keptSize(desk.sourceSize), mask: true, guide: picture, image: desk.mask && (await seeThrough(desk.mask, desk.initOthers.invert)),
         changed: () => {
           desk.mask = theBoard.isEmpty() ? null : theBoard.uri();
           delete desk.initOthers.invert; // the board shows what is drawn anew in white
@@ -184,21 +171,22 @@ function sourceCard(house) {
       changed();
       rebuild();
     } });
-    const fields = desk.source ? FIELDS[desk.way]({ desk, changed, paint, upscalers: upscalersOf(house) }) : [];
+    const fields = desk.source ? FIELDS[desk.way]({ desk, changed, size, sized, paint, upscalers: upscalersOf(house) }) : [];
     append();
     function append() {
       fill(element, ways, h("p", { class: "help" }, t(HELP[desk.way])), place, fields);
       showPlace();
     }
     takesPictures(place, take);
-    return { element, take, give };
+    const line = fields.find((each) => each.show); // that says how large the picture becomes
+    return { element, take, give, sized: () => line?.show() };
   };
 }
 
 /** Return the tab's desk. */
 export function picturesTab(house) {
   return makeDesk({
-    name: "pictures", house, top: sourceCard(house), toRequest,
+    name: "pictures", house, top: sourceCard(house), toRequest: (desk, model) => toRequest(desk, model, ownOf(house, desk.model)),
     hint: t("Give a picture, say what to do with it, and describe what shall be seen."),
     plain: (desk) => desk.way === "enlarge",
     goText: (desk) => t({ change: "Change it", paint: "Paint over", extend: "Extend", enlarge: "Enlarge" }[desk.way]),

@@ -70,9 +70,50 @@ function depthOf({ depth, depthBy }) {
   return { ...(depth && { depth }), ...(depthBy && { depth_annotate: depthBy }) };
 }
 
+const MAX_SIDE = 2048; // of what is drawn
+
+/** Return a picture's size, so many times larger, in whole cells of 8 pixels. */
+function cells({ width, height }, by, rounded = Math.round) {
+  const [w, h] = [width, height].map((side) => Math.min(MAX_SIDE, Math.max(64, rounded((side * by) / 8) * 8)));
+  return { width: w, height: h };
+}
+
+/** Return the size that a picture is drawn at where it keeps its own. */
+export function keptSize(size) {
+  return cells(size, Math.min(1, MAX_SIDE / Math.max(size.width, size.height)));
+}
+
+/** Return the size that the picture of a desk is drawn at: as is said; else in its shape, with at most the model's own area. */
+function changedSize({ width, height, sourceSize }, own) {
+  const times = Math.min(1, Math.sqrt((own.width * own.height) / (sourceSize.width * sourceSize.height)));
+  const found = cells(sourceSize, width ? width / sourceSize.width : height ? height / sourceSize.height : times);
+  return { width: width ?? found.width, height: height ?? found.height };
+}
+
+/** Return the size of a desk's picture with what is drawn around it; the picture is made smaller where both have no room. */
+function extendedSize(desk, own) {
+  const { left, right, top, bottom } = desk.extend;
+  const inner = desk.inner ?? (desk.width && desk.height ? keptSize(desk.sourceSize) : changedSize(desk, own));
+  const room = Math.min((MAX_SIDE - left - right) / inner.width, (MAX_SIDE - top - bottom) / inner.height);
+  const { width, height } = room < 1 ? cells(inner, room, Math.floor) : inner;
+  return { width: width + left + right, height: height + top + bottom };
+}
+
 /** Return the size that a desk draws at. `own`: the model's. */
 export function sizeOf(desk, own) {
-  return { width: desk.width ?? own.width, height: desk.height ?? own.height };
+  if (!desk.source || !desk.sourceSize) return { width: desk.width ?? own.width, height: desk.height ?? own.height };
+  return desk.way === "extend" ? extendedSize(desk, own) : changedSize(desk, own);
+}
+
+const WHOLE = 1024 * 1024; // up to so many pixels the server's VAE works at once, and else in parts
+const PART = 512;
+
+/** Return in which parts the VAE works by itself, as the server fills it in. */
+function tileOf({ width, height, hires, seamless }) {
+  if (seamless) return 0;
+  const { scale = 1, width: wide, height: high } = hires ?? {};
+  const covered = wide && high ? Math.max(wide / width, high / height) : wide ? wide / width : high ? high / height : scale;
+  return Math.floor(width * covered) * Math.floor(height * covered) > WHOLE ? PART : 0;
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "seamless"];
@@ -115,6 +156,7 @@ export function deskOf(request, seed) {
   const { controls = [], init = null, ...rest } = request;
   desk.units = controls.map(unitOf);
   desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => ![...SHOWN, ...ELSEWHERE].includes(key)));
+  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile; // nobody said it, and another size wants another one
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;

@@ -21,14 +21,16 @@ const LONGEST = 30; // of a value that is told with its name
 
 function sizeFields({ desk, house, changed }) {
   const own = () => ownOf(house, desk.model);
-  const side = (name, label) => numberField(label, { value: desk[name], min: 64, max: 2048, step: 8, placeholder: String(own()[name]), change: (value) => {
+  const unsaid = (name) => String(sizeOf({ ...desk, [name]: null }, own())[name]);
+  const side = (name, label) => numberField(label, { value: desk[name], min: 64, max: 2048, step: 8, placeholder: unsaid(name), change: (value) => {
     desk[name] = value;
+    element.refresh(); // the other side may follow from the picture's shape
     changed();
   } });
   const width = side("width", t("Width"));
   const height = side("height", t("Height"));
   const swap = () => {
-    const { width: w, height: h2 } = { ...own(), ...Object.fromEntries(["width", "height"].filter((name) => desk[name] !== null).map((name) => [name, desk[name]])) };
+    const { width: w, height: h2 } = sizeOf(desk, own());
     [desk.width, desk.height] = [h2, w];
     width.set(h2);
     height.set(w);
@@ -36,8 +38,8 @@ function sizeFields({ desk, house, changed }) {
   };
   const element = h("div", { class: "sizes" }, width, button("", { class: "bare", label: t("Swap width and height"), onclick: swap }, "swap"), height);
   element.refresh = () => {
-    width.placeholder(String(own().width));
-    height.placeholder(String(own().height));
+    width.placeholder(unsaid("width"));
+    height.placeholder(unsaid("height"));
     width.set(desk.width);
     height.set(desk.height);
   };

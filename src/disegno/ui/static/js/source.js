@@ -15,14 +15,23 @@ export async function readPicture(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    throw new Error(t("“{name}” cannot be read as a picture.", { name: file.name ?? file.type }));
+    throw new Error(t("“{name}” cannot be read as a picture. Give a PNG, a JPEG or a WebP.", { name: file.name ?? file.type }));
   }
+  try {
+    return await fitting(file, bitmap);
+  } finally {
+    bitmap.close(); // of a camera's picture it holds hundreds of megabytes
+  }
+}
+
+/** Return the picture as `readPicture` does. `bitmap`: what it shows. */
+async function fitting(file, bitmap) {
   const { width, height } = bitmap;
   if (KEPT_TYPES.includes(file.type) && Math.max(width, height) <= MAX_SIDE && file.size <= MAX_BYTES) {
     return { uri: await blobToUri(file), width, height };
   }
   const by = Math.min(1, MAX_SIDE / Math.max(width, height));
-  const canvas = canvasOf(Math.round(width * by), Math.round(height * by));
+  const canvas = canvasOf(...[width, height].map((side) => Math.max(1, Math.round(side * by))));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
@@ -45,6 +54,12 @@ export function uriToBlob(uri) {
   const [head, body] = uri.split(",", 2);
   const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
   return new Blob([bytes], { type: head.slice(5).split(";")[0] });
+}
+
+/** Return a picture of this page's own as one that a request has room for: as it is, or, where its file is large, made smaller. */
+export async function sendable(uri) {
+  const file = uriToBlob(uri);
+  return file.size <= MAX_BYTES ? uri : (await readPicture(file)).uri;
 }
 
 /** Return an empty canvas. */
@@ -122,11 +137,14 @@ export function takesPictures(element, take) {
 
 /** Let a person take a picture with the camera. */
 export async function fromCamera(take) {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    return toast(t("The camera cannot be used: {why}.", { why: t("this page is not on a secure address") }), "bad");
+  }
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 1280, height: 1280 } });
   } catch (error) {
-    return toast(t("The camera cannot be used: {why}.", { why: error?.message ?? t("this page is not on a secure address") }), "bad");
+    return toast(t("The camera cannot be used: {why}.", { why: error.message }), "bad");
   }
   const video = h("video", { autoplay: true, playsinline: true, muted: true, srcObject: stream, "aria-label": t("Camera") });
   const stop = () => stream.getTracks().forEach((track) => track.stop());

@@ -23,6 +23,12 @@ function trainingOf({ data, rate, side, ...request }) {
   return { ...request, data: [data] };
 }
 
+/** Return the learning rate that a text says, as it was written, or null where it says none. The browser itself goes on `by` steps. */
+function rateOf(text, by = 0) {
+  const rate = by ? 0 : Number(text);
+  return rate > 0 ? Math.min(1, rate) : null;
+}
+
 function teachForm(house, names, asked, started) {
   if (!names.includes(asked.data)) asked.data = names[0];
   asked.model ??= house.models[0]?.id;
@@ -49,7 +55,7 @@ function teachForm(house, names, asked, started) {
       slider(t("Rank"), { value: asked.rank, min: 4, max: 128, step: 4, help: t("How much a LoRA can hold."), change: set("rank") }),
       slider(t("Steps between two looks"), { value: asked.validate_every, min: 10, max: 1000, step: 10, change: set("validate_every") }),
       numberField(t("Side of the pictures, in pixels"), { value: asked.side, min: 64, max: 2048, step: 8, placeholder: t("the model's own"), change: set("side") }),
-      numberField(t("Learning rate"), { value: asked.rate, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), change: set("rate") })),
+      numberField(t("Learning rate"), { value: asked.rate, min: 0, max: 1, step: 0.000001, placeholder: t("the recipe's own"), read: rateOf, change: set("rate") })),
     button(t("What will it take?"), { class: "small", onclick: () => estimate(costs, { ...trainingOf(asked), name: asked.name || "new" }) }, "auto"), costs,
     button(t("Teach"), { class: "primary", onclick: go }),
   ];

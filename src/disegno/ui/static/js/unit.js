@@ -112,11 +112,13 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     const { width, height } = size();
     if (form && !unit.edited && unit.drawnAt && unit.drawnAt !== `${width}x${height}`) form.draw();
   };
-  const take = async (file) => {
+  /** Take a photo; `anew`: the control's own annotator draws it, whichever drew the last one. */
+  const take = async (file, anew = false) => {
     try {
       const { uri } = await readPicture(file);
       unit.photo = uri;
-      unit.annotate ??= ownAnnotator();
+      const by = anew ? ownAnnotator() : unit.annotate ?? ownAnnotator();
+      if (by !== unit.annotate) Object.assign(unit, { annotate: by, params: {} }); // another one's parameters mean nothing to it
       showPhoto()?.draw();
     } catch (error) {
       toast(error.message, "bad");
@@ -159,7 +161,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   element.append(
     h("div", { class: "unit-head" }, onOff, select, button("", { class: "bare", label: t("Remove the control"), onclick: drop }, "close")),
     h("div", { class: "unit-body" }, thumb,
-      h("div", { class: "sources" }, draw, sourceButtons((file) => { unit.annotate = null; take(file); }))),
+      h("div", { class: "sources" }, draw, sourceButtons((file) => take(file, true)))),
     photoForm,
     slider(t("Strength"), { value: unit.strength, min: 0, max: 2, step: 0.05, change: (value) => { unit.strength = value; changed(); } }),
     fidelity,
@@ -167,7 +169,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     more(t("When, and against the prompt"), Boolean(unit.curve), spanFields(unit, changed), steps, modes),
     where);
   element.classList.toggle("off", !unit.on);
-  takesPictures(element, (file) => { unit.annotate = null; take(file); });
+  takesPictures(element, (file) => take(file, true));
   showThumb();
   showPhoto();
   showOwn();

@@ -537,5 +537,5 @@ export const ZH = {
   "{time} left": "剩余 {time}",
   "{tokens} of {room} tokens": "{tokens} 个词元，容量 {room}",
   "{tokens} of {room} tokens, in {chunks} parts": "{tokens} 个词元，容量 {room}，分为 {chunks} 段",
-  "“{name}” cannot be read as a picture.": "无法将“{name}”作为图片读取。",
+  "“{name}” cannot be read as a picture. Give a PNG, a JPEG or a WebP.": "无法将“{name}”作为图片读取。请提供 PNG、JPEG 或 WebP。",
 };
