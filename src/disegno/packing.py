@@ -62,11 +62,15 @@ class PackedConv2d(_Packed):
         return self._convolved(x) if self.padding_mode == "zeros" else self._padded_otherwise(x)
 
     def _convolved(self, x: Tensor) -> Tensor:
+        return self.weighted(x, self.bias)
+
+    def weighted(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return W x + bias, with zeros beyond the edges."""
         stride, padding, dilation, groups = self.how
         if torch.is_grad_enabled() and x.requires_grad:
-            return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            return F.conv2d(x, self.weight, bias, stride, padding, dilation, groups)
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, self.bias, padding, stride, dilation, groups, *_NO_ACTIVATION
+            x, self.packed, bias, padding, stride, dilation, groups, *_NO_ACTIVATION
         )
 
     def _padded_otherwise(self, x: Tensor) -> Tensor:
@@ -94,9 +98,13 @@ class PackedLinear(_Packed):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.weighted(x, self.bias)
+
+    def weighted(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return W x + bias."""
         if torch.is_grad_enabled() and x.requires_grad:
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *_NO_ACTIVATION)
+            return F.linear(x, self.weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, *_NO_ACTIVATION)
 
 
 def _packed(module: nn.Module) -> nn.Module | None:
@@ -128,6 +136,24 @@ def pack(net: nn.Module, linears: bool = True) -> int:
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, PackedLinear, PackedConv2d)
 NORMS: tuple[type[nn.Module], ...] = (nn.GroupNorm, nn.LayerNorm)
+
+
+def weighted(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return W x + bias by the weight of a layer of `LAYERS`, as it lies; its own bias and padding mode do not count.
+
+    For a net that shares another's weights. A convolution sees zeros beyond the edges.
+    """
+    if isinstance(layer, PackedLinear | PackedConv2d):
+        return layer.weighted(x, bias)
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, layer.weight, bias)
+    assert isinstance(layer, nn.Conv2d), f"{type(layer).__name__} has no weight that can be shared"
+    return F.conv2d(x, layer.weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def weight_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Return the shape of the weight of a layer of `LAYERS` or `NORMS`, without unpacking it."""
+    return tuple(layer.packed.shape if isinstance(layer, _Packed) else layer.get_parameter("weight").shape)
 
 
 def _empty_like(module: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -46,6 +46,7 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
         yield "uni-controlnet", family, whole | {"local_adapter.x": (1,)}
         own = {f"control_model.{CROSS}": (64, width), "enc_zero_convs_out.0.0.weight": (1, 1, 1, 1)}
         yield "controlnet-xs", family, own
+        yield "control-lora", family, {"lora_controlnet": (0,), f"{CROSS.removesuffix('.weight')}.down": (64, width)}
         yield "ip-adapter", family, {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (320, width)}
     yield "controlnet", "sd3", SD3_CONTROL
     yield "controlnet-union", "sdxl", {"task_embedding": (8, 320), "down_blocks.1.attn2.to_k.weight": (640, 2048)}

@@ -28,12 +28,14 @@ from disegno.training.miniature import Discs
 from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
 from disegno.weights.xs_files import originals_of
+from kit import control_lora
 
 pytestmark = pytest.mark.e2e
 
 MADE = miniature_sdxl.Sdxl(unet=miniature_sdxl.THREE_LEVELS)
-NAMES = ("edges", "small", "union", "t2i", "xs", "reference-adain-attn")
-LAYERS = {"edges": 10, "small": 10, "union": 10, "t2i": 4, "xs": 10}
+NAMES = ("edges", "small", "lora", "union", "t2i", "xs", "reference-adain-attn")
+INK = 2.0  # the strength of the LoRA
+LAYERS = {"edges": 10, "small": 10, "lora": 10, "union": 10, "t2i": 4, "xs": 10}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def _write(folder: Path) -> None:
     shapes = {"lora_down.weight": (4, 96), "lora_up.weight": (64, 4)}
     lora = {f"{module}.{part}": torch.randn(shape, generator=generator) for part, shape in shapes.items()}
     save_safetensors(folder / "ink.safetensors", lora | {f"{module}.alpha": torch.tensor(4.0)}, {})
+    made, key = control_lora.make(net, 7), "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    style = INK * lora[f"{module}.lora_up.weight"] @ lora[f"{module}.lora_down.weight"]
+    save_safetensors(folder / "lora.safetensors", made.file, {})
+    save_safetensors(folder / "whole.safetensors", made.full, {})
+    save_safetensors(folder / "inked.safetensors", {**made.full, key: made.full[key] + style}, {})
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +134,27 @@ def test_modes_layers_and_regions(name: str, world: World) -> None:
 
 def test_several_at_once_and_beside_a_lora(world: World) -> None:
     units = [world.unit(name) for name in NAMES]
-    both, ink = world.drawn(*units), {"loras": (LoraUse(name="ink", strength=2.0),)}
+    both, ink = world.drawn(*units), {"loras": (LoraUse(name="ink", strength=INK),)}
     alone = [world.drawn(unit) for unit in units]
     assert all(not np.array_equal(one, both) for one in alone)
     inked = world.drawn(units[0], **ink)
     assert not np.array_equal(inked, alone[0]) and not np.array_equal(inked, world.drawn(**ink))
     assert np.array_equal(world.drawn(units[0]), alone[0])  # the LoRA is taken off
+
+
+def test_a_control_lora_draws_what_its_whole_controlnet_does(world: World) -> None:
+    """To a level of 255: sums in another order. A LoRA on the model is on its control, too, as in A1111 and ComfyUI."""
+    ink = {"loras": (LoraUse(name="ink", strength=INK),)}
+    lora, whole = (world.drawn(world.unit(name)) for name in ("lora", "whole"))
+    assert _apart(lora, whole) <= 1 < _apart(lora, world.drawn())
+    inked, both, control = (world.drawn(world.unit(name), **ink) for name in ("lora", "inked", "whole"))
+    assert _apart(inked, both) <= 1 < _apart(inked, control)
+    assert np.array_equal(world.drawn(world.unit("lora")), lora)  # the LoRA is taken off
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many levels two pictures differ by at most."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
 def test_pictures_join_a_batch_at_any_step_and_keep_their_latents(world: World) -> None:
@@ -141,7 +163,7 @@ def test_pictures_join_a_batch_at_any_step_and_keep_their_latents(world: World) 
         (world.unit("edges"),),
         (world.unit("t2i", "b"), world.unit("small")),
         (world.unit("xs"),),
-        (world.unit("union"),),
+        (world.unit("union"), world.unit("lora")),
         (),
     )
 
@@ -207,13 +229,14 @@ def test_a_hires_pass_by_the_refiner_goes_without_them(world: World) -> None:
     assert both.images[0].tobytes() == first.images[0].tobytes() != alone.images[0].tobytes()
 
 
-def test_a1111s_units_steer_it(world: World) -> None:
-    unit: dict[str, Any] = {"module": "none", "model": "edges", "advanced_weighting": [0.5] * 10}
-    found = translate_unit(unit, (), [Named("edges")], has_init=True)
+@pytest.mark.parametrize("name", ["edges", "lora"])
+def test_a1111s_units_steer_it(name: str, world: World) -> None:
+    unit: dict[str, Any] = {"module": "none", "model": name, "advanced_weighting": [0.5] * 10}
+    found = translate_unit(unit, (), [Named(name)], has_init=True)
     assert found is not None
     layers: Any = found.fields["layers"]
-    ours = world.unit("edges", layers=tuple(layers))
-    assert np.array_equal(world.drawn(ours), world.drawn(world.unit("edges", strength=0.5)))
+    ours = world.unit(name, layers=tuple(layers))
+    assert np.array_equal(world.drawn(ours), world.drawn(world.unit(name, strength=0.5)))
 
 
 def test_a_control_of_another_family_is_refused_by_name(world: World) -> None:
@@ -227,7 +250,9 @@ def test_the_command_line_lists_and_draws(world: World, tmp_path: Path, monkeypa
     for name in LAYERS:
         shown = CliRunner().invoke(main, ["models", "show", name])
         assert shown.exit_code == 0 and "sdxl" in shown.output, shown.output
-    control = f"t2i={world.folder / 'a.png'},annotate=none"
-    words = ["generate", "a disc", "--model", "mini", "--steps", "1", "--size", "64x64", "--control", control]
-    drawn = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out.png")])
-    assert drawn.exit_code == 0, drawn.output
+    assert "control-lora" in CliRunner().invoke(main, ["models", "list"]).output
+    for name in ("t2i", "lora"):
+        control = f"{name}={world.folder / 'a.png'},annotate=none"
+        words = ["generate", "a disc", "--model", "mini", "--steps", "1", "--size", "64x64", "--control", control]
+        drawn = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out.png")])
+        assert drawn.exit_code == 0, drawn.output

@@ -115,7 +115,15 @@ FILES = {
     "controlnet-xs": ({"enc_zero_convs_out.0.0.weight": (1, 1, 1, 1)}, "control", "controlnet-xs", "", ""),
     **{f"xs {family}": (xs(width), "control", "controlnet-xs", family, "ldm") for width, family in XS_WIDTHS.items()},
     "t2i-adapter": ({"body.0.block1.weight": (1, 1, 3, 3)}, "control", "t2i-adapter", "", ""),
-    "controllora": ({"lora_controlnet": (), "input_hint_block.0.weight": (1,)}, "control", "controllora", "", ""),
+    "control-lora": ({"lora_controlnet": (0,), "input_hint_block.0.weight": (1,)}, "control", "control-lora", "", ""),
+    "control-lora sdxl": (
+        {"lora_controlnet": (0,), "label_emb.0.0.up": (1280, 256), "input_blocks.4.1.attn2.to_k.down": (256, 2048)},
+        *("control", "control-lora", "sdxl", "ldm"),
+    ),
+    "control-lora sd1": (
+        {"lora_controlnet": (0,), "input_blocks.1.1.attn2.to_k.down": (128, 768)},
+        *("control", "control-lora", "sd1", "ldm"),
+    ),
     "ip-adapter": ({"image_proj.proj.weight": (3072, 1024)}, "control", "ip-adapter", "", ""),
     "lora": (headers.lora(modules=4), "lora", "lora", "sd1", "kohya"),
     "lora sdxl": (headers.lora(2048, modules=4), "lora", "lora", "sdxl", "kohya"),

@@ -20,7 +20,7 @@ from disegno.diffusion.told import pooled_width, told_size
 from disegno.memory import Memory
 from disegno.weights.configs import told_config
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
-from disegno.weights.shapes import sides
+from disegno.weights.shapes import require_shapes, sides
 
 Config = Mapping[str, object]
 
@@ -34,6 +34,7 @@ _SHARED = {
     "layers_per_block": "the blocks of a level",
 }
 _OURS = {"out_channels": "in_channels"}
+_COLOURS = 3  # of the picture that a hint block is shown
 # What sizes are read from: convolutions, and one linear layer.
 _TELLING = re.compile(
     r"conv_in\.weight|down_blocks\.\d+\.resnets\.0\.conv1\.weight|controlnet_cond_embedding\.(conv_in|blocks\.\d+)\.weight"
@@ -77,20 +78,10 @@ def _check_fits(name: str, sizes: Sizes, backbone: Body) -> None:
             )
 
 
-def open_net(
-    name: str,
-    tensors: Mapping[str, Tensor],
-    backbone: Body,
-    memory: Memory,
-    told: Config | None = None,
-    alter: Callable[[ControlNetModel], None] | None = None,
-    make: Callable[[dict[str, Any]], ControlNetModel] | None = None,
-) -> ControlNetModel:
-    """Return the control net with these weights (diffusers' names), frozen and placed.
+def config_of(name: str, tensors: Mapping[str, Tensor], backbone: Body, told: Config | None = None) -> dict[str, Any]:
+    """Return the class's configuration of the control net with these tensors (their shapes alone count).
 
-    `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
-    `make`: the net of a configuration, instead of the class's.
-    `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
+    Raises UnknownKind, WrongFamily, KeyMismatch.
     """
     for key in tensors:
         if (match := _TELLING.fullmatch(key)) is not None:
@@ -102,14 +93,33 @@ def open_net(
             f"{name} is no control net: it has no tensor {error}. Give a ControlNet or CtrLoRA file."
         ) from error
     _check_fits(name, sizes, backbone)
-    size = told_config(tensors)
-    config = asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {}) | size
+    return asdict(sizes) | _untold(_config(backbone.net)) | _untold(told or {}) | told_config(tensors)
 
-    def kind(config: dict[str, Any]) -> ControlNetModel:
-        return ToldControlNet(**config) if size else ControlNetModel(**config)
+
+def make_net(config: dict[str, Any]) -> ControlNetModel:
+    """Return the net of a configuration: of SDXL's told the pooled text and the canvas' size."""
+    return ToldControlNet(**config) if config.get("addition_embed_type") else ControlNetModel(**config)
+
+
+def open_net(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    backbone: Body,
+    memory: Memory,
+    told: Config | None = None,
+    alter: Callable[[ControlNetModel], None] | None = None,
+    make: Callable[[dict[str, Any]], ControlNetModel] = make_net,
+) -> ControlNetModel:
+    """Return the control net with these weights (diffusers' names), frozen and placed.
+
+    `told`: a config that came with the file. `alter`: what differs from the class, before the weights are taken.
+    `make`: the net of a configuration, instead of the class's.
+    `name` is for the messages. Raises UnknownKind, WrongFamily, KeyMismatch.
+    """
+    config = config_of(name, tensors, backbone, told)
 
     def built() -> ControlNetModel:
-        net = (make or kind)(config)
+        net = make(config)
         if not any(key.startswith(HINT_PREFIX) for key in tensors):
             net.add_module("controlnet_cond_embedding", nn.Identity())
         if alter is not None:
@@ -117,6 +127,15 @@ def open_net(
         return net
 
     return memory.build(built, tensors, name)
+
+
+def require_colours(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UnknownKind where the file `name` has no hint block, KeyMismatch where its first layer sees no picture."""
+    if not any(key.startswith(HINT_PREFIX) for key in tensors):
+        raise UnknownKind(f"{name} has no hint block: it is no ControlNet. A CtrLoRA base is opened with a condition.")
+    first = f"{HINT_PREFIX}conv_in.weight"
+    if first in tensors and (shape := sides(name, tensors, first, 4))[1] != _COLOURS:
+        require_shapes(name, tensors, {first: (shape[0], _COLOURS, *shape[2:])})
 
 
 def layers_of(net: ControlNetModel) -> Layers:

@@ -303,5 +303,7 @@ class Batch:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""
         for i, run in enumerate(self.runs):
             for n, view in enumerate(run.views if run.is_open else ()):
-                for k, call in enumerate(calls_of(run, self.backbone, view)):
+                with (run.loras if view.controls else NO_LORAS).on("unet"):  # a Control-LoRA reads the net's weights
+                    calls = calls_of(run, self.backbone, view)
+                for k, call in enumerate(calls):
                     yield _Asked(i, n, k, call, run.loras, run.seamless)

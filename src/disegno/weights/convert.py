@@ -19,7 +19,7 @@ from torch import Tensor
 
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.core.files import make_folder
-from disegno.weights import configs, ctrlora_xl_files
+from disegno.weights import configs, control_lora_files, ctrlora_xl_files
 from disegno.weights.card import FileCard
 from disegno.weights.identify import identify
 from disegno.weights.json_table import read_json
@@ -34,6 +34,7 @@ from disegno.weights.tensor_file import TensorFile
 
 LAYOUTS = ("ldm", "diffusers")
 _FAMILIES = (*MODELS, "diorama", "")
+_ONE_FORM = (control_lora_files.MECHANISM, ctrlora_xl_files.MECHANISM)
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
 _VOCABULARY, _VOCABULARIES = "tokenizer_3", ("tokenizer.json", "spiece.model")  # T5's, which no file of weights has
 _OF_LATENTS = ("scaling_factor", "shift_factor")  # of a VAE: its tensors do not tell
@@ -65,7 +66,7 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
         if target == card.layout:
             save_weights(out, file.tensors(), words_of(card, target))
             return Converted(identify(out), file.ignored)
-        is_known = card.family in _FAMILIES and card.mechanism != ctrlora_xl_files.MECHANISM  # it has one form alone
+        is_known = card.family in _FAMILIES and card.mechanism not in _ONE_FORM
         if not is_known or target not in LAYOUTS or card.layout not in LAYOUTS:
             raise UnknownKind(
                 f"{source.name} ({card.family or '?'}, {card.kind}, {card.layout or '?'} names) cannot be "

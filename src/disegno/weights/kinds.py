@@ -37,6 +37,7 @@ _HALVES_UP = (".up.weight", "lora_up.weight", "lora_B.weight", "lora_B.default.w
 _DOWN = (
     *("lora_layer.down.weight", "lora_down.weight", "lora.down.weight", "lora_A.weight", "lora_A.default.weight"),
     "hada_w1_b",
+    ".down",  # a Control-LoRA's
 )
 
 
@@ -61,7 +62,7 @@ KINDS = (
     Kind("control", "unicontrol", any=("\ntask_id_hypernet.", "\ninput_hint_block_list_moe.")),
     Kind("control", "controlnet-xs", any=("\nenc_zero_convs_out.", "\ncontrol_to_base_for_conv_in.", ".ctrl_to_base.")),
     Kind("control", "controlnet-union", any=("\ntask_embedding\n", "\ncontrol_add_embedding.")),
-    Kind("control", "controllora", any=("\nlora_controlnet\n",)),
+    Kind("control", "control-lora", any=("\nlora_controlnet\n",)),
     Kind(
         "control",
         "ip-adapter-faceid",
@@ -206,7 +207,8 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
 
 
 def _is_cross_key(key: str) -> bool:
-    ours = key.endswith(("weight", "hada_w1_b", "lokr_w1", "lokr_w1_b")) and not key.endswith(_HALVES_UP)
+    ends = ("weight", "hada_w1_b", "lokr_w1", "lokr_w1_b", ".down")
+    ours = key.endswith(ends) and not key.endswith(_HALVES_UP)
     return ours and ("attn2.to_k" in key or "attn2_to_k" in key or ".to_k_ip." in key)
 
 

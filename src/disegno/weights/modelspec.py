@@ -12,7 +12,13 @@ _ARCHITECTURES = {
     "sd3": "stable-diffusion-3-medium",
 }
 REFINER = "stable-diffusion-xl-v1-refiner"  # of the family sdxl
-_ADAPTERS = {"controlnet": "/control-net", "ctrlora": "/ctrlora", "ctrlora-base": "/ctrlora-base", "lora": "/lora"}
+_ADAPTERS = {
+    "controlnet": "/control-net",
+    "control-lora": "/control-lora",
+    "ctrlora": "/ctrlora",
+    "ctrlora-base": "/ctrlora-base",
+    "lora": "/lora",
+}
 _IMPLEMENTATIONS = {"ldm": "https://github.com/CompVis/stable-diffusion", "diffusers": "diffusers"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v"}
 
