@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
 from disegno.core.errors import UnknownKind
 from disegno.weights import ctrlora_xl_files, uni_controlnet_files, unicontrol_files, union_files
 from disegno.weights.card import FileCard, require_family
@@ -124,9 +122,9 @@ def _prediction(kind: str, family: str, text: str, words: Mapping[str, str]) -> 
 
 
 def _main_dtype(file: TensorFile) -> str:
-    """Return the dtype that most of the bytes have."""
-    sizes: Counter[torch.dtype] = Counter()
+    """Return the dtype that most of the bytes have; of packed numbers, ggml's name for how they are packed."""
+    sizes: Counter[str] = Counter()
     for entry in file.contents.entries.values():
-        sizes[entry.dtype] += entry.num_bytes
-    name = str(sizes.most_common(1)[0][0]).removeprefix("torch.")
+        sizes[entry.packed.name if entry.packed else str(entry.dtype)] += entry.num_bytes
+    name = sizes.most_common(1)[0][0].removeprefix("torch.")
     return _DTYPES.get(name, name)
