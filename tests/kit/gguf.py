@@ -112,6 +112,25 @@ def packed(tensor: Tensor, kind: int) -> Stored:
     return Stored(tuple(tensor.shape), kind, b"".join(_PACKERS[kind](rows)))
 
 
+def as_converted(
+    tensors: Mapping[str, Tensor], kind: int, reshapes: bool = False
+) -> tuple[dict[str, Stored], dict[str, Word]]:
+    """Return tensors and words as ComfyUI-GGUF's convert.py and llama-quantize make them of a net.
+
+    Vectors and what has no whole blocks stay as they are. `reshapes`: of SD 1.x and XL, rows of 256 are made of what
+    has none.
+    """
+    stored, words = dict[str, Stored](), dict[str, Word]()
+    for name, tensor in tensors.items():
+        rows = tensor
+        if reshapes and tensor.ndim > 1 and tensor.numel() % 256 == 0 and tensor.shape[-1] % 256:
+            rows = tensor.reshape(-1, 256)
+            words[f"comfy.gguf.orig_shape.{name}"] = list(tensor.shape)
+        is_packed = rows.ndim == 2 and rows.shape[-1] % 32 == 0
+        stored[name] = packed(rows, kind) if is_packed else plain(rows, F32 if rows.ndim == 1 else F16)
+    return stored, words
+
+
 def drawn(kind: int, shape: tuple[int, ...], seed: int, scale: float = 1.0) -> Stored:
     """Return blocks of random bits of any packed type, their scales up to `scale`."""
     values, size = SIZES[kind]
