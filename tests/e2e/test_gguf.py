@@ -21,7 +21,7 @@ from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import load_file
 from disegno.weights.save import save_weights
 from kit import gguf
-from kit.vocabulary import trained
+from kit.vocabulary import gguf_words, write_spiece
 
 pytestmark = pytest.mark.e2e
 
@@ -83,9 +83,8 @@ def _write_sd3(folder: Path, made: Sd3, flat: bool = False) -> Path:
         gguf.write(folder / "clip" / f"{stem}.gguf", clip, {"general.architecture": "clip"})
     t5 = {_llamas(name): tensor for name, tensor in miniature_sd3.text_tensors("t5", made).items()}
     stored, _ = gguf.as_converted(t5, gguf.Q4_0)
-    told: dict[str, gguf.Word] = {"general.architecture": "t5encoder", "tokenizer.ggml.tokens": ["a", "b"]}
+    told = gguf_words() | {"general.architecture": "t5encoder"}
     gguf.write(folder / "clip" / "t5-v1_1-xxl-encoder-Q4_0.gguf", stored, told)
-    trained().save(str(folder / "clip" / "tokenizer.json"))
     save_weights(path.with_suffix(".vae.safetensors"), ldm_vae(miniature_sd3.vae_tensors(made)), {})
     return path
 
@@ -100,7 +99,7 @@ def _joined_sd3(folder: Path, path: Path, made: Sd3) -> Path:
     assert {_llamas(name) for name in names} == t5.keys()
     tensors |= {f"text_encoders.t5xxl.transformer.{name}": t5[_llamas(name)] for name in names}
     save_weights(folder / "whole.safetensors", tensors, {})
-    trained().save(str(folder / "tokenizer.json"))
+    write_spiece(folder / "spiece.model")
     return folder
 
 

@@ -19,7 +19,7 @@ SIZES = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (2
          12: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136)}  # fmt: skip
 SCALES = {2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 8: (0,), 10: (80, 82), 11: (108,), 12: (0, 2), 13: (0, 2),
           14: (208,), 20: (0,), 23: (0,)}  # fmt: skip
-Word = str | int | float | bool | Sequence[int] | Sequence[str]
+Word = str | int | float | bool | Sequence[int] | Sequence[float] | Sequence[str]
 _PLAIN = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
 
 
@@ -52,9 +52,9 @@ def _value(value: Word) -> bytes:
         return struct.pack("<If", 6, value)
     if isinstance(value, str):
         return struct.pack("<I", 8) + text(value)
-    of_texts = bool(value) and isinstance(value[0], str)
-    items = [text(item) if isinstance(item, str) else struct.pack("<i", item) for item in value]
-    return struct.pack("<IIQ", 9, 8 if of_texts else 5, len(items)) + b"".join(items)
+    kind, letter = {str: (8, ""), float: (6, "f")}.get(type(value[0]) if value else int, (5, "i"))
+    items = [text(item) if isinstance(item, str) else struct.pack(f"<{letter}", item) for item in value]
+    return struct.pack("<IIQ", 9, kind, len(items)) + b"".join(items)
 
 
 def info(name: str | bytes, stored: Stored, place: int) -> bytes:

@@ -3,16 +3,21 @@
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from disegno.core.errors import CorruptFile
+from disegno.text.t5 import open_tokenizer, tokenizer_in
 from disegno.weights.finite import not_finite
 from disegno.weights.ggml_blocks import PACKED
+from disegno.weights.gguf_file import numbers_of, texts_of
 from disegno.weights.load import load_file, open_file
+from disegno.weights.tensor_file import TensorFile
 from kit import gguf
+from kit.vocabulary import SENTENCES, gguf_words, pieces, write_spiece
 
 pytestmark = pytest.mark.unit
 
@@ -43,7 +48,9 @@ def test_tensors_words_and_shapes_are_read(tmp_path: Path) -> None:
     with open_file(path) as file:
         assert file.keys() == list(tensors)
         assert file.metadata == {"general.architecture": "sd3", "general.file_type": "7", "π": "ü", "x.is": "True"}
-        assert file.ignored == ("x.tokens: a table of 3 texts", "x.scores: a table of 3 numbers")
+        assert file.ignored == ("x.tokens: a table of 3", "x.scores: a table of 3")
+        assert texts_of(file, "x.tokens") == ["a", "", "ü" * 99] and numbers_of(file, "x.scores") == (1, 2, 3)
+        assert texts_of(file, "x.scores") == texts_of(file, "y") == [] and numbers_of(file, "x.tokens") == ()
         assert [file.shape(key) for key in tensors] == [(3, 5), (3, 5), (3, 5), (2, 3, 64), (), (0, 4)]
         assert torch.equal(file.tensor("a"), a) and torch.equal(file.tensor("half"), a.half())
         assert torch.equal(file.tensor("brain"), a.bfloat16()) and file.tensor("scalar").item() == 2.5
@@ -102,6 +109,45 @@ def test_a_scale_that_is_no_number_is_found(tmp_path: Path) -> None:
     nan = gguf.Stored(sound.shape, sound.kind, b"\x00\x7e" + sound.data[2:])
     path = gguf.write(tmp_path / "a.gguf", {"sound": sound, "nan": nan})
     assert not_finite(load_file(path)) == ["nan"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Callable[..., TensorFile]:
+    """Return what opens a file with T5's vocabulary, some of its words other than they are."""
+
+    def made(**others: gguf.Word) -> TensorFile:
+        words = gguf_words() | {f"tokenizer.ggml.{name}": value for name, value in others.items()}
+        return open_file(gguf.write(tmp_path / "t5.gguf", {"w": gguf.plain(torch.ones(1))}, words))
+
+    return made
+
+
+def test_t5s_vocabulary_is_that_of_its_sentencepiece_file(
+    vocabulary: Callable[..., TensorFile], tmp_path: Path
+) -> None:
+    found, spiece = tokenizer_in(vocabulary()), open_tokenizer(write_spiece(tmp_path / "spiece.model"))
+    assert found is not None and found.get_vocab() == spiece.get_vocab()
+    for text in (*SENTENCES, "Ünknown ☃ letters", "[PAD1] <extra_id_0>", ""):
+        assert found.encode(text).ids == spiece.encode(text).ids
+    assert tokenizer_in(vocabulary(model="llama")) is None and tokenizer_in(vocabulary(tokens=[])) is None
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"scores": [0.0]}, "its vocabulary is damaged"),
+        ({"scores": [float("nan")] * len(pieces()) + [0.0] * 3}, "a score that is no number"),
+        ({"token_type": [1] * (len(pieces()) + 3)}, "its vocabulary is damaged"),
+        ({"token_type": [5] * (len(pieces()) + 3)}, "its vocabulary is damaged"),
+        ({"precompiled_charsmap": [1, 2, 3]}, "Cannot parse"),
+        ({"tokens": ["x"] * (len(pieces()) + 3)}, "has no </s>: it is not T5's vocabulary"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(
+    vocabulary: Callable[..., TensorFile], others: dict[str, gguf.Word], words: str
+) -> None:
+    with pytest.raises(CorruptFile, match=words):
+        tokenizer_in(vocabulary(**others))
 
 
 def test_a_type_that_is_not_read_is_called_by_its_name(tmp_path: Path) -> None:

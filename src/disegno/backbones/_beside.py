@@ -30,11 +30,13 @@ def places(path: Path) -> Iterator[Path]:
 
 def encoders_beside(path: Path, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of those of the named encoders (`ENCODERS`) that lie beside a model's file, as they are."""
-    found = {name: file for name in names if (file := _find(path, _STEMS[name])) is not None}
+    found = {name: file for name in names if (file := find_encoder(path, name)) is not None}
     return {name: unscaled(open_file(file).tensors()) for name, file in found.items()}
 
 
-def _find(path: Path, stems: tuple[str, ...]) -> Path | None:
+def find_encoder(path: Path, name: str) -> Path | None:
+    """Return the file of an encoder (of `ENCODERS`) that lies beside a model's file; None."""
+    stems = _STEMS[name]
     for folder in places(path):
         files = (file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file != path)
         named = (file for file in files if file.stem.lower().startswith(stems))

@@ -7,11 +7,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from disegno.backbones._beside import ENCODERS, clip_of, encoders_beside, places
+from disegno.backbones._beside import ENCODERS, clip_of, encoders_beside, find_encoder, places
 from disegno.backbones._latent_diffusion import Config, Tensors
-from disegno.text.t5 import find_tokenizer
+from disegno.text.t5 import find_tokenizer, tokenizer_in
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import t5
+from disegno.weights.load import open_file
 from disegno.weights.parts import folder_tensors
 from disegno.weights.scaled import unscaled
 from disegno.weights.tensor_file import TensorFile
@@ -66,6 +67,8 @@ def beside(path: Path, own: TextParts) -> TextParts:
     found = _parts(read)
     more = {name: getattr(found, name) for name in read}
     tokenizer = find_tokenizer([folder / name for folder in places(path) for name in _TOKENIZERS])
+    if tokenizer is None and (own_file := find_encoder(path, "t5")) is not None:
+        tokenizer = tokenizer_in(open_file(own_file))
     return replace(own, **more, tokenizer=tokenizer)
 
 

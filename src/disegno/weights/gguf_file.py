@@ -11,6 +11,7 @@ the word `comfy.gguf.orig_shape.NAME` (facts of ComfyUI-GGUF's tools/convert.py)
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from disegno.core.errors import CorruptFile, UnsafeFile
 from disegno.weights.ggml_blocks import OTHERS, PACKED, PLAIN, UNPACKED
 from disegno.weights.limits import MAX_DICT_ITEMS, MAX_DIM, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS
-from disegno.weights.tensor_file import Contents, Entry
+from disegno.weights.tensor_file import Contents, Entry, Table, TensorFile
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -53,7 +54,25 @@ def read(data: mmap) -> Contents:
         raise CorruptFile(f"It tells the shape of {strange[:80]!r}, which it does not have: the file is damaged.")
     entries = {name: _entry(name, info, words.shapes.get(name), body) for name, info in infos.items()}
     _check_places(entries, body, words.alignment, len(data))
-    return Contents("gguf", entries, words.texts, tuple(words.left))
+    left = tuple(f"{key[:MAX_NAME_BYTES]}: a table of {table.count}" for key, table in words.tables.items())
+    return Contents("gguf", entries, words.texts, left, words.tables)
+
+
+def texts_of(file: TensorFile, key: str) -> list[str]:
+    """Return a table of texts of an open file; [] where there is none of this name. Raises CorruptFile."""
+    table = file.contents.tables.get(key)
+    if table is None or table.letter:
+        return []
+    cursor = _Cursor(file.data, table.start)
+    return [cursor.text() for _ in range(table.count)]
+
+
+def numbers_of(file: TensorFile, key: str) -> Sequence[float]:
+    """Return a table of numbers of an open file; () where there is none of this name."""
+    table = file.contents.tables.get(key)
+    if table is None or not table.letter:
+        return ()
+    return struct.unpack_from(f"<{table.count}{table.letter}", file.data, table.start)
 
 
 @dataclass
@@ -108,11 +127,11 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
 
 @dataclass
 class _Words:
-    """What the header says beside its tensors. `shapes`: of reshaped tensors; `left`: tables, which are not taken."""
+    """What the header says beside its tensors. `shapes`: of reshaped tensors; `tables`: the others, not looked at."""
 
     texts: dict[str, str] = field(default_factory=dict[str, str])
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    left: list[str] = field(default_factory=list[str])
+    tables: dict[str, Table] = field(default_factory=dict[str, Table])
     alignment: int = _ALIGNMENT
     seen: set[str] = field(default_factory=set[str])
 
@@ -135,11 +154,11 @@ class _Words:
 
     def _add_table(self, key: str, cursor: _Cursor) -> None:
         kind, count = int(cursor.number("I")), int(cursor.number("Q"))
+        letter, begin = _NUMBERS.get(kind, ""), cursor.at
         if kind == _TEXT:
             cursor.skip_texts(count)
         elif kind in _NUMBERS:
-            letter = _NUMBERS[kind]
-            begin = cursor.skip(count * struct.calcsize(f"<{letter}"))
+            cursor.skip(count * struct.calcsize(f"<{letter}"))
             if key.startswith(_SHAPE_KEY) and letter in _INTEGERS:
                 self.shapes[key.removeprefix(_SHAPE_KEY)] = _sides(key, cursor.data, begin, letter, count)
                 return
@@ -147,7 +166,7 @@ class _Words:
             raise CorruptFile(f"Its header's table {key[:80]!r} holds things of the type {kind}, which is none.")
         if key.startswith(_SHAPE_KEY):
             raise CorruptFile(f"Its header's {key[:120]!r} is no table of whole numbers: the file is damaged.")
-        self.left.append(f"{key[:MAX_NAME_BYTES]}: a table of {count} {'texts' if kind == _TEXT else 'numbers'}")
+        self.tables[key] = Table(letter, count, begin)
 
 
 def _alignment(value: object) -> int:

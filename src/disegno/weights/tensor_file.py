@@ -62,14 +62,23 @@ class Entry(NamedTuple):
         return max(self.offset + reach + 1, count)
 
 
+class Table(NamedTuple):
+    """A table of a GGUF header's, which is read on demand: texts, or numbers of struct's kind `letter`."""
+
+    letter: str  # "": texts
+    count: int
+    start: int  # of its first item, in bytes of the file
+
+
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. `ignored`: what was not taken over, being no tensor."""
+    """What a file holds. `ignored`: what was not taken over, being no tensor. `tables`: of a GGUF header."""
 
     format: str  # safetensors, torch-zip, torch-legacy, gguf
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     ignored: tuple[str, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict[str, Table])
 
     def check(self) -> None:
         """Raise CorruptFile where there is no tensor, or more or longer names than any model has."""
