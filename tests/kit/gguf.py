@@ -131,6 +131,29 @@ def as_converted(
     return stored, words
 
 
+def write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], kind: int, architecture: str) -> Path:
+    """Return `path`, now a sparse file of these shapes: matrices of whole blocks packed so, reshaped as SD 1.x's and
+    XL's are, the rest in half precision.
+    """
+    values, size = SIZES[kind]
+    words: dict[str, Word] = {"general.architecture": architecture}
+    table, place = b"", 0
+    for name, shape in shapes.items():
+        count = int(np.prod(shape))
+        rows = (count // 256, 256) if len(shape) > 1 and count % 256 == 0 and shape[-1] % 256 else shape
+        if rows != shape:
+            words[f"comfy.gguf.orig_shape.{name}"] = list(shape)
+        is_packed = len(rows) == 2 and rows[-1] % values == 0
+        table += info(name, Stored(rows, kind if is_packed else F16, b""), place)
+        num_bytes = count // values * size if is_packed else 2 * count
+        place += num_bytes + -num_bytes % 32
+    head = header(len(shapes), len(words)) + b"".join(word(key, value) for key, value in words.items()) + table
+    with path.open("wb") as out:
+        out.write(head)
+        out.truncate(len(head) + -len(head) % 32 + place)
+    return path
+
+
 def drawn(kind: int, shape: tuple[int, ...], seed: int, scale: float = 1.0) -> Stored:
     """Return blocks of random bits of any packed type, their scales up to `scale`."""
     values, size = SIZES[kind]

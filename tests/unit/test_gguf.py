@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
+from disegno.backbones.miniature_sdxl import sdxl_unet
 from disegno.core.errors import CorruptFile
 from disegno.text.t5 import open_tokenizer, tokenizer_in
 from disegno.weights.finite import not_finite
 from disegno.weights.ggml_blocks import PACKED
 from disegno.weights.gguf_file import numbers_of, texts_of
+from disegno.weights.identify import identify
+from disegno.weights.keys import ldm, t5
 from disegno.weights.load import load_file, open_file
 from disegno.weights.tensor_file import TensorFile
 from kit import gguf
@@ -102,6 +106,52 @@ def test_opening_reads_no_tensor(tmp_path: Path) -> None:
     with open_file(path) as file:
         assert file.shape("w") == stored.shape
     assert time.process_time() - begin < 0.1
+
+
+def _t5_shapes() -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the published encoder of T5 1.1 XXL: 219 tensors."""
+    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (32128, 4096), "enc.output_norm.weight": (4096,)}
+    found["enc.blk.0.attn_rel_b.weight"] = (32, 64)
+    for i in range(24):
+        found |= {f"enc.blk.{i}.attn_{name}.weight": (4096, 4096) for name in "qkvo"}
+        found |= {f"enc.blk.{i}.{name}_norm.weight": (4096,) for name in ("attn", "ffn")}
+        found |= {f"enc.blk.{i}.ffn_{name}.weight": (10240, 4096) for name in ("gate", "up")}
+        found[f"enc.blk.{i}.ffn_down.weight"] = (4096, 10240)
+    return found
+
+
+def _sdxl_shapes() -> dict[str, tuple[int, ...]]:
+    unet = sdxl_unet().state_dict()
+    return {original: tuple(unet[name].shape) for name, original in ldm.unet_originals(unet).items()}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "architecture", "card"),
+    [
+        (_sdxl_shapes, "sdxl", ("model", "sdxl", "ldm", "epsilon", 4, "Q4_K")),
+        (_t5_shapes, "t5encoder", ("text", "", "", None, None, "Q4_K")),
+    ],
+)
+def test_files_of_real_shapes_are_known_at_once(
+    shapes: Callable[[], dict[str, tuple[int, ...]]], architecture: str, card: tuple[object, ...], tmp_path: Path
+) -> None:
+    wanted = shapes()
+    path = gguf.write_header(tmp_path / "x.gguf", wanted, 12, architecture)
+    begin = time.process_time()
+    found = identify(path)
+    assert time.process_time() - begin < 0.3
+    assert (found.kind, found.family, found.layout, found.prediction, found.in_channels, found.dtype) == card
+    with open_file(path) as file:
+        assert {name: file.shape(name) for name in file.keys()} == wanted  # noqa: SIM118
+
+
+def test_t5s_tensors_have_the_names_of_its_class() -> None:
+    with torch.device("meta"):
+        sizes = {"d_model": 8, "d_kv": 2, "d_ff": 4, "num_heads": 2, "num_layers": 24, "vocab_size": 9}
+        gated = T5Config(**sizes, feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False)
+        whole = T5EncoderModel(gated)
+    names = t5.from_llama([*_t5_shapes(), "dec.blk.0.attn_q.weight", "output.weight"])
+    assert set(names.values()) == whole.state_dict().keys() - {"encoder.embed_tokens.weight"} and len(names) == 219
 
 
 def test_a_scale_that_is_no_number_is_found(tmp_path: Path) -> None:
