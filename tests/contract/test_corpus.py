@@ -18,6 +18,8 @@ from torch import nn
 from disegno.core.errors import DisegnoError, ModelFileError, UnsafeFile
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
+from kit import gguf
+from kit.hostile_gguf import bad_gguf
 
 pytestmark = pytest.mark.contract
 
@@ -91,6 +93,11 @@ def test_a_bad_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", hostile.bad_safetensors())
 def test_a_bad_safetensors_file_is_refused(name: str, tmp_path: Path) -> None:
     _refused(tmp_path / "file.safetensors", hostile.bad_safetensors()[name])
+
+
+@pytest.mark.parametrize("name", bad_gguf())
+def test_a_bad_gguf_file_is_refused(name: str, tmp_path: Path) -> None:
+    _refused(tmp_path / "file.gguf", bad_gguf()[name])
 
 
 def _weights() -> dict[str, torch.Tensor]:
@@ -167,6 +174,8 @@ def test_mutated_files_load_or_give_a_typed_error(tmp_path: Path) -> None:
     torch.save(_foreign(), tmp_path / "a.ckpt")
     torch.save(_foreign(), tmp_path / "b.ckpt", _use_new_zipfile_serialization=False)
     save_safetensors(tmp_path / "c.safetensors", _weights(), {"a": "b"})
+    packed = {"w": gguf.packed(torch.ones(4, 32), gguf.Q8_0), "v": gguf.plain(torch.ones(2, 3))}
+    gguf.write(tmp_path / "d.gguf", packed, {"general.architecture": "sd3", "comfy.gguf.orig_shape.w": [8, 4, 4]})
     sound = [path.read_bytes() for path in sorted(tmp_path.iterdir())] + [hostile.archive(hostile.GOOD)]
     for number in range(1500):
         content = bytearray(rng.choice(sound))

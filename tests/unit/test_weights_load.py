@@ -1,4 +1,4 @@
-"""Reading files of weights: the three formats, the index, and what a reader must not depend on."""
+"""Reading files of weights: the formats, the index, and what a reader must not depend on."""
 
 import hashlib
 import os
@@ -136,10 +136,11 @@ def test_finite_numbers() -> None:
         (b"\n  <html><head>" + bytes(40), "a web page. .* signed in"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"Access to model X is restricted. You must have access to it", "text: 'Access to model X"),
-        (b"GGUF" + bytes(40), "a GGUF file. This program reads safetensors"),
+        (b"FUGG" + bytes(40), "a GGUF file of a big-endian machine. Convert it to safetensors there"),
+        (b"\x89HDF" + bytes(40), "an HDF5 file. This program reads safetensors, torch checkpoints and GGUF"),
         (b"Rar!\x1a\x07\x01" + bytes(40), "a RAR archive. Unpack it"),
         (b"\x08\x07\x12\x07pytorch" + bytes(40), "an ONNX file"),
-        (bytes(64), "neither safetensors nor"),
+        (bytes(64), "neither safetensors, a torch checkpoint nor GGUF"),
     ],
 )
 def test_what_is_no_file_of_weights_is_called_by_its_name(content: bytes, words: str, tmp_path: Path) -> None:

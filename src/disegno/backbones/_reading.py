@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from disegno.backbones._latent_diffusion import Config, Nets, Tensors
 from disegno.backbones._vae_file import vae_in_file, vae_in_folder
 from disegno.core.errors import WrongFamily
@@ -24,7 +26,10 @@ _FAMILY_MARKS = {
     "cond_stage_model.model.": "sd2",
     "conditioner.": "sdxl",
     "model.diffusion_model.joint_blocks.": "sd3",
+    "joint_blocks.": "sd3",
+    "label_emb.": "sdxl",
 }
+_BARE = ("input_blocks.0.0.weight", "conv_in.weight")  # of a UNet alone, by the original's names and by diffusers'
 
 _LATENT_CHANNELS = 4  # where a UNet's configuration does not say it: diffusers' default
 
@@ -70,11 +75,19 @@ def nets_of(
 
     `vae`: the file or folder of one, where the checkpoint brings none. Raises KeyMismatch, WrongFamily.
     """
-    unet = part_of(file, ldm.UNET_PREFIX, ldm.unet_names)
+    unet = _unet_of(file)
     sizes = unet_config(unet)
     config = sizes | own(sizes) | told.get("unet", {})
     tensors, vae_config = vae_in_file(file, told.get("vae", {}), int(config["out_channels"]), vae)
     return Nets(unet, tensors, config, vae_config)
+
+
+def _unet_of(file: TensorFile) -> dict[str, Tensor]:
+    """Return a UNet's tensors, of a checkpoint or of a file of it alone. Raises KeyMismatch."""
+    bare = next((name for name in _BARE if name in file), None)
+    if bare is None or any(key.startswith(ldm.UNET_PREFIX) for key in file.contents.entries):
+        return part_of(file, ldm.UNET_PREFIX, ldm.unet_names)
+    return part_of(file, "", ldm.unet_names if bare == _BARE[0] else lambda names: {name: name for name in names})
 
 
 # ---- a diffusers folder

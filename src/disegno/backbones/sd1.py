@@ -6,6 +6,7 @@ What a file may say of itself: see `_reading.py`.
 from pathlib import Path
 
 from disegno.backbones import _one_clip
+from disegno.backbones._beside import clips_beside
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.backbones._one_clip import Family, Parts, open_parts
 from disegno.backbones._reading import check_family, nets_of, shapes_of, told_prediction
@@ -36,7 +37,10 @@ def open(path: Path | None, memory: Memory, vae: Path | None = None) -> LatentDi
 
 
 def read_file(path: Path, vae: Path | None = None) -> Parts:
-    """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
+    """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without; or of a net alone.
+
+    Where it has no text encoder, CLIP-L's file beside it is used.
+    """
     with open_file(path) as file:
         check_family(file, FAMILY)
         told = told_of(file)
@@ -44,8 +48,12 @@ def read_file(path: Path, vae: Path | None = None) -> Parts:
         text = {
             new: file.tensor(key) for key, new in ldm.text_names(file.keys()).items() if key.startswith("cond_stage")
         }
+        text = text or clips_beside(path, ["clip_l"]).get("clip_l", {})
         if not text:
-            raise KeyMismatch(f"{path.name} has no text encoder (cond_stage_model...). Use a complete checkpoint.")
+            raise KeyMismatch(
+                f"{path.name} has no text encoder (cond_stage_model...). Use a complete checkpoint, or put CLIP-L's own"
+                " file beside it, as clip_l.safetensors."
+            )
         return Parts(
             nets=nets,
             text=text,

@@ -158,8 +158,9 @@ def read_file(path: Path, vae: Path | None = None) -> Parts:
     with open_file(path) as file:
         check_family(file, FAMILY)
         told = told_of(file)
-        keys = [key for key in file.contents.entries if key.startswith(mmdit.PREFIX)]
-        originals = unscaled({key.removeprefix(mmdit.PREFIX): file.tensor(key) for key in keys})
+        prefix = mmdit.PREFIX if any(key.startswith(mmdit.PREFIX) for key in file.contents.entries) else ""
+        keys = [key for key in file.contents.entries if key.startswith(prefix)]
+        originals = unscaled({key.removeprefix(prefix): file.tensor(key) for key in keys})
         net = net_of(originals, path.name)
         config = mmdit.config_of(shapes_of(net))
         tensors, vae_config = vae_in_file(file, told.get("vae", {}), int(config["out_channels"]), vae)

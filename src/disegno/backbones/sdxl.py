@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig
 
+from disegno.backbones._beside import clips_beside
 from disegno.backbones._fingerprint import fingerprint
 from disegno.backbones._latent_diffusion import (
     Config,
@@ -168,22 +169,45 @@ def _check_noise(name: str, by_edm: bool) -> None:
 
 
 def read_file(path: Path, vae: Path | None = None) -> Parts:
-    """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
+    """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without; or of a net alone.
+
+    Where it has no text encoders, those beside it are used.
+    """
     with open_file(path) as file:
         check_family(file, FAMILY)
         _check_noise(path.name, any(mark in file for mark in _EDM))
         told = told_of(file)
         nets = _scaled(nets_of(file, told, vae), told.get("vae", {}))
-        left, right = _under(file, _CLIP_L), next((found for prefix in _CLIP_G if (found := _under(file, prefix))), {})
-        if not right:
-            raise KeyMismatch(f"{path.name} has no OpenCLIP ({_CLIP_G[0]}...). Use a complete checkpoint.")
+        clip_l, clip_g = _texts_of(file, nets)
         return Parts(
             nets=nets,
-            clip_l=_clip_l(left) if left else None,
-            clip_g=_clip_g(right),
+            clip_l=clip_l,
+            clip_g=clip_g,
             scheduler={"rescale_betas_zero_snr": "ztsnr" in file},
             prediction=told_prediction(file, told),
         )
+
+
+def _texts_of(file: TensorFile, nets: Nets) -> tuple[Text | None, Text]:
+    """Return the text encoders of a file, or where it has none, those beside it. Raises KeyMismatch."""
+    left, right = _under(file, _CLIP_L), next((found for prefix in _CLIP_G if (found := _under(file, prefix))), {})
+    if right:
+        return _clip_l(left) if left else None, _clip_g(right)
+    own = {} if left else clips_beside(file.path, ["clip_g"]).get("clip_g", {})
+    if not own:
+        raise KeyMismatch(
+            f"{file.path.name} has no OpenCLIP ({_CLIP_G[0]}...). Use a complete checkpoint, or put OpenCLIP-G's and"
+            " CLIP-L's own files beside it, as clip_g.safetensors and clip_l.safetensors."
+        )
+    clip_g = Text(own, config_of(shapes_of(own), act="gelu"))
+    if nets.unet_config["cross_attention_dim"] == clip_g.config.hidden_size:  # the refiner
+        return None, clip_g
+    other = clips_beside(file.path, ["clip_l"]).get("clip_l", {})
+    if not other:
+        raise KeyMismatch(
+            f"{file.path.name} has no CLIP-L, in it or beside it. Put CLIP-L's own file there, as clip_l.safetensors."
+        )
+    return Text(other, config_of(shapes_of(other))), clip_g
 
 
 def _scaled(nets: Nets, told: Config) -> Nets:

@@ -1,6 +1,7 @@
 """T5's encoder, as Stable Diffusion 3 uses it: SentencePiece's tokens, an end, and padding that is not hidden.
 
-The vocabulary comes with the model: `tokenizer.json` or `spiece.model`. Raffel et al. 2020; Esser et al. 2024, sec. 4.
+The vocabulary comes with the model: `tokenizer.json` or `spiece.model`, or in the encoder's GGUF file. Raffel et al.
+2020; Esser et al. 2024, sec. 4.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,11 @@ from disegno.memory import Memory, build_empty, check_keys
 from disegno.prompts.emphasis import parse_pieces
 from disegno.text.chunks import Chunk
 from disegno.text.learnt import TextOptions
-from disegno.text.sentencepiece import read_unigram
+from disegno.text.sentencepiece import read_unigram, unigram_in
 from disegno.text.vocabulary import read_tokenizer
 from disegno.text.weighting import WEIGH, weigh_keeping_size, weights_of
 from disegno.weights.quantised import MIN_ELEMENTS
+from disegno.weights.tensor_file import TensorFile
 
 LENGTH = 77  # tokens at least, the end included: what Stable Diffusion 3 was trained with
 MAX_LENGTH = 512  # what T5 itself was trained with
@@ -148,7 +150,16 @@ def find_tokenizer(folders: Sequence[Path]) -> Tokenizer | None:
 
 def open_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer in a tokenizer.json or spiece.model. Raises CorruptFile."""
-    tokenizer = read_tokenizer(path) if path.suffix == ".json" else read_unigram(path)
+    return _of_t5(read_tokenizer(path) if path.suffix == ".json" else read_unigram(path), str(path))
+
+
+def tokenizer_in(file: TensorFile) -> Tokenizer | None:
+    """Return the tokenizer that an encoder's own file brings, as GGUF files do; None. Raises CorruptFile."""
+    found = unigram_in(file)
+    return None if found is None else _of_t5(found, file.path.name)
+
+
+def _of_t5(tokenizer: Tokenizer, what: str) -> Tokenizer:
     if tokenizer.token_to_id(END) is None:
-        raise CorruptFile(f"{path} has no {END}: it is not T5's vocabulary. Fetch T5's own.")
+        raise CorruptFile(f"{what} has no {END}: it is not T5's vocabulary. Fetch T5's own.")
     return tokenizer

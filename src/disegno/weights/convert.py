@@ -2,9 +2,10 @@
 
 A file whose suffix is torch's (.ckpt) becomes torch's checkpoint: other programs choose their reader by it.
 
-Every tensor keeps its bits. The only changes of shape are those of the VAE's attention, whose matrices the original
-stores as 1x1 convolutions, and of queries, keys and values that lie in one tensor; under other names scaled 8-bit
-numbers become bfloat16. What has no name in the other form (schedule buffers, EMA copies) is left out and listed.
+Every tensor keeps its bits; packed numbers (GGUF) become float16. The only changes of shape are those of the VAE's
+attention, whose matrices the original stores as 1x1 convolutions, and of queries, keys and values that lie in one
+tensor; under other names scaled 8-bit numbers become bfloat16. What has no name in the other form (schedule buffers,
+EMA copies) is left out and listed.
 """
 
 import json
@@ -63,6 +64,7 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
     if source.is_dir():
         raise UnknownKind(f"{source.name} is a folder with a {card.kind}; only a whole model becomes one file.")
     with open_file(source) as file:
+        card = _of_gguf(card) if file.contents.format == "gguf" else card
         if target == card.layout:
             save_weights(out, file.tensors(), words_of(card, target))
             return Converted(identify(out), file.ignored)
@@ -72,9 +74,17 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
                 f"{source.name} ({card.family or '?'}, {card.kind}, {card.layout or '?'} names) cannot be "
                 f"renamed to {target}. Leave the layout out to write it as safetensors under its own names."
             )
-        if card.kind == "model":
-            return _split(card, file, out)
-        return _rename(card, file, out, target)
+        if card.kind != "model":
+            return _rename(card, file, out, target)
+        if file.contents.format == "gguf" and not any(key.startswith(VAE.prefix) for key in file.contents.entries):
+            return _rename(replace(card, kind="unet", metadata={}), file, out, target)  # a net alone
+        return _split(card, file, out)
+
+
+def _of_gguf(card: FileCard) -> FileCard:
+    """Return the card with the words that are true of another form too: of a net alone, that it is a model."""
+    kept = {key: word for key, word in card.metadata.items() if key.startswith(("disegno.", "modelspec."))}
+    return replace(card, metadata=kept | ({"disegno.kind": card.kind} if card.kind == "model" else {}))
 
 
 def _rename(card: FileCard, file: TensorFile, out: Path, layout: str) -> Converted:

@@ -1,6 +1,6 @@
 """Whether weights are numbers at all: a diverged training gives NaN, and NaN gives black pictures without a word."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,9 +22,14 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def require_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise CorruptFile naming the tensors of the file `name` that hold NaN or an infinity."""
-    if bad := not_finite(tensors):
+    refuse_not_finite(name, not_finite(tensors), len(tensors))
+
+
+def refuse_not_finite(name: str, bad: Sequence[str], num: int) -> None:
+    """Raise CorruptFile about the file `name` where some of its `num` tensors are bad."""
+    if bad:
         shown = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
         raise CorruptFile(
-            f"{name} holds NaN or infinite numbers in {len(bad)} of {len(tensors)} tensors: {shown}. "
+            f"{name} holds NaN or infinite numbers in {len(bad)} of {num} tensors: {shown}. "
             "Its training diverged or the file is damaged: use an earlier checkpoint, or fetch it again."
         )

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
 from disegno.core.errors import UnknownKind
 from disegno.weights import ctrlora_xl_files, uni_controlnet_files, unicontrol_files, union_files
 from disegno.weights.card import FileCard, require_family
@@ -28,6 +26,7 @@ __all__ = ["FileCard", "identify", "require_family"]
 
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
 _MAX_WORD = 4096  # longer ones are thumbnails and tables of tags
+_TOLD_FAMILY = ("modelspec.architecture", "ss_base_model_version", "general.architecture")
 _KINDS = ("model", "control")  # what a header may call a file that only another package's module can open
 _PREDICTIONS = {
     "sd1": "epsilon",
@@ -44,7 +43,10 @@ _ARCHITECTURES = {
     "sd_v2": "sd2",
     "sdxl": "sdxl",
     "diorama": "diorama",
+    **{name: name for name in ("sd1", "sdxl", "sd3")},  # general.architecture of a GGUF file
 }
+# Whose net in a GGUF file is a model: there it is always alone, and its text encoders lie beside it.
+_NETS_ALONE = ("sd1", "sdxl", "sd3")
 
 
 _TASKS: Mapping[str, Callable[[Shapes], tuple[str, ...]]] = {
@@ -74,9 +76,10 @@ def card_of(file: TensorFile) -> FileCard:
         some = ", ".join(repr(key[:60]) for key in list(shapes)[:3])
         raise UnknownKind(f"{file.path.name} is sound, but holds nothing that this program knows: {some}, ...")
     family = words.get("disegno.family") or family_of(found.kind, text, shapes) or _told_family(words)
+    is_model = file.contents.format == "gguf" and found.kind == "unet" and family in _NETS_ALONE
     return FileCard(
         path=file.path,
-        kind=found.kind,
+        kind="model" if is_model else found.kind,
         mechanism=found.mechanism,
         family=family,
         layout=layout_of(text),
@@ -109,7 +112,7 @@ def _told_kind(words: Mapping[str, str]) -> Kind | None:
 
 def _told_family(words: Mapping[str, str]) -> str:
     """Return the family that the header names, where the shapes do not tell."""
-    told = words.get("modelspec.architecture") or words.get("ss_base_model_version") or ""
+    told = next((word for key in _TOLD_FAMILY if (word := words.get(key))), "")
     return next((family for start, family in _ARCHITECTURES.items() if told.startswith(start)), "")
 
 
@@ -124,9 +127,9 @@ def _prediction(kind: str, family: str, text: str, words: Mapping[str, str]) -> 
 
 
 def _main_dtype(file: TensorFile) -> str:
-    """Return the dtype that most of the bytes have."""
-    sizes: Counter[torch.dtype] = Counter()
+    """Return the dtype that most of the bytes have; of packed numbers, ggml's name for how they are packed."""
+    sizes: Counter[str] = Counter()
     for entry in file.contents.entries.values():
-        sizes[entry.dtype] += entry.num_bytes
-    name = str(sizes.most_common(1)[0][0]).removeprefix("torch.")
+        sizes[entry.packed.name if entry.packed else str(entry.dtype)] += entry.num_bytes
+    name = sizes.most_common(1)[0][0].removeprefix("torch.")
     return _DTYPES.get(name, name)

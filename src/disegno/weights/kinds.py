@@ -122,7 +122,7 @@ KINDS = (
     Kind("unet", all=("\ninput_blocks.0.0.weight\n", "\noutput_blocks.0.")),
     Kind("vae", any=("\nencoder.conv_in.", "\ndecoder.conv_in.", "\nfirst_stage_model.")),
     Kind("text", any=("text_model.embeddings.token_embedding.", "\nencoder.block.0.layer.0.SelfAttention.")),
-    Kind("text", any=("transformer.resblocks.0.",)),
+    Kind("text", any=("transformer.resblocks.0.", "\nenc.blk.0.attn_q.")),  # OpenCLIP's; T5 by llama.cpp's names
     Kind("embedding", any=("\nemb_params\n", "\nstring_to_param.", "\nclip_l\n", "\nclip_g\n")),
 )
 # What is sound, and nothing that this program opens: by what it is called.
@@ -136,7 +136,7 @@ _STRANGERS = (
     Kind("an upscaler of another kind than ESRGAN", any=(".residual_group.", "\nconv_before_upsample.")),
     Kind("an estimator of depth", any=("\npretrained.model.", "\nscratch.")),
     Kind("a segmenter (SAM)", any=("\nmask_decoder.",)),
-    Kind("a language model", any=("\nmodel.embed_tokens.", "\nmodel.language_model.")),
+    Kind("a language model", any=("\nmodel.embed_tokens.", "\nmodel.language_model.", "\nblk.0.attn_")),
     Kind("the state of an optimizer", any=(".exp_avg\n",)),
     Kind("a motion module (AnimateDiff)", any=(".motion_modules.",)),
 )

@@ -25,8 +25,9 @@ from disegno.weights.card import FileCard
 from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import identify
 from disegno.weights.index import Index, stamp_of
-from disegno.weights.save import SUFFIXES
+from disegno.weights.save import SUFFIXES as WRITTEN
 
+SUFFIXES = (*WRITTEN, ".gguf")  # by which files are found
 # Where a program's own folder is given: its models, not the environment and the pictures beside them.
 _PROGRAM_FOLDERS = ("models", "embeddings", "extensions/sd-webui-controlnet/models")
 _KOHYA_NAME = "ss_output_name"

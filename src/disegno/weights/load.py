@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from disegno.core.errors import CorruptFile, ModelFileError, ResourceError
-from disegno.weights import safetensors_file, torch_legacy, torch_zip
+from disegno.weights import gguf_file, safetensors_file, torch_legacy, torch_zip
 from disegno.weights.tensor_file import Contents, TensorFile
 
 _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[mmap.mmap], Contents]], ...] = (
+    (gguf_file.looks_like, gguf_file.read),  # before safetensors, whose mark is one byte
     (safetensors_file.looks_like, safetensors_file.read),
     (torch_zip.looks_like, torch_zip.read),
     (torch_legacy.looks_like, torch_legacy.read),
@@ -24,7 +25,7 @@ _NO_RESERVE = 0x4000
 _NO_RESERVE_MACHINES = ("x86_64", "aarch64")
 _AGAIN = "A file of weights was expected: fetch it again, signed in where its source wants it"
 _UNPACK = "Unpack it, and give the file in it"
-_OTHER = "This program reads safetensors and torch checkpoints: fetch it as one of these"
+_OTHER = "This program reads safetensors, torch checkpoints and GGUF: fetch it as one of these"
 _NOT_WEIGHTS = {
     b"<": ("a web page", _AGAIN),
     b"version https://git-lfs": ("a git-lfs pointer, not the file itself", "Fetch it with git lfs pull"),
@@ -35,7 +36,7 @@ _NOT_WEIGHTS = {
     b"\x89PNG": ("a PNG image", _AGAIN),
     b"\xff\xd8\xff": ("a JPEG image", _AGAIN),
     b"\x80": ("a bare Python pickle; nothing in it was run", _OTHER),
-    b"GGUF": ("a GGUF file", _OTHER),
+    b"FUGG": ("a GGUF file of a big-endian machine", "Convert it to safetensors there"),
     b"\x89HDF": ("an HDF5 file", _OTHER),
 }
 _ONNX = re.compile(rb"\x08[\x01-\x20](?:\x12.|:|\x42)", re.DOTALL)  # its protobuf: the version, then who made it
@@ -103,4 +104,4 @@ def _reader(head: bytes) -> Callable[[mmap.mmap], Contents]:
         raise CorruptFile(f"This is an ONNX file. {_OTHER}.")
     if head.isascii() and head.decode("ascii").replace("\n", " ").isprintable():
         raise CorruptFile(f"This is text: {head.decode('ascii')[:60]!r}. {_AGAIN}.")
-    raise CorruptFile("This is neither safetensors nor a torch checkpoint. Fetch it again, or convert it first.")
+    raise CorruptFile("This is neither safetensors, a torch checkpoint nor GGUF. Fetch it again, or convert it first.")

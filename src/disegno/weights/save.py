@@ -12,7 +12,7 @@ from disegno.core.files import write_atomically as write_atomically
 from disegno.weights.stream import safetensors_bytes
 
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")  # by which other programs choose torch's reader
-SUFFIXES = (".safetensors", ".sft", *TORCH_SUFFIXES)  # by which a library finds its files
+SUFFIXES = (".safetensors", ".sft", *TORCH_SUFFIXES)  # of what is written
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

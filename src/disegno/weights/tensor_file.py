@@ -1,6 +1,6 @@
 """A file of weights, opened: an index of what lies where, and the file mapped into memory. Tensors are read on demand.
 
-All three formats of the field (safetensors, torch's zip, torch's older format) come down to the same index, so one
+All formats of the field (safetensors, torch's zip, torch's older format, GGUF) come down to the same index, so one
 reader serves them, on the one open file that was checked: a file put in its place afterwards changes nothing.
 """
 
@@ -18,11 +18,16 @@ import torch
 from torch import Tensor
 
 from disegno.core.errors import CorruptFile, KeyMismatch
+from disegno.weights.ggml_blocks import Blocks
 from disegno.weights.limits import MAX_DIM, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS
 
 
 class Entry(NamedTuple):
-    """Where one tensor lies: its storage in bytes of the file, and its view into the storage in elements."""
+    """Where one tensor lies: its storage in bytes of the file, and its view into the storage in elements.
+
+    `packed`: how the numbers of a quantised tensor are packed; it has neither offset nor strides, and `dtype` is what
+    is unpacked.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -30,6 +35,7 @@ class Entry(NamedTuple):
     num_bytes: int  # of the storage
     offset: int = 0
     strides: tuple[int, ...] | None = None  # None: contiguous
+    packed: Blocks | None = None
 
     def check(self, key: str, file_bytes: int) -> None:
         """Raise CorruptFile where the view leaves its storage, the storage the file, or a number all reason."""
@@ -37,8 +43,13 @@ class Entry(NamedTuple):
         sane = all(type(n) is int and 0 <= n < MAX_DIM for n in numbers) and len(self.shape) <= MAX_RANK
         if not sane or len(self.strides or self.shape) != len(self.shape):
             raise CorruptFile(f"The tensor {key[:80]!r} has an impossible shape or place: the file is damaged.")
-        if self.start + self.num_bytes > file_bytes or self._reach() * self.dtype.itemsize > self.num_bytes:
+        if self.start + self.num_bytes > file_bytes or self._needed() > self.num_bytes:
             raise CorruptFile(f"The tensor {key[:80]!r} reaches past its bytes: the file is cut short or damaged.")
+
+    def _needed(self) -> int:
+        """Return how many bytes of the storage the view needs."""
+        reach = self._reach()
+        return self.packed.bytes_of(reach) if self.packed else reach * self.dtype.itemsize
 
     def _reach(self) -> int:
         """Return how many elements of the storage the view needs; no fewer than it has, so that none is repeated."""
@@ -51,14 +62,23 @@ class Entry(NamedTuple):
         return max(self.offset + reach + 1, count)
 
 
+class Table(NamedTuple):
+    """A table of a GGUF header's, which is read on demand: texts, or numbers of struct's kind `letter`."""
+
+    letter: str  # "": texts
+    count: int
+    start: int  # of its first item, in bytes of the file
+
+
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. `ignored`: what was not taken over, being no tensor."""
+    """What a file holds. `ignored`: what was not taken over, being no tensor. `tables`: of a GGUF header."""
 
-    format: str  # safetensors, torch-zip, torch-legacy
+    format: str  # safetensors, torch-zip, torch-legacy, gguf
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     ignored: tuple[str, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict[str, Table])
 
     def check(self) -> None:
         """Raise CorruptFile where there is no tensor, or more or longer names than any model has."""
@@ -73,7 +93,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open file of weights. Tensors are views of the mapped file (private: writing to them changes no file)."""
+    """An open file of weights. Tensors are views of the mapped file (private: writing to them changes no file).
+
+    Packed ones are unpacked when they are asked for, into memory of their own.
+    """
 
     path: Path
     contents: Contents
@@ -81,7 +104,7 @@ class TensorFile:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Return the header's own words (safetensors only), text by text."""
+        """Return the header's own words (safetensors and GGUF only), text by text."""
         return self.contents.metadata
 
     @property
@@ -106,12 +129,15 @@ class TensorFile:
         return self._entry(key).shape
 
     def dtype(self, key: str) -> torch.dtype:
-        """Return a tensor's dtype, from the header."""
+        """Return the dtype that a tensor is read as, from the header."""
         return self._entry(key).dtype
 
     def tensor(self, key: str) -> Tensor:
-        """Return one tensor, on the CPU, in the file's dtype."""
+        """Return one tensor, on the CPU, in the file's dtype; a packed one in float16."""
         entry = self._entry(key)
+        if entry.packed and math.prod(entry.shape):
+            raw = torch.frombuffer(self.data, dtype=torch.uint8, count=entry.num_bytes, offset=entry.start)
+            return entry.packed.unpacked(raw).view(entry.shape)
         count = entry.num_bytes // entry.dtype.itemsize
         if not math.prod(entry.shape):
             return torch.empty(entry.shape, dtype=entry.dtype)

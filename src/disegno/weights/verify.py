@@ -6,7 +6,7 @@ from pathlib import Path
 from disegno.core.errors import CorruptFile
 from disegno.weights.built_in import conditions_of
 from disegno.weights.card import FileCard
-from disegno.weights.finite import require_finite
+from disegno.weights.finite import not_finite, refuse_not_finite, require_finite
 from disegno.weights.layouts import CLIP, MODELS, parts_of
 from disegno.weights.load import open_file
 from disegno.weights.parts import has_weights, part_tensors
@@ -44,7 +44,9 @@ def require_parts(card: FileCard) -> None:
 def _files(paths: "list[Path] | dict[Path, None]") -> Iterator[tuple[Path, str]]:
     for path in paths:
         with open_file(path) as file:
-            require_finite(path.name, file.tensors())
+            names = file.keys()
+            bad = [name for name in names if not_finite({name: file.tensor(name)})]  # one packed tensor at a time
+            refuse_not_finite(path.name, bad, len(names))
             yield path, file.sha256()
 
 

@@ -128,6 +128,8 @@ def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if place is None:
             continue
         tensor = _swapped(tensor) if place.swaps else tensor
+        if name == "pos_embed" and tensor.ndim == 2:  # GGUF leaves out an outermost side of 1
+            tensor = tensor[None]
         found |= zip(place.names, tensor.chunk(len(place.names)) if len(place.names) > 1 else [tensor], strict=True)
     return found
 

@@ -124,7 +124,7 @@ function ours(record) {
 
 /** Return a file's name without its hash and its ending, as the library names it. */
 function nameOf(file) {
-  return file.replace(/ \[\w+\]$/, "").replace(/\.(safetensors|ckpt|pth?|bin)$/i, "");
+  return file.replace(/ \[\w+\]$/, "").replace(/\.(safetensors|ckpt|pth?|bin|gguf)$/i, "");
 }
 
 const NAMES = {

@@ -57,7 +57,7 @@ export function fileWork(weights, kind) {
     [t("Verify"), "check", () => ask("verify")],
     [t("Download with its card"), "download", () => ask("export")],
     other && [t("Convert: names of {layout}", { layout: other }), "swap", () => ask("export", { layout: other })],
-    /\.(ckpt|pth?|bin)$/.test(name) && [t("Convert to safetensors"), "swap", () => ask("export", { format: "safetensors" })],
+    /\.(ckpt|pth?|bin|gguf)$/.test(name) && [t("Convert to safetensors"), "swap", () => ask("export", { format: "safetensors" })],
     /\.safetensors$/.test(name) && [t("Convert to a checkpoint"), "swap", () => ask("export", { format: "ckpt" })],
   ].filter(Boolean);
   return { place, more: menu("", "more", items, { class: "bare", label: t("More about {name}", { name }) }) };
