@@ -131,6 +131,16 @@ def test_a_batch_is_as_its_pictures_alone(studio: Studio) -> None:
     assert np.abs(both[1].astype(int) - one[0]).max() <= 1
 
 
+def test_latents_are_not_enlarged_into_another_familys(studio: Studio) -> None:
+    """Both have four channels; what they stand for is not the same."""
+    for model, other in (("base", "one"), ("one", "base")):
+        hires = Hires(scale=1.5, steps=2, model=other)
+        with pytest.raises(RequestError, match="other latents.*Lanczos"):
+            next(draw(replace(SMALL, model=model, hires=hires), studio))
+        by_pixels = replace(SMALL, model=model, hires=replace(hires, upscaler="Lanczos"))
+        assert result_of(by_pixels, studio).images[0].size == (96, 96)
+
+
 def test_previews_are_of_its_own_latents(studio: Studio) -> None:
     """Of the base's and of the refiner's: by a map that is fitted to their VAE."""
     asked = generate(REFINED, studio=studio, preview_every=1)
