@@ -15,7 +15,7 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError
-from disegno.core.loopback import Loops
+from disegno.core.loopback import Loops, next_loop
 from disegno.core.request import Hires, InitImage, Outpaint, Tiles
 from disegno.core.result import Progress
 from disegno.engine.album import Album
@@ -112,6 +112,19 @@ def test_a_loop_changes_what_the_one_before_it_drew(folder: Path, studio: Studio
     for wrong in (SMALL, replace(request, batch=2), replace(_from(folder), hires=Hires())):
         with pytest.raises(RequestError, match="one at a time"):
             next(draw_loops(wrong, Loops(2), studio=studio))
+
+
+def test_every_loop_has_the_size_of_the_first(folder: Path) -> None:
+    """A picture's own size is rounded to whole cells; what came of it, looked at anew, could come out smaller."""
+    request = replace(_from(folder, "photo.png"), width=None, height=None)
+    Image.new("RGB", (558, 630), "grey").save(folder / "tall.png")
+    album, init = Album(), InitImage(image=str(folder / "tall.png"))
+    first = size_for(init, (None, None), (64, 64), album)
+    Image.new("RGB", first, "grey").save(folder / "first.png")
+    assert size_for(replace(init, image=str(folder / "first.png")), (None, None), (64, 64), album) != first
+    drawn = replace(request, width=first[0], height=first[1])
+    again = next_loop(drawn, request, "data:image/png;base64,", 0.5)
+    assert (again.width, again.height) == first
 
 
 def test_without_a_size_the_pictures_shape_is_kept(folder: Path, studio: Studio) -> None:
