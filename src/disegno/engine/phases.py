@@ -73,6 +73,11 @@ class Phase:
         """Return how many of its steps every run has done."""
         return min(run.step() for run in self.runs) - self.skipped
 
+    @property
+    def stopped(self) -> bool:
+        """Whether its runs were to end as they stood."""
+        return any(run.stopped for run in self.runs)
+
     def latents(self) -> Tensor:
         """Return what the ended runs have drawn, (b c h w), image by image.
 
