@@ -21,6 +21,7 @@ from disegno.core.result import Progress
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
+from disegno.engine.concrete import concrete
 from disegno.engine.generate import draw, open_job
 from disegno.engine.loops import draw_loops
 from disegno.engine.record import data_uri, read
@@ -301,6 +302,20 @@ def test_the_vae_in_parts(folder: Path, studio: Studio) -> None:
     request = replace(SMALL, width=256, height=128, steps=1)
     whole, parts = (_pixels(result_of(replace(request, vae_tile=t), studio)).astype(int) for t in (0, 128))
     assert not np.array_equal(whole, parts) and np.abs(whole - parts).mean() < 12  # norms see a part only
+
+
+def test_a_large_picture_that_is_stretched_in_the_latent_space_is_encoded_in_parts(
+    folder: Path, studio: Studio
+) -> None:
+    """It is encoded at its own size: a photo of 24 million pixels at once would take more memory than there is."""
+    Image.new("RGB", (1200, 1000), "grey").save(folder / "large.png")
+    album, backbone = Album(), studio.backbone("mini")
+
+    def tile(request: Request) -> int | None:
+        return concrete(request, backbone, album).vae_tile
+
+    large = _from(folder, "large.png", resize="latent")
+    assert (tile(large), tile(_from(folder, "large.png")), tile(replace(large, vae_tile=0))) == (512, 0, 0)
 
 
 def test_different_kinds_in_one_batch_are_what_they_are_alone(folder: Path, studio: Studio) -> None:
