@@ -223,6 +223,13 @@ def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, stud
     assert weighed.labels["Conditional mask weight"] == "0.5"
     assert result_of(replace(SMALL, model="inpainter"), studio).images  # without a picture: all of it is the hole
 
+    def holes(mode: str) -> set[float]:
+        init = replace(request.init, mask=str(folder / "ramp.png"), mask_mode=mode)
+        (run,) = next(draw(replace(request, init=init), studio)).runs
+        return set() if run.extra is None else set(run.extra[0, 0].flatten().tolist())
+
+    assert holes("binary") == holes("differential") == {0.0, 1.0} and len(holes("soft")) > 2
+
 
 def test_an_editing_model_weighs_the_picture(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, denoise=1.0), model="editor")
