@@ -15,12 +15,13 @@ from PIL import Image
 from disegno import ControlUnit, Request, Result, Settings, Studio
 from disegno.backbones import miniature
 from disegno.core.errors import RequestError
-from disegno.core.loopback import Loops
+from disegno.core.loopback import Loops, next_loop
 from disegno.core.request import Hires, InitImage, Outpaint, Tiles
 from disegno.core.result import Progress
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import size_for
+from disegno.engine.concrete import concrete
 from disegno.engine.generate import draw, open_job
 from disegno.engine.loops import draw_loops
 from disegno.engine.record import data_uri, read
@@ -112,6 +113,19 @@ def test_a_loop_changes_what_the_one_before_it_drew(folder: Path, studio: Studio
     for wrong in (SMALL, replace(request, batch=2), replace(_from(folder), hires=Hires())):
         with pytest.raises(RequestError, match="one at a time"):
             next(draw_loops(wrong, Loops(2), studio=studio))
+
+
+def test_every_loop_has_the_size_of_the_first(folder: Path) -> None:
+    """A picture's own size is rounded to whole cells; what came of it, looked at anew, could come out smaller."""
+    request = replace(_from(folder, "photo.png"), width=None, height=None)
+    Image.new("RGB", (558, 630), "grey").save(folder / "tall.png")
+    album, init = Album(), InitImage(image=str(folder / "tall.png"))
+    first = size_for(init, (None, None), (64, 64), album)
+    Image.new("RGB", first, "grey").save(folder / "first.png")
+    assert size_for(replace(init, image=str(folder / "first.png")), (None, None), (64, 64), album) != first
+    drawn = replace(request, width=first[0], height=first[1])
+    again = next_loop(drawn, request, "data:image/png;base64,", 0.5)
+    assert (again.width, again.height) == first
 
 
 def test_without_a_size_the_pictures_shape_is_kept(folder: Path, studio: Studio) -> None:
@@ -209,6 +223,13 @@ def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, stud
     assert weighed.labels["Conditional mask weight"] == "0.5"
     assert result_of(replace(SMALL, model="inpainter"), studio).images  # without a picture: all of it is the hole
 
+    def holes(mode: str) -> set[float]:
+        init = replace(request.init, mask=str(folder / "ramp.png"), mask_mode=mode)
+        (run,) = next(draw(replace(request, init=init), studio)).runs
+        return set() if run.extra is None else set(run.extra[0, 0].flatten().tolist())
+
+    assert holes("binary") == holes("differential") == {0.0, 1.0} and len(holes("soft")) > 2
+
 
 def test_an_editing_model_weighs_the_picture(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, denoise=1.0), model="editor")
@@ -288,6 +309,20 @@ def test_the_vae_in_parts(folder: Path, studio: Studio) -> None:
     request = replace(SMALL, width=256, height=128, steps=1)
     whole, parts = (_pixels(result_of(replace(request, vae_tile=t), studio)).astype(int) for t in (0, 128))
     assert not np.array_equal(whole, parts) and np.abs(whole - parts).mean() < 12  # norms see a part only
+
+
+def test_a_large_picture_that_is_stretched_in_the_latent_space_is_encoded_in_parts(
+    folder: Path, studio: Studio
+) -> None:
+    """It is encoded at its own size: a photo of 24 million pixels at once would take more memory than there is."""
+    Image.new("RGB", (1200, 1000), "grey").save(folder / "large.png")
+    album, backbone = Album(), studio.backbone("mini")
+
+    def tile(request: Request) -> int | None:
+        return concrete(request, backbone, album).vae_tile
+
+    large = _from(folder, "large.png", resize="latent")
+    assert (tile(large), tile(_from(folder, "large.png")), tile(replace(large, vae_tile=0))) == (512, 0, 0)
 
 
 def test_different_kinds_in_one_batch_are_what_they_are_alone(folder: Path, studio: Studio) -> None:

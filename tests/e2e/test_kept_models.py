@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from disegno import ControlUnit, Request, Result, Settings, Studio, generate
 from disegno.backbones.miniature import Miniature, write_sd1_checkpoint
@@ -57,6 +58,14 @@ def test_a_lora_acts_on_the_model_that_is_open_now(studio: Studio) -> None:
     assert _draw(studio, **ink) == first != plain
     assert _draw(studio, prompt="a dog", **ink) != _draw(studio, prompt="a dog")
     assert _draw(studio, model="copy-of-a", **ink) == first
+
+
+def test_what_keeps_colours_knows_what_the_models_output_means_now(studio: Studio, folder: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    fix = {"controls": (ControlUnit(name="tile-colorfix", image=str(folder / "red.png")),), "steps": 2}
+    alone = _draw(studio, prediction="v", **fix)
+    studio.close()
+    assert _draw(studio, **fix) != alone == _draw(studio, prediction="v", **fix)
 
 
 def test_a_model_that_is_not_kept_leaves_memory_with_all_that_was_opened_for_it(studio: Studio) -> None:

@@ -14,6 +14,7 @@ from disegno.backbones import miniature
 from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import Hires, InitImage, Tiles, make_request
 from disegno.core.result import Progress
+from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
 from disegno.engine.record import read
 from disegno.engine.sheet import result_sheet
@@ -136,6 +137,23 @@ def test_a_hires_pass_has_its_controls_where_the_first_one_draws_nothing(folder:
     assert not np.array_equal(_pixels(result_of(replace(request, controls=(unit,)), studio)), plain)
     first = replace(unit, passes="first")
     assert np.array_equal(_pixels(result_of(replace(request, controls=(first,)), studio)), plain)
+
+
+def test_what_is_stopped_in_the_first_pass_is_not_enlarged(studio: Studio) -> None:
+    """A1111's interrupt: the picture as it stands, and not a first guess of a larger one."""
+    drawing = draw(replace(SMALL, batch=2), studio)
+    phase = next(drawing)
+    batch = Batch(phase.backbone)
+    for run in phase.runs:
+        batch.add(run)
+    batch.step()
+    for run in phase.runs:
+        run.finish()
+    with pytest.raises(StopIteration) as end:
+        next(drawing)
+    result: Result = end.value.value
+    assert [image.size for image in result.images] == [(64, 64)] * 2
+    assert "the hires pass was left out" in " ".join(result.warnings)
 
 
 def test_a_batch_is_enlarged_image_by_image(studio: Studio) -> None:

@@ -112,10 +112,33 @@ def test_pictures_of_two_sizes_are_drawn_side_by_side(studio: Studio) -> None:
         assert torch.allclose(phase.latents(), alone.latents(), atol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["base", "refiner"])
+def test_only_a_negative_prompt_that_never_says_anything_is_silent(model: str, studio: Studio) -> None:
+    """A1111: force_zero_negative_prompt, of all texts of the negative prompt's schedule."""
+
+    def silent(**fields: str) -> list[list[bool]]:
+        (image,) = next(draw(replace(SMALL, model=model, **fields), studio)).runs[0].texts.images
+        return [[not states.tokens.any() for states in text.states] for text in (*image.parts, image.negative)]
+
+    assert silent(prompt="", negative="") == [[False], [True]]
+    assert silent(prompt="a cat AND ", negative=" # nothing") == [[False], [False], [True]]
+    assert silent(prompt="[:a cat:2]", negative="[:x:2]") == [[False, False], [False, False]]
+
+
 def test_a_batch_is_as_its_pictures_alone(studio: Studio) -> None:
     both = _pixels(replace(REFINED, batch=2), studio)
     one = _pixels(replace(REFINED, seed=4), studio)
     assert np.abs(both[1].astype(int) - one[0]).max() <= 1
+
+
+def test_latents_are_not_enlarged_into_another_familys(studio: Studio) -> None:
+    """Both have four channels; what they stand for is not the same."""
+    for model, other in (("base", "one"), ("one", "base")):
+        hires = Hires(scale=1.5, steps=2, model=other)
+        with pytest.raises(RequestError, match="other latents.*Lanczos"):
+            next(draw(replace(SMALL, model=model, hires=hires), studio))
+        by_pixels = replace(SMALL, model=model, hires=replace(hires, upscaler="Lanczos"))
+        assert result_of(by_pixels, studio).images[0].size == (96, 96)
 
 
 def test_previews_are_of_its_own_latents(studio: Studio) -> None:

@@ -92,7 +92,9 @@ def refiner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _drawn(backbone: sdxl.Sdxl, request: Request, begin: Begin | None = None) -> Tensor:
-    texts = Texts.plain(*(backbone.read_prompt(text, TextOptions()) for text in (request.prompt, request.negative)))
+    silent = TextOptions(silent=not request.negative)
+    texts = backbone.read_prompt(request.prompt, TextOptions()), backbone.read_prompt(request.negative, silent)
+    texts = Texts.plain(*texts)
     (run,) = runs_of(request, backbone, Material(texts, (8, 10), (View(),), begin), [SEED], [SEED])
     batch = Batch(backbone)
     batch.add(run)
@@ -106,14 +108,15 @@ REQUEST = Request(prompt=PROMPT, negative=NEGATIVE, steps=STEPS, sampler="Euler"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("negative", [NEGATIVE, ""])
-def test_the_same_latents_as_the_pipelines(base: Path, negative: str) -> None:
+@pytest.mark.parametrize(("prompt", "negative"), [(PROMPT, NEGATIVE), (PROMPT, ""), ("", "")])
+def test_the_same_latents_as_the_pipelines(base: Path, prompt: str, negative: str) -> None:
     pipeline, backbone = _pipeline(StableDiffusionXLPipeline, base), sdxl.open(base, MEMORY)
     theirs = pipeline(
-        PROMPT, negative_prompt=negative or None, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg,
+        prompt, negative_prompt=negative or None, num_inference_steps=STEPS, guidance_scale=REQUEST.cfg,
         latents=ImageNoise((4, 8, 10), [SEED]).start_noise(), height=64, width=80, output_type="latent",
     ).images  # fmt: skip
-    assert torch.allclose(_drawn(backbone, replace(REQUEST, negative=negative)), theirs, atol=ATOL)
+    ours = _drawn(backbone, replace(REQUEST, prompt=prompt, negative=negative))
+    assert torch.allclose(ours, theirs, atol=ATOL)
 
 
 @torch.no_grad()
@@ -139,9 +142,13 @@ def test_text_states_are_the_pipelines(base: Path) -> None:
     one = backbone.read_prompt(PROMPT, TextOptions(clip_skip=2))
     assert one.pooled is not None
     assert torch.allclose(one.tokens, tokens[:1], atol=1e-5) and torch.allclose(one.pooled, pooled[:1], atol=1e-5)
-    silent = backbone.read_prompt(" ", TextOptions())
+    silent, empty = (backbone.read_prompt("", TextOptions(silent=silent)) for silent in (True, False))
     assert silent.pooled is not None and not silent.tokens.any() and not silent.pooled.any()
-    assert len({ours.keys[0], ours.keys[1], silent.keys[0]}) == 3
+    tokens, _, pooled, _ = pipeline.encode_prompt("", device=torch.device("cpu"), num_images_per_prompt=1)
+    assert empty.pooled is not None and torch.allclose(empty.tokens, tokens, atol=1e-5)
+    assert torch.allclose(empty.pooled, pooled, atol=1e-5)
+    assert torch.allclose(backbone.encode_text([""]).tokens, tokens, atol=1e-5)
+    assert len({ours.keys[0], ours.keys[1], silent.keys[0], empty.keys[0]}) == 4
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The command line's small languages."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -84,6 +85,9 @@ def test_names_without_out_never_overwrite(tmp_path: Path) -> None:
     assert first == [tmp_path / "a-red-car-7.png"]
     first[0].touch()
     assert output_paths(tmp_path, result, [0]) == [tmp_path / "a-red-car-7-2.png"]
+    varied = replace(result, seeds=(7, 7, 7))  # variations of one seed
+    wanted = [tmp_path / f"a-red-car-7-{n}.png" for n in (2, 3, 4)]
+    assert output_paths(tmp_path, varied, [0, 1, 2]) == wanted
     (long,) = output_paths(tmp_path, Result(images=(), request=Request(prompt="a" * 300), seeds=(7,)), [0])
     long.touch()
 

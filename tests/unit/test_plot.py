@@ -73,6 +73,23 @@ def test_any_field_of_the_request_is_an_axis() -> None:
     assert [r.styles for r in _cells("styles=Noir,Plain")] == [("Noir",), ("Plain",)]
 
 
+def test_words_of_each_image_and_of_the_hires_pass_are_changed_too() -> None:
+    """As where a picture with styles or wildcards is made again: each image has its words in full."""
+    hires = Hires(prompt="a red car, sharp", negatives=("dark red", "red"))
+    request = replace(REQUEST, batch=2, prompts=("a red car, noir", "a car"), negatives=("red", ""), hires=hires)
+
+    def cells(axis: str) -> list[Request]:
+        return [cell.request for cell in plan_plot(request, [parse_axis(axis)]).cells]
+
+    _, blue = cells("replace=red,blue")
+    assert (blue.prompts, blue.negatives) == (("a blue car, noir", "a car"), ("blue", ""))
+    assert blue.hires and (blue.hires.prompt, blue.hires.negatives) == ("a blue car, sharp", ("dark blue", "blue"))
+    assert [each.prompts for each in cells("replace=noir,plain")] == [request.prompts, ("a red car, plain", "a car")]
+    assert [(r.prompt, r.prompts, len(r.negatives)) for r in cells("prompt=a,b")] == [("a", (), 2), ("b", (), 2)]
+    assert [r.hires.negatives for r in cells("hires.negative=a,b") if r.hires] == [(), ()]
+    assert [cell.request.prompts for cell in plan_matrix(replace(request, prompt="a|b")).cells] == [(), ()]
+
+
 def test_an_open_seed_is_drawn_once_for_all() -> None:
     seeds = {request.seed for request in _cells("cfg=2,4", "steps=3,4")}
     assert len(seeds) == 1 and seeds != {-1}

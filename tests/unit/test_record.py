@@ -82,8 +82,8 @@ def test_a_replay_of_plain_words_is_the_request(tmp_path: Path) -> None:
 
 def test_other_words_on_the_command_line_take_the_place_of_those_filled_in(tmp_path: Path) -> None:
     path = _worded(("a cat, noir", "a dog, noir"), tmp_path, prompt="a __animal__", styles=("Noir",))
-    same, only = build_request(None, path, (), None, {"seed": 9})
-    assert (same.prompts, same.seed, only) == (("a cat, noir", "a dog, noir"), 9, 1)
+    same, only = build_request(None, path, (), None, {})
+    assert (same.prompts, same.batch, only) == (("a cat, noir", "a dog, noir"), 2, 1)
     other, _ = build_request("an owl", path, (), None, {})
     assert (other.prompt, other.prompts, other.styles) == ("an owl", (), ("Noir",))
     three, _ = build_request(None, path, (), None, {"batch": 3, "loras": ("ink:0.5",)})
@@ -97,6 +97,22 @@ def test_the_vaes_parts_follow_another_size_where_nobody_said_them(
     path = _worded(("a", "a"), tmp_path, width=width, height=width, vae_tile=was)
     request, _ = build_request(None, path, (), "1024x1536", {})
     assert request.vae_tile == said
+
+
+def test_one_of_a_batch_is_changed_by_itself(tmp_path: Path) -> None:
+    """Its own seeds and words: not those of the first, and without the time that the others take."""
+    path = _worded(("a cat, noir", "a dog, noir"), tmp_path, prompt="a __animal__", styles=("Noir",), seed=4, subseed=7)
+    more, only = build_request(None, path, (), None, {"steps": 9})
+    assert (more.prompts, more.steps, more.batch, more.seed, more.subseed) == (("a dog, noir",), 9, 1, 5, 8)
+    assert only == 0 and build_request(None, path, (), None, {"seed": 9})[0].seed == 9
+    assert build_request(None, path, (), None, {}, alone=True)[0] == replace(more, steps=3)
+    both = build_request(None, path, (), None, {"batch": 2, "seed": 9})[0]
+    assert (both.batch, both.seed) == (2, 9)
+    varied = _worded(
+        ("a cat", "a cat"), tmp_path, prompt="a cat", negative="no", seed=4, subseed=7, subseed_strength=0.5
+    )
+    one = build_request(None, varied, (), None, {"steps": 9})[0]
+    assert (one.seed, one.subseed, one.prompts) == (4, 8, ())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
@@ -121,6 +137,11 @@ def test_a_damaged_request_is_said(tmp_path: Path) -> None:
     info.add_itxt("disegno", '{"request": {"steps": -3}, "image": 0, "conditions": [], "environment": {}}')
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     with pytest.raises(Exception, match="steps"):
+        read(path)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("disegno", '{"request": {}, "image": 1, "conditions": [], "environment": {}}')
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    with pytest.raises(BadImage, match="image 1 of 1"):
         read(path)
 
 

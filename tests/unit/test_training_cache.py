@@ -16,6 +16,7 @@ from disegno.backbones import miniature
 from disegno.backbones._latent_diffusion import LatentDiffusion
 from disegno.core.errors import BadImage, RequestError, ResourceError
 from disegno.memory import FULL_PRECISION, Memory
+from disegno.text.learnt import TextOptions
 from disegno.training.base import TeachProgress
 from disegno.training.cache import Cache, CachedExamples, Canvases, Share
 from disegno.training.data.buckets import make_buckets
@@ -59,6 +60,10 @@ class Counting:
     def encode_text(self, prompts: list[str], clip_skip: int = 1) -> Any:
         self.texts += prompts
         return self.own.encode_text(prompts, clip_skip)
+
+    def read_prompt(self, text: str, options: TextOptions) -> Any:
+        self.texts.append(text)
+        return self.own.read_prompt(text, options)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
     tokens      CLIP-L | OpenCLIP-G     77 k tokens; the states before the last layer, without the final norm
     pooled      OpenCLIP-G              of the first chunk, projected
 
-Podell et al. 2023, 2.1. An empty prompt is zeros, tokens and pooled state: so it was in training, and so A1111 and
-diffusers say nothing of a negative prompt. A1111 parity: clip skip changes nothing here. Learnt vectors stand in the
-same places of both texts; the refiner reads OpenCLIP-G's.
+Podell et al. 2023, 2.1. What says nothing is zeros, tokens and pooled state: a caption that was dropped in training,
+and so in A1111 and diffusers an empty negative prompt. An empty prompt is read as any other. A1111 parity: clip skip
+changes nothing here. Learnt vectors stand in the same places of both texts; the refiner reads OpenCLIP-G's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,12 +46,13 @@ class TwoTexts:
 
     def read_all(self, prompts: Sequence[str]) -> ClipRead:
         """Return the prompts' states (b 77 d) and pooled states (b p), and what was cut off."""
-        read = _side_by_side([clip.read_all(prompts) for clip in self._clips])
-        said = [bool(prompt.strip()) for prompt in prompts]
-        return read._replace(states=_silenced(read.states, said), pooled=_silenced(read.pooled, said))
+        return _side_by_side([clip.read_all(prompts) for clip in self._clips])
 
     def read_all_prompt(self, text: str, options: TextOptions) -> ClipRead:
-        """Return the states of a prompt of any length (1 77k d), its pooled state (1 p), and warnings."""
+        """Return the states of a prompt of any length (1 77k d), its pooled state (1 p), and warnings.
+
+        A1111 parity: zeros where the options say so (get_learned_conditioning's force_zero_negative_prompt).
+        """
         parts = [self._parts_of(each) for each in options.learnt]
         strange = [self._said_of(each) for each, part in zip(options.learnt, parts, strict=True) if not part]
         own = [tuple(part[n] for part in parts if part) for n in range(len(self._clips))]
@@ -59,8 +60,8 @@ class TwoTexts:
             clip.read_all_prompt(text, replace(options, clip_skip=1, learnt=learnt))
             for clip, learnt in zip(self._clips, own, strict=True)
         ]
-        read, said = _side_by_side(reads), [bool(text.strip())]
-        return ClipRead(_silenced(read.states, said), _silenced(read.pooled, said), strange + read.warnings)
+        read, scale = _side_by_side(reads), 0 if options.silent else 1
+        return ClipRead(read.states * scale, read.pooled * scale, strange + read.warnings)
 
     def _parts_of(self, learnt: LearntVectors) -> tuple[LearntVectors, ...]:
         """Return learnt vectors as each encoder has them: all take as many places; none where one has none of its."""
@@ -79,8 +80,3 @@ class TwoTexts:
 def _side_by_side(reads: Sequence[ClipRead]) -> ClipRead:
     warnings = dict.fromkeys(warning for read in reads for warning in read.warnings)
     return ClipRead(torch.cat([read.states for read in reads], dim=-1), reads[-1].pooled, list(warnings))
-
-
-def _silenced(x: Tensor, said: Sequence[bool]) -> Tensor:
-    """Return x (b ...), zero in the rows that say nothing."""
-    return x * torch.tensor(said, device=x.device).view(-1, *[1] * (x.ndim - 1))

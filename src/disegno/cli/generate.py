@@ -200,21 +200,22 @@ def command(
         require_file(preview)
     if outpaint is not None:
         given["init__outpaint"] = parse_outpaint(outpaint)
-    request, only = build_request(prompt, again, control, size, given)
+    is_sheet = bool(x or y or z or matrix)
+    request, only = build_request(prompt, again, control, size, given, alone=is_sheet or loops is not None)
     settings = load_settings(dtype=_dtype(dtype, again), device=device, t5=t5)
     open_nets()
     axes = [text for text in (x, y, z) if text]
     saying = Saying(as_json, quiet, preview)
     if (turns := turns_of(request)) is not None:
-        if axes or matrix or loops:
+        if is_sheet or loops:
             raise RequestError(
                 "A folder's pictures are drawn one by one: leave out --x, --y, --z, --matrix and --loops, or give one"
                 " picture."
             )
         return draw_each(turns, settings, out, saying)
-    if (told := loops_of(loops, loop_denoise, loop_curve, bool(axes) or matrix)) is not None:
+    if (told := loops_of(loops, loop_denoise, loop_curve, is_sheet)) is not None:
         return draw_and_write(request, told, settings, out, saying)
-    if axes or matrix:
+    if is_sheet:
         return draw_sheet(request, axes, matrix, settings, out, saying)
     result = with_bar(_generate(request, settings, preview is not None), quiet or as_json, preview)
     result = replace(result, warnings=(*result.warnings, *_doubts(again, result)))

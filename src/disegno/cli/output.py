@@ -3,7 +3,7 @@
 import os
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -44,10 +44,12 @@ def _show(event: Progress, path: Path) -> None:
 
 
 def output_paths(out: Path | None, result: Result, keep: list[int]) -> list[Path]:
-    """Return where each kept image goes; a name without --out is never one that exists."""
+    """Return where each kept image goes, each another place; a name without --out is never one that exists."""
     if out is None or is_folder(out):
-        folder, words = out or Path("out"), words_of(result.request)
-        return [free_path(folder / f"{words}-{result.seeds[i]}.png") for i in keep]
+        folder, words, paths = out or Path("out"), words_of(result.request), list[Path]()
+        for i in keep:  # variations of one seed share it
+            paths.append(free_path(folder / f"{words}-{result.seeds[i]}.png", paths))
+        return paths
     if len(keep) == 1:
         return [out]
     return [out.with_stem(f"{out.stem}-{n + 1}") for n in range(len(keep))]
@@ -93,14 +95,14 @@ def require_file(path: Path) -> None:
     require_folder(path.parent)
 
 
-def free_path(path: Path) -> Path:
-    """Return the path, or with a number the first that does not exist."""
-    return first_free(path, lambda path: [path])
+def free_path(path: Path, taken: Collection[Path] = ()) -> Path:
+    """Return the path, or with a number the first that does not exist and is not taken."""
+    return first_free(path, lambda path: [path], taken)
 
 
-def first_free(path: Path, files_of: Callable[[Path], Iterable[Path]]) -> Path:
-    """Return the path, or with a number the first of whose files none exists."""
+def first_free(path: Path, files_of: Callable[[Path], Iterable[Path]], taken: Collection[Path] = ()) -> Path:
+    """Return the path, or with a number the first of whose files none exists or is taken."""
     n, found = 2, path
-    while any(file.exists() for file in files_of(found)):
+    while any(file in taken or file.exists() for file in files_of(found)):
         found, n = path.with_stem(f"{path.stem}-{n}"), n + 1
     return found

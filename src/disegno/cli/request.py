@@ -30,6 +30,7 @@ OUTPAINT_HELP = (
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 _UNIT: TypeAdapter[ControlUnit] = TypeAdapter(ControlUnit)
 _WORDS = {"prompt", "negative", "prompts", "negatives", "styles", "batch"}
+_OF_ALL = {"batch", "prompts", "negatives"}  # said of all of a batch's images
 _KEYS = set(ControlUnit.__dataclass_fields__) - {"name", "image", "params"}
 
 
@@ -82,11 +83,17 @@ def parse_outpaint(text: str) -> dict[str, str]:
 
 
 def build_request(
-    prompt: str | None, again: Path | None, control: tuple[str, ...], size: str | None, given: dict[str, Any]
+    prompt: str | None,
+    again: Path | None,
+    control: tuple[str, ...],
+    size: str | None,
+    given: dict[str, Any],
+    alone: bool = False,
 ) -> tuple[Request, int | None]:
     """Return the request, and which image of its batch to keep when an old picture is made again (None: all).
 
-    `given`: the values of the flags by field; nested ones as `init__denoise`.
+    `given`: the values of the flags by field; nested ones as `init__denoise`. A picture that is made again as it was
+    is drawn with those beside it, for its last bits; one that is changed by flags, or with `alone`, by itself.
     """
     fields = {name: value for name, value in given.items() if value is not None}
     if prompt is not None:
@@ -105,6 +112,8 @@ def build_request(
     from disegno.engine.record import read
 
     record = read(again)
+    if (fields or alone) and not fields.keys() & _OF_ALL:
+        record = record.alone()
     if record.told is not None:
         fields = _as_told(record.told, fields)
     then: dict[str, Any] = _REQUEST.dump_python(record.replay()) | {"vae_tile": vae_tile_said(record.request)}

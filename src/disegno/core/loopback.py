@@ -40,8 +40,10 @@ def loop_denoises(first: float, loops: Loops) -> tuple[float, ...]:
 def next_loop(drawn: Request, request: Request, image: str, denoise: float) -> Request:
     """Return what changes the picture of a loop: `image`, a data URI. `drawn`: the loop's own concrete request.
 
-    A1111 parity: the next seed, the same subseed; and what is masked begins as it is from the second loop on.
+    A1111 parity: the next seed, the same subseed, the same size; and what is masked begins as it is from the second
+    loop on.
     """
     assert request.init is not None
     init = replace(request.init, image=image, denoise=denoise, fill="original" if request.init.mask else None)
-    return replace(request, seed=(drawn.seed + 1) % SEEDS, subseed=drawn.subseed, init=init)
+    seed = (drawn.seed + 1) % SEEDS
+    return replace(request, width=drawn.width, height=drawn.height, seed=seed, subseed=drawn.subseed, init=init)

@@ -23,6 +23,7 @@ from disegno.core.request import NUM_SEEDS, Request, make_request
 MAX_CELLS = 256
 SIZE, REPLACE = "size", "replace"
 _SEEDS = ("seed", "subseed")
+_WORDS = {"prompt": "prompts", "negative": "negatives"}  # of all images, of each
 _NUMBER = r"\s*([+-]?\d{1,20}(?:\.\d{1,20})?)\s*"
 _RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\({_NUMBER}\)|\[\s*(\d{{1,9}})\s*\])?")
 
@@ -127,7 +128,7 @@ def _change_of(axis: Axis, request: Request) -> tuple[Callable[[Fields, str], No
     """Return what sets a value of the axis in a request's fields, and the values. Raises RequestError."""
     if axis.field == REPLACE:
         first = axis.values[0]
-        if first not in request.prompt and first not in request.negative:
+        if not any(first in text for text in _texts(request)):
             raise RequestError(f"{first!r}, which is to be replaced, is in neither the prompt nor the negative prompt.")
         return lambda fields, value: _replace(fields, first, value), axis.values
     if axis.field == SIZE:
@@ -156,9 +157,18 @@ def _unknown(name: str) -> RequestError:
     return UnknownName.of("field of a request", name, [SIZE, REPLACE, *nested, *known])
 
 
+def _texts(request: Request) -> list[str]:
+    """Return all that a request draws, and keeps away from: in both passes, and of each image."""
+    passes = [words for words in (request, request.hires) if words is not None]
+    own = [text for words in passes for text in (words.prompt, words.negative) if text is not None]
+    return own + [text for words in passes for text in (*words.prompts, *words.negatives)]
+
+
 def _replace(fields: Fields, first: str, value: str) -> None:
-    for name in ("prompt", "negative"):
-        fields[name] = fields[name].replace(first, value)
+    for words in filter(None, (fields, fields["hires"])):
+        for name, of_images in _WORDS.items():
+            words[name] = words[name] and words[name].replace(first, value)
+            words[of_images] = [text.replace(first, value) for text in words[of_images]]
 
 
 def _set_size(fields: Fields, value: str) -> None:
@@ -177,6 +187,8 @@ def _set(fields: Fields, path: Sequence[str], value: str | list[str]) -> None:
             missing = ".".join(path[: n + 1])
             raise RequestError(f"The axis {'.'.join(path)} changes {missing}, which this request has not: give it one.")
     here[path[-1]] = value
+    if path[-1] in _WORDS:
+        here[_WORDS[path[-1]]] = []  # each image's own would stand instead
 
 
 def _part(here: Any, name: str) -> Any:
@@ -251,7 +263,7 @@ def plan_matrix(request: Request, parts_first: bool = False) -> Plot:
     for y, x in product(range(2 ** len(down)), range(2 ** len(across))):
         chosen = [*_chosen(across, x), *_chosen(down, y)]
         words = [*chosen, first] if parts_first else [first, *chosen]
-        cells.append(Cell((x, y, 0), make_request(_copied(base) | {"prompt": ", ".join(words)})))
+        cells.append(Cell((x, y, 0), make_request(_copied(base) | {"prompt": ", ".join(words), "prompts": []})))
     labels = [tuple(", ".join(_chosen(some, n)) or "-" for n in range(2 ** len(some))) for some in (across, down)]
     return Plot(tuple(cells), (labels[0], labels[1] if down else ("",), ("",)))
 

@@ -48,7 +48,7 @@ class Run:
     size. `inpaint`: what is held of a picture. `extra`: what the net is shown beside x, (1 e h w). `windows`: the parts
     that the canvas is drawn in, instead of all at once with `controls`. `loras`: on the net while it is asked.
     `seamless`: whether the canvas has no edges. `rests`: says of its open question whether that is another model's
-    (`engine.relay`); then it is `resting`.
+    (`engine.relay`); then it is `resting`. `stopped`: it was to end as it stood.
     """
 
     sampling: Sampling
@@ -72,6 +72,7 @@ class Run:
     evaluations: int = 0
     rests: "Callable[[Run], bool] | None" = None
     resting: bool = False
+    stopped: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -116,6 +117,7 @@ class Run:
     @torch.inference_mode()
     def finish(self) -> None:
         """End now: the picture is what the net believes it to be."""
+        self.stopped = True
         if self.question is not None:
             latents = self.question.x if self.estimate is None else self.estimate
             self.latents = self.inpaint.finish(latents) if self.inpaint else latents

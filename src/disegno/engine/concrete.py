@@ -59,7 +59,7 @@ def concrete(request: Request, backbone: Backbone, album: Album) -> Request:
         init=request.init and _init(request.init),
     )
     filled = replace(filled, hires=filled.hires and _hires(filled.hires, filled))
-    return replace(filled, tiles=_tiles(filled, backbone), vae_tile=_vae_tile(filled))
+    return replace(filled, tiles=_tiles(filled, backbone), vae_tile=_vae_tile(filled, album))
 
 
 def _size(request: Request, backbone: Backbone, album: Album) -> tuple[int, int]:
@@ -122,18 +122,21 @@ def _tiles(request: Request, backbone: Backbone) -> Tiles | None:
     return request.tiles and replace(request.tiles, size=request.tiles.size or min(own.width, own.height))
 
 
-def _vae_tile(request: Request) -> int:
-    """Return in which parts the VAE works: as asked, else at once up to VAE_WHOLE_PIXELS."""
+def _vae_tile(request: Request, album: Album) -> int:
+    """Return in which parts the VAE works: as asked, else at once up to VAE_WHOLE_PIXELS of what it is shown."""
     if request.vae_tile is not None:
         return request.vae_tile
     if request.seamless:
         return 0
     assert request.width and request.height
-    width, height = request.width, request.height
+    init, pixels = request.init, [request.width * request.height]
     if request.hires is not None:
-        target = target_size(request.hires, width, height)
-        width, height = target.width, target.height
-    return VAE_TILE if width * height > VAE_WHOLE_PIXELS else 0
+        target = target_size(request.hires, request.width, request.height)
+        pixels.append(target.width * target.height)
+    if init is not None and init.resize == "latent" and init.mask is None and init.outpaint is None:
+        height, width = album.channels(init.image).shape[:2]  # it is encoded at its own size
+        pixels.append(width * height)
+    return VAE_TILE if max(pixels) > VAE_WHOLE_PIXELS else 0
 
 
 def vae_tile_said(request: Request) -> int | None:

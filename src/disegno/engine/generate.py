@@ -35,6 +35,7 @@ from disegno.engine.wording import told_in_full, word
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
 Drawing = Generator[Phase, None, Result]
+_STOPPED = "It was stopped in the first pass: the hires pass was left out."
 
 
 @torch.inference_mode()
@@ -92,7 +93,8 @@ def environment(studio: Studio, backbone: Backbone) -> dict[str, str]:
 def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawing:
     """Return the generation as a coroutine: it yields each phase that samples, and is resumed when its runs have ended.
 
-    Whoever drives it may step the runs of many generations in one batch. `album`: reads the pictures that the request
+    Whoever drives it may step the runs of many generations in one batch, and may `finish` them: what was stopped is not
+    enlarged. `album`: reads the pictures that the request
     names; unset: within the studio's limits. Raises every error that a request can cause before its first phase.
     """
     album = album or Album(studio.limits)
@@ -109,7 +111,8 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     if first is not None:
         drawn, last = yield from _sampled(first, job, relay, phases)
     assert drawn is not None
-    if second is not None:
+    stopped = any(phase.stopped for phase in phases)  # A1111 parity: what was interrupted is not enlarged
+    if second is not None and not stopped:
         drawn, last = enlarged(second, drawn, last), second.job
         if second.hires.denoise:
             over = second_phase(second, drawn, len(phases), num_parts)
@@ -122,6 +125,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     models = list({id(model): model for model in (job.backbone, *(phase.backbone for phase in phases))}.values())
     sees, is_sdxl = any(sees_depth(model) for model in models), any(model.family == "sdxl" for model in models)
     over = passed_over(job.request, edits(job.backbone), sees, is_sdxl)
+    over += [_STOPPED] if second is not None and stopped else []
     warnings = (*said, *(text for model in models for text in model.warnings), *over)
     return Result(
         images=images,

@@ -74,6 +74,11 @@ class Phase:
         """Return how many of its steps every run has done."""
         return min(run.step() for run in self.runs) - self.skipped
 
+    @property
+    def stopped(self) -> bool:
+        """Whether its runs were to end as they stood."""
+        return any(run.stopped for run in self.runs)
+
     def latents(self) -> Tensor:
         """Return what the ended runs have drawn, (b c h w), image by image.
 
@@ -262,7 +267,8 @@ def _extra(job: Job, canvas: Canvas, start: Picture, init: InitImage) -> Tensor 
         return _unscaled(encoded(canvas.picture, job), job.backbone)
     if not inpaints(job.backbone):
         return None
-    hole = torch.ones(start.shape[:2]) if canvas.mask is None else (torch.from_numpy(canvas.mask) / 255).round()
+    hole = torch.ones(start.shape[:2]) if canvas.mask is None else torch.from_numpy(canvas.mask) / 255
+    hole = hole if init.mask_mode == "soft" else hole.round()  # A1111 parity: mask_round
     pixels = to_pixels(start) * 2 - 1
     seen = torch.lerp(pixels, pixels * (1 - hole), init.mask_weight)
     return _channels(job, hole, seen)

@@ -18,7 +18,7 @@ from typing import Any, cast
 from PIL import Image, PngImagePlugin
 
 from disegno.core.errors import BadImage
-from disegno.core.request import FILELESS, ControlUnit, Request, Scalar, from_json, make_request, to_json
+from disegno.core.request import FILELESS, SEEDS, ControlUnit, Request, Scalar, from_json, make_request, to_json
 from disegno.core.result import Result
 from disegno.core.told import Told, told_of
 from disegno.engine.album import needs_sources, with_sources
@@ -63,6 +63,29 @@ class Record:
         pairs = zip(request.controls, self.conditions, strict=True)
         units = tuple(replace(unit, image=uri, annotate="none", params=_own_params(unit)) for unit, uri in pairs)
         return replace(request, controls=units)
+
+    def alone(self) -> "Record":
+        """Return how this image of a batch is made by itself: with its own seeds and words.
+
+        It is the same picture but for its last bits, which another number of images may change.
+        """
+        request, n = self.request, self.image
+
+        def own(texts: tuple[str, ...]) -> tuple[str, ...]:
+            return texts[n : n + 1]
+
+        hires, seed = request.hires, request.seed + (0 if request.subseed_strength else n)
+        hires = hires and replace(hires, prompts=own(hires.prompts), negatives=own(hires.negatives))
+        request = replace(
+            request,
+            batch=1,
+            seed=seed % SEEDS,
+            subseed=(request.subseed + n) % SEEDS,
+            prompts=own(request.prompts),
+            negatives=own(request.negatives),
+            hires=hires,
+        )
+        return replace(self, request=request, image=0, prompts=own(self.prompts), negatives=own(self.negatives))
 
     def _worded(self) -> Request:
         """Return the request with its images' own prompts in full, where they are not simply its prompt."""
@@ -180,10 +203,12 @@ def read(path: Path) -> Record:
 def _record(path: Path, text: str, pictures: list[bytes]) -> Record:
     try:
         found: dict[str, Any] = _unstowed(json.loads(text), pictures)
-        request = from_json(json.dumps(found["request"]))
+        request, image = from_json(json.dumps(found["request"])), int(found["image"])
+        if not 0 <= image < request.batch:
+            raise ValueError(f"image {image} of {request.batch}")
         return Record(
             request,
-            int(found["image"]),
+            image,
             tuple(found["conditions"]),
             dict(found["environment"]),
             dict(found.get("sources", {})),

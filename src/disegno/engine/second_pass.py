@@ -14,7 +14,7 @@ from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another, refines, saying
 from disegno.engine.guiding import check_guide, edits
 from disegno.engine.phases import Job, Phase, acting, check_files, encoded, picture_phase, pictures_of
-from disegno.engine.runs import Begin
+from disegno.engine.runs import Begin, latents_of
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
 from disegno.engine.wording import word
@@ -51,7 +51,7 @@ def open_second(job: Job) -> Second | None:
     require_edges(request, backbone)
     check_guide(request, backbone)
     mode = latent_mode(hires.upscaler)
-    if mode is not None and backbone.latent_channels != job.backbone.latent_channels:
+    if mode is not None and latents_of(backbone) != latents_of(job.backbone):
         raise RequestError(
             f"{backbone.name} has other latents than {job.backbone.name}, so {hires.upscaler} cannot go from one to the"
             " other. Choose an upscaler of pixels, such as Lanczos."

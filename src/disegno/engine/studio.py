@@ -308,8 +308,8 @@ class Studio:
             reference = open_reference(unit, backbone, which)
             return self._controllers.get((backbone.fingerprint, unit.name, reference.fidelity), lambda: reference)
         if unit.name == COLOUR_FIX:
-            fix = open_colour_fix(unit, backbone, which)
-            return self._controllers.get((backbone.fingerprint, unit.name, fix.radius, fix.sharpness), lambda: fix)
+            fix, how = open_colour_fix(unit, backbone, which), backbone.prediction.name
+            return self._controllers.get((backbone.fingerprint, unit.name, how, fix.radius, fix.sharpness), lambda: fix)
         card = self.control_card(unit, backbone)
         require_family(card, backbone.family)
         module = self._mechanism(card)

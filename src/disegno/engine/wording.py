@@ -136,16 +136,18 @@ class _Encoder:
         """Return one image's texts."""
         parts = tuple(self._timeline(part) for part in wording.parts)
         empty = self._states("") if self.request.pad_texts else None
-        return ImageTexts(parts, self._timeline(wording.negative), empty)
+        return ImageTexts(parts, self._timeline(wording.negative, is_negative=True), empty)
 
-    def _timeline(self, line: Line) -> Timeline:
-        states = {text: self._states(text) for text in dict.fromkeys(span.text for span in line.spans)}
+    def _timeline(self, line: Line, is_negative: bool = False) -> Timeline:
+        """Return a text over the calls. A1111 parity: a negative prompt is silent where it never says anything."""
+        silent = is_negative and not any(span.text.strip() for span in line.spans)
+        states = {text: self._states(text, silent) for text in dict.fromkeys(span.text for span in line.spans)}
         return Timeline(line.spans, tuple(states[span.text] for span in line.spans), line.weight)
 
-    def _states(self, text: str) -> TextStates:
+    def _states(self, text: str, silent: bool = False) -> TextStates:
         request, where = self.request, squeezed(text.replace("\\", ""))  # a name's brackets are written with one
         named = tuple(each for each in self._learnt[0] if any(squeezed(name) in where for name in each.names))
-        options = TextOptions(request.clip_skip, request.emphasis, request.comma_backtrack, named)
+        options = TextOptions(request.clip_skip, request.emphasis, request.comma_backtrack, named, silent)
         states = self.studio.prompt_states(self.backbone, text, options, self.loras)
         self._num_states += states.tokens.shape[1]
         if self._num_states > MAX_STATES:

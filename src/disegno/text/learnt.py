@@ -56,16 +56,20 @@ class LearntVectors:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a prompt is read: the fields of a Request that decide it, and the learnt vectors that it may name."""
+    """How a prompt is read: the fields of a Request that decide it, and the learnt vectors that it may name.
+
+    `silent`: the text is an empty negative prompt, which some models are shown as nothing at all (SDXL: zeros).
+    """
 
     clip_skip: int = 1
     emphasis: Emphasis = "original"
     backtrack: int = 20
     learnt: tuple[LearntVectors, ...] = field(default=())
+    silent: bool = False
 
     def key(self) -> tuple[object, ...]:
         """Return what tells these options from others."""
-        return self.clip_skip, self.emphasis, self.backtrack, tuple(each.sha256 for each in self.learnt)
+        return self.clip_skip, self.emphasis, self.backtrack, self.silent, tuple(each.sha256 for each in self.learnt)
 
 
 def read_learnt(path: Path) -> LearntVectors:

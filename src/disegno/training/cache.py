@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from disegno.backbones._fingerprint import fingerprint
-from disegno.backbones.base import Backbone
+from disegno.backbones.base import Backbone, TextStates
 from disegno.core.errors import RequestError, ResourceError
 from disegno.diffusion.patches import with_pooled
+from disegno.text.learnt import TextOptions
 from disegno.training.base import Example, TeachProgress
 from disegno.training.data import align as aligning
 from disegno.training.data.buckets import make_buckets, nearest_bucket, usual_step
@@ -249,15 +250,17 @@ class Cache:
 
     def _states(self, caption: str) -> Tensor:
         """Return a caption's text states, (n d), in the dtype in which the net is shown them; a pooled one last."""
-        states = self.backbone.encode_text([caption])
+        return self._kept(self.backbone.encode_text([caption]))
+
+    def _kept(self, states: TextStates) -> Tensor:
         return with_pooled(states.tokens, states.pooled)[0].to("cpu", self._net_dtype)
 
     def _text_key(self, caption: str) -> str:
         return _name("text", caption, *self._text)
 
     def _empty(self) -> Tensor | None:
-        """Return the empty caption's states, (n d), where text is wanted."""
-        return self._states("") if "tokens" in self.wants else None
+        """Return a dropped caption's states, (n d), where text is wanted: an empty negative prompt's when drawing."""
+        return self._kept(self.backbone.read_prompt("", TextOptions(silent=True))) if "tokens" in self.wants else None
 
     @cached_property
     def _vae(self) -> str:
