@@ -115,6 +115,10 @@ FILES = {
     "controlnet-xs": ({"enc_zero_convs_out.0.0.weight": (1, 1, 1, 1)}, "control", "controlnet-xs", "", ""),
     **{f"xs {family}": (xs(width), "control", "controlnet-xs", family, "ldm") for width, family in XS_WIDTHS.items()},
     "t2i-adapter": ({"body.0.block1.weight": (1, 1, 3, 3)}, "control", "t2i-adapter", "", ""),
+    "controlnet-lllite": (
+        {"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": (64, 640)},
+        *("control", "controlnet-lllite", "", "kohya"),
+    ),
     "controllora": ({"lora_controlnet": (), "input_hint_block.0.weight": (1,)}, "control", "controllora", "", ""),
     "ip-adapter": ({"image_proj.proj.weight": (3072, 1024)}, "control", "ip-adapter", "", ""),
     "lora": (headers.lora(modules=4), "lora", "lora", "sd1", "kohya"),
@@ -263,7 +267,7 @@ def test_the_words_of_a_wrong_pair() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("lllite_unet_input_blocks_4_1.down.0.weight", "is a ControlNet-LLLite"),
+        ("lllite_dit_blocks_0_self_attn_q_proj.down.weight", "is a ControlNet-LLLite of Anima"),
         ("down_blocks.0.motion_modules.0.x.weight", "is a motion module"),
         ("clip_txt_mapper.weight", "is a part of a model of stable-cascade"),
         ("vision_model.x.weight", "is a CLIP that reads pictures"),
