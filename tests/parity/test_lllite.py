@@ -26,7 +26,7 @@ from disegno.core.errors import CorruptFile, KeyMismatch, ModelFileError, Reques
 from disegno.core.request import ControlUnit
 from disegno.diffusion.call import Call, Row
 from disegno.engine.sharing import merged
-from disegno.memory import FULL_PRECISION, Memory
+from disegno.memory import FULL_PRECISION, Memory, Policy
 from disegno.weights.identify import identify
 from kit import lllite as kit
 
@@ -293,6 +293,19 @@ def test_a_weight_for_each_block(host: Any, tmp_path: Path) -> None:
         controller.layers("").require((1.0,) * 13)
 
 
+@torch.no_grad()
+def test_in_half_precision(old: Any, tmp_path: Path) -> None:
+    """bfloat16, channels last, the net's layers packed where the processor can: 8 bits of mantissa."""
+    memory = Memory(Policy(torch.device("cpu"), torch.bfloat16, torch.channels_last))
+    host, tensors, call = open_miniature(memory), _drawn(old), _call(old)
+    path = kit.write(tmp_path / "a.safetensors", tensors)
+    control = controlnet_lllite.open(path, host, memory).prepare(_condition())
+    assert {each.embedded.dtype for each in control.told.values()} == {torch.bfloat16}
+    found = control(replace(call, net=host.evaluate)).run()
+    exact, plain = controlnet_lllite.open(path, old, MEMORY).prepare(_condition())(call).run(), call.run()
+    assert (found - exact).abs().mean() < 0.05 * (exact - plain).abs().mean()
+
+
 # ---- files
 
 
@@ -395,6 +408,7 @@ def _spoilt(tensors: dict[str, Tensor]) -> dict[str, tuple[type[ModelFileError],
     def instead(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return tensors | {tail + name: t for name, t in own.items()}
 
+    deep = {name: torch.zeros(shape) for name, shape in kit.shapes(32, (4,) * 40).items()}
     same = "two nets for down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     unknown = f"a net for {head}, a layer that the model has not.*made for sd1"
     time = renamed("lllite_unet_mid_block_resnets_0_time_emb_proj")
@@ -406,6 +420,7 @@ def _spoilt(tensors: dict[str, Tensor]) -> dict[str, tuple[type[ModelFileError],
         "another part": (KeyMismatch, f"1 unexpected: {tail}film", beside(f"{tail}film", torch.ones(1))),
         "other squares": (UnknownKind, "squares of 3 x 3 pixels", beside(squares, torch.zeros(8, 4, 3, 3))),
         "no squares": (UnknownKind, "squares of 2 x 4 pixels", beside(squares, torch.zeros(8, 4, 2, 4))),
+        "too deep": (UnknownKind, "more than 64 x 64 pixels one place", instead(deep)),
         "no such layer": (WrongFamily, unknown, renamed(head)),
         "of the text": (WrongFamily, "attn2_to_k, a layer", renamed(first.replace("attn1_to_q", "attn2_to_k"))),
         "of the time": (WrongFamily, "time_emb_proj, a layer", time),

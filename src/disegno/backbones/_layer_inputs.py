@@ -41,7 +41,8 @@ def shifting(net: nn.Module, shifts: Sequence[Shift], x: Tensor) -> Generator[No
         for name in shift.added:
             if any(shift.scales.get(name, (1.0,))):
                 by_layer.setdefault(name, []).append(shift)
-    hooks = [(net.get_submodule(name), _Shifting(name, own, size)) for name, own in by_layer.items()]
+    shares: dict[tuple[int, Size], Tensor] = {}
+    hooks = [(net.get_submodule(name), _Shifting(name, own, size, shares)) for name, own in by_layer.items()]
     handles = [cast(Any, layer).register_forward_pre_hook(hook) for layer, hook in hooks]
     try:
         yield
@@ -62,11 +63,12 @@ def given(rows: Sequence[int], num: int) -> Generator[None]:
 
 @dataclass(frozen=True)
 class _Shifting:
-    """The hook of a layer."""
+    """The hook of a layer. `size`: of the latents. `shares`: of each region at each level, found once for all."""
 
     layer: str
     shifts: Sequence[Shift]
-    size: Size  # of the latents
+    size: Size
+    shares: dict[tuple[int, Size], Tensor]
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return what the layer is given, first (b n d) or (b c h w). Rows that no shift reaches keep their bits."""
@@ -92,11 +94,20 @@ class _Shifting:
 
     def _weighed(self, more: Tensor, shift: Shift, size: Size) -> Tensor:
         """Return what is added times each row's scale, within the region."""
-        scales = shift.scales.get(self.layer, ())
-        if any(scale != 1 for scale in scales):
+        scales = shift.scales.get(self.layer) or (1.0,)
+        if len(set(scales)) > 1:
             factors = torch.tensor(scales, device=more.device)
             more = more.float() * factors.reshape(-1, *(1,) * (more.ndim - 1))
+        elif scales[0] != 1:
+            more = more.float() * scales[0]
         if shift.region is not None:
-            share = F.adaptive_avg_pool2d(shift.region, size).to(more.device)  # 1 1 h w
+            share = self._share(shift.region, size).to(more.device)
             more = more.float() * (share if more.ndim == 4 else share.reshape(1, -1, 1))
         return more
+
+    def _share(self, region: Tensor, size: Size) -> Tensor:
+        """Return the region's mean over each place of a level, (1 1 h w)."""
+        key = (id(region), size)
+        if key not in self.shares:
+            self.shares[key] = F.adaptive_avg_pool2d(region, size)
+        return self.shares[key]

@@ -11,6 +11,7 @@ middle, 136. Facts of kohya-ss/sd-scripts' networks/control_net_lllite.py.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +24,7 @@ MECHANISM = "controlnet-lllite"
 PREFIX = "lllite_unet_"
 _CONDITIONING = re.compile(r"conditioning1\.\d+\.weight")
 _SIDES = (2, 4)  # of a convolution's squares of pixels
+_MAX_PIXELS = 64  # a side of what becomes one place of the deepest level: of Stable Diffusion 1
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def _sizes(name: str, tensors: Mapping[str, Tensor], module: str, names: list[st
     down = f"{module}.down.0.weight"
     is_conv = tensors[down].ndim == 4
     hidden, width, *_ = sides(name, tensors, down, 4 if is_conv else 2)
-    squares = list[tuple[int, int]]()
-    for i in range(max(1, sum(_CONDITIONING.fullmatch(each) is not None for each in names))):
+    squares, num = list[tuple[int, int]](), sum(_CONDITIONING.fullmatch(each) is not None for each in names)
+    for i in range(max(1, num)):
         key = f"{module}.conditioning1.{2 * i}.weight"
         channels, _, height, side = sides(name, tensors, key, 4)
         if height != side or side not in _SIDES:
@@ -86,4 +88,9 @@ def _sizes(name: str, tensors: Mapping[str, Tensor], module: str, names: list[st
                 f" of {' or '.join(map(str, _SIDES))}. It is one of a kind that is not known: choose another one."
             )
         squares.append((channels, side))
+        if prod(side for _, side in squares) > _MAX_PIXELS:
+            raise UnknownKind(
+                f"{name} makes more than {_MAX_PIXELS} x {_MAX_PIXELS} pixels one place ({module}), which no level of a"
+                " model has. It is damaged, or of a kind that is not known: choose another one."
+            )
     return Sizes(width, hidden, tuple(squares), is_conv)
