@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from disegno.backbones import miniature_sdxl, sdxl
 from disegno.backbones._cross_attention import reading
+from disegno.backbones._layer_inputs import shifting
 from disegno.backbones._lockstep import evaluate as lockstep
 from disegno.backbones._self_attention import taking_up
 from disegno.backbones.base import TextStates
@@ -31,6 +32,7 @@ from disegno.controls import (
     CONTROLS,
     control_lora,
     controlnet,
+    controlnet_lllite,
     controlnet_sd3,
     controlnet_union,
     controlnet_xs,
@@ -66,6 +68,7 @@ from disegno.weights.unicontrol_files import own_shapes
 from disegno.weights.xs_files import originals_of as xs_originals
 from kit import control_lora as lora_kit
 from kit import ip_adapter as ip_kit
+from kit import lllite as lllite_kit
 from kit.clip import write_clip
 
 pytestmark = pytest.mark.contract
@@ -109,7 +112,7 @@ class TinyHost:
         if call.streams:
             return lockstep(self.net, call.x, call.t, call.tokens, r, call.streams)
         added = {} if r is None else {"down_block_additional_residuals": r.down, "mid_block_additional_residual": r.mid}
-        with reading(self.net, call.image_prompts, call.x):
+        with reading(self.net, call.image_prompts, call.x), shifting(self.net, call.shifts, call.x):
             return self.net(call.x, call.t, call.tokens, **added).sample
 
 
@@ -331,6 +334,15 @@ def _ip_adapter(folder: Path, host: TinyHost) -> Opened:
     )
 
 
+def _lllite(folder: Path, host: TinyHost) -> Opened:
+    places = {name: place for name, place in lllite_kit.SD1.items() if name != "input_blocks_3_1"}
+    tensors = lllite_kit.tensors(host.net, lllite_kit.attended(host.net, places), 14)
+    controller = controlnet_lllite.open(lllite_kit.write(folder / "lllite.safetensors", tensors), host, MEMORY)
+    a, b = (controller.prepare(condition) for condition in _conditions())
+    nets = nn.ModuleDict({"own": controller.nets, "unet": host.net})
+    return Opened(host, (a, b), nets.state_dict, 2, controller)
+
+
 def _reference(_folder: Path, host: TinyHost) -> Opened:
     controller = open_reference(ControlUnit(name="reference-adain-attn"), host)
     a, b = (controller.prepare(condition) for condition in _conditions())
@@ -412,6 +424,7 @@ MINIATURES: dict[str, Callable[[Path, TinyHost], Opened]] = {
     "t2i-adapter": _t2i,
     "controlnet-sd3": _sd3,
     "ip-adapter": _ip_adapter,
+    "controlnet-lllite": _lllite,
     REFERENCE: _reference,
     COLOUR_FIX: _colour_fix,
     "controlnet of sdxl": _controlnet_sdxl,
@@ -610,6 +623,7 @@ FILES = {
     "t2i-adapter": "t2i",
     "controlnet-sd3": "sd3",
     "ip-adapter": "ip",
+    "controlnet-lllite": "lllite",
 }
 SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
     "empty": lambda t: t.new_zeros(0),

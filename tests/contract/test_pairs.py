@@ -49,6 +49,8 @@ def _controls() -> Iterator[tuple[str, str, headers.Shapes]]:
         yield "control-lora", family, {"lora_controlnet": (0,), f"{CROSS.removesuffix('.weight')}.down": (64, width)}
         yield "ip-adapter", family, {"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (320, width)}
     yield "controlnet", "sd3", SD3_CONTROL
+    for family, block in (("sd1", "input_blocks_1_1"), ("sdxl", "input_blocks_7_1_transformer_blocks_1")):
+        yield "controlnet-lllite", family, {f"lllite_unet_{block}_attn1_to_q.down.0.weight": (64, 640)}
     yield "controlnet-union", "sdxl", {"task_embedding": (8, 320), "down_blocks.1.attn2.to_k.weight": (640, 2048)}
     for family, pixels in (("sd1", 192), ("sdxl", 768)):
         yield "t2i-adapter", family, {"conv_in.weight": (320, pixels, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)}

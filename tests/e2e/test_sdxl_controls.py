@@ -29,13 +29,14 @@ from disegno.weights.keys import ldm
 from disegno.weights.save import save_safetensors
 from disegno.weights.xs_files import originals_of
 from kit import control_lora
+from kit import lllite as lllite_kit
 
 pytestmark = pytest.mark.e2e
 
 MADE = miniature_sdxl.Sdxl(unet=miniature_sdxl.THREE_LEVELS)
-NAMES = ("edges", "small", "lora", "union", "t2i", "xs", "reference-adain-attn")
+NAMES = ("edges", "small", "lora", "union", "t2i", "xs", "lllite", "reference-adain-attn")
 INK = 2.0  # the strength of the LoRA
-LAYERS = {"edges": 10, "small": 10, "lora": 10, "union": 10, "t2i": 4, "xs": 10}
+LAYERS = {"edges": 10, "small": 10, "lora": 10, "union": 10, "t2i": 4, "xs": 10, "lllite": 5}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def _write(folder: Path) -> None:
     own = new_xs(net, (8, 16, 32), torch.Generator().manual_seed(9)).state_dict()
     told = {"disegno.family": "sdxl"}
     save_safetensors(folder / "xs.safetensors", originals_of({name: t + 0.01 for name, t in own.items()}), told)
+    layers = lllite_kit.attended(net, lllite_kit.SDXL)
+    lllite_kit.write(folder / "lllite.safetensors", lllite_kit.tensors(net, layers, 12))
     generator = torch.Generator().manual_seed(3)
     module = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     shapes = {"lora_down.weight": (4, 96), "lora_up.weight": (64, 4)}
@@ -126,7 +129,7 @@ def test_modes_layers_and_regions(name: str, world: World) -> None:
     assert len({mode.tobytes() for mode in modes}) == 3
     assert np.array_equal(world.drawn(world.unit(name, layers=(1.0,) * num)), full)
     assert not np.array_equal(world.drawn(world.unit(name, layers=(1.0, *(0.0,) * (num - 1)))), full)
-    with pytest.raises(RequestError, match=f"13 layer weights, but adds {num} "):
+    with pytest.raises(RequestError, match=f"13 layer weights, but adds (to )?{num} "):
         world.drawn(world.unit(name, layers=(1.0,) * 13))
     region = world.drawn(world.unit(name, region=str(world.folder / "right.png")))
     assert not np.array_equal(region, full) and not np.array_equal(region, world.drawn())
@@ -164,6 +167,8 @@ def test_pictures_join_a_batch_at_any_step_and_keep_their_latents(world: World) 
         (world.unit("t2i", "b"), world.unit("small")),
         (world.unit("xs"),),
         (world.unit("union"), world.unit("lora")),
+        (world.unit("lllite", "b"), world.unit("t2i")),
+        (world.unit("lllite", strength=0.4, end=0.5),),
         (),
     )
 

@@ -124,6 +124,10 @@ FILES = {
         {"lora_controlnet": (0,), "input_blocks.1.1.attn2.to_k.down": (128, 768)},
         *("control", "control-lora", "sd1", "ldm"),
     ),
+    "controlnet-lllite": (
+        {"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight": (64, 640)},
+        *("control", "controlnet-lllite", "", "kohya"),
+    ),
     "ip-adapter": ({"image_proj.proj.weight": (3072, 1024)}, "control", "ip-adapter", "", ""),
     "lora": (headers.lora(modules=4), "lora", "lora", "sd1", "kohya"),
     "lora sdxl": (headers.lora(2048, modules=4), "lora", "lora", "sdxl", "kohya"),
@@ -271,7 +275,7 @@ def test_the_words_of_a_wrong_pair() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("lllite_unet_input_blocks_4_1.down.0.weight", "is a ControlNet-LLLite"),
+        ("lllite_dit_blocks_0_self_attn_q_proj.down.weight", "is a ControlNet-LLLite of Anima"),
         ("down_blocks.0.motion_modules.0.x.weight", "is a motion module"),
         ("clip_txt_mapper.weight", "is a part of a model of stable-cascade"),
         ("vision_model.x.weight", "is a CLIP that reads pictures"),

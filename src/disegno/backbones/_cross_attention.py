@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from disegno.backbones._levels import level_of
 from disegno.diffusion.call import ImagePrompt
 
 Prompts = Sequence[Sequence[ImagePrompt]]
@@ -83,11 +84,7 @@ class _Reading:
 
     def _shares(self, region: Tensor, num: int) -> Tensor:
         """Return the region's mean over each of the attention's places, (n 1)."""
-        height, width = self.size
-        while height * width > num:  # a level is half as large, rounded up
-            height, width = -(-height // 2), -(-width // 2)
-        assert height * width == num, f"{num} places are no level of {self.size}"
-        return F.adaptive_avg_pool2d(region, (height, width)).reshape(num, 1)
+        return F.adaptive_avg_pool2d(region, level_of(self.size, num)).reshape(num, 1)
 
 
 def _heads(attn: Attention, x: Tensor) -> Tensor:

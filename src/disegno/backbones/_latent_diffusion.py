@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from disegno.backbones._autoencoder import Autoencoder, build_autoencoder, without_overflow
 from disegno.backbones._cross_attention import reading
+from disegno.backbones._layer_inputs import shifting
 from disegno.backbones._lockstep import evaluate
 from disegno.backbones._self_attention import taking_up
 from disegno.backbones._vae_file import beside_own, open_vae
@@ -223,7 +224,11 @@ class LatentDiffusion:
             down = tuple(r.to(x.device, x.dtype) for r in residuals.down)
             residuals = Residuals(down, residuals.mid.to(x.device, x.dtype))
         added = self._added(call, x)
-        with reading(self.net, call.image_prompts, x), weakened_unet(self.net, call.rows):
+        with (
+            reading(self.net, call.image_prompts, x),
+            shifting(self.net, call.shifts, x),
+            weakened_unet(self.net, call.rows),
+        ):
             if call.streams:
                 return evaluate(self.net, x, t, tokens, residuals, call.streams, added).float()
             out = self.net(

@@ -14,6 +14,7 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from disegno.backbones._layer_inputs import given
 from disegno.diffusion.call import Call, Reference
 
 _LEAST_VARIANCE = 1e-6  # A1111 parity
@@ -126,7 +127,9 @@ def _reading(left: Left, call: Call) -> Any:
         for group in _groups(left, call):
             kept = [torch.stack([left[row][k][0] for row in group]) for k in range(len(left[group[0]]))]
             context = torch.cat([x[group], *kept], dim=1)  # r kn d
-            _mix(mixed, group, attention.forward(x[group], encoder_hidden_states=context), left, call)
+            with given(group, x.shape[1]):
+                taken = attention.forward(x[group], encoder_hidden_states=context)
+            _mix(mixed, group, taken, left, call)
         return mixed
 
     return hook

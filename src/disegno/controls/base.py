@@ -145,16 +145,33 @@ class Layers:
             )
 
 
-def stack_of(attention: str) -> str:
-    """Return the name of the transformer that an attention stands in: SDXL's 70 are in 11."""
-    return attention.partition(".transformer_blocks.")[0]
+def block_of(layer: str) -> str:
+    """Return the name of the block that a layer stands in, of an attention its transformer: SDXL's 70 are in 11."""
+    parts = layer.split(".")
+    return ".".join(parts[: 3 if parts[0] == "mid_block" else 4])
+
+
+_ORDER = "the encoder's, the decoder's, the middle's last"
+_PARTS = ("down_blocks", "up_blocks", "mid_block")
+
+
+def in_order(layers: Iterable[str]) -> list[str]:
+    """Return those of the encoder, of the decoder, of the middle; what stands elsewhere is left out."""
+    kept = [name for name in layers if name.startswith(_PARTS)]
+    return sorted(kept, key=lambda name: _PARTS.index(name.partition(".")[0]))
+
+
+def block_layers(names: Iterable[str]) -> Layers:
+    """Return the layers of what acts within the blocks that layers of these names stand in."""
+    return Layers(len({block_of(name) for name in names}), "adds to {} blocks of this model", _ORDER)
 
 
 def attention_layers(names: Iterable[str]) -> Layers:
     """Return the layers of what is read by the cross-attentions of these names."""
     names = list(names)
-    what, order = "{} cross-attentions of this model read it", "the encoder's, the decoder's, the middle's last"
-    return Layers(len(names), what, order, len({stack_of(name) for name in names}))
+    return Layers(
+        len(names), "{} cross-attentions of this model read it", _ORDER, len({block_of(name) for name in names})
+    )
 
 
 @runtime_checkable

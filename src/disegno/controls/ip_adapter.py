@@ -5,7 +5,7 @@ keys and values of their own; both outputs are added. Tokens, keys and values de
 once. The rows of the negative prompt read those of nothing seen: a zero embedding, or what CLIP sees in a zero picture.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,9 +14,20 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig
 
+from disegno.controls._depths import depths_of
 from disegno.controls._ip_nets import IpNet
 from disegno.controls._net import weight_of
-from disegno.controls.base import Body, Condition, Control, Host, Layers, add_image_prompts, attention_layers, key_of
+from disegno.controls.base import (
+    Body,
+    Condition,
+    Control,
+    Host,
+    Layers,
+    add_image_prompts,
+    attention_layers,
+    in_order,
+    key_of,
+)
 from disegno.core.errors import KeyMismatch, ModelFileError, WrongFamily
 from disegno.diffusion.call import Call, ImagePrompt
 from disegno.memory import Memory
@@ -53,26 +64,10 @@ class Places:
 
 
 def places_of(backbone: Body) -> Places:
-    """Return the cross-attentions of a backbone: the encoder's, the decoder's, the middle's last, as files have them.
-
-    One counts as the skip connection behind it in the encoder, or before it in the decoder.
-    """
-    config: Mapping[str, object] = getattr(backbone.net, "config", {})
-    levels, layers = config.get("block_out_channels"), config.get("layers_per_block")
-    layers = layers if isinstance(layers, int) else 2
-    num = (len(levels) if isinstance(levels, list | tuple) else 4) * (layers + 1)  # skip connections
-    found = [name for name, _ in backbone.net.named_modules() if name.endswith(".attn2")]
-    order = ("down_blocks", "up_blocks", "mid_block")
-    names = sorted((name for name in found if name.startswith(order)), key=lambda n: order.index(n.partition(".")[0]))
-
-    def depth(name: str) -> int:
-        part, first, _, second, *_ = name.split(".")
-        if part == "mid_block":
-            return num
-        place = int(first) * (layers + 1) + int(second)
-        return 1 + place if part == "down_blocks" else num - 1 - place
-
-    return Places(tuple(names), tuple(depth(name) for name in names), num + 1)
+    """Return a backbone's cross-attentions: the encoder's, the decoder's, the middle's last, as files have them."""
+    depths = depths_of(backbone.net)
+    names = in_order(name for name, _ in backbone.net.named_modules() if name.endswith(".attn2"))
+    return Places(tuple(names), tuple(depths.of(name) for name in names), depths.num_residuals)
 
 
 @dataclass(frozen=True, eq=False)

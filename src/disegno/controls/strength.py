@@ -1,7 +1,8 @@
 """How strongly, when, and on which prompt a control acts: the wrapper that the engine puts around any Control.
 
 A strength multiplies what a control adds, whichever way it acts: its residuals, its tokens behind the text, what the
-cross-attentions read of it, or what its net beside the model's adds to each block. Of a reference it is how much of the
+cross-attentions read of it, what is added to what layers are given, or what its net beside the model's adds to each
+block. Of a reference it is how much of the
 net takes it up, of a correction how much of it is made.
 """
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers, stack_of
+from disegno.controls.base import Control, Joining, Layers, Mixing, attention_layers, block_layers, block_of
 from disegno.core.curve import Point, parse_curve, value_at
 from disegno.core.request import ControlMode, ControlUnit
-from disegno.diffusion.call import Call, Correction, ImagePrompt, Reference, Residuals, Row, Stream, Suffix
+from disegno.diffusion.call import Call, Correction, ImagePrompt, Reference, Residuals, Row, Shift, Stream, Suffix
 
 T = TypeVar("T")
 
@@ -120,7 +121,8 @@ class Used:
         few = take_rows(call, index)
         own = self.control(few)
         beside = own.suffixes != few.suffixes or own.image_prompts != few.image_prompts
-        acts = own.residuals is not None or own.streams or own.references or own.corrections or beside
+        inside = own.streams or own.references or own.corrections or own.shifts
+        acts = own.residuals is not None or inside or beside
         assert acts, f"{self.control} added nothing"
         none = ((),) * len(call.rows)
         weights = Weights(self.use, tuple(self.use.value(call.rows[i]) for i in reached))
@@ -132,6 +134,7 @@ class Used:
             streams=(*call.streams, *(weights.on(stream, index) for stream in own.streams)),
             references=(*call.references, *(weights.of_reference(one, index) for one in own.references)),
             corrections=(*call.corrections, *(weights.of_correction(one, index) for one in own.corrections)),
+            shifts=(*call.shifts, *(weights.of_shift(one, index) for one in own.shifts)),
         )
 
     def _reaches(self, row: Row) -> bool:
@@ -175,6 +178,21 @@ class Weights:
         scales = tuple(scale * self.values[place] for scale in scales)
         return replace(prompt, scales=scales, region=self.use.region)
 
+    def of_shift(self, shift: Shift, index: Tensor) -> Shift:
+        """Return a control's shift for these rows of the whole call, weighed, within the use's region.
+
+        A layer counts as the residual of its depth. Raises RequestError where there are other layers.
+        """
+        if self.use.layers:
+            block_layers(shift.added).require(self.use.layers)
+            blocks = dict(zip(dict.fromkeys(map(block_of, shift.added)), self.use.layers, strict=True))
+            weights = {name: blocks[block_of(name)] for name in shift.added}
+        else:
+            by_depth = self.use.scales(shift.num_residuals)
+            weights = {name: by_depth[shift.depths[name]] for name in shift.added}
+        scales = {name: tuple(weight * value for value in self.values) for name, weight in weights.items()}
+        return replace(shift, rows=index, scales=scales, region=self.use.region)
+
     def of_reference(self, reference: Reference, index: Tensor) -> Reference:
         """Return a control's reference for these rows of the whole call, with each row's share of the net."""
         pairs = zip(reference.shares, self.values, strict=True)
@@ -206,7 +224,7 @@ def _by_attention(layers: Sequence[float], prompt: ImagePrompt) -> Sequence[floa
     Raises RequestError where there are other layers.
     """
     attention_layers(prompt.read).require(layers)
-    stacks = [stack_of(name) for name in prompt.read]
+    stacks = [block_of(name) for name in prompt.read]
     if len(layers) == len(stacks):
         return layers
     places = list(dict.fromkeys(stacks))
@@ -310,7 +328,7 @@ def apply(controls: Iterable[Control], call: Call) -> Call:
 def take_rows(call: Call, index: Tensor) -> Call:
     """Return the rows at `index` (r,) as a call of their own, with no residuals yet."""
     if len(index) == len(call.rows):
-        return replace(call, residuals=None, streams=(), references=(), corrections=())
+        return replace(call, residuals=None, streams=(), references=(), corrections=(), shifts=())
     return call.take(index)
 
 

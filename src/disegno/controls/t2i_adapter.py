@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from diffusers.models.adapter import AdapterBlock, LightAdapterBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from disegno.controls._net import weight_of
+from disegno.controls._squares import whole
 from disegno.controls.base import Body, Condition, Host, Layers, key_of
 from disegno.core.errors import KeyMismatch, WrongFamily
 from disegno.diffusion.call import Call, Stream
@@ -81,17 +81,10 @@ class AdapterNet(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the features, (b c h w), shallow to deep. image: (b 1|3 h w), in [0, 1]."""
-        x, features = self.conv_in(self.unshuffle(_whole(image, self.unshuffle.downscale_factor))), list[Tensor]()
+        x, features = self.conv_in(self.unshuffle(whole(image, self.unshuffle.downscale_factor))), list[Tensor]()
         for block in self.body:
             features.append(x := block(x))
         return features
-
-
-def _whole(image: Tensor, side: int) -> Tensor:
-    """Return the image with sides of whole squares: what is missing is as its last row or column."""
-    height, width = image.shape[-2:]
-    more = -height % side, -width % side
-    return F.pad(image, (0, more[1], 0, more[0]), mode="replicate") if any(more) else image
 
 
 class Features:

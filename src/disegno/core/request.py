@@ -85,7 +85,7 @@ class ControlUnit:
     layers: tuple[Annotated[float, Field(ge=0.0, le=4.0)], ...] = ()
     """A weight for each residual, shallow to deep, the middle last, instead of strength and mode's own; of an
     IP-Adapter for each cross-attention: the encoder's, the decoder's, the middle's last; of SDXL for each of its 11
-    stacks of them."""
+    stacks of them; of a ControlNet-LLLite for each block that it adds to."""
     start: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """The share of the steps after which the control begins."""
     end: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0

@@ -1,7 +1,7 @@
 """One evaluation of a backbone, as a frozen value: a control takes a Call and returns a new one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Protocol
 
@@ -137,6 +137,36 @@ class Stream:
     soft: tuple[float, ...] = ()
 
 
+Size = tuple[int, int]  # height and width, in cells
+Shifted = Callable[[Tensor, Size], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What is added to what layers of the net are given, before they compute (ControlNet-LLLite).
+
+    `added`: name of a layer -> (its input for some rows, tokens (r n d) or features (r c h w); the size of its level)
+    -> what is added to it. `depths`: the residual that each layer counts as, of `num_residuals`. `rows`: of the call,
+    (r,), those that it acts on. `scales`: for each layer, what each of them is multiplied by; none: all are 1.
+    `region`: where it is added, (1 1 h w) in [0, 1]; None: everywhere.
+    """
+
+    added: Mapping[str, Shifted]
+    depths: Mapping[str, int]
+    num_residuals: int
+    rows: Tensor
+    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    region: Tensor | None = None
+
+    def among(self, index: Tensor) -> "Shift | None":
+        """Return it as it is among the rows at `index`; None where it acts on none of them."""
+        rows, own = _found(self.rows, index)
+        if not own:
+            return None
+        scales = {name: tuple(each[i] for i in own) for name, each in self.scales.items()}
+        return replace(self, rows=rows, scales=scales)
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A picture that the net draws first, and whose insides it then takes up in its own drawing.
@@ -157,12 +187,18 @@ class Reference:
 
     def among(self, index: Tensor) -> "Reference | None":
         """Return it as it is among the rows at `index`; None where none of them takes it up."""
-        places = {row: place for place, row in enumerate(index.tolist())}
-        own = [i for i, row in enumerate(self.rows.tolist()) if row in places]
+        rows, own = _found(self.rows, index)
         if not own:
             return None
-        rows = torch.tensor([places[int(self.rows[i])] for i in own], device=index.device)
         return replace(self, x=self.x[own], rows=rows, shares=tuple(self.shares[i] for i in own))
+
+
+def _found(rows: Tensor, index: Tensor) -> tuple[Tensor, list[int]]:
+    """Return where those of `rows` (r,) that are among the rows at `index` stand there, and which of them they are."""
+    places = {row: place for place, row in enumerate(index.tolist())}
+    given = rows.tolist()
+    own = [i for i, row in enumerate(given) if row in places]
+    return torch.tensor([places[given[i]] for i in own], dtype=torch.long, device=index.device), own
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +230,7 @@ class Call:
 
     `suffixes`: of each row, what the net reads behind its text; none: of no row. `image_prompts`: of each row, what it
     reads apart from it; none: of no row. `streams`: what runs beside the net. `references`: the pictures that it takes
-    up. `corrections`: of its output, each of what the one before it made.
+    up. `corrections`: of its output, each of what the one before it made. `shifts`: of what its layers are given.
     """
 
     x: Tensor  # b c h w, already scaled by `Prediction.scale`
@@ -210,6 +246,7 @@ class Call:
     image_prompts: tuple[tuple[ImagePrompt, ...], ...] = ()
     references: tuple[Reference, ...] = ()
     corrections: tuple[Correction, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.x.shape[0] == self.t.shape[0] == self.tokens.shape[0] == len(self.rows)
@@ -262,22 +299,22 @@ class Call:
         references = tuple(part for one in self.references if (part := one.among(index)) is not None)
         residuals = None if self.residuals is None else self.residuals.rows(index)
         told = replace(few, tokens=torch.stack(tokens), suffixes=(), residuals=residuals, streams=streams)
-        return few.net(replace(told, references=references))
+        shifts = tuple(part for one in self.shifts if (part := one.among(index)) is not None)
+        return few.net(replace(told, references=references, shifts=shifts))
 
 
 def _among(stream: Stream, index: Tensor) -> Stream | None:
     """Return a stream as it is among the rows at `index`; None where it acts on none of them."""
-    places = {row: place for place, row in enumerate(index.tolist())}
-    rows = [places[row] for row in stream.rows.tolist() if row in places]
-    kept = [row in places for row in stream.rows.tolist()]
-    if not rows:
+    rows, found = _found(stream.rows, index)
+    if not found:
         return None
-    if all(kept):
-        return replace(stream, rows=torch.tensor(rows, device=index.device))
-    own, num = torch.tensor([i for i, is_kept in enumerate(kept) if is_kept], device=index.device), len(kept)
+    num = len(stream.rows)
+    if len(found) == num:
+        return replace(stream, rows=rows)
+    own = torch.tensor(found, device=index.device)
 
     def weigh(i: int, x: Tensor) -> Tensor:
         spread = x.new_zeros((num, *x.shape[1:])).index_copy_(0, own, x)
         return stream.weigh(i, spread).index_select(0, own)
 
-    return replace(stream, rows=torch.tensor(rows, device=index.device), weigh=weigh)
+    return replace(stream, rows=rows, weigh=weigh)

@@ -14,7 +14,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from disegno.diffusion.call import Call, Correction, Residuals, Stream
+from disegno.diffusion.call import Call, Correction, Residuals, Shift, Stream
 
 Mode = Literal["exact", "auto", "always"]
 
@@ -27,9 +27,12 @@ def kind_of(call: Call) -> tuple[Hashable, ...]:
     return (call.net, call.x.shape[1:], call.tokens.shape[1:], call.pooled is None, extra, read)
 
 
-def _weight_of(call: Call) -> tuple[int, bool, int]:
-    """Return what else decides how a call is evaluated: its rows, whether it has residuals, the nets beside it."""
-    return (len(call.rows), call.residuals is None, len(call.streams))
+def _weight_of(call: Call) -> tuple[int, ...]:
+    """Return what else decides how a call is evaluated: its rows, whether it has residuals, the nets beside it.
+
+    And how many rows each control shifts its layers' inputs of.
+    """
+    return (len(call.rows), call.residuals is None, len(call.streams), *(len(shift.rows) for shift in call.shifts))
 
 
 def _started(calls: Sequence[Call]) -> Iterator[tuple[Call, int]]:
@@ -45,6 +48,11 @@ def _streams(calls: Sequence[Call]) -> tuple[Stream, ...]:
 def _corrections(calls: Sequence[Call]) -> tuple[Correction, ...]:
     """Return the corrections of all, at the rows where their call's now stand."""
     return tuple(replace(own, rows=own.rows + start) for call, start in _started(calls) for own in call.corrections)
+
+
+def _shifts(calls: Sequence[Call]) -> tuple[Shift, ...]:
+    """Return the shifts of all, at the rows where their call's now stand."""
+    return tuple(replace(own, rows=own.rows + start) for call, start in _started(calls) for own in call.shifts)
 
 
 def _zeros_for(call: Call, like: Residuals) -> Residuals:
@@ -79,6 +87,7 @@ def merged(calls: Sequence[Call]) -> Call:
         streams=_streams(calls),
         image_prompts=tuple(own for call in calls for own in call.image_prompts),
         corrections=_corrections(calls),
+        shifts=_shifts(calls),
     )
 
 

@@ -27,6 +27,12 @@ _VAE_LATENTS = {16: "sd3"}  # with 4 channels the shapes fit SD 1, 2 and XL alik
 # How many numbers a T2I-Adapter looks at at once: squares of 8 x 8 pixels, for SDXL of 16 x 16; grey or coloured
 _ADAPTERS = {64: "sd1", 192: "sd1", 256: "sdxl", 768: "sdxl"}
 _LOOKS = tuple(f"{prefix}{layer}.weight" for prefix in ("", "adapter.") for layer in ("conv_in", "body.0.in_conv"))
+# Of a ControlNet-LLLite, whose shapes tell nothing: which blocks it names
+_LLLITE_MARKS = {
+    "_transformer_blocks_1_": "sdxl",
+    "\nlllite_unet_input_blocks_1_1_": "sd1",
+    "\nlllite_unet_down_blocks_0_attentions_": "sd1",
+}
 _SD3_MARKS = ("joint_blocks.", ".attn.add_q_proj.", "lora_transformer_", "\npos_embed_input.", "_joint_blocks_")
 _FAMILY_MARKS = {
     "\ncond_stage_model.transformer.": "sd1",
@@ -69,6 +75,7 @@ KINDS = (
         any=("\nimage_proj.perceiver_resampler.", "\nimage_proj.proj.2.weight\n"),
         lacks=("\nimage_proj.proj.3.weight\n",),
     ),
+    Kind("control", "controlnet-lllite", any=("\nlllite_unet_",)),
     Kind("control", "ip-adapter", any=("\nimage_proj.", "\nip_adapter.")),
     Kind("upscaler", "esrgan", any=(".rdb1.conv1.weight\n", ".RDB1.conv1.weight\n", ".RDB1.conv1.0.weight\n")),
     Kind(
@@ -127,7 +134,7 @@ KINDS = (
 )
 # What is sound, and nothing that this program opens: by what it is called.
 _STRANGERS = (
-    Kind("a ControlNet-LLLite, a control of SDXL", any=("\nlllite_unet_",)),
+    Kind("a ControlNet-LLLite of Anima, a model of another family", any=("\nlllite_dit_", "\nlllite_conditioning1.")),
     Kind("a GLIGEN adapter", any=("\nposition_net.",)),
     Kind("a T2I-Adapter of style", any=("\nstyle_embedding\n",)),
     Kind("a tiny autoencoder (TAESD), which the setting preview_decoder takes", any=("\n3.conv.0.weight\n",)),
@@ -141,7 +148,10 @@ _STRANGERS = (
     Kind("a motion module (AnimateDiff)", any=(".motion_modules.",)),
 )
 _LAYOUTS = (
-    Kind("kohya", any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_", "\noft_unet_")),
+    Kind(
+        "kohya",
+        any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_", "\noft_unet_", "\nlllite_unet_"),
+    ),
     Kind("peft", any=(".lora_A.",)),
     Kind(
         "ldm",
@@ -190,6 +200,8 @@ def family_of(kind: str, text: str, shapes: Shapes) -> str:
         return foreign
     if any(mark in text for mark in _SD3_MARKS):
         return "sd3"
+    if "\nlllite_unet_" in text:
+        return next((family for mark, family in _LLLITE_MARKS.items() if mark in text), "")
     if kind == "vae":
         latents = next((s[1] for key, s in shapes.items() if key.endswith("decoder.conv_in.weight") and len(s) == 4), 0)
         return _VAE_LATENTS.get(latents, "")
