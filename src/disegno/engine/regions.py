@@ -54,8 +54,8 @@ def places_of(
 
 def _mask(region: Region, scene: Scene) -> Mask:
     """Return where the region holds, (h w), at the scene's size: cut and enlarged as the picture is."""
-    canvas, first = scene.canvas, scene.first_size
-    size = canvas.full_size if canvas is not None and canvas.box is not None else first
+    canvas, covering = scene.canvas, _covering(scene)
+    size = canvas.full_size if canvas is not None and canvas.box is not None else covering
     if region.mask is None:
         right, bottom = (
             1.0 if length is None else min(start + length, 1.0)
@@ -66,8 +66,15 @@ def _mask(region: Region, scene: Scene) -> Mask:
         way = canvas.resize if canvas is not None and canvas.own is not None else "stretch"
         mask = fitted(mask_of(scene.album.channels(region.mask), binary=False), *size, way)
     if canvas is not None and canvas.box is not None:
-        mask = fitted(canvas.box.cut(mask), *first, "fill")
-    return mask if (scene.width, scene.height) == first else fitted(mask, scene.width, scene.height, "crop")
+        mask = fitted(canvas.box.cut(mask), *covering, "fill")
+    return fitted(mask, scene.width, scene.height, "crop")
+
+
+def _covering(scene: Scene) -> tuple[int, int]:
+    """Return (width, height) of the first pass's canvas as it is enlarged to cover the scene, which may be cut off."""
+    width, height = scene.first_size
+    k = max(scene.width / width, scene.height / height)
+    return max(scene.width, round(width * k)), max(scene.height, round(height * k))
 
 
 def _cells(mask: Mask, size: tuple[int, int]) -> Tensor:
