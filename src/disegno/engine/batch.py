@@ -183,7 +183,7 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[tup
 
 
 def _controlled(call: Call, controls: Sequence[Control], loras: Loras) -> Call:
-    """Return the call with the controls folded over it, its LoRAs on the net: a Control-LoRA reads the net's weights."""
+    """Return the call with the controls folded over it, under its LoRAs: a Control-LoRA reads the net's weights."""
     if not controls:
         return call
     with loras.on("unet"):

@@ -124,8 +124,11 @@ def _tiles(request: Request, backbone: Backbone) -> Tiles | None:
     return request.tiles and replace(request.tiles, size=request.tiles.size or min(own.width, own.height))
 
 
-def _vae_tile(request: Request, album: Album) -> int:
-    """Return in which parts the VAE works: as asked, else at once up to VAE_WHOLE_PIXELS of what it is shown."""
+def _vae_tile(request: Request, album: Album | None) -> int:
+    """Return in which parts the VAE works: as asked, else at once up to VAE_WHOLE_PIXELS of what it is shown.
+
+    `album`: reads the picture that is changed, which may be shown at its own size; None: that is not looked at.
+    """
     if request.vae_tile is not None:
         return request.vae_tile
     if request.seamless:
@@ -135,7 +138,7 @@ def _vae_tile(request: Request, album: Album) -> int:
     if request.hires is not None:
         target = target_size(request.hires, request.width, request.height)
         pixels.append(target.width * target.height)
-    if init is not None and init.resize == "latent" and init.mask is None and init.outpaint is None:
+    if album and init is not None and init.resize == "latent" and init.mask is None and init.outpaint is None:
         height, width = album.channels(init.image).shape[:2]  # it is encoded at its own size
         pixels.append(width * height)
     return VAE_TILE if max(pixels) > VAE_WHOLE_PIXELS else 0
@@ -145,7 +148,7 @@ def vae_tile_said(request: Request) -> int | None:
     """Return a concrete request's `vae_tile`; None where it is what would be filled in, which another size changes."""
     if not (request.width and request.height):
         return request.vae_tile
-    return None if request.vae_tile == _vae_tile(replace(request, vae_tile=None)) else request.vae_tile
+    return None if request.vae_tile == _vae_tile(replace(request, vae_tile=None), None) else request.vae_tile
 
 
 def sampler_of(request: Request, backbone: Backbone) -> SamplerSpec:
