@@ -6,6 +6,8 @@ The public names are loaded when they are first used, so that `import disegno` s
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from disegno.core.version import VERSION
+
 if TYPE_CHECKING:
     from disegno.core.errors import DisegnoError
     from disegno.core.request import ControlUnit, Region, Request
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from disegno.engine.generate import generate
     from disegno.engine.studio import Studio
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "ControlUnit": "disegno.core.request",

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
-from disegno import __version__
 from disegno.core.errors import ResourceError
+from disegno.core.version import VERSION
 from disegno.weights.card import FileCard
 from disegno.weights.save import write_atomically
 
@@ -80,7 +80,7 @@ class Index:
                 del known[str(path)]
         table = {
             "version": _VERSION,
-            "program": __version__,
+            "program": VERSION,
             "cards": [[stamp, asdict(card) | {"path": str(card.path)}] for stamp, card in self._cards.values()],
             "hashes": self._hashes,
         }
@@ -97,7 +97,7 @@ class Index:
             table = cast(dict[str, Any], json.loads(self._path.read_text("utf-8")))
             if table["version"] != _VERSION:
                 return
-            for (size, moment), values in table["cards"] if table.get("program") == __version__ else ():
+            for (size, moment), values in table["cards"] if table.get("program") == VERSION else ():
                 if values.keys() == _FIELDS:
                     self._cards[values["path"]] = (
                         (size, moment),
