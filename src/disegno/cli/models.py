@@ -1,4 +1,4 @@
-"""`disegno models`: the files of weights on this machine, listed, shown, converted and verified."""
+"""`disegno models`: the files of weights on this machine, listed, shown, fetched, converted and verified."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ _FILE = click.argument("file")
 
 @click.group()
 def command() -> None:
-    """List, show, convert and verify files of weights.
+    """List, show, fetch, convert and verify files of weights.
 
     FILE is a path, or a name from the library (the folders in DISEGNO_MODEL_DIRS) or of the built-in model's own
     controls and LoRAs. Files are known by their tensors, not by their names or folders; nothing in them is executed.
@@ -113,6 +113,38 @@ def verify(file: str, sha256: str | None) -> None:
         click.echo(f"{path}: sound, sha256 {digest}")
     if card.path.is_dir():
         click.echo(f"{card.path}: sound, sha256 {card.sha256()}")
+
+
+@command.command()
+@click.argument("source")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder; unset: the first of DISEGNO_MODEL_DIRS, there A1111's or ComfyUI's own for its kind.",
+)
+@click.option("--name", help="What to call it; unset: as it is called there.")
+@click.option("--sha256", help="The hash that the file should have; Hugging Face says it itself.")
+@click.option("--fp16", is_flag=True, help="Of a folder that has its weights twice, those of half precision.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def get(source: str, folder: Path | None, name: str | None, sha256: str | None, fp16: bool, quiet: bool) -> None:
+    """Fetch a model, LoRA or control into your model folders, and say what it is.
+
+    \b
+    disegno models get https://host/path/model.safetensors
+    disegno models get hf:lllyasviel/ControlNet-v1-1/control_v11p_sd15_canny.pth
+    disegno models get hf:stabilityai/stable-diffusion-xl-base-1.0 --fp16
+    disegno models get civitai:128713
+
+    What broke off goes on where it broke. What is no file of weights is not kept. HF_TOKEN and CIVITAI_TOKEN open what
+    asks who you are; HF_ENDPOINT names a mirror of Hugging Face.
+    """
+    from disegno.cli.getting import get as fetch
+
+    card = fetch(source, folder or load_settings().model_dirs[0], name, sha256, fp16, quiet, is_own=folder is None)
+    if not quiet:
+        what = " ".join(filter(None, (card.family, card.mechanism or card.kind)))
+        click.echo(f"{card.path}: {_plain(what)}, {_size(card.num_bytes)}")
 
 
 def _shipped(kind: str | None) -> "dict[str, FileCard]":

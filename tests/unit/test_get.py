@@ -1,0 +1,312 @@
+"""Models by address: from a server that answers as Hugging Face's, Civitai's or any other does."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from disegno.backbones import miniature
+from disegno.cli.main import main
+from disegno.core.errors import CorruptFile, RequestError
+from disegno.weights.download import Remote, download
+from disegno.weights.save import save_safetensors
+from disegno.weights.sources import files_of_folder, find_source, home_of
+
+pytestmark = pytest.mark.unit
+
+TOKEN = "secret"
+
+
+class Hub:
+    """What the server has, what it does to a transfer, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.away: dict[str, str] = {}
+        self.breaks_after: list[int] = []  # bytes, of each next transfer
+        self.closed: set[str] = set()  # those that want a token
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.other = ""  # another host's address
+
+    def add(self, repo: str, files: dict[str, bytes]) -> None:
+        rows: list[dict[str, Any]] = [{"type": "directory", "path": "unet"}]
+        for path, data in files.items():
+            large = {"oid": hashlib.sha256(data).hexdigest()}
+            rows.append({"type": "file", "path": path, "size": len(data), "oid": "0", "lfs": large})
+        self.files[f"/api/models/{repo}/tree/main"] = json.dumps(rows).encode()
+        self.files |= {f"/{repo}/resolve/main/{path}": data for path, data in files.items()}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, hub: Hub, *rest: Any) -> None:
+        self.hub = hub
+        super().__init__(*rest)
+
+    def do_GET(self) -> None:
+        path, said = self.path.partition("?")[0], {name.lower(): value for name, value in self.headers.items()}
+        self.hub.asked.append((path, said))
+        data, is_closed = self.hub.files.get(path), path in self.hub.closed
+        if path in self.hub.away:
+            self._answer(302, b"", {"Location": self.hub.away[path]})
+        elif data is None:
+            self._answer(404, b"")
+        elif is_closed and said.get("authorization") != f"Bearer {TOKEN}":
+            self._answer(401, b"")
+        else:
+            self._send(path, data, said)
+
+    def _send(self, path: str, data: bytes, said: dict[str, str]) -> None:
+        tag, begin, status = f'"{hashlib.md5(data).hexdigest()}"', 0, 200
+        if "range" in said and said.get("if-range") == tag:
+            begin, status = int(said["range"].removeprefix("bytes=").rstrip("-")), 206
+        self._answer(status, data[begin:], {"ETag": tag, **self.hub.headers.get(path, {})})
+
+    def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(more or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if data and self.hub.breaks_after:
+            self.wfile.write(data[: self.hub.breaks_after.pop(0)])
+            self.close_connection = True
+            return
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Hub, str]]:
+    hub = Hub()
+    servers = [ThreadingHTTPServer((host, 0), partial(_Handler, hub)) for host in ("127.0.0.1", "127.0.0.1")]
+    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    first, second = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    hub.other = second
+    monkeypatch.setenv("HF_ENDPOINT", first)
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(tmp_path / "models"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield hub, first
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _get(*words: str) -> Any:
+    return CliRunner().invoke(main, ["models", "get", *words])
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    place = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    path = tmp_path_factory.mktemp("lora") / "a.safetensors"
+    tensors = {f"{place}.lora_down.weight": torch.ones(2, 768), f"{place}.lora_up.weight": torch.ones(320, 2)}
+    save_safetensors(path, tensors, {})
+    return path.read_bytes()
+
+
+def test_a_file_lands_in_the_place_of_its_kind_and_is_named(hub: tuple[Hub, str], lora: bytes, tmp_path: Path) -> None:
+    there = hub[0]
+    url = there.other
+    there.files["/some/ink.safetensors"] = lora
+    (tmp_path / "models/Lora").mkdir(parents=True)
+    done = _get(f"{url}/some/ink.safetensors?download=true")
+    path = tmp_path / "models/Lora/ink.safetensors"
+    assert done.exit_code == 0 and done.stdout.startswith(f"{path}: sd1 lora"), done.output
+    assert path.read_bytes() == lora and [each.name for each in (tmp_path / "models").rglob("*")] == ["Lora", path.name]
+    again = _get(f"{url}/some/ink.safetensors")
+    assert again.exit_code == 2 and "is there already" in again.stderr
+    other = _get(f"{url}/some/ink.safetensors", "--to", str(tmp_path / "else"), "--name", "b.safetensors", "-q")
+    assert other.exit_code == 0 and other.output == "" and (tmp_path / "else/b.safetensors").read_bytes() == lora
+
+
+def test_what_is_no_file_of_weights_is_not_kept(hub: tuple[Hub, str], lora: bytes, tmp_path: Path) -> None:
+    there = hub[0]
+    url = there.other
+    there.files["/page.safetensors"] = b"<!DOCTYPE html><html>Please log in</html>"
+    there.files["/ink.safetensors"] = lora
+    page = _get(f"{url}/page.safetensors")
+    assert page.exit_code == 3 and "page.safetensors" in page.stderr and "It was not kept." in page.stderr
+    wrong = _get(f"{url}/ink.safetensors", "--sha256", "0" * 64)
+    assert wrong.exit_code == 3 and hashlib.sha256(lora).hexdigest() in wrong.stderr
+    gone = _get(f"{url}/nothing.safetensors")
+    assert gone.exit_code == 2 and "404" in gone.stderr and "address is right" in gone.stderr
+    assert not [each for each in (tmp_path / "models").rglob("*") if each.suffix != ".lock"]
+
+
+def test_what_breaks_off_goes_on_where_it_broke(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    there, url = hub
+    data = bytes(range(256)) * 40_000
+    there.files["/large.bin"], there.breaks_after = data, [3_000_000, 2_000_000]
+    told = list[tuple[int, int]]()
+    remote = Remote(f"{url}/large.bin", sha256=hashlib.sha256(data).hexdigest())
+    part, name = download(remote, tmp_path, lambda done, of: told.append((done, of)), pause_seconds=0)
+    assert part.read_bytes() == data and name == "large.bin" and told[-1] == (len(data), len(data))
+    ranges = [said.get("range") for _, said in there.asked]
+    assert ranges[0] is None and ranges[1] == "bytes=3000000-" and ranges[2] == "bytes=5000000-"
+    # another version meanwhile: from the beginning
+    there.breaks_after = [1000]
+    with pytest.raises(RequestError):
+        download(Remote(f"{url}/other.bin"), tmp_path, lambda *_: None, pause_seconds=0)
+    there.files["/other.bin"] = b"a" * 5000
+    with pytest.raises(CorruptFile, match="It was not kept"):
+        download(Remote(f"{url}/other.bin", sha256="1" * 64), tmp_path, lambda *_: None, pause_seconds=0)
+
+
+def test_a_token_goes_to_no_other_host(hub: tuple[Hub, str], lora: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, _ = hub
+    there.add("me/gated", {"ink.safetensors": lora})
+    path = "/me/gated/resolve/main/ink.safetensors"
+    there.closed.add(path)
+    refused = _get("hf:me/gated/ink.safetensors")
+    assert refused.exit_code == 2 and "HF_TOKEN" in refused.stderr
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    there.files["/bucket"], there.away[path] = lora, f"{there.other}/bucket"
+    assert _get("hf:me/gated/ink.safetensors").exit_code == 0
+    asked = {where: said.get("authorization") for where, said in there.asked}
+    assert asked[path] == f"Bearer {TOKEN}" and asked["/bucket"] is None
+
+
+def test_a_folder_of_diffusers_is_fetched_whole_and_draws(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    there, _ = hub
+    folder = miniature.write_sd1_folder(tmp_path / "made")
+    files = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    extra = {"README.md": b"words", "v1.ckpt": b"x" * 100, "unet/diffusion_pytorch_model.bin": b"x" * 100}
+    there.add("me/mini", files | extra | {"../evil.json": b"{}", "unet/flax_model.msgpack": b"x"})
+    there.breaks_after = [100]  # of the list
+    done = _get("hf:me/mini")
+    assert done.exit_code == 2  # what is cut off is no list
+    done = _get("hf:me/mini")
+    path = tmp_path / "models/mini"
+    assert done.exit_code == 0 and done.stdout.startswith(f"{path}: sd1 model"), done.output
+    got = {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    assert got == files and not list(tmp_path.glob("models/.*"))
+    shown = CliRunner().invoke(main, ["models", "show", "mini", "--json"])
+    assert json.loads(shown.stdout)["family"] == "sd1"
+    out = tmp_path / "drawn.png"
+    drawn = CliRunner().invoke(
+        main, ["generate", "a car", "--model", "mini", "--steps", "1", "--size", "64x64", "-o", str(out)]
+    )
+    assert drawn.exit_code == 0 and out.is_file(), drawn.output
+
+
+def test_a_folder_that_broke_off_goes_on_with_the_files_that_are_missing(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    there, _ = hub
+    folder = miniature.write_sd1_folder(tmp_path / "made")
+    files = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    there.add("me/mini", files)
+    lost = "/me/mini/resolve/main/vae/diffusion_pytorch_model.safetensors"
+    data = there.files.pop(lost)
+    assert _get("hf:me/mini").exit_code == 2 and not (tmp_path / "models/mini").exists()
+    there.files[lost], there.asked = data, []
+    assert _get("hf:me/mini").exit_code == 0
+    unet = "/me/mini/resolve/main/unet/diffusion_pytorch_model.safetensors"
+    assert lost in [where for where, _ in there.asked] and unet not in [where for where, _ in there.asked]
+
+
+def test_civitai_names_the_file_itself(hub: tuple[Hub, str], lora: bytes, tmp_path: Path) -> None:
+    there, url = hub
+    there.files["/api/download/models/7"] = lora
+    there.headers["/api/download/models/7"] = {
+        "Content-Disposition": 'attachment; filename="../../Ink & Wash.safetensors"'
+    }
+    part, name = download(Remote(f"{url}/api/download/models/7"), tmp_path, lambda *_: None)
+    assert part.read_bytes() == lora and name == "Ink _ Wash.safetensors"
+
+
+def _ask_nothing(url: str, token: str) -> Any:
+    raise AssertionError(f"{url} was asked")
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("civitai:128713", "https://civitai.com/api/download/models/128713"),
+        ("https://civitai.com/models/4384?modelVersionId=128713", "https://civitai.com/api/download/models/128713"),
+        (
+            "https://civitai.com/api/download/models/1?type=Model",
+            "https://civitai.com/api/download/models/1?type=Model",
+        ),
+        ("https://host/a/b.ckpt", "https://host/a/b.ckpt"),
+    ],
+)
+def test_addresses_are_understood(given: str, url: str) -> None:
+    (file,) = find_source(given, _ask_nothing, {"CIVITAI_TOKEN": "t"}).files
+    assert file.url == url and bool(file.token) == ("civitai" in url)
+
+
+@pytest.mark.parametrize("given", ["hf:a/b/c/d.ckpt@v1", "https://huggingface.co/a/b/blob/v1/c/d.ckpt"])
+def test_a_file_of_the_hub_is_known_by_its_list(given: str) -> None:
+    asked: list[str] = []
+
+    def ask(url: str, token: str) -> Any:
+        asked.append(url)
+        return [{"type": "file", "path": "c/d.ckpt", "size": 5, "lfs": {"oid": "a" * 64}}]
+
+    (file,) = find_source(given, ask, {}).files
+    assert asked == ["https://huggingface.co/api/models/a/b/tree/v1?recursive=true"]
+    assert (file.url, file.name) == ("https://huggingface.co/a/b/resolve/v1/c/d.ckpt", "d.ckpt")
+    assert (file.num_bytes, file.sha256) == (5, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("stable-diffusion", "names nothing that can be fetched"),
+        ("file:///etc/passwd", "names nothing that can be fetched"),
+        ("hf:a", "says no repository"),
+        ("hf:a/b/lost.ckpt", "There is no lost.ckpt in a/b. Its weights: one.ckpt"),
+        ("hf:a/b", "Say which file of it, as hf:a/b/FILE. Its weights: one.ckpt"),
+        ("civitai:ink", "says no version"),
+        ("https://civitai.com/models/4384", "says no version"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(given: str, said: str) -> None:
+    listed = [{"type": "file", "path": "one.ckpt", "size": 5}, {"type": "file", "path": "../two.ckpt"}, "three"]
+    with pytest.raises(RequestError, match=said):
+        find_source(given, lambda *_: listed, {})
+
+
+def test_of_weights_that_are_there_twice_one_is_chosen() -> None:
+    unet = "unet/diffusion_pytorch_model"
+    paths = [
+        *("model_index.json", "unet/config.json", "sd.ckpt", "safety_checker/model.safetensors", "unet/a/b.json"),
+        *(f"{unet}{end}" for end in (".bin", ".safetensors", ".fp16.safetensors", ".non_ema.safetensors", ".onnx")),
+        *(
+            "text_encoder/pytorch_model.bin",
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+            "text_encoder/flax_model.bin",
+        ),
+    ]
+    plain, half = files_of_folder(paths), files_of_folder(paths, half=True)
+    assert sorted(plain) == sorted(
+        ["model_index.json", "unet/config.json", f"{unet}.safetensors", "text_encoder/pytorch_model.bin",
+         "tokenizer/vocab.json", "tokenizer/merges.txt"]
+    )  # fmt: skip
+    assert set(half) - set(plain) == {f"{unet}.fp16.safetensors"} and set(plain) - set(half) == {f"{unet}.safetensors"}
+    shards = [f"{unet}.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    table = f"{unet}.safetensors.index.fp16.json"
+    assert files_of_folder(["model_index.json", *shards, table]) == ["model_index.json", *shards, table]
+    control = ["config.json", "diffusion_pytorch_model.bin", "README.md", "images/a.png", "sd.json"]
+    assert files_of_folder(control) == ["config.json", "diffusion_pytorch_model.bin"]
+    assert files_of_folder(["config.json", "README.md"]) == [] == files_of_folder(["model.safetensors"])
+
+
+def test_every_kind_has_its_place_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    assert home_of("lora", tmp_path) == tmp_path / "loras" and home_of("model", tmp_path) == tmp_path
