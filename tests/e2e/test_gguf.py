@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from disegno import Request, Result, Settings, Studio, generate
-from disegno.backbones import miniature, miniature_sd3, miniature_sdxl, sdxl
+from disegno.backbones import miniature, miniature_sd3, miniature_sdxl, sd1, sd3, sdxl
 from disegno.backbones.miniature import ldm_vae
 from disegno.backbones.miniature_sd3 import Sd3
 from disegno.cli.main import main
-from disegno.core.errors import KeyMismatch, ModelFileError
+from disegno.core.errors import KeyMismatch, ModelFileError, WrongFamily
 from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import load_file
 from disegno.weights.save import save_weights
@@ -232,3 +232,13 @@ def test_a_text_encoder_is_no_model(tmp_path: Path) -> None:
     _write_sd1(tmp_path)
     with pytest.raises(ModelFileError, match=r"clip_l\.gguf holds a text, not a model"):
         _drawn(tmp_path, tmp_path / "cache", str(tmp_path / "text_encoders" / "clip_l.gguf"))
+
+
+def test_a_net_of_another_family_or_without_a_vae_is_refused_in_words(tmp_path: Path) -> None:
+    third, xl = _write_sd3(tmp_path / "three", Sd3()), _write_sdxl(tmp_path / "xl")
+    with pytest.raises(WrongFamily, match=r"sd3-Q8_0\.gguf is for sd3, not for sdxl"):
+        sdxl.read_file(third)
+    with pytest.raises(WrongFamily, match=r"xl-Q4_K_S\.gguf is for sdxl, not for sd1"):
+        sd1.read_file(xl)
+    with pytest.raises(KeyMismatch, match=r"has no VAE.*beside the model's file as sd3-Q8_0\.vae\.safetensors"):
+        sd3.read_file(third)

@@ -200,6 +200,12 @@ def test_a_damaged_vocabulary_is_refused(
         tokenizer_in(vocabulary(**others))
 
 
+def test_one_of_several_parts_is_called_so(tmp_path: Path) -> None:
+    path = gguf.write(tmp_path / "a.gguf", {"w": gguf.plain(torch.ones(1))}, {"split.count": 3, "split.no": 0})
+    with pytest.raises(CorruptFile, match=r"one of 3 parts of a model\. Join them"):
+        open_file(path)
+
+
 def test_a_type_that_is_not_read_is_called_by_its_name(tmp_path: Path) -> None:
     path = gguf.write(tmp_path / "a.gguf", {"x.weight": gguf.Stored((1, 256), 16, bytes(66))})
     with pytest.raises(CorruptFile, match=r"a\.gguf: The tensor 'x\.weight' is of type IQ2_XXS; .*Q4_K.*IQ4_XS\."):

@@ -67,7 +67,7 @@ def _require_finite(opened: TensorFile) -> Iterator[Progress]:
     keys, bad = opened.keys(), list[str]()
     for begin in range(0, len(keys), _AT_ONCE):
         yield Progress(begin, len(keys), "verifying")
-        bad += not_finite(opened.tensors(keys[begin : begin + _AT_ONCE]))
+        bad += [name for name in keys[begin : begin + _AT_ONCE] if not_finite({name: opened.tensor(name)})]
     if bad:
         shown = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
         told = f"{len(bad)} of {len(keys)} tensors hold NaN or infinite numbers: {shown}."

@@ -25,6 +25,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _ALIGNMENT, _MAX_ALIGNMENT = 32, 1 << 16
 _ALIGNMENT_KEY, _SHAPE_KEY = "general.alignment", "comfy.gguf.orig_shape."
+_PARTS_KEY = "split.count"
 _BOOL, _TEXT, _ARRAY = 7, 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _INTEGERS = "BbHhIiQq"
@@ -49,12 +50,14 @@ def read(data: mmap) -> Contents:
         if name in infos:
             raise CorruptFile(f"It names the tensor {name[:80]!r} twice; readers would differ about which one counts.")
         infos[name] = info
+    if (num := words.texts.get(_PARTS_KEY, "1")) not in ("0", "1"):
+        raise CorruptFile(f"It is one of {num} parts of a model. Join them with llama.cpp's gguf-split --merge.")
     body = _padded(cursor.at, words.alignment)
     if strange := next((name for name in words.shapes if name not in infos), None):
         raise CorruptFile(f"It tells the shape of {strange[:80]!r}, which it does not have: the file is damaged.")
     entries = {name: _entry(name, info, words.shapes.get(name), body) for name, info in infos.items()}
     _check_places(entries, body, words.alignment, len(data))
-    left = tuple(f"{key[:MAX_NAME_BYTES]}: a table of {table.count}" for key, table in words.tables.items())
+    left = tuple(f"{key[:MAX_NAME_BYTES]}: a table of {table.num}" for key, table in words.tables.items())
     return Contents("gguf", entries, words.texts, left, words.tables)
 
 
@@ -64,7 +67,7 @@ def texts_of(file: TensorFile, key: str) -> list[str]:
     if table is None or table.letter:
         return []
     cursor = _Cursor(file.data, table.start)
-    return [cursor.text() for _ in range(table.count)]
+    return [cursor.text() for _ in range(table.num)]
 
 
 def numbers_of(file: TensorFile, key: str) -> Sequence[float]:
@@ -72,7 +75,7 @@ def numbers_of(file: TensorFile, key: str) -> Sequence[float]:
     table = file.contents.tables.get(key)
     if table is None or not table.letter:
         return ()
-    return struct.unpack_from(f"<{table.count}{table.letter}", file.data, table.start)
+    return struct.unpack_from(f"<{table.num}{table.letter}", file.data, table.start)
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Table(NamedTuple):
     """A table of a GGUF header's, which is read on demand: texts, or numbers of struct's kind `letter`."""
 
     letter: str  # "": texts
-    count: int
+    num: int
     start: int  # of its first item, in bytes of the file
 
 
