@@ -1,6 +1,8 @@
 """ControlNet-LLLite through the engine, A1111's units and the command line, on a miniature of Stable Diffusion 1."""
 
+import base64
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from disegno.controls._lllite_net import LayerNet
 from disegno.core.request import Hires, InitImage, LoraUse, Tiles
 from disegno.engine.batch import Batch
 from disegno.engine.generate import draw
-from disegno.engine.record import png_bytes, read
+from disegno.engine.record import data_uri, png_bytes, read
 from disegno.engine.sharing import Mode, Sharing
 from disegno.serving.a1111.controlnet import translate_unit
 from disegno.serving.a1111.house import Named
 from disegno.weights.save import save_safetensors
 from kit import lllite as kit
 from kit.drawing import result_of
+from kit.server import start
 
 pytestmark = pytest.mark.e2e
 
@@ -216,3 +219,36 @@ def test_the_command_line_draws_with_it_and_shows_it(world: World, monkeypatch: 
     shown = run(main, ["models", "show", "one", "--json"])
     assert '"controlnet-lllite"' in shown.output and '"sd1"' in shown.output, shown.output
     assert "controlnet-lllite" in run(main, ["models", "list", "--kind", "control"]).output
+
+
+def test_a_server_draws_with_it_at_both_doors(world: World, tmp_path: Path) -> None:
+    """The page's door, which names it with its kind, and A1111's ControlNet units: the same picture."""
+    places = {"DISEGNO_MODEL_DIRS": str(world.folder), "DISEGNO_CACHE_DIR": str(tmp_path / "c")}
+    log = tmp_path / "log"
+    server = start(tmp_path / "server", "--device", "cpu", log=log, DISEGNO_DTYPE="fp32", **places).wait_ready()
+    try:
+        picture = data_uri(Image.open(world.folder / "a.png"))
+        unit = {"name": "one", "image": picture, "annotate": "none", "strength": 0.6, "end": 0.5}
+        told = {"model": "mini", "controls": [unit], "prompt": "a disc", "seed": 1, "steps": 4}
+        size = {"width": 64, "height": 64}
+        job = server.wait(
+            server.submit("generate", told | size | {"sampler": "Euler", "cfg": 7.0, "noise_source": "nv"})["id"]
+        )
+        assert job["state"] == "done", job
+        ours = server.ask("GET", job["result"]["files"][0]["url"]).content
+        kinds = {card["name"]: card["mechanism"] for card in server.get("/v1/controls")}
+        assert kinds["one"] == kinds["two"] == "controlnet-lllite"
+        listed = server.get("/controlnet/model_list")["model_list"]
+        model = next(name for name in listed if name.startswith("one ["))
+        unit = {"module": "none", "model": model, "image": picture, "weight": 0.6, "guidance_end": 0.5}
+        body = {"prompt": "a disc", "seed": 1, "steps": 4, "sampler_name": "Euler", "cfg_scale": 7.0} | size
+        body["override_settings"] = {"sd_model_checkpoint": "mini"}
+        answer = server.ask("POST", "/sdapi/v1/txt2img", body | {"alwayson_scripts": {"controlnet": {"args": [unit]}}})
+        assert answer.ok, answer.text
+        theirs = base64.b64decode(answer.json()["images"][0])
+        pictures = [np.asarray(Image.open(BytesIO(content)).convert("RGB")).astype(int) for content in (ours, theirs)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        bare = server.ask("POST", "/sdapi/v1/txt2img", body).json()["images"][0]
+        assert np.abs(np.asarray(Image.open(BytesIO(base64.b64decode(bare)))) - pictures[1]).max() > 10
+    finally:
+        assert server.stop() == 0

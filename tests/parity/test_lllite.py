@@ -105,7 +105,8 @@ def _plain(own: Mapping[str, Tensor], image: Tensor, x: Tensor, level: tuple[int
     return layer("up", layer("mid", both).relu())
 
 
-Wrapping = tuple[Mapping[str, Tensor], Tensor, float]  # a file's tensors, its picture, its strength
+# A file's tensors, its picture, its strength: one, or one for each pixel (1 1 h w)
+Wrapping = tuple[Mapping[str, Tensor], Tensor, float | Tensor]
 
 
 @contextmanager
@@ -137,7 +138,12 @@ def _wrapped(
             for tensors, image, strength in controls:
                 prefix = f"lllite_unet_{name}."
                 its = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                more[:, : own.shape[1]] += strength * _plain(its, image, own, level)
+                factor: Any = strength
+                if isinstance(strength, Tensor):  # the mean of each place's pixels
+                    factor = strength.unfold(2, strength.shape[2] // level[0], strength.shape[2] // level[0])
+                    factor = factor.unfold(3, strength.shape[3] // level[1], strength.shape[3] // level[1])
+                    factor = factor.mean((4, 5)).flatten(2).transpose(1, 2)  # 1 n 1
+                more[:, : own.shape[1]] += factor * _plain(its, image, own, level)
             return before(x + more)
 
         layer.forward = forward
@@ -181,6 +187,18 @@ def test_several_see_the_input_as_it_is(host: Any, tmp_path: Path) -> None:
     ours = apply(controls, call).run()
     torch.testing.assert_close(ours, _theirs(host, call, wrapped), **CLOSE)
     torch.testing.assert_close(apply(controls[::-1], call).run(), ours, **CLOSE)
+
+
+@torch.no_grad()
+def test_within_a_region(host: Any, tmp_path: Path) -> None:
+    """Each place is weighed by the mean over its pixels."""
+    tensors, call, condition = _drawn(host), _call(host), _condition()
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :20, 8:44] = 0.8
+    control = _opened(tmp_path, host, tensors).prepare(condition)
+    ours = Used(control, Use(0.5, region=mask))(call).run()
+    torch.testing.assert_close(ours, _theirs(host, call, [(tensors, condition.image, 0.5 * mask)]), **CLOSE)
+    assert (ours - call.run()).abs().amax() > 0.02
 
 
 @torch.no_grad()
