@@ -1,5 +1,6 @@
 """Controls of Stable Diffusion XL through the engine, A1111's units and the command line, on a miniature."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,8 @@ def test_a_control_lora_draws_what_its_whole_controlnet_does(world: World) -> No
     inked, both, control = (world.drawn(world.unit(name), **ink) for name in ("lora", "inked", "whole"))
     assert _apart(inked, both) <= 1 < _apart(inked, control)
     assert np.array_equal(world.drawn(world.unit("lora")), lora)  # the LoRA is taken off
+    shutil.copy(world.folder / "mini.safetensors", world.folder / "twin.safetensors")  # a net of its own, alike
+    assert np.array_equal(world.drawn(world.unit("lora"), **ink, model="twin"), inked)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> int:

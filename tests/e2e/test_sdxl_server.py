@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disegno.backbones import miniature, miniature_sdxl
+from disegno.backbones import miniature, miniature_sdxl, sdxl
 from disegno.backbones.miniature_sdxl import Sdxl
 from disegno.engine.record import data_uri
+from disegno.memory import FULL_PRECISION, Memory
+from kit import control_lora
 from kit.server import Server, start
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     miniature_sdxl.write_folder(models / "refiner", Sdxl(seed=5, refines=True))
     miniature_sdxl.write_file(models / "inpainter.safetensors", Sdxl(in_channels=9))
     miniature.write_sd1_checkpoint(models / "one.safetensors")
+    net = sdxl.open(models / "base.safetensors", Memory(FULL_PRECISION)).net
+    control_lora.write(models / "control-lora-canny-rank4.safetensors", net, 5)
     server = start(
         folder / "server", "--device", "cpu", log=folder / "log", DISEGNO_MODEL_DIRS=str(models),
         DISEGNO_CACHE_DIR=str(folder / "cache"), DISEGNO_DTYPE="fp32",
@@ -98,6 +102,23 @@ def test_models_are_listed_and_of_what_family(server: Server) -> None:
     families = {name: card["family"] for name, card in cards.items()}
     assert (cards["refiner"]["defaults"]["width"], cards["base"]["defaults"]["height"]) == (1024, 1024)
     assert {families[name] for name in ("base", "refiner", "inpainter")} == {"sdxl"} and families["one"] == "sd1"
+
+
+def test_a_control_lora_at_every_door(server: Server) -> None:
+    """By A1111's units as by a request; of another family it is refused in words."""
+    name, edges = "control-lora-canny-rank4", data_uri(Image.effect_noise((64, 64), 90).convert("RGB"))
+    cards = {card["name"]: card for card in server.get("/v1/controls")}
+    assert (cards[name]["mechanism"], cards[name]["family"]) == ("control-lora", "sdxl")
+    listed = next(title for title in server.get("/controlnet/model_list")["model_list"] if name in title)
+    assert listed in server.get("/controlnet/control_types")["control_types"]["Canny"]["model_list"]
+    unit = {"image": edges, "module": "none", "model": listed, "weight": 0.8, "guidance_end": 0.9}
+    drawn, told = _a1111(server, alwayson_scripts={"controlnet": {"args": [unit]}})
+    ours = {"name": name, "image": edges, "annotate": "none", "strength": 0.8, "end": 0.9}
+    assert np.abs(drawn - _native(server, controls=[ours])).max() <= 1
+    assert (drawn != _native(server)).any() and name in told["infotexts"][0]
+    other = {"override_settings": {"sd_model_checkpoint": "one"}, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    refused = server.ask("POST", "/sdapi/v1/txt2img", A1111 | other)
+    assert refused.status_code == 422 and "is for sdxl, the open model is sd1" in refused.text, refused.text
 
 
 def test_a1111s_settings_of_sdxl_act(server: Server) -> None:

@@ -8,11 +8,12 @@ import torch
 
 from disegno.backbones.miniature import sd15_shapes
 from disegno.weights.keys import ldm
-from disegno.weights.keys.control import is_adapted, lora_names
+from disegno.weights.keys.control import is_adapted, lora_names, sizes_of
 
 pytestmark = pytest.mark.unit
 
 KEYMAPS = Path(__file__).parents[1] / "golden" / "keymaps"
+MAP = "controlnet_sd15_keymap"
 SD15 = ldm.Layout((2, 2, 2, 2))
 
 
@@ -25,6 +26,17 @@ def test_control_nets_of_full_size_are_renamed_as_recorded(name: str) -> None:
     recorded = {key.removeprefix(ldm.CONTROL_PREFIX): str(of["diffusers"]) for key, of in _keymap(name).items()}
     assert ldm.layout_of(recorded) == SD15
     assert ldm.unet_names(recorded) == recorded
+
+
+def test_a_block_that_no_net_has_is_no_block() -> None:
+    """A file may name one, and tables as long as its number would take all memory."""
+    recorded = {key.removeprefix(ldm.CONTROL_PREFIX): str(of["diffusers"]) for key, of in _keymap(MAP).items()}
+    far = {"input_blocks.99999999999.0.in_layers.0.weight": "", "down_blocks.0.resnets.99999999999.norm1.weight": ""}
+    assert ldm.unet_names([*recorded, *far]) == recorded
+    shapes = {str(of["diffusers"]): tuple(of["shape"]) for of in _keymap(MAP).values()}
+    sizes = sizes_of(shapes)
+    assert ldm.diffusers_layout_of([*shapes, *far]) == SD15
+    assert sizes_of(shapes | {"down_blocks.99999999999.resnets.0.norm1.weight": (1,)}) == sizes
 
 
 def test_lora_matrices_are_renamed_without_the_downsamplers_names() -> None:

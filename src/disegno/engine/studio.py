@@ -315,7 +315,7 @@ class Studio:
         module = self._mechanism(card)
         base = self._base_of(module, card, unit, backbone)
         files = tuple((str(path), stamp_of(path)) for path in (card.path, base) if path)
-        key = (backbone.fingerprint, *files)
+        key = (backbone.fingerprint, id(backbone.net), *files)  # some read the weights of this very net
         return self._controllers.get(key, lambda: self._open_controller(module, card, base, backbone))
 
     def wants_base(self, unit: ControlUnit, backbone: Backbone) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from disegno.weights.keys.ldm import CONTROL_PREFIX, unet_names
+from disegno.weights.keys.ldm import CONTROL_PREFIX, MOST_BLOCKS, unet_names
 
 LORA_MARK = ".lora_layer."
 HINT_PREFIX = "controlnet_cond_embedding."
@@ -152,7 +152,8 @@ def _first(shapes: Mapping[str, Shape], end: str) -> Shape:
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+    numbers = (int(match[1]) for name in names if (match := re.match(pattern, name)))
+    return 1 + max((number for number in numbers if number < MOST_BLOCKS), default=-1)
 
 
 def _hint(shapes: Mapping[str, Shape]) -> tuple[int, tuple[int, ...]]:

@@ -56,6 +56,8 @@ _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_att
 
 Table = Mapping[str, str]
 
+MOST_BLOCKS = 100  # in a row: no net has as many, and a file that names a later one shall not make tables of that size
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -117,8 +119,8 @@ def layout_of(names: Iterable[str]) -> Layout:
     """
     blocks: dict[int, bool] = {}
     for name in names:
-        if match := re.match(r"input_blocks\.(\d+)\.0(\.op)?", name):
-            b = int(match[1])
+        match = re.match(r"input_blocks\.(\d+)\.0(\.op)?", name)
+        if match and (b := int(match[1])) < MOST_BLOCKS:
             blocks[b] = blocks.get(b, False) or match[2] is not None
     res_blocks, num = list[int](), 0
     for b in range(1, max(blocks, default=0) + 1):
@@ -134,8 +136,9 @@ def diffusers_layout_of(names: Iterable[str]) -> Layout:
     """Return the layout of the UNet or encoder with these diffusers names."""
     found = [match for name in names if (match := re.match(r"down_blocks\.(\d+)\.resnets\.(\d+)\.", name))]
     counts: dict[int, int] = {}
-    for match in found:
-        counts[int(match[1])] = max(counts.get(int(match[1]), 0), int(match[2]) + 1)
+    for i, j in ((int(match[1]), int(match[2])) for match in found):
+        if i < MOST_BLOCKS and j < MOST_BLOCKS:
+            counts[i] = max(counts.get(i, 0), j + 1)
     return Layout(tuple(counts[i] for i in sorted(counts)))
 
 
