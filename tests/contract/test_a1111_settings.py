@@ -170,3 +170,14 @@ def test_an_older_name_beside_the_newer_one_says_nothing_where_it_is_the_default
 def test_two_names_that_say_different_things_are_refused() -> None:
     with pytest.raises(WireError, match="guidance and guidance_end are the same field"):
         translate_unit({**UNIT, "guidance": 0.3, "guidance_end": 0.5}, (), (), has_init=False)
+
+
+def test_a_plots_pictures_share_their_seeds_unless_none_is_to_be_fixed() -> None:
+    numbers = iter(range(100, 200))
+    house = replace(HOUSE, draw=numbers.__next__)
+    args: list[Json] = [4, "5,6,7", []]  # steps
+    body: dict[str, Json] = {"subseed_strength": 0.5, "script_name": "X/Y/Z plot"}
+    fixed = translate("txt2img", {**body, "script_args": args}, house).requests
+    assert len({(request.seed, request.subseed) for request in fixed}) == 1
+    loose = [*args, 0, "", [], 0, "", [], True, False, False, True]
+    assert len({request.seed for request in translate("txt2img", {**body, "script_args": loose}, house).requests}) == 3

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from disegno.annotators import ANNOTATORS
+from disegno.annotators.base import make_params
 from disegno.core.errors import UnknownName
 from disegno.core.infotext import unit_text
 from disegno.core.request import ControlUnit
 from disegno.serving.a1111.control_types import KNOWN, TAGS, control_type
 from disegno.serving.a1111.controlnet import Unit, parts_of, translate_unit
 from disegno.serving.a1111.errors import WireError
+from disegno.serving.a1111.fields import read_fields
 from disegno.serving.a1111.house import Named
 from disegno.serving.a1111.modules import find_module, module_list, modules
+from disegno.serving.a1111.routes_controlnet import DETECT, annotation_of
 
 pytestmark = pytest.mark.unit
 
@@ -264,3 +268,13 @@ def test_another_modules_mask_is_the_drawing_unless_it_is_empty_or_full() -> Non
     assert "mask is the drawing" in drawn.warnings[0]
     with pytest.raises(WireError, match="cannot be read"):
         seen("canny", IMAGE)
+
+
+@pytest.mark.parametrize("module", [module.known.name for module in modules() if module.annotator != "inpaint"])
+def test_what_any_module_is_asked_to_draw_its_annotator_knows(module: str) -> None:
+    found = find_module(module)
+    numbers = [slider.value for slider in found.threshold_sliders]
+    body = {f"controlnet_threshold_{name}": number for name, number in zip("ab", numbers, strict=False)}
+    asked = annotation_of(read_fields(DETECT, body), found, IMAGE, ())
+    assert asked.name == found.annotator
+    make_params(ANNOTATORS.load(asked.name), asked.params)

@@ -42,7 +42,7 @@ class Fake:
         return job
 
     async def wait(self, job_id: str, owner: str, is_gone: IsGone) -> Waiting:
-        while self.jobs[job_id].state == "queued":
+        while self.jobs[job_id].state in ("queued", "running"):
             await self.changed.wait()
             self.changed.clear()
         return self.jobs[job_id]
@@ -145,3 +145,27 @@ def test_a_training_is_no_task_that_a_client_waits_for(kinds: list[str], told: s
         fake.runs.add(str(number))
     task = of_other_doors(Front(cast(Jobs, fake), _errands(fake)), "anna")
     assert (task and task.id) == told
+
+
+def test_how_long_it_takes_is_told_from_its_begin_whenever_it_is_asked_for() -> None:
+    async def tried() -> None:
+        fake = Fake()
+        errands = _errands(fake)
+        mine = errands.begin("anna", "scripts_txt2img", 2)
+        first = await _begun(fake, errands, mine)
+        fake.jobs["0"] = Waiting("0", "running", started=100.0)
+        fake.runs.add("0")
+        assert [task.started for task in errands.tasks("anna")] == [100.0]
+        fake.jobs["0"] = Waiting("0", "done", started=100.0)
+        fake.runs.clear()
+        fake.changed.set()
+        await first
+        second = await _begun(fake, errands, mine)
+        fake.jobs["1"] = Waiting("1", "running", started=160.0)
+        fake.runs.add("1")
+        (task,) = errands.tasks("anna")
+        assert (task.state, task.started, task.job_no) == ("running", 100.0, 1)
+        fake.end("1", "done")
+        await second
+
+    asyncio.run(tried())

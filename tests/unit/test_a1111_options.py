@@ -78,3 +78,18 @@ def test_paths_safety_and_unknown_names_are_refused(name: str) -> None:
 def test_no_flag_is_a_secret_or_a_path() -> None:
     assert a1111_flags()["api_auth"] is None
     assert not [value for value in a1111_flags().values() if isinstance(value, str) and "/" in value]
+
+
+def test_settings_of_extensions_and_of_forge_are_passed_over_and_said() -> None:
+    given: dict[str, Json] = {
+        "control_net_model_cache_size": 5,
+        "forge_additional_modules": ["ae.safetensors"],
+        "lora_functional": False,  # nothing is asked
+        "control_net_no_detectmap": True,  # this one acts
+    }
+    settings, notes = read_settings(given)
+    assert settings == {"control_net_no_detectmap": True}
+    assert [note.split()[2] for note in notes] == ["control_net_model_cache_size", "forge_additional_modules"]
+    assert all("has no effect" in note for note in notes)
+    with pytest.raises(WireError):
+        read_settings({"control_net_unit_count": 3})

@@ -11,7 +11,7 @@ from disegno.engine.sheet import table
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.grid import grid, layout
-from disegno.serving.a1111.scripts import axes, find_plot, values_of
+from disegno.serving.a1111.scripts import Seeds, axes, find_plot, values_of
 
 pytestmark = pytest.mark.unit
 
@@ -58,6 +58,7 @@ def test_values_of_any_characters_are_read_in_no_time() -> None:
 
 
 BODY: dict[str, Json] = {"prompt": "a cat in a hat", "seed": 5, "steps": 20}
+SEEDS = Seeds(iter(range(100, 200)).__next__, {"seed": -1, "subseed": -1})
 
 
 def test_the_axes_stand_where_a1111_has_them() -> None:
@@ -67,7 +68,7 @@ def test_the_axes_stand_where_a1111_has_them() -> None:
 
 def test_every_pair_of_values_is_a_cell() -> None:
     args: list[Json] = [index("Steps"), "10,20", [], index("Prompt S/R"), "cat,dog", []]
-    plot = find_plot("txt2img", "X/Y/Z plot", {**BODY, "script_name": "X/Y/Z plot", "script_args": args}, args)
+    plot = find_plot("txt2img", "X/Y/Z plot", {**BODY, "script_name": "X/Y/Z plot", "script_args": args}, args, SEEDS)
     assert plot is not None
     seen = [(cell.place, cell.body["steps"], cell.body["prompt"], cell.body["seed"]) for cell in plot.cells]
     assert seen == [
@@ -82,13 +83,27 @@ def test_every_pair_of_values_is_a_cell() -> None:
 
 def test_seeds_vary_along_an_axis_where_asked() -> None:
     args: list[Json] = [4, "1,2,3", [], 0, "", [], 0, "", [], True, False, False, False, True]
-    plot = find_plot("txt2img", "x/y/z plot", BODY, args)
+    plot = find_plot("txt2img", "x/y/z plot", BODY, args, SEEDS)
     assert plot is not None
     assert [cell.body["seed"] for cell in plot.cells] == [5, 6, 7]
 
 
+def test_a_seed_of_an_axis_is_one_for_its_whole_row_unless_none_is_to_be_fixed() -> None:
+    axes_of = [index("Seed"), "-1,7", [], index("CFG Scale"), "1,2", []]
+    plot = find_plot("txt2img", "X/Y/Z plot", BODY, axes_of, SEEDS)
+    assert plot is not None
+    seeds = [cell.body["seed"] for cell in plot.cells]
+    assert seeds[:2] == seeds[2:] and seeds[0] not in ("-1", "5") and seeds[1] == "7"
+    assert plot.labels[0] == (f"Seed: {seeds[0]}", "Seed: 7")
+    loose = [*axes_of, 0, "", [], True, False, False, True]
+    found = find_plot("txt2img", "X/Y/Z plot", {**BODY, "subseed": 3}, loose, SEEDS)
+    assert found is not None
+    assert [cell.body["seed"] for cell in found.cells] == ["-1", "7"] * 2
+    assert {cell.body["subseed"] for cell in found.cells} == {-1}
+
+
 def test_prompt_order_moves_words() -> None:
-    plot = find_plot("txt2img", "x/y/z plot", BODY, [index("Prompt order"), "cat,hat", []])
+    plot = find_plot("txt2img", "x/y/z plot", BODY, [index("Prompt order"), "cat,hat", []], SEEDS)
     assert plot is not None
     assert [cell.body["prompt"] for cell in plot.cells] == ["a cat in a hat", "a hat in a cat"]
 
@@ -105,17 +120,17 @@ def test_prompt_order_moves_words() -> None:
 )
 def test_what_cannot_be_plotted_is_said(args: list[Json], words: str) -> None:
     with pytest.raises(WireError, match=words):
-        find_plot("txt2img", "X/Y/Z plot", BODY, args)
+        find_plot("txt2img", "X/Y/Z plot", BODY, args, SEEDS)
 
 
 def test_an_axis_may_be_named() -> None:
-    plot = find_plot("txt2img", "X/Y/Z plot", BODY, ["cfg scale", "3,4", []])
+    plot = find_plot("txt2img", "X/Y/Z plot", BODY, ["cfg scale", "3,4", []], SEEDS)
     assert plot is not None
     assert [cell.body["cfg_scale"] for cell in plot.cells] == ["3", "4"]
 
 
 def test_a_prompt_matrix_is_every_combination() -> None:
-    plot = find_plot("txt2img", "Prompt matrix", {**BODY, "prompt": "a cat|red|in snow"}, [False, True])
+    plot = find_plot("txt2img", "Prompt matrix", {**BODY, "prompt": "a cat|red|in snow"}, [False, True], SEEDS)
     assert plot is not None
     prompts = [cell.body["prompt"] for cell in plot.cells]
     assert prompts == ["a cat", "a cat, red", "a cat, in snow", "a cat, red, in snow"]
@@ -127,7 +142,7 @@ def test_a_prompt_matrix_is_every_combination() -> None:
 def test_what_a_prompt_matrix_does_not_know_is_said() -> None:
     for args, words in (([False, False, "both"], "permitted: positive, negative"), ([7], "put_at_start")):
         with pytest.raises(WireError, match=words):
-            find_plot("txt2img", "Prompt matrix", {**BODY, "prompt": "a|b"}, args)
+            find_plot("txt2img", "Prompt matrix", {**BODY, "prompt": "a|b"}, args, SEEDS)
 
 
 def test_grids_are_laid_out_as_a1111_does() -> None:

@@ -11,6 +11,7 @@ from disegno.backbones.miniature import WHOLE, Layout, write_sd1_checkpoint
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.convert import convert
 from disegno.weights.identify import identify
+from disegno.weights.keys import mmdit, openclip
 from disegno.weights.load import load_file
 from disegno.weights.save import save_safetensors
 
@@ -111,3 +112,41 @@ def test_half_a_model_is_refused(tmp_path: Path) -> None:
     assert identify(tmp_path / "b.safetensors").kind == "model"
     with pytest.raises(KeyMismatch, match="first_stage_model"):
         convert(tmp_path / "b.safetensors", tmp_path / "folder", "diffusers")
+
+
+def _broken(tmp_path: Path, name: str, shape: tuple[int, ...] | None) -> Path:
+    """Return a model in which a tensor has this shape, or is not there."""
+    tensors = load_file(write_sd1_checkpoint(tmp_path / "a.safetensors"))
+    assert name in tensors
+    other = {} if shape is None else {name: torch.zeros(shape)}
+    save_safetensors(tmp_path / "b.safetensors", {k: t for k, t in tensors.items() if k != name} | other, {})
+    return tmp_path / "b.safetensors"
+
+
+_CLIP = "cond_stage_model.transformer.text_model."
+
+
+@pytest.mark.parametrize("shape", [None, (64,), ()])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{_CLIP}embeddings.token_embedding.weight",
+        f"{_CLIP}embeddings.position_embedding.weight",
+        f"{_CLIP}encoder.layers.0.mlp.fc1.weight",
+        "first_stage_model.decoder.conv_in.weight",
+    ],
+)
+def test_a_model_without_what_tells_its_sizes_is_refused_by_name(
+    tmp_path: Path, name: str, shape: tuple[int, ...] | None
+) -> None:
+    source = _broken(tmp_path, name, shape)
+    with pytest.raises(KeyMismatch, match=r"conv_in|embedding|fc1"):
+        convert(source, tmp_path / "folder", "diffusers")
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (7, 4)])
+def test_rows_that_are_no_equal_parts_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(KeyMismatch, match="in_proj_weight is"):
+        openclip.from_openclip({"transformer.resblocks.0.attn.in_proj_weight": torch.zeros(shape)}, 1)
+    with pytest.raises(KeyMismatch, match=r"qkv\.weight is"):
+        mmdit.from_original({"joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(shape)})

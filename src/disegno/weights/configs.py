@@ -12,6 +12,7 @@ from torch import Tensor
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.keys.control import sizes_of
 from disegno.weights.keys.ldm import diffusers_layout_of
+from disegno.weights.shapes import sides
 
 # By the latents' channels: Esser et al. 2024's autoencoder, as in every SD 3 configuration.
 _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size": 1024}}
@@ -21,6 +22,7 @@ SHIFT = 3.0  # of the noise levels; Esser et al. 2024, as in every SD 3 configur
 _TOLD = "add_embedding.linear_1.weight"  # of SDXL's nets alone
 SDXL_SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+_TEXT = "The text encoder"
 
 
 def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -73,8 +75,8 @@ def vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     levels = diffusers_layout_of(name.removeprefix("encoder.") for name in tensors).res_blocks
     last = [f"encoder.down_blocks.{i}.resnets.{num - 1}.conv2.weight" for i, num in enumerate(levels)]
     try:
-        widths = tuple(tensors[name].shape[0] for name in last)
-        latent_channels = tensors["decoder.conv_in.weight"].shape[1]
+        widths = tuple(sides("The VAE", tensors, name, 4)[0] for name in last)
+        latent_channels = sides("The VAE", tensors, "decoder.conv_in.weight", 4)[1]
     except KeyError as error:
         raise KeyMismatch(f"The VAE has no tensor {error}: the file is incomplete. Fetch it again.") from error
     return {
@@ -95,28 +97,35 @@ def sdxl_vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return vae_config(tensors) | own
 
 
-def text_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """Return CLIPTextModel's configuration."""
+def text_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return CLIPTextModel's configuration. Raises KeyMismatch where a tensor that tells a size is missing."""
     names = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
-    words, width = names["embeddings.token_embedding.weight"].shape
-    layers = {int(name.split(".")[2]) for name in names if name.startswith("encoder.layers.")}
+    try:
+        words, width = sides(_TEXT, names, "embeddings.token_embedding.weight", 2)
+        places, _ = sides(_TEXT, names, "embeddings.position_embedding.weight", 2)
+        wide, _ = sides(_TEXT, names, "encoder.layers.0.mlp.fc1.weight", 2)
+    except KeyError as error:
+        raise KeyMismatch(f"{_TEXT} has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
         "vocab_size": words,
         "hidden_size": width,
         "projection_dim": width,
-        "intermediate_size": names["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "intermediate_size": wide,
         "num_hidden_layers": len(layers),
         "num_attention_heads": max(width // 64, 1),  # CLIP's heads are 64 wide
-        "max_position_embeddings": names["embeddings.position_embedding.weight"].shape[0],
+        "max_position_embeddings": places,
         "hidden_act": "quick_gelu",
     }
 
 
 def projected_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """Return the configuration of a CLIPTextModelWithProjection."""
-    width = tensors["text_projection.weight"].shape[0]
+    """Return the configuration of a CLIPTextModelWithProjection. Raises KeyMismatch as `text_config`."""
+    if "text_projection.weight" not in tensors:
+        raise KeyMismatch(f"{_TEXT} has no projection: the file is incomplete. Fetch it again.")
+    width, _ = sides(_TEXT, tensors, "text_projection.weight", 2)
     return text_config(tensors) | {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": width}
 
 
@@ -124,9 +133,10 @@ def t5_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     """Return the configuration of a T5EncoderModel, of T5 1.1's kind. Raises KeyMismatch where a size is missing."""
     first = "encoder.block.0.layer.0.SelfAttention"
     try:
-        vocabulary, width = tensors["shared.weight"].shape
-        buckets, heads = tensors[f"{first}.relative_attention_bias.weight"].shape
-        inner, wide = tensors[f"{first}.q.weight"].shape[0], tensors["encoder.block.0.layer.1.DenseReluDense.wo.weight"]
+        vocabulary, width = sides("T5", tensors, "shared.weight", 2)
+        buckets, heads = sides("T5", tensors, f"{first}.relative_attention_bias.weight", 2)
+        inner, _ = sides("T5", tensors, f"{first}.q.weight", 2)
+        _, wide = sides("T5", tensors, "encoder.block.0.layer.1.DenseReluDense.wo.weight", 2)
     except KeyError as error:
         raise KeyMismatch(f"T5 has no tensor {error}: the file is incomplete. Fetch it again.") from error
     return {
@@ -135,7 +145,7 @@ def t5_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
         "vocab_size": vocabulary,
         "d_model": width,
         "d_kv": inner // heads,
-        "d_ff": wide.shape[1],
+        "d_ff": wide,
         "num_layers": 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block.")),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,

@@ -128,8 +128,9 @@ def _unprojected(tensors: Tensors) -> dict[str, Tensor]:
     a projection that changes nothing.
     """
     own = {name: tensor for name, tensor in _renamed(tensors, _clip_names).items() if name != _PROJECTION}
-    table = own["text_model.embeddings.token_embedding.weight"]
-    return own | {_PROJECTION: torch.eye(table.shape[1], dtype=torch.float32).to(table.dtype)}
+    width = int(configs.text_config(own)["hidden_size"])
+    dtype = own[f"{_HF}embeddings.token_embedding.weight"].dtype
+    return own | {_PROJECTION: torch.eye(width, dtype=torch.float32).to(dtype)}
 
 
 def _changes_nothing(projection: Tensor) -> bool:

@@ -21,6 +21,14 @@ def sides(name: str, tensors: Mapping[str, Tensor | tuple[int, ...]], key: str, 
     return shape
 
 
+def parts_of_rows(num: int, key: str, tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of a tensor, which holds several, in `num` equal parts. Raises KeyMismatch."""
+    if tensor.ndim == 0 or tensor.shape[0] == 0 or tensor.shape[0] % num:
+        shape = tuple(tensor.shape)
+        raise KeyMismatch(f"{key} is {shape}: its rows are no {num} equal parts. Fetch the file again.")
+    return tensor.chunk(num)
+
+
 def require_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raise KeyMismatch about the file `name` where a tensor that is there has another shape than it should have."""
     shapes = {key: tuple(tensors[key].shape) for key in wanted if key in tensors}

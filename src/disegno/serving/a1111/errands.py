@@ -89,6 +89,7 @@ class Errands:
             await self.jobs.cancel(errand.job.id, owner=errand.owner)
         ended = await self.jobs.wait(errand.job.id, owner=errand.owner, is_gone=is_gone)
         errand.done += 1
+        errand.begun = errand.begun or ended.started
         return None if errand.interrupted and ended.state == "cancelled" else ended
 
     async def interrupt(self, owner: str, all_of_it: bool) -> int:
@@ -108,17 +109,17 @@ class Errands:
 
     def tasks(self, owner: str) -> list[Task]:
         """Return an owner's errands as A1111 tells them, the oldest first."""
-        running = {job.id: moved for job, moved in self.jobs.running(owner=owner)}
+        running = {job.id: (job, moved) for job, moved in self.jobs.running(owner=owner)}
         return [_task(errand, running) for errand in self.of(owner)]
 
 
-def _task(errand: Errand, running: Mapping[str, Moved | None]) -> Task:
+def _task(errand: Errand, running: Mapping[str, tuple[Job, Moved | None]]) -> Task:
     """Return how far an errand is. Between two of its jobs it is running too."""
-    job, count = errand.job, errand.total * errand.passes
-    on_its_way = job is not None and job.id in running
-    moved = running.get(job.id) if job is not None else None
-    if on_its_way and errand.begun is None:
-        errand.begun = time.time()
+    count = errand.total * errand.passes
+    job, moved = running.get(errand.job.id, (None, None)) if errand.job is not None else (None, None)
+    on_its_way = job is not None
+    if job is not None:
+        errand.begun = errand.begun or job.started
     if moved is not None and moved.preview not in (None, errand.last_preview):
         errand.last_preview, errand.previews = moved.preview, errand.previews + 1
     second = moved is not None and errand.passes > 1 and moved.stage.startswith(SECOND_STAGE)

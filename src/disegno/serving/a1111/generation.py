@@ -17,7 +17,7 @@ from disegno.serving.a1111.house import House, find_named
 from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.options import default_of, read_settings, request_fields
 from disegno.serving.a1111.pasted import filled
-from disegno.serving.a1111.scripts import Plot, find_plot
+from disegno.serving.a1111.scripts import Plot, Seeds, find_plot
 from disegno.serving.a1111.series import SERIES, Asked, Series, Turn, make_series
 
 Form = Literal["txt2img", "img2img"]
@@ -79,7 +79,10 @@ def translate(form: Form, body: Mapping[str, Json], house: House) -> Order:
     bare = {name: value for name, value in body.items() if name not in ("script_name", "script_args")}
     if form in SERIES.get(title, (None, ()))[1]:
         return _in_turns(order, make_series(title, _asked(order, bare, house), args), house)
-    plot = find_plot(form, title, {**bare, "seed": first.seed}, args)  # A1111 parity: its pictures share their seed
+    # A1111 parity: a plot's pictures share their seeds
+    drawn: dict[str, Json] = {"seed": first.seed, "subseed": first.subseed}
+    seeds = Seeds(house.draw, {name: order.given.whole(name) for name in drawn})
+    plot = find_plot(form, title, {**bare, **drawn}, args, seeds)
     return order if plot is None else _plotted(order, plot, house)
 
 

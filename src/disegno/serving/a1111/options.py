@@ -84,6 +84,11 @@ OPTIONS: Mapping[str, Option] = {
 CONSTANT: Mapping[str, Json] = {"control_net_unit_count": 10}
 """What is reported, and cannot be changed."""
 
+# Of extensions that A1111's clients count on (ControlNet, Lora ...), and of Forge: nothing of them is kept
+_OF_OTHERS = (
+    *("control_net_", "controlnet_", "forge_", "lora_", "sd_lora", "hypertile_", "canvas_"),
+    *("SWIN_", "SCUNET_", "ldsr_", "extra_options_"),
+)
 _REFUSED_ENDS = ("_pattern", "_dir", "_file", "_path")
 _REFUSED_STARTS = ("outdir_", "api_", "disable", "profiling_")
 _REFUSED = frozenset({"font", "temp_dir", "restore_config_state_file", "quicksettings_list"})
@@ -110,6 +115,10 @@ def default_of(name: str) -> Json:
     return OPTIONS[name].default if name in OPTIONS else a1111_defaults().get(name)
 
 
+def _is_known(name: str) -> bool:
+    return name in OPTIONS or name in CONSTANT or name in a1111_defaults()
+
+
 def _refused(name: str) -> bool:
     return name in _REFUSED or name.startswith(_REFUSED_STARTS) or name.endswith(_REFUSED_ENDS)
 
@@ -122,6 +131,11 @@ def read_settings(given: Mapping[str, Json], at: Path = ()) -> tuple[dict[str, J
     settings: dict[str, Json] = {}
     notes: list[str] = []
     for name, value in given.items():
+        if name.startswith(_OF_OTHERS) and not _is_known(name):
+            notes += (
+                [f"The setting {shortened(name)[1:-1]} is another program's and has no effect here."] if value else []
+            )
+            continue
         settings[name] = _read_setting(name, value, (*at, name))
         if name not in OPTIONS and name not in CONSTANT and settings[name] != default_of(name):
             notes.append(f"The setting {name} has no effect here.")
@@ -131,7 +145,7 @@ def read_settings(given: Mapping[str, Json], at: Path = ()) -> tuple[dict[str, J
 def _read_setting(name: str, value: Json, path: Path) -> Json:
     if name in OPTIONS:
         return _read_option(OPTIONS[name], value, path)
-    if name not in CONSTANT and name not in a1111_defaults():
+    if not _is_known(name):
         near = get_close_matches(name[:100], [*OPTIONS, *a1111_defaults()], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise WireError.of_fields(Fault(path, f"there is no such setting.{hint}"))

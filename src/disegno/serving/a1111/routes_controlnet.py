@@ -89,7 +89,7 @@ async def detect(request: Request) -> Response:
         raise WireError("No image selected")
     if len(images) > MAX_IMAGES:
         raise WireError(f"At most {MAX_IMAGES} images at once (given: {len(images)}).")
-    asked = [_annotation(given, module, image, (name, i)) for i, image in enumerate(images)]
+    asked = [annotation_of(given, module, image, (name, i)) for i, image in enumerate(images)]
     front, owner = asker(request)
     errand = front.errands.begin(owner, "detect", len(asked))
     drawings: list[Json] = []
@@ -115,15 +115,17 @@ def _module(name: str) -> Module:
         raise WireError(f"Module not available. {error}") from None
 
 
-def _annotation(given: Given, module: Module, image: Json, path: tuple[str | int, ...]) -> AnnotateRequest:
+def annotation_of(given: Given, module: Module, image: Json, path: tuple[str | int, ...]) -> AnnotateRequest:
+    """Return the drawing that a body of detect asks for of one picture. Raises WireError."""
     picture = read_image(image, path)
     if picture is None:
         raise WireError("No image selected")
     thresholds = (given.number("controlnet_threshold_a"), given.number("controlnet_threshold_b"))
+    draws = module.control is None and module.beside is None  # else the thresholds are a control's
     return AnnotateRequest(
         name=module.annotator,
         image=picture,
-        params=module.params(*thresholds),
+        params=module.params(*thresholds) if draws else {},
         resolution=module.resolution(given.number("controlnet_processor_res")),
         back=False,
     )

@@ -200,7 +200,21 @@ _XYZ_ARGS: tuple[tuple[str, Json], ...] = (
 )
 
 
-def _xyz(form: str, body: Body, args: Sequence[Json]) -> Plot:
+@dataclass(frozen=True)
+class Seeds:
+    """How a plot's seeds are drawn, and what the request said of its own: -1 is any."""
+
+    draw: Callable[[], int]
+    asked: Mapping[str, Json]
+
+    def of_axis(self, axis: Axis, values: Sequence[str]) -> list[str]:
+        """Return the values of an axis, with a seed in the place of -1: one for all of its row or column."""
+        if axis.label not in ("Seed", "Var. seed"):
+            return list(values)
+        return [str(self.draw()) if value in ("-1", "") else value for value in values]
+
+
+def _xyz(form: str, body: Body, args: Sequence[Json], seeds: Seeds) -> Plot:
     """Return the plot of script "X/Y/Z plot"; its arguments stand in A1111's order."""
     given = dict(_XYZ_ARGS)
     given |= {name: value for (name, _), value in zip(_XYZ_ARGS, args, strict=False) if value is not None}
@@ -210,6 +224,10 @@ def _xyz(form: str, body: Body, args: Sequence[Json]) -> Plot:
         raise WireError(f"The plot has {prod(map(len, values))} cells; at most {MAX_CELLS} are possible at once.")
     flags = [name for name, default in _XYZ_ARGS if isinstance(default, bool)]
     flag = {name: bool(coerced(given[name], "bool", ("script_args", name))) for name in flags}
+    if flag["no_fixed_seeds"]:
+        body = {**body, **seeds.asked}
+    else:
+        values = [seeds.of_axis(axis, row) for axis, row in zip(chosen, values, strict=True)]
     cells = tuple(_xyz_cells(body, chosen, values, [flag[f"vary_seeds_{n}"] for n in "xyz"]))
     labels = [tuple(_label(axis, value) for value in row) for axis, row in zip(chosen, values, strict=True)]
     margin = coerced(given["margin_size"], "int", ("script_args", "margin_size"), 0, 500)
@@ -253,7 +271,7 @@ def _label(axis: Axis, value: str) -> str:
     return f"{axis.label}: {value}"
 
 
-def _matrix(form: str, body: Body, args: Sequence[Json]) -> Plot:
+def _matrix(form: str, body: Body, args: Sequence[Json], seeds: Seeds) -> Plot:
     """Return the plot of script "Prompt matrix": every combination of the parts behind the first | of a prompt."""
     given = read_args("prompt matrix", args)
     name = "negative_prompt" if given["prompt_type"] == "negative" else "prompt"
@@ -282,18 +300,22 @@ def _combinations(parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(", ".join(row) or "-" for row in chosen) if parts else ("",)
 
 
-SCRIPTS: Mapping[str, Callable[[str, Body, Sequence[Json]], Plot]] = {"x/y/z plot": _xyz, "prompt matrix": _matrix}
+SCRIPTS: Mapping[str, Callable[[str, Body, Sequence[Json], Seeds], Plot]] = {
+    "x/y/z plot": _xyz,
+    "prompt matrix": _matrix,
+}
 """The scripts that make a plot, by their titles in lower case."""
 
 
-def find_plot(form: str, name: str, body: Body, args: Sequence[Json]) -> Plot | None:
-    """Return the plot that a script makes of a body; None without a script. Raises WireError."""
+def find_plot(form: str, name: str, body: Body, args: Sequence[Json], seeds: Seeds) -> Plot | None:
+    """Return the plot that a script makes of a body, whose seeds are drawn; None without a script. Raises WireError."""
     if not name.strip() or name.strip().lower() == "none":
         return None
     make = SCRIPTS.get(name.strip().lower())
     if make is None:
         raise WireError(f"Script {shortened(name)} not found. Selectable here: {', '.join(titles(form))}.")
-    return make(form, {key: value for key, value in body.items() if key not in ("script_name", "script_args")}, args)
+    bare = {key: value for key, value in body.items() if key not in ("script_name", "script_args")}
+    return make(form, bare, args, seeds)
 
 
 def titles(form: str) -> list[str]:

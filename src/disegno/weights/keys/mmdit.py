@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from disegno.weights.shapes import parts_of_rows
+
 PREFIX = "model.diffusion_model."
 HEAD_WIDTH = 64
 
@@ -81,8 +83,8 @@ def _place(name: str, last: int) -> _Place | None:
     return _Place(tuple(f"transformer_blocks.{match[1]}.{new}.{match[3]}" for new in _BLOCK[match[2]]), swaps)
 
 
-def _swapped(tensor: Tensor) -> Tensor:
-    return torch.cat(list(reversed(tensor.chunk(2))))
+def _swapped(name: str, tensor: Tensor) -> Tensor:
+    return torch.cat(list(reversed(parts_of_rows(2, name, tensor))))
 
 
 def num_blocks(names: Mapping[str, object]) -> int:
@@ -127,10 +129,11 @@ def from_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place = _place(name, last)
         if place is None:
             continue
-        tensor = _swapped(tensor) if place.swaps else tensor
+        tensor = _swapped(name, tensor) if place.swaps else tensor
         if name == "pos_embed" and tensor.ndim == 2:  # GGUF leaves out an outermost side of 1
             tensor = tensor[None]
-        found |= zip(place.names, tensor.chunk(len(place.names)) if len(place.names) > 1 else [tensor], strict=True)
+        num = len(place.names)
+        found |= zip(place.names, parts_of_rows(num, name, tensor) if num > 1 else [tensor], strict=True)
     return found
 
 
@@ -142,7 +145,7 @@ def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert place is not None
         if all(new in tensors for new in place.names):
             parts = [tensors[new] for new in place.names]
-            found[name] = _swapped(parts[0]) if place.swaps else parts[0] if len(parts) == 1 else torch.cat(parts)
+            found[name] = _swapped(name, parts[0]) if place.swaps else parts[0] if len(parts) == 1 else torch.cat(parts)
     return found
 
 

@@ -20,6 +20,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from disegno.weights.shapes import parts_of_rows
+
 _PROJECTION, _PROJECTION_HERE = "text_projection", "text_projection.weight"
 PREFIX = "cond_stage_model.model."  # in a Stable Diffusion 2.x file
 _ENDS = {
@@ -53,7 +55,7 @@ def from_openclip(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tenso
     for name, tensor in tensors.items():
         fused, plain = _FUSED.fullmatch(name), _LAYER.fullmatch(name)
         if fused and int(fused[1]) < layers:
-            parts = zip(_THREE, tensor.chunk(3), strict=True)
+            parts = zip(_THREE, parts_of_rows(3, name, tensor), strict=True)
             found |= {f"encoder.layers.{fused[1]}.self_attn.{part}.{fused[2]}": some for part, some in parts}
         elif plain and int(plain[1]) < layers and plain[2] in _IN_LAYER:
             found[f"encoder.layers.{plain[1]}.{_IN_LAYER[plain[2]]}.{plain[3]}"] = tensor

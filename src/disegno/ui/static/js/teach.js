@@ -140,12 +140,14 @@ export function teachTab(house) {
         say("use model", request.model);
         return say("use lora", request.name);
       }
-      for (let n = 0; n < 20 && !house.controls.some((each) => each.name === request.name); n += 1) {
+      const { name } = job.result.files.find((file) => file.role === "weights");
+      const taught = () => house.controls.find((each) => each.file === name); // its name may be a shipped control's, too
+      for (let n = 0; n < 20 && !taught(); n += 1) {
         house.controls = await list("controls", true); // the drawing process looks at the folders again by itself
         await new Promise((resolve) => setTimeout(resolve, 100 * n));
       }
       say("use model", request.model);
-      say("use control", request.name);
+      say("use control", taught()?.name ?? request.name);
     } catch (error) {
       toast(error.message, "bad");
     }
