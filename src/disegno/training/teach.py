@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from disegno.core.errors import RequestError
+from disegno.core.errors import BadData, RequestError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.studio import Studio
@@ -132,7 +132,7 @@ def _open(
         fingerprint=opened.fingerprint,
         owns=owns,
         watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
-        warnings=(*unused(request, about), *_few((*_lost(pairs), *opened.warnings))),
+        warnings=(*unused(request, about), *_wordless(about, pairs), *_few((*_lost(pairs), *opened.warnings))),
     )
 
 
@@ -225,6 +225,24 @@ def unused(request: TeachRequest, about: About) -> tuple[str, ...]:
     defaults = TeachRequest(name=request.name, data=request.data)
     given = [name for name in about.unused if getattr(request, name) != getattr(defaults, name)]
     return tuple(f"{name} has no effect with the recipe {request.recipe}." for name in given)
+
+
+def _wordless(about: About, pairs: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Return what is said where no pair has a caption, and the recipe learns from captions."""
+    if "tokens" not in about.wants or any(_caption(own, index) for own in pairs.values() for index in range(len(own))):
+        return ()
+    return (
+        "None of the pairs has a caption: it is taught without words. Write NAME.txt beside each picture, or let"
+        " `disegno caption --write` do it.",
+    )
+
+
+def _caption(pairs: Dataset, index: int) -> str:
+    """Return a caption; "" also where it cannot be read, which costs the pair later."""
+    try:
+        return pairs.caption(index)
+    except BadData:
+        return ""
 
 
 def _lost(pairs: Mapping[str, Dataset]) -> tuple[str, ...]:
