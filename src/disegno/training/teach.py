@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event
 from typing import TypeVar
 
 from disegno.core.errors import BadData, RequestError
@@ -30,7 +31,7 @@ from disegno.training.processes import ALONE, Processes
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
 from disegno.training.run import Run
-from disegno.training.stopping import Stop
+from disegno.training.stopping import Interrupted, Stop
 from disegno.training.style_watcher import StyleWatcher
 from disegno.training.trainer import train
 from disegno.training.watcher import open_watcher
@@ -180,15 +181,24 @@ def _found(
 
 
 def telling(call: Callable[[Told], T]) -> Generator[TeachProgress, None, T]:
-    """Yield what a call tells while it runs, and return what it gives."""
-    heard: SimpleQueue[TeachProgress] = SimpleQueue()
+    """Yield what a call tells while it runs, and return what it gives; closed, it ends where it next tells something."""
+    heard, left = SimpleQueue[TeachProgress](), Event()
+
+    def told(stage: str, count: int, of: int) -> None:
+        if left.is_set():
+            raise Interrupted
+        heard.put(TeachProgress(count, of, stage))
+
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(call, lambda stage, count, of: heard.put(TeachProgress(count, of, stage)))
-        while not done.done():
-            try:
-                yield heard.get(timeout=_POLL_SECONDS)
-            except Empty:
-                continue
+        done = pool.submit(call, told)
+        try:
+            while not done.done():
+                try:
+                    yield heard.get(timeout=_POLL_SECONDS)
+                except Empty:
+                    continue
+        finally:
+            left.set()
     return done.result()
 
 
