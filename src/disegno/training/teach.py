@@ -181,7 +181,7 @@ def _found(
 
 
 def telling(call: Callable[[Told], T]) -> Generator[TeachProgress, None, T]:
-    """Yield what a call tells while it runs, and return what it gives; closed, it ends where it next tells something."""
+    """Yield what a call tells while it runs, and return what it gives; closed, the call ends where it next tells."""
     heard, left = SimpleQueue[TeachProgress](), Event()
 
     def told(stage: str, count: int, of: int) -> None:
