@@ -24,7 +24,7 @@ KINDS: dict[str, Kind] = {
     "bad_line": Kind("pair", "lines that say no pair", "Each line is one JSON object with source, target and prompt."),
     "bad_row": Kind("pair", "rows of a table that say no pair", "Its first row names the columns; captions in quotes."),
     "missing_target": Kind("pair", "conditions or lines whose target is missing", "Add the picture."),
-    "missing_condition": Kind("pair", "pictures without a condition", "Add it, or let `dataset build` make it."),
+    "missing_condition": Kind("pair", "pictures without a condition", "Add it, or build all pairs from pictures."),
     "missing_caption": Kind("pair", "pictures without a caption", "Write NAME.txt, or give one caption for all."),
     "bad_caption": Kind("pair", "captions that are no text", "Save them as UTF-8."),
     "long_caption": Kind("pair", "captions far too long", "Look whether another file took the caption's place."),

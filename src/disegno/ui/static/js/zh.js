@@ -12,7 +12,7 @@ export const ZH = {
   "A zip of a folder: pictures with NAME.txt beside them; or pairs, as two folders of equal names (image, condition), or as a prompt.json.": "文件夹的 zip：图片旁放 NAME.txt；或成对数据：两个文件夹（image、condition）内文件同名，或用 prompt.json 列出。",
   "About {time} for {steps} steps of {one}, looks aside": "{steps} 步约需 {time}，每步 {one}，不含检查",
   "Add a control": "添加控制",
-  "Add it, or let `dataset build` make it.": "请补上，或用 `dataset build` 生成。",
+  "Add it, or build all pairs from pictures.": "请补上，或用 `dataset build` 从图片所在文件夹全部生成。",
   "Add lines, or take them away.": "请补上行，或移除它们。",
   "Add the picture, or take them away.": "请补上图片，或移除它们。",
   "Add the picture.": "请补上图片。",
