@@ -38,7 +38,7 @@ KINDS: dict[str, Kind] = {
     "cut_caption": Kind("nothing", "captions of more than 75 words and marks", "Stable Diffusion reads 75 tokens."),
     "other_size": Kind("nothing", "conditions of another size, brought to their target's", "None is needed."),
     "too_small": Kind("nothing", "pictures that must be enlarged", "Use larger ones, or teach at a smaller size."),
-    "blank": Kind("nothing", "conditions of one colour", "Nothing is learned of them. White is 255; in 16 bits 65535."),
+    "blank": Kind("nothing", "conditions of one colour", "Nothing is learned from them. White: 255; in 16 bits 65535."),
     "faint": Kind("nothing", "conditions of nearly one colour", "Are they class numbers? Give each class a colour."),
     "duplicate": Kind("nothing", "pictures that occur again", "Keep one of each, or give each its own condition."),
     "leak": Kind("nothing", "pictures that are also in the test split", "Take them out of one of the two."),

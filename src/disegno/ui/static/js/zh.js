@@ -184,7 +184,7 @@ export const ZH = {
   "Not used": "未使用",
   "Nothing": "无",
   "Nothing has been drawn yet.": "还没有画过图。",
-  "Nothing is learned of them. White is 255; in 16 bits 65535.": "从中学不到东西。白色是 255；16 位时是 65535。",
+  "Nothing is learned from them. White: 255; in 16 bits 65535.": "从中学不到东西。白色是 255；16 位时是 65535。",
   "Nothing has been taught yet.": "还没有训练过。",
   "Noticed": "提示",
   "Older": "更早的一张",
