@@ -146,9 +146,9 @@ def _shuffled(seed: int, chapter: int, turn: int, task: int, count: int) -> NDAr
 class ChapterOrder:
     """Which scenes a step takes (`Ordering`): those of one task, each task in turn.
 
-    `chapter`: scenes in one; `uses`: how often the newest is shown before the next one comes. `window`: how many of
-    them are drawn from; 1: all of one chapter, each scene equally often. `lead`: chapters that are there at first,
-    `most`: that there are in all.
+    `chapter`: scenes in one, a multiple of the number of tasks; `uses`: how often the newest is shown before the next
+    one comes. `window`: how many of them are drawn from; 1: all of one chapter, each scene equally often. `lead`:
+    chapters that are there at first, `most`: that there are in all. Raises ValueError.
     """
 
     seed: int
@@ -159,6 +159,10 @@ class ChapterOrder:
     window: int = 1
     lead: int = 1
     most: int = 2**31
+
+    def __post_init__(self) -> None:
+        if self.chapter % len(self.tasks):  # scene k shows the task k modulo their number, in whatever chapter it is
+            raise ValueError(f"A chapter of {self.chapter} scenes is no multiple of {len(self.tasks)} tasks.")
 
     @property
     def steps_per_chapter(self) -> int:

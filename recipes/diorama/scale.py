@@ -92,6 +92,7 @@ def vae(size: int, widths: tuple[int, int, int, int], groups: int) -> Config:
 
 
 SHARED = 4_608  # 9 conditions, 512 scenes each
+TURNED = 4_620  # the 42 turns of "obey" (two without a drawing, one of 14 kinds), 110 scenes each
 FULL = Scale(
     "full",
     256,
@@ -103,7 +104,7 @@ FULL = Scale(
         "half": Course(40_000, 512, 8e-4, 300, SHARED, uses=32, window=40, lead=4, most=40),
         "net": Course(40_000, 256, 6e-4, 300, SHARED, uses=16, window=40, lead=4, most=40),
         "base": Course(16_000, 128, 1e-4, 100, SHARED, uses=8, window=12, lead=2, most=12, caption_dropout=0.3),
-        "obey": Course(12_000, 128, 6e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, optimiser="muon"),
+        "obey": Course(12_000, 128, 6e-4, 50, TURNED, uses=8, window=12, lead=12, most=12, optimiser="muon"),
         "few": Course(6_000, 128, 3e-4, 50, SHARED, uses=8, window=12, lead=12, most=12, ema=0.99, rank=32,
                       caption_dropout=0.0),
         "decoder": Course(6_000, 32, 2e-4, 100, SHARED, uses=2, window=2, most=4, ema=0.995),
@@ -169,7 +170,7 @@ HOME = Scale(
             64,
             1.5e-3,
             40,
-            SHARED,
+            TURNED,
             uses=5,
             window=12,
             lead=12,

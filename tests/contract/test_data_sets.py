@@ -65,6 +65,8 @@ CASES = {
     "no caption": Case(without(triples(4), "image/1.txt"), 3, {"missing_caption": 1}),
     "empty caption": Case(triples(2) | {"image/1.txt": ""}, 2, {"empty_caption": 1}, 0),
     "no captions at all": Case({k: v for k, v in triples(3).items() if not k.endswith("txt")}, 3, {}, 0),
+    "one caption without words": Case({k: v for k, v in triples(3).items() if not k.endswith("txt")}
+                                      | {"image/1.txt": "\n"}, 3, {}, 0),
     "binary caption": Case(triples(2) | {"image/0.txt": bytes(range(256))}, 1, {"bad_caption": 1}),
     "control characters": Case(triples(2) | {"image/0.txt": "a\x1b[2Jcat"}, 1, {"bad_caption": 1}),
     "UTF-16 caption": Case(triples(2) | {"image/0.txt": "a cat".encode("utf-16")}, 2, {}, 0),

@@ -47,7 +47,7 @@ from recipes.diorama.device_draws import normals, uniforms
 from recipes.diorama.export import export, write_examples
 from recipes.diorama.haste import drawn_rows
 from recipes.diorama.newborn import built_in, standardised
-from recipes.diorama.scale import TOY
+from recipes.diorama.scale import SCALES, TOY, Scale
 from recipes.diorama.shards import join, size_mib, split
 from recipes.diorama.stages import STAGES, Place, encoder_of, open_stage, open_taught, request_of
 from recipes.diorama.stock import Stock, jobs, write_part
@@ -254,6 +254,19 @@ def test_a_window_draws_from_the_newest_chapters_and_no_other() -> None:
         assert {row // 12 for row in rows} <= set(range(max(0, newest - 2), newest + 1))
         assert {("a", "b")[row % 2] for row in rows} == {order.task(step)}
     assert order.scenes(2) == 16 and order.scenes(1000) == 72
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_every_task_is_shown_its_own_drawings_in_every_chapter(scale: Scale) -> None:
+    for name, course in scale.courses.items():
+        stage = STAGES[name]
+        more = course.window, course.lead, course.most
+        order = ChapterOrder(0, course.batch, course.chapter, course.uses, stage.tasks, *more)
+        for step in range(0, 2 * order.steps_per_chapter, 7):
+            drawn = {stage.tasks[row % len(stage.tasks)] for row in order.rows(step)}
+            assert drawn == {order.task(step)}, name
+    with pytest.raises(ValueError, match="no multiple of 5 tasks"):
+        ChapterOrder(0, 4, 12, 1, tuple("abcde"))
 
 
 def test_squares_of_target_and_condition_are_cut_at_one_place() -> None:

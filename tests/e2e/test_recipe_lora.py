@@ -122,7 +122,8 @@ def test_it_is_looked_at_and_a_report_shows_it(place: Path) -> None:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
     effects = [line["metrics"][EFFECT] for line in lines if "metrics" in line]
     assert effects[0] == 0 and effects[-1] > 0.004
-    assert "Pictures at step 4" in (run / "report.html").read_text("utf-8")
+    page = (run / "report.html").read_text("utf-8")
+    assert "Pictures at step 4" in page and "with the LoRA, without it from the same seeds" in page
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(place: Path) -> None:

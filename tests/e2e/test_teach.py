@@ -192,6 +192,18 @@ def test_pairs_that_are_left_out_are_named(place: Path) -> None:
     assert done.exit_code == 0 and "0002.png" in done.output and "target is missing" in done.output
 
 
+def test_it_is_said_where_no_pair_has_a_caption(place: Path) -> None:
+    folder = write_pairs(place / "wordless", 4)
+    lines = [json.loads(line) for line in (folder / "prompt.json").read_text("utf-8").splitlines()]
+    lines[0]["prompt"] = " "
+    text = "\n".join(json.dumps({"source": line["source"], "target": line["target"]}) for line in lines[1:])
+    (folder / "prompt.json").write_text(f"{json.dumps(lines[0])}\n{text}\n", "utf-8")
+    words = ("--data", "wordless", "--model", "mini", "--base", "minibase", *STEPS[:-4], "--validate-every", "0")
+    done = disegno("teach", "wordless", *words)
+    assert done.exit_code == 0 and "taught without words" in done.output, done.output
+    assert "Left out" not in done.output  # one caption of no words is no reason to leave the others out
+
+
 MISTAKES = {
     "another request": (["discs", "--data", "pairs", "--rank", "8"], 2, "another training"),
     "no pairs": (["x"], 2, "disegno teach edges --data pairs"),

@@ -91,6 +91,7 @@ FORMS = {
     "train": lambda folder: imagefolder(folder / "train").parent,
     "csv": table,
     "folders": two_folders,
+    "images and masks": lambda folder: two_folders(folder, "images", "Masks"),
     "source and target": lambda folder: two_folders(folder, "target", "source"),
     "kohya": kohya,
     "tar": lambda folder: write(folder, {"a.tar": shard(range(4))}) / "a.tar",
@@ -166,6 +167,14 @@ def test_pictures_alone_take_an_annotators_conditions(tmp_path: Path) -> None:
     assert len(digests) == 3
     with pytest.raises(RequestError, match="no parameter"):
         open_pairs(str(tmp_path), annotator="blur", params={"sigmas": 3})
+
+
+def test_a_folder_of_conditions_goes_before_one_of_masks(tmp_path: Path) -> None:
+    two_folders(tmp_path, "images", "condition")
+    write(tmp_path, {f"masks/{i}.png": TARGETS[i] for i in range(4)})
+    assert np.array_equal(open_pairs(str(tmp_path)).read(2).condition, folders.picture(502, **SIZE))
+    write(tmp_path / "boxes", {"images/0.png": TARGETS[0], "labels/0.txt": "0 0.5 0.5 0.1 0.1"})
+    assert open_pairs(str(tmp_path / "boxes"), annotator="invert").layout == "pictures"  # labels of another use
 
 
 def test_a_caption_for_all_that_have_none(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from disegno.core.errors import Diverged, RequestError, ResourceError
 from disegno.core.hold import held
 from disegno.training import checkpoint, disk
 from disegno.training.base import Batch, Facts, Look, Looking, TeachEvent, TeachProgress, TeachResult
-from disegno.training.lesson import Habits
+from disegno.training.lesson import Habits, Opening
+from disegno.training.run import Run
 from disegno.training.stopping import Interrupted, Stop
+from disegno.training.trainer import train
 from disegno.weights.load import load_file, open_file
 from kit import tiny_training as tiny
 
@@ -421,6 +423,38 @@ def test_a_disk_without_room_for_three_checkpoints_is_refused(tmp_path: Path, mo
 
 
 # ---- one trainer a folder, one request a folder
+
+
+def test_it_stops_while_it_is_still_opening(tmp_path: Path) -> None:
+    """Caches fill for an hour, say: one Ctrl-C ends that, and what was learned before is as it was."""
+    asked, run = tiny.request(), Run(tmp_path, "tiny")
+
+    def filling() -> Opening:
+        for number in range(100):
+            yield TeachProgress(number, 100, "caching")
+        return tiny.lesson(asked)
+
+    def ended_at(number: int) -> list[TeachEvent]:
+        stop, heard = Stop(), list[TeachEvent]()
+        for event in train(asked, run, filling(), stop=stop):
+            heard.append(event)
+            if isinstance(event, TeachProgress) and event.step == number:
+                stop.ask()
+        return heard
+
+    early = ended_at(2)
+    assert len(early) == 4 and (_result(early).why, _result(early).step) == ("stopped", 0)
+    with closing(tiny.events(tmp_path, tiny.lesson(asked))) as events:
+        _take(events, 10)
+    again = ended_at(2)
+    assert len(again) == 4 and (_result(again).why, _result(again).step) == ("stopped", newest_step(tmp_path))
+    assert _result(list(train(asked, run, filling()))).why == "steps"
+
+
+def newest_step(folder: Path) -> int:
+    found = checkpoint.newest(folder / "checkpoints").checkpoint
+    assert found is not None and found.step > 0
+    return found.step
 
 
 def test_a_second_trainer_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 import errno
 import json
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +16,14 @@ from disegno.core.errors import RequestError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Facts, Look, TeachEvent, TeachProgress, TeachResult
+from disegno.training.data.shards import Told
 from disegno.training.lesson import Habits, opened
 from disegno.training.processes import ALONE
 from disegno.training.publish import publish, require_free
 from disegno.training.result import condition_path
 from disegno.training.run import Run, ended
 from disegno.training.stopping import Stop
-from disegno.training.teach import open_lesson, require_judged, run_of
+from disegno.training.teach import open_lesson, require_judged, run_of, telling
 from disegno.training.trainer import train
 from disegno.weights.load import open_file
 from kit import tiny_training as tiny
@@ -200,3 +202,24 @@ def test_it_is_refused_before_anything_is_learned(tmp_path: Path, fields: dict[s
     asked = tiny.request(until_converged=True, data=[str(data)], **fields)
     with pytest.raises(RequestError, match=said):
         list(open_lesson(asked, run_of(asked, tmp_path / "run"), Settings(cache_dir=tmp_path), ALONE))
+
+
+# ---- opening
+
+
+def test_whoever_no_longer_listens_ends_what_is_told_of() -> None:
+    """Tars are fetched for hours, say: where that is left, it is not waited for."""
+    told_of: list[int] = []
+
+    def fetching(told: Told) -> str:
+        for count in range(1, 10_000):
+            told("fetching", count, 10_000)
+            told_of.append(count)
+            time.sleep(0.001)
+        return "all of it"
+
+    with closing(telling(fetching)) as news:
+        assert next(news).stage == "fetching"
+    assert 0 < len(told_of) < 5_000
+    heard = telling(lambda told: told("indexing", 1, 1))
+    assert [news.stage for news in heard] in (["indexing"], [])

@@ -158,13 +158,18 @@ def _teach(
 
 def _find_rate(request: TeachRequest, folder: Path, settings: Settings, says: Says, habits: "Habits") -> None:
     """Measure learning rates and print them."""
+    from disegno.training.lesson import stoppable
     from disegno.training.processes import ALONE
     from disegno.training.rates import Rates, find_rate, table, to_json
     from disegno.training.stopping import Stop
     from disegno.training.teach import open_fitting, run_of
 
     def measured(stop: Stop) -> "Generator[TeachProgress, None, Rates]":
-        lesson, _ = yield from open_fitting(request, run_of(request, folder), settings, ALONE, habits)
+        opening = open_fitting(request, run_of(request, folder), settings, ALONE, habits)
+        opened = yield from stoppable(opening, stop)
+        if opened is None:
+            raise click.Abort
+        lesson, _ = opened
         return (yield from find_rate(lesson, stop, workers=habits.workers))
 
     with Stop().on_signals() as stop, Bar("opening", says.quiet) as bar:

@@ -97,6 +97,11 @@ def newest(folder: Path) -> Found:
     return Found(None, tuple(warnings))
 
 
+def last_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, by its name alone; 0 where there is none."""
+    return max((_moment(path)[0] for path in _listed(folder)), default=0)
+
+
 def load(path: Path) -> Checkpoint:
     """Return the checkpoint in this folder, every byte checked. Raises ModelFileError."""
     manifest = _checked(path)

@@ -1,11 +1,16 @@
 """All that one training needs, open: what the loop is given, whatever the recipe."""
 
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Examples, Facts, Learner, TeachProgress, Watcher
 from disegno.training.order import Ordering
+from disegno.training.stopping import Stop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,16 @@ def opened(lesson: Lesson) -> Opening:
     """Return the opening of a lesson that is open."""
     yield from ()
     return lesson
+
+
+def stoppable(work: Generator[TeachProgress, None, T], stop: Stop) -> Generator[TeachProgress, None, T | None]:
+    """Yield what a work yields, and return what it gives; None, the work closed, where a stop was asked for then."""
+    with closing(work):
+        while True:
+            try:
+                said = next(work)
+            except StopIteration as end:
+                return end.value
+            yield said
+            if stop.is_asked:
+                return None

@@ -17,12 +17,16 @@ from disegno.training.expected import expectation
 from disegno.training.history import History, line_of, read_history
 from disegno.training.machine import duration, machine_facts, peak_memory
 from disegno.training.measures import MEASURES
+from disegno.training.recipes import RECIPES
 from disegno.training.redraw import TO_REAL
 
 SECONDS_BETWEEN = 15.0  # rewritings, while nothing but steps is heard
 SHOWN = ("name", "recipe", "data", "model", "base", "annotator", "params", "steps", "batch", "rank", "rate")
 
-_OF_SHEET = "A line each: condition, pictures drawn and their own drawings, one without the control, the real one."
+_OF_SHEETS = {
+    "control": "A line each: condition, pictures drawn and their own drawings, one without the control, the real one.",
+    "lora": "A line each: pictures drawn of a caption with the LoRA, without it from the same seeds, the real one.",
+}
 _OF_MEASURE = (
     "Held-out conditions, drawn with the control and annotated again. Dashed: what is reached without the control, and"
     " by the real pictures, brought through the model's own VAE."
@@ -107,7 +111,7 @@ class Report:
     def _sheet(self, look: Look) -> str:
         assert look.sheet is not None
         if look.sheet not in self._pictures:
-            found = page.picture_file(look.sheet, _OF_SHEET)
+            found = page.picture_file(look.sheet, _OF_SHEETS[RECIPES.load(self.request.recipe).ABOUT.makes])
             if not found:
                 return ""
             self._pictures[look.sheet] = found

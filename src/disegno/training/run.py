@@ -97,7 +97,7 @@ def begin(run: Run, request: TeachRequest) -> None:
         sync(run.folder)
         return
     # a field that the program did not have when that was asked has its default there
-    usual = json.loads(teach_to_json(TeachRequest(name=request.name, data=request.data)))
+    usual: dict[str, object] = json.loads(teach_to_json(TeachRequest(name=request.name, data=request.data)))
     old = usual | cast(dict[str, object], _table(file).get("request") or {})
     changed = [
         f"{key} was {old.get(key)!r} and is {asked.get(key)!r}"

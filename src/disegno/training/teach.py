@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event
 from typing import TypeVar
 
-from disegno.core.errors import RequestError
+from disegno.core.errors import BadData, RequestError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.engine.studio import Studio
@@ -30,7 +31,7 @@ from disegno.training.processes import ALONE, Processes
 from disegno.training.recipe import About
 from disegno.training.recipes import RECIPES
 from disegno.training.run import Run
-from disegno.training.stopping import Stop
+from disegno.training.stopping import Interrupted, Stop
 from disegno.training.style_watcher import StyleWatcher
 from disegno.training.trainer import train
 from disegno.training.watcher import open_watcher
@@ -132,7 +133,7 @@ def _open(
         fingerprint=opened.fingerprint,
         owns=owns,
         watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
-        warnings=(*unused(request, about), *_few((*_lost(pairs), *opened.warnings))),
+        warnings=(*unused(request, about), *_wordless(about, pairs), *_few((*_lost(pairs), *opened.warnings))),
     )
 
 
@@ -180,15 +181,24 @@ def _found(
 
 
 def telling(call: Callable[[Told], T]) -> Generator[TeachProgress, None, T]:
-    """Yield what a call tells while it runs, and return what it gives."""
-    heard: SimpleQueue[TeachProgress] = SimpleQueue()
+    """Yield what a call tells while it runs, and return what it gives; closed, the call ends where it next tells."""
+    heard, left = SimpleQueue[TeachProgress](), Event()
+
+    def told(stage: str, count: int, of: int) -> None:
+        if left.is_set():
+            raise Interrupted
+        heard.put(TeachProgress(count, of, stage))
+
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(call, lambda stage, count, of: heard.put(TeachProgress(count, of, stage)))
-        while not done.done():
-            try:
-                yield heard.get(timeout=_POLL_SECONDS)
-            except Empty:
-                continue
+        done = pool.submit(call, told)
+        try:
+            while not done.done():
+                try:
+                    yield heard.get(timeout=_POLL_SECONDS)
+                except Empty:
+                    continue
+        finally:
+            left.set()
     return done.result()
 
 
@@ -225,6 +235,24 @@ def unused(request: TeachRequest, about: About) -> tuple[str, ...]:
     defaults = TeachRequest(name=request.name, data=request.data)
     given = [name for name in about.unused if getattr(request, name) != getattr(defaults, name)]
     return tuple(f"{name} has no effect with the recipe {request.recipe}." for name in given)
+
+
+def _wordless(about: About, pairs: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """Return what is said where no pair has a caption, and the recipe learns from captions."""
+    if "tokens" not in about.wants or any(_caption(own, index) for own in pairs.values() for index in range(len(own))):
+        return ()
+    return (
+        "None of the pairs has a caption: it is taught without words. Write NAME.txt beside each picture, or let"
+        " `disegno caption --write` do it.",
+    )
+
+
+def _caption(pairs: Dataset, index: int) -> str:
+    """Return a caption; "" also where it cannot be read, which costs the pair later."""
+    try:
+        return pairs.caption(index)
+    except BadData:
+        return ""
 
 
 def _lost(pairs: Mapping[str, Dataset]) -> tuple[str, ...]:

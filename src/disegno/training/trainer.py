@@ -15,11 +15,12 @@ from pathlib import Path
 from disegno.core.errors import Diverged, RequestError, ResourceError
 from disegno.core.hold import held
 from disegno.core.teach import TeachRequest
+from disegno.training import checkpoint
 from disegno.training.base import Events, Look, Looking, TeachEvent, Teaching, TeachProgress, TeachResult
 from disegno.training.batches import Reader
 from disegno.training.convergence import judge
 from disegno.training.keeping import Keeper, Pausing
-from disegno.training.lesson import Habits, Lesson, Opening
+from disegno.training.lesson import Habits, Lesson, Opening, stoppable
 from disegno.training.looks import look_at
 from disegno.training.monitors import Monitors
 from disegno.training.optimise import open_pupil, rate_at
@@ -68,7 +69,11 @@ def _events(
         if found is not None:
             yield found
         return
-    lesson = yield from opening
+    # several processes wait for each other while they open: none may leave
+    lesson = yield from (stoppable(opening, stop) if processes.count == 1 else opening)
+    if lesson is None:
+        yield TeachResult(run.folder, checkpoint.last_step(run.checkpoints), "stopped")
+        return
     if not lesson.owns and processes.tell(lesson.fingerprint) != lesson.fingerprint:
         raise RequestError(
             "The processes of this training do not see the same pairs and model. Give all of them the same folders."

@@ -1,6 +1,6 @@
 """Two folders of one name a pair, as kohya's scripts and many data sets have it; captions as NAME.txt.
 
-    image/0.png  condition/0.png  image/0.txt           or target/ and source/, images/ and conditioning_images/ ...
+    image/0.png  condition/0.png  image/0.txt           or target/ and source/, images/ and masks/ ...
 
 Names pair by what they spell: letters composed (NFC), upper and lower case alike, whatever the suffix; so a data set is
 the same on every system. Never by their order.
@@ -24,19 +24,24 @@ CONDITIONS = (
     *(f"{word}_image{end}" for word in ("condition", "conditioning", "control") for end in ("", "s")),
     "conditioning_data",
 )
+SHOWN = (
+    *(f"{word}{end}" for word in ("mask", "label", "layout", "segmentation", "edge") for end in ("", "s")),
+    "depth",
+)
+"""What a folder of conditions may be called, too, where it holds pictures: labels may be texts of another use."""
 CAPTIONS = ("caption", "captions", "prompt", "prompts", "text", "texts")
 _CAPTION_SUFFIXES = (".txt", ".caption")
 
 
 def recognises(root: Root) -> bool:
     """Return whether the folder has a folder of targets and one of conditions."""
-    return _role(root, TARGETS) is not None and _role(root, CONDITIONS) is not None
+    return _role(root, TARGETS) is not None and _drawings(root) is not None
 
 
 def open_folder(root: Root, options: Options) -> Dataset:
     """Return the pairs of the two folders. Raises BadData."""
     listing = Listing(root)
-    targets, conditions = _role(root, TARGETS) or "", _role(root, CONDITIONS) or ""
+    targets, conditions = _role(root, TARGETS) or "", _drawings(root) or ""
     add_pairs(listing, targets, conditions, _role(root, CAPTIONS))
     return listing.dataset("folders", options)
 
@@ -45,6 +50,17 @@ def _role(root: Root, names: tuple[str, ...]) -> str | None:
     """Return the first of the folders that is there, as it is written."""
     there = root.folders()
     return next((there[name] for name in names if name in there), None)
+
+
+def _drawings(root: Root) -> str | None:
+    """Return the folder of conditions, as it is written."""
+    there = root.folders()
+    named = (there[name] for name in SHOWN if name in there)
+    return _role(root, CONDITIONS) or next((name for name in named if _has_picture(root, name)), None)
+
+
+def _has_picture(root: Root, folder: str) -> bool:
+    return any(PurePosixPath(found.name).suffix.lower() in PICTURE_SUFFIXES for found in root.files(folder))
 
 
 def add_pairs(listing: Listing, targets: str, conditions: str | None, captions: str | None = None) -> None:

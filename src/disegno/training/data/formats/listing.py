@@ -52,10 +52,10 @@ class Listing:
         self.rows = [row for row in self.rows if row.condition is not None]
 
     def _settle_captions(self, default: str | None) -> None:
-        """Fill in the default; without one, a picture without a caption is left out, unless none has any."""
+        """Fill in the default; without one, a picture without a caption is left out, unless none has any words."""
         if default is not None:
             self.rows = [row if row.caption is not None else replace(row, caption=default) for row in self.rows]
-        if all(row.caption is None for row in self.rows):
+        if not any(row.caption for row in self.rows):
             return
         missing = [row for row in self.rows if row.caption is None]
         self.problems += [Problem("missing_caption", row.key) for row in missing]
