@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
-from disegno.core.request import ControlUnit, InitImage, Request
+from disegno.core.request import ControlUnit, Hires, InitImage, Request
 from disegno.core.result import Result
 from disegno.engine.pictures import read_picture
 from disegno.engine.record import png_bytes, read
@@ -97,6 +97,16 @@ def test_the_vaes_parts_follow_another_size_where_nobody_said_them(
     path = _worded(("a", "a"), tmp_path, width=width, height=width, vae_tile=was)
     request, _ = build_request(None, path, (), "1024x1536", {})
     assert request.vae_tile == said
+
+
+def test_a_second_pass_follows_the_first_where_nobody_said_otherwise(tmp_path: Path) -> None:
+    own = {"steps": 5, "cfg": 7.0, "sampler": "Euler", "schedule": "automatic"}
+    path = _worded(("a", "a"), tmp_path, **own, hires=Hires(steps=5, cfg=3.0, sampler="Euler", schedule="automatic"))
+    request, _ = build_request(None, path, (), None, {"steps": 9, "sampler": "DDIM"})
+    assert request.hires == Hires(cfg=3.0)
+    path = _worded(("a", "a"), tmp_path, **own, hires=Hires(steps=9, cfg=7.0, sampler="Euler", schedule="karras"))
+    request, _ = build_request(None, path, (), None, {})
+    assert request.hires == Hires(steps=9, sampler="Euler", schedule="karras")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])

@@ -116,6 +116,14 @@ function tileOf({ width, height, hires, seamless }) {
   return Math.floor(width * covered) * Math.floor(height * covered) > WHOLE ? PART : 0;
 }
 
+/** Return a second pass without what is as in the first. */
+function followingHires(hires, request) {
+  const same = (name) => hires[name] === request[name];
+  const not = ["steps", "cfg"].filter(same);
+  if (same("sampler") && same("schedule")) not.push("sampler", "schedule");
+  return Object.fromEntries(Object.entries(hires).filter(([name]) => !not.includes(name)));
+}
+
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "seamless"];
 const ELSEWHERE = ["few_steps", "depth", "depth_annotate"]; // shown under another name
 const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
@@ -156,7 +164,9 @@ export function deskOf(request, seed) {
   const { controls = [], init = null, ...rest } = request;
   desk.units = controls.map(unitOf);
   desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => ![...SHOWN, ...ELSEWHERE].includes(key)));
-  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile; // nobody said it, and another size wants another one
+  // what is filled in with the same, nobody said: it follows what is changed
+  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile;
+  if (desk.hires) desk.hires = followingHires(desk.hires, request);
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;
