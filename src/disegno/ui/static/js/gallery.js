@@ -52,6 +52,8 @@ function picturesOf(jobs) {
     .flatMap((job) => filesOf(job).filter((file) => file.role !== "condition").map((file) => ({ job, file, at: imageAt(job, file) })));
 }
 
+const beyond = { more: () => status().more, older: () => older().then(() => picturesOf(all())) };
+
 /** Return the tab. */
 export function galleryTab() {
   const queue = h("div", { class: "queue" });
@@ -91,7 +93,7 @@ export function galleryTab() {
     const said = job.result.facts.prompts?.[at] || job.result.facts.request?.prompt || (job.kind === "upscale" ? t("Enlarged") : t("Picture"));
     const cell = h("button", { type: "button", class: "picture", title: said },
       h("img", { src: file.thumbnail ?? file.url, alt: said, loading: "lazy", decoding: "async", draggable: "false" }), h("span", { class: "caption" }, said));
-    cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url));
+    cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url, beyond));
     return cell;
   };
   const showGrid = (jobs) => {
