@@ -18,7 +18,8 @@ function quickly({ hires, ...request }, few) {
 export function liveDrawing({ isOn, request, few, seed, show }) {
   const own = Math.floor(Math.random() * 2 ** 32);
   let running = null; // the job on its way
-  let shown = null; // the id of the last picture
+  let turn = 0; // how often was asked
+  let shown = { id: null, turn: 0 }; // the last picture
 
   const draw = async () => {
     if (!isOn()) return;
@@ -28,16 +29,21 @@ export function liveDrawing({ isOn, request, few, seed, show }) {
     } catch {
       return; // a control without a drawing: its first stroke will come
     }
+    turn += 1;
+    const mine = turn;
     if (running && !ENDED.includes(running.state)) change(running.id, "cancel").catch(() => {});
     try {
-      const mine = await start("generate", { ...quickly(asked, few()), seed: seed() ?? own, batch: 1 });
-      running = mine;
-      show(mine);
-      const job = await ended(mine.id);
-      if (job.state === "done") {
-        if (shown) remove(shown).catch(() => {});
-        shown = job.id;
-      } else if (job.state === "cancelled") remove(job.id).catch(() => {});
+      const begun = await start("generate", { ...quickly(asked, few()), seed: seed() ?? own, batch: 1 });
+      if (mine === turn) {
+        running = begun;
+        show(begun);
+      } else change(begun.id, "cancel").catch(() => {}); // over a slow connection it was overtaken before its answer came
+      const job = await ended(begun.id);
+      if (job.state === "failed") return;
+      const last = shown;
+      const older = job.state === "done" && mine > last.turn ? last.id : job.id;
+      if (older !== job.id) shown = { id: job.id, turn: mine };
+      if (older) remove(older).catch(() => {});
     } catch (error) {
       toast(error.message, "bad");
     }
