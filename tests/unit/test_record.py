@@ -107,6 +107,8 @@ def test_a_second_pass_follows_the_first_where_nobody_said_otherwise(tmp_path: P
     path = _worded(("a", "a"), tmp_path, **own, hires=Hires(steps=9, cfg=7.0, sampler="Euler", schedule="karras"))
     request, _ = build_request(None, path, (), None, {})
     assert request.hires == Hires(steps=9, sampler="Euler", schedule="karras")
+    other = Hires(steps=5, cfg=7.0, sampler="Euler", schedule="automatic", model="another")
+    assert build_request(None, _worded(("a", "a"), tmp_path, **own, hires=other), (), None, {})[0].hires == other
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])

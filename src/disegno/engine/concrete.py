@@ -138,10 +138,10 @@ def following(request: Request) -> Request:
     """Return a concrete request, in which what would be filled in with the same follows from the rest again.
 
     So a change of the size decides anew in which parts the VAE works, and one of the first pass's steps, sampler or
-    guidance is the second's too.
+    guidance is the second's too, where the same model draws that.
     """
     hires = request.hires
-    if hires is not None:
+    if hires is not None and hires.model in (None, request.model):
         alike = (hires.sampler, hires.schedule) == (request.sampler, request.schedule)
         hires = replace(
             hires,

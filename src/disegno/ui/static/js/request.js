@@ -116,8 +116,9 @@ function tileOf({ width, height, hires, seamless }) {
   return Math.floor(width * covered) * Math.floor(height * covered) > WHOLE ? PART : 0;
 }
 
-/** Return a second pass without what is as in the first. */
+/** Return a second pass without what is as in the first, where the same model draws both. */
 function followingHires(hires, request) {
+  if (hires.model && hires.model !== request.model) return hires;
   const same = (name) => hires[name] === request[name];
   const not = ["steps", "cfg"].filter(same);
   if (same("sampler") && same("schedule")) not.push("sampler", "schedule");
