@@ -20,6 +20,7 @@ export function liveDrawing({ isOn, request, few, seed, show }) {
   let running = null; // the job on its way
   let turn = 0; // how often was asked
   let shown = { id: null, turn: 0 }; // the last picture
+  let failed = null; // the id of what says on the stage why it could not be drawn
 
   const draw = async () => {
     if (!isOn()) return;
@@ -37,9 +38,14 @@ export function liveDrawing({ isOn, request, few, seed, show }) {
       if (mine === turn) {
         running = begun;
         show(begun);
+        if (failed) remove(failed).catch(() => {});
+        failed = null;
       } else change(begun.id, "cancel").catch(() => {}); // over a slow connection it was overtaken before its answer came
       const job = await ended(begun.id);
-      if (job.state === "failed") return;
+      if (job.state === "failed" && mine === turn) {
+        failed = job.id;
+        return;
+      }
       const last = shown;
       const older = job.state === "done" && mine > last.turn ? last.id : job.id;
       if (older !== job.id) shown = { id: job.id, turn: mine };
