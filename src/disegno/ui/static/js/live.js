@@ -2,7 +2,7 @@
 // A model that was taught few steps draws in those.
 
 import { debounced, toast } from "./dom.js";
-import { change, ENDED, ended, remove, start } from "./jobs.js";
+import { change, ended, remove, start } from "./jobs.js";
 
 const LIVE_STEPS = 8; // of a model that was not taught fewer
 const WAIT_MS = 60; // so that a drag of a slider is one change, not a hundred
@@ -32,7 +32,7 @@ export function liveDrawing({ isOn, request, few, seed, show }) {
     }
     turn += 1;
     const mine = turn;
-    if (running && !ENDED.includes(running.state)) change(running.id, "cancel").catch(() => {});
+    if (running) change(running.id, "cancel").catch(() => {});
     try {
       const begun = await start("generate", { ...quickly(asked, few()), seed: seed() ?? own, batch: 1 });
       if (mine === turn) {
@@ -42,6 +42,7 @@ export function liveDrawing({ isOn, request, few, seed, show }) {
         failed = null;
       } else change(begun.id, "cancel").catch(() => {}); // over a slow connection it was overtaken before its answer came
       const job = await ended(begun.id);
+      if (running === begun) running = null;
       if (job.state === "failed" && mine === turn) {
         failed = job.id;
         return;
