@@ -95,7 +95,7 @@ function extendedSize(desk, own) {
   const { left, right, top, bottom } = desk.extend;
   const inner = desk.inner ?? (desk.width && desk.height ? keptSize(desk.sourceSize) : changedSize(desk, own));
   const room = Math.min((MAX_SIDE - left - right) / inner.width, (MAX_SIDE - top - bottom) / inner.height);
-  const { width, height } = room < 1 ? cells(inner, room, Math.floor) : inner;
+  const { width, height } = room < 1 && room > 0.25 ? cells(inner, room, Math.floor) : inner; // less than a quarter is refused
   return { width: width + left + right, height: height + top + bottom };
 }
 
