@@ -116,7 +116,10 @@ export function galleryTab() {
     if (isPressed(queue)) return void setTimeout(soon, 100);
     const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
     const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse().sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
-    refill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
+    const failed = jobs.filter((job) => job.state === "failed");
+    const removeAll = () => Promise.all(failed.map(({ id }) => remove(id))).catch((error) => toast(error.message, "bad"));
+    refill(queue, open.map((job) => jobRow(job, soon)), failed.map(failedRow),
+      failed.length > 2 && h("div", { class: "row" }, button(t("Remove all that could not be drawn"), { class: "small", onclick: removeAll }, "trash")));
     queue.hidden = !queue.childElementCount;
     showGrid(jobs);
     empty.hidden = !status().loaded || Boolean(grid.childElementCount || queue.childElementCount);

@@ -214,6 +214,7 @@ export const ZH = {
   "Rank": "秩",
   "Redo (Ctrl+Y)": "重做 (Ctrl+Y)",
   "Remove": "删除",
+  "Remove all that could not be drawn": "移除所有未能绘制的任务",
   "Remove the control": "移除控制",
   "Remove these {n}": "删除这 {n} 张",
   "Remove {name}": "移除{name}",
