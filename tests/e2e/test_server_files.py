@@ -200,6 +200,8 @@ def test_pictures_are_there_in_small(page_server: Server) -> None:
     answer = page_server.ask("GET", file["thumbnail"])
     assert answer.headers["Content-Type"] == "image/jpeg" and "immutable" in answer.headers["Cache-Control"]
     assert Image.open(io.BytesIO(answer.content)).size == (320, 160) and len(answer.content) < file["num_bytes"] / 4
+    assert "immutable" in page_server.ask("GET", file["url"]).headers["Cache-Control"]  # as is the large one
+    assert page_server.ask("GET", f"/v1/jobs/{job['id']}").headers["Cache-Control"] == "no-store"
     other = page_server.ask("GET", f"/v1/jobs/{job['id']}/thumbnails/none.png")
     assert other.status_code == 404
     page_server.ask("DELETE", f"/v1/jobs/{job['id']}")

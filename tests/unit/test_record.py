@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
-from disegno.core.request import ControlUnit, InitImage, Request
+from disegno.core.request import ControlUnit, Hires, InitImage, Request
 from disegno.core.result import Result
 from disegno.engine.pictures import read_picture
 from disegno.engine.record import png_bytes, read
@@ -113,6 +113,18 @@ def test_one_of_a_batch_is_changed_by_itself(tmp_path: Path) -> None:
     )
     one = build_request(None, varied, (), None, {"steps": 9})[0]
     assert (one.seed, one.subseed, one.prompts) == (4, 8, ())
+
+
+def test_a_second_pass_follows_the_first_where_nobody_said_otherwise(tmp_path: Path) -> None:
+    own = {"steps": 5, "cfg": 7.0, "sampler": "Euler", "schedule": "automatic"}
+    path = _worded(("a", "a"), tmp_path, **own, hires=Hires(steps=5, cfg=3.0, sampler="Euler", schedule="automatic"))
+    request, _ = build_request(None, path, (), None, {"steps": 9, "sampler": "DDIM"})
+    assert request.hires == Hires(cfg=3.0)
+    path = _worded(("a", "a"), tmp_path, **own, hires=Hires(steps=9, cfg=7.0, sampler="Euler", schedule="karras"))
+    request, _ = build_request(None, path, (), None, {})
+    assert request.hires == Hires(steps=9, sampler="Euler", schedule="karras")
+    other = Hires(steps=5, cfg=7.0, sampler="Euler", schedule="automatic", model="another")
+    assert build_request(None, _worded(("a", "a"), tmp_path, **own, hires=other), (), None, {})[0].hires == other
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])

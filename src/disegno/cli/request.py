@@ -131,7 +131,7 @@ def build_request(
         fields = _nested({}, fields)
         _check_images(fields)
         return make_request(fields), None
-    from disegno.engine.concrete import vae_tile_said
+    from disegno.engine.concrete import following
     from disegno.engine.record import read
 
     record = read(again)
@@ -139,7 +139,7 @@ def build_request(
         record = record.alone()
     if record.told is not None:
         fields = _as_told(record.told, fields)
-    then: dict[str, Any] = _REQUEST.dump_python(record.replay()) | {"vae_tile": vae_tile_said(record.request)}
+    then: dict[str, Any] = _REQUEST.dump_python(following(record.replay()))
     if fields.keys() & _WORDS:  # other words: not those that were filled in then
         asked: dict[str, Any] = _REQUEST.dump_python(record.request)
         then |= {name: asked[name] for name in _WORDS}

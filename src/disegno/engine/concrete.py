@@ -144,11 +144,26 @@ def _vae_tile(request: Request, album: Album | None) -> int:
     return VAE_TILE if max(pixels) > VAE_WHOLE_PIXELS else 0
 
 
-def vae_tile_said(request: Request) -> int | None:
-    """Return a concrete request's `vae_tile`; None where it is what would be filled in, which another size changes."""
-    if not (request.width and request.height):
-        return request.vae_tile
-    return None if request.vae_tile == _vae_tile(replace(request, vae_tile=None), None) else request.vae_tile
+def following(request: Request) -> Request:
+    """Return a concrete request, in which what would be filled in with the same follows from the rest again.
+
+    So a change of the size decides anew in which parts the VAE works, and one of the first pass's steps, sampler or
+    guidance is the second's too, where the same model draws that.
+    """
+    hires = request.hires
+    if hires is not None and hires.model in (None, request.model):
+        alike = (hires.sampler, hires.schedule) == (request.sampler, request.schedule)
+        hires = replace(
+            hires,
+            steps=None if hires.steps == request.steps else hires.steps,
+            cfg=None if hires.cfg == request.cfg else hires.cfg,
+            sampler=None if alike else hires.sampler,
+            schedule=None if alike else hires.schedule,
+        )
+    request = replace(request, hires=hires)
+    if not (request.width and request.height) or request.vae_tile != _vae_tile(replace(request, vae_tile=None), None):
+        return request
+    return replace(request, vae_tile=None)
 
 
 def sampler_of(request: Request, backbone: Backbone) -> SamplerSpec:

@@ -17,7 +17,7 @@ from disegno.serving.app import Door, jobs_of, render_plainly, streamed
 from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
 from disegno.serving.jobs import Jobs
-from disegno.serving.kinds import AnnotateRequest, CaptionRequest, UpscaleRequest
+from disegno.serving.kinds import AnnotateRequest, CaptionRequest, UpscaleRequest, kind_of
 from disegno.serving.lessons import CheckRequest, DatasetRequest, EstimateRequest, UnpackRequest
 from disegno.serving.sheets import SheetRequest
 from disegno.serving.shelf import ExportRequest, VerifyRequest
@@ -31,6 +31,8 @@ _STRICT = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 HEARTBEAT_SECONDS = 15.0
 # Of a report: its own styles and pictures, no scripts, and nothing of this server's within its reach.
 PAGE_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a result never changes
 
 router = APIRouter(prefix="/v1", responses=documented(ErrorView))
 
@@ -225,8 +227,12 @@ async def job_file(job_id: JobId, name: str, request: Request) -> Response:
     jobs = jobs_of(request)
     job = await jobs.get(job_id, owner=owner_of(request))
     file, path = jobs.file(job, name), jobs.path(job, name)
-    policy = {"Content-Security-Policy": PAGE_POLICY} if file.media_type == "text/html" else {}
-    return FileResponse(path, media_type=file.media_type, headers={"ETag": f'"{file.sha256}"'} | policy)
+    headers = {"ETag": f'"{file.sha256}"'}
+    if file.media_type == "text/html":
+        headers |= {"Content-Security-Policy": PAGE_POLICY}
+    elif file.media_type.startswith("image/") and not kind_of(job.kind).resumes:  # of a training that goes on it does
+        headers |= FOR_EVER
+    return FileResponse(path, media_type=file.media_type, headers=headers)
 
 
 # ---- events

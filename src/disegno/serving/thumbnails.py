@@ -12,12 +12,11 @@ from PIL import Image
 from disegno.serving.app import Door, jobs_of, render_plainly
 from disegno.serving.faults import ErrorView, Refused, documented
 from disegno.serving.guard import owner_of
-from disegno.serving.native import JobId
+from disegno.serving.native import FOR_EVER, JobId
 
 SIDE_PX = 320
 QUALITY = 80
 _AT_ONCE = BoundedSemaphore(2)  # a picture of 64 million pixels takes 0.2 GB while it is made small
-_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a result never changes
 
 router = APIRouter(prefix="/v1", responses=documented(ErrorView))
 
@@ -32,7 +31,7 @@ async def thumbnail(job_id: JobId, name: str, request: Request) -> Response:
         raise Refused(404, "not_found", "This file is no picture.", "name")
     target = jobs.files.thumbs(job.id) / f"{file.name}.jpg"
     await asyncio.to_thread(make_small, source, target)
-    return FileResponse(target, media_type="image/jpeg", headers=_FOR_EVER | {"ETag": f'"{file.sha256}-{SIDE_PX}"'})
+    return FileResponse(target, media_type="image/jpeg", headers=FOR_EVER | {"ETag": f'"{file.sha256}-{SIDE_PX}"'})
 
 
 def make_small(source: Path, target: Path) -> None:

@@ -52,6 +52,8 @@ function picturesOf(jobs) {
     .flatMap((job) => filesOf(job).filter((file) => file.role !== "condition").map((file) => ({ job, file, at: imageAt(job, file) })));
 }
 
+const beyond = { more: () => status().more, older: () => older().then(() => picturesOf(all())) };
+
 /** Return the tab. */
 export function galleryTab() {
   const queue = h("div", { class: "queue" });
@@ -91,7 +93,7 @@ export function galleryTab() {
     const said = job.result.facts.prompts?.[at] || job.result.facts.request?.prompt || (job.kind === "upscale" ? t("Enlarged") : t("Picture"));
     const cell = h("button", { type: "button", class: "picture", title: said },
       h("img", { src: file.thumbnail ?? file.url, alt: said, loading: "lazy", decoding: "async", draggable: "false" }), h("span", { class: "caption" }, said));
-    cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url));
+    cell.onclick = () => (choosing ? mark(each, cell) : openViewer(picturesOf(all()), file.url, beyond));
     return cell;
   };
   const showGrid = (jobs) => {
@@ -114,7 +116,10 @@ export function galleryTab() {
     if (isPressed(queue)) return void setTimeout(soon, 100);
     const jobs = all().filter((job) => SHOWN_KINDS.includes(job.kind));
     const open = jobs.filter((job) => !ENDED.includes(job.state)).reverse().sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
-    refill(queue, open.map((job) => jobRow(job, soon)), jobs.filter((job) => job.state === "failed").map(failedRow));
+    const failed = jobs.filter((job) => job.state === "failed");
+    const removeAll = () => Promise.all(failed.map(({ id }) => remove(id))).catch((error) => toast(error.message, "bad"));
+    refill(queue, open.map((job) => jobRow(job, soon)), failed.map(failedRow),
+      failed.length > 2 && h("div", { class: "row" }, button(t("Remove all that could not be drawn"), { class: "small", onclick: removeAll }, "trash")));
     queue.hidden = !queue.childElementCount;
     showGrid(jobs);
     empty.hidden = !status().loaded || Boolean(grid.childElementCount || queue.childElementCount);

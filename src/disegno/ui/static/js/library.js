@@ -28,6 +28,8 @@ function part(title, cards) {
   return cards.length ? [h("h3", {}, `${title} `, h("span", { class: "muted" }, String(cards.length))), h("div", { class: "cards" }, cards)] : [];
 }
 
+const LOOK_MS = [1500, 3000, 6000, 12_000, 24_000]; // the worker reads the folders between two steps of what it draws, and tells the server
+
 /** Return the tab. */
 export function libraryTab(house) {
   const element = h("div");
@@ -52,14 +54,24 @@ export function libraryTab(house) {
       part(t("Models"), models), part(t("Controls"), controls), kinds, part(t("Other files"), others.map((each) => card(each))),
       h("p", { class: "help" }, t("Files are found in the folders of DISEGNO_MODEL_DIRS. What a file is, is read from its header; nothing in it is executed.")));
   };
+  let turn = 0;
   const again = async () => {
+    turn += 1;
+    const mine = turn;
+    const lists = () => JSON.stringify([state.models, state.controls, state.files]);
+    const before = lists();
     try {
       await lookAgain();
-      await new Promise((resolve) => setTimeout(resolve, 1500)); // the worker reads the folders, and tells the server
-      for (const name of ["models", "controls", "files"]) state[name] = await list(name, true);
-      Object.assign(house, { models: state.models, controls: state.controls, files: state.files });
-      show();
-      say("looked");
+      for (const ms of LOOK_MS) {
+        await new Promise((resolve) => setTimeout(resolve, ms));
+        if (mine !== turn) return;
+        for (const name of ["models", "controls", "files"]) state[name] = await list(name, true);
+        if (lists() === before && ms !== LOOK_MS[0]) continue;
+        Object.assign(house, { models: state.models, controls: state.controls, files: state.files });
+        show();
+        say("looked");
+        if (lists() !== before) return;
+      }
     } catch (error) {
       toast(error.message, "bad");
     }

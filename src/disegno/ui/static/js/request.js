@@ -118,7 +118,7 @@ function extendedSize(desk, own) {
   const { left, right, top, bottom } = desk.extend;
   const inner = desk.inner ?? (desk.width && desk.height ? keptSize(desk.sourceSize) : changedSize(desk, own));
   const room = Math.min((MAX_SIDE - left - right) / inner.width, (MAX_SIDE - top - bottom) / inner.height);
-  const { width, height } = room < 1 ? cells(inner, room, Math.floor) : inner;
+  const { width, height } = room < 1 && room > 0.25 ? cells(inner, room, Math.floor) : inner; // less than a quarter is refused
   return { width: width + left + right, height: height + top + bottom };
 }
 
@@ -137,6 +137,15 @@ function tileOf({ width, height, hires, seamless }) {
   const { scale = 1, width: wide, height: high } = hires ?? {};
   const covered = wide && high ? Math.max(wide / width, high / height) : wide ? wide / width : high ? high / height : scale;
   return Math.floor(width * covered) * Math.floor(height * covered) > WHOLE ? PART : 0;
+}
+
+/** Return a second pass without what is as in the first, where the same model draws both. */
+function followingHires(hires, request) {
+  if (hires.model && hires.model !== request.model) return hires;
+  const same = (name) => hires[name] === request[name];
+  const not = ["steps", "cfg"].filter(same);
+  if (same("sampler") && same("schedule")) not.push("sampler", "schedule");
+  return Object.fromEntries(Object.entries(hires).filter(([name]) => !not.includes(name)));
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "seamless"];
@@ -179,7 +188,9 @@ export function deskOf(request, seed) {
   const { controls = [], init = null, ...rest } = request;
   desk.units = controls.map(unitOf);
   desk.others = Object.fromEntries(Object.entries(rest).filter(([key]) => ![...SHOWN, ...ELSEWHERE].includes(key)));
-  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile; // nobody said it, and another size wants another one
+  // what is filled in with the same, nobody said: it follows what is changed
+  if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile;
+  if (desk.hires) desk.hires = followingHires(desk.hires, request);
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
   Object.assign(desk, { regions: (request.regions ?? []).map(regionOf), baseWeight: request.base_weight ?? BASE_WEIGHT });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);

@@ -38,17 +38,32 @@ async function restore({ job, file, at }) {
   return say("restore", request, seedOf(job.result.facts.seeds?.[at]));
 }
 
-/** Show the picture at `url`, one of `pictures`; the arrow keys go on to the others. */
-export function openViewer(pictures, url) {
+/**
+ * Show the picture at `url`, one of `pictures`; the arrow keys go on to the others. `more()`: whether there are older ones
+ * that are not known yet; `older()`: all of them, once some of those are.
+ */
+export function openViewer(pictures, url, { more, older }) {
   let at = Math.max(0, pictures.findIndex(({ file }) => file.url === url));
   const place = h("div", { class: "viewer-picture" });
   const side = h("div", { class: "viewer-side" });
   const body = h("div", { style: { display: "contents" } }, place, side);
   const dialog = openDialog(t("Picture"), body, { className: "viewer" });
 
-  const go = (by) => {
-    if (at + by < 0 || at + by >= pictures.length) return;
-    at += by;
+  let going = false;
+  const reach = async () => {
+    const here = pictures[at].file.url;
+    while (at === pictures.length - 1 && more()) {
+      pictures = await older();
+      at = Math.max(0, pictures.findIndex(({ file }) => file.url === here));
+    }
+  };
+  const go = async (by) => {
+    if (going) return;
+    going = true;
+    if (by > 0) await reach().catch((error) => toast(error.message, "bad"));
+    going = false;
+    if (at + by < 0 || !pictures.length || !dialog.open) return;
+    at = Math.min(pictures.length - 1, at + by);
     show();
   };
   const drop = async (num) => {
@@ -77,9 +92,9 @@ export function openViewer(pictures, url) {
     tell();
     fill(place, picture,
       at > 0 && button("", { class: "viewer-nav before", label: t("Newer"), onclick: () => go(-1) }, "left"),
-      at < pictures.length - 1 && button("", { class: "viewer-nav after", label: t("Older"), onclick: () => go(1) }, "right"));
+      (at < pictures.length - 1 || more()) && button("", { class: "viewer-nav after", label: t("Older"), onclick: () => go(1) }, "right"));
     fill(side,
-      h("div", { class: "row spread" }, h("h3", {}, t("{n} of {all}", { n: at + 1, all: pictures.length })), button("", { class: "bare", label: t("Close"), onclick: () => dialog.close() }, "close")),
+      h("div", { class: "row spread" }, h("h3", {}, t("{n} of {all}", { n: at + 1, all: `${pictures.length}${more() ? "+" : ""}` })), button("", { class: "bare", label: t("Close"), onclick: () => dialog.close() }, "close")),
       h("div", { class: "row wrap" },
         h("a", { class: "button small", href: file.url, download: `disegno-${job.id.slice(0, 8)}-${file.name}` }, icon("download"), t("Download")),
         menu(t("Send to"), "send", () => leave(sendItems(file.url)), { class: "small" }),
