@@ -11,6 +11,7 @@ from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.few_steps import in_few_steps
 from disegno.engine.seamless import require_edges
+from disegno.engine.wording import Worded
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 
@@ -105,6 +106,16 @@ def passed_over(request: Request, edits: bool, sees_depth: bool, is_sdxl: bool) 
     if (request.depth or request.depth_annotate) and not sees_depth:
         doubts.append("The depth map was passed over: it is for models that are shown one (Stable Diffusion 2 depth).")
     return doubts
+
+
+def unheard(request: Request, worded: Worded, edits: bool) -> list[str]:
+    """Return what is said of a concrete request's negative prompt where it decides nothing. `edits`: see above."""
+    passes = [request, *([request.hires] if request.hires and request.hires.denoise else [])]
+    heard = any(each.cfg != 1 or find_sampler(each.sampler or "").cfg_divisor != 1 for each in passes)
+    mixed = any(len(each.parts) > 1 or each.parts[0].weight != 1 for each in worded.wordings)
+    if heard or mixed or edits or not any(each.negative.strip() for each in worded.written):
+        return []
+    return ["The negative prompt was passed over: at a guidance of 1 (cfg) nothing is kept away from."]
 
 
 def _hires(hires: Hires, request: Request) -> Hires:
