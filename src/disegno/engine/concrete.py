@@ -119,9 +119,7 @@ def unheard(request: Request, worded: Worded, edits: bool) -> list[str]:
 
 
 def _hires(hires: Hires, request: Request) -> Hires:
-    given = hires.sampler or request.sampler
-    schedule = hires.schedule or (None if hires.sampler else request.schedule)
-    sampler, schedule = resolve_names(given, schedule)
+    sampler, schedule = resolve_names(hires.sampler or request.sampler, hires.schedule or request.schedule)
     cfg = request.cfg if hires.cfg is None else hires.cfg
     return replace(hires, steps=hires.steps or request.steps, sampler=sampler, schedule=schedule, cfg=cfg)
 
