@@ -119,7 +119,7 @@ def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Stud
     }
     assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
     for wrong in ({"name": "nobody"}, {"annotate": "nothing"}, {"params": {"lo": 1}}, {"mask": unit.image},
-                  {"annotate": "Inpaint"}):  # fmt: skip
+                  {"annotate": "Inpaint"}, {"mix": True}):  # fmt: skip
         with pytest.raises(RequestError):
             next(draw(replace(SMALL, controls=(replace(unit, passes="hires", **wrong),)), studio))
     two = replace(SMALL, batch=2, controls=(replace(unit, passes="hires"), replace(unit, annotate="invert")))
