@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from disegno.core.infotext import values_of, write_infotext
-from disegno.core.request import Refiner, make_request
+from disegno.core.request import Hires, Refiner, make_request
 from disegno.core.told import told_of
 from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.coerce import Json
@@ -150,6 +150,21 @@ def test_every_field_of_a_unit_changes_it_or_is_reported(row: Field) -> None:
         return essence(translate("txt2img", {"alwayson_scripts": {"controlnet": {"args": [unit]}}}, HOUSE))
 
     assert order(UNIT_BODY) != order({**UNIT_BODY, row.name: sample(row, UNIT_SAMPLES)}), row.name
+
+
+def test_a_hires_pass_has_the_first_ones_schedule_and_so_has_its_text() -> None:
+    """A1111: where hr_scheduler is not given, whatever the sampler; and a text leaves out what is the same."""
+    asked = {"enable_hr": True, "sampler_name": "Euler", "scheduler": "Karras", "hr_sampler_name": "Heun"}
+    request = translate("txt2img", asked, HOUSE).requests[0]
+    assert request.hires and (request.hires.sampler, request.hires.schedule) == ("Heun", "Karras")
+    filled = replace(request, steps=20, cfg=7.0, width=512, height=512)
+    text = write_infotext("a cat", "", values_of(filled, 1, 0, {"Model": "diorama"}))
+    assert "Hires sampler: Heun" in text and "Hires schedule" not in text
+    again = translate("txt2img", {"infotext": text}, HOUSE).requests[0].hires
+    assert again and (again.sampler, again.schedule) == ("Heun", "Karras")
+    assert Hires(**told_of(text).fields["hires"]).schedule is None  # the first's
+    own = translate("txt2img", asked | {"scheduler": None}, HOUSE).requests[0].hires
+    assert own and own.schedule == "Automatic"
 
 
 def test_a_refiner_is_asked_for_as_in_a1111_and_read_back_from_its_text() -> None:

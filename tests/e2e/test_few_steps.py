@@ -131,7 +131,10 @@ def test_a_hires_pass_of_another_model_goes_without_the_lora(folder: Path, studi
     told = replace(other, steps=2, cfg=2.0, sampler="DDIM")
     both = _draw(replace(ASKED, hires=told), studio)
     assert both.request.loras == (FEW_LORA,) and both.request.hires and both.request.hires.cfg == 2.0
-    tagged = replace(SPELLED, prompt=f"{ASKED.prompt} <lora:few:1>", hires=told)
+    assert (both.request.schedule, both.request.hires.schedule) == ("Turbo", "Automatic")
+    open_names = concrete(replace(ASKED, hires=replace(told, sampler=None)), studio.backbone("quick"), Album())
+    assert open_names.hires and open_names.hires.sampler == studio.backbone("quick").defaults.sampler != "LCM"
+    tagged = replace(SPELLED, prompt=f"{ASKED.prompt} <lora:few:1>", hires=replace(told, schedule="Automatic"))
     assert np.array_equal(_pixels(_draw(tagged, studio)), _pixels(both))
 
 

@@ -212,6 +212,23 @@ def test_what_decides_nothing_is_said(folder: Path, studio: Studio) -> None:
     )
 
 
+def test_a_negative_prompt_that_decides_nothing_is_said(studio: Studio) -> None:
+    alone = replace(SMALL, steps=1, cfg=1.0, negative="blur")
+    assert result_of(alone, studio).warnings == (
+        "The negative prompt was passed over: at a guidance of 1 (cfg) nothing is kept away from.",
+    )
+    others: tuple[dict[str, object], ...] = (
+        {"negative": " "},
+        {"prompt": "a cat AND a dog"},
+        {"prompt": "a cat :0.5"},
+        {"sampler": "DDIM CFG++"},
+        {"hires": Hires(scale=1.0, cfg=4.0)},
+    )
+    for heard in others:
+        said = result_of(replace(alone, **heard), studio).warnings
+        assert not any("negative" in warning for warning in said), heard
+
+
 def test_an_inpainting_model_sees_the_picture_around_the_hole(folder: Path, studio: Studio) -> None:
     request = replace(_from(folder, mask="mask.png", denoise=1.0, fill="nothing"), model="inpainter")
     found = _pixels(result_of(request, studio))

@@ -14,7 +14,9 @@ from disegno.backbones import miniature
 from disegno.core.errors import RequestError, UnknownName
 from disegno.core.request import Hires, InitImage, Tiles, make_request
 from disegno.core.result import Progress
+from disegno.engine.album import Album
 from disegno.engine.batch import Batch
+from disegno.engine.concrete import concrete
 from disegno.engine.generate import draw
 from disegno.engine.record import read
 from disegno.engine.sheet import result_sheet
@@ -89,6 +91,25 @@ def test_every_field_of_the_second_pass_counts(studio: Studio) -> None:
             next(draw(_with(**bad), studio))  # before anything is drawn
 
 
+@pytest.mark.parametrize(
+    ("first", "hires", "wanted"),
+    [
+        (("Euler", "Karras"), Hires(), ("Euler", "Karras")),
+        (("Euler", "Karras"), Hires(sampler="Heun"), ("Heun", "Karras")),
+        (("Euler", "Karras"), Hires(sampler="Heun Exponential"), ("Heun", "Exponential")),
+        (("Euler", "Karras"), Hires(schedule="Simple"), ("Euler", "Simple")),
+        (("DPM++ 2M", "Karras"), Hires(sampler="Heun"), ("Heun", "Automatic")),  # Karras is DPM++ 2M's own
+    ],
+)
+def test_the_second_pass_is_sampled_as_the_first_but_for_what_it_says(
+    first: tuple[str, str], hires: Hires, wanted: tuple[str, str], studio: Studio
+) -> None:
+    """A1111: a schedule that is not given is the first pass's, whatever the sampler."""
+    request = replace(SMALL, sampler=first[0], schedule=first[1], hires=hires)
+    found = concrete(request, studio.backbone("mini"), Album()).hires
+    assert found and (found.sampler, found.schedule) == wanted
+
+
 def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Studio) -> None:
     unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
     plain = result_of(SMALL, studio)
@@ -98,7 +119,7 @@ def test_controls_act_in_the_passes_that_they_are_for(folder: Path, studio: Stud
     }
     assert len({_pixels(result).tobytes() for result in (plain, *drawn.values())}) == 4
     for wrong in ({"name": "nobody"}, {"annotate": "nothing"}, {"params": {"lo": 1}}, {"mask": unit.image},
-                  {"annotate": "Inpaint"}):  # fmt: skip
+                  {"annotate": "Inpaint"}, {"mix": True}):  # fmt: skip
         with pytest.raises(RequestError):
             next(draw(replace(SMALL, controls=(replace(unit, passes="hires", **wrong),)), studio))
     two = replace(SMALL, batch=2, controls=(replace(unit, passes="hires"), replace(unit, annotate="invert")))

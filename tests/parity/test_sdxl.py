@@ -140,7 +140,7 @@ def test_text_states_are_the_pipelines(base: Path) -> None:
     assert ours.pooled is not None and len(ours.warnings) == 1
     assert torch.allclose(ours.tokens, tokens, atol=1e-5) and torch.allclose(ours.pooled, pooled, atol=1e-5)
     one = backbone.read_prompt(PROMPT, TextOptions(clip_skip=2))
-    assert one.pooled is not None
+    assert one.pooled is not None and "clip_skip 2 was passed over" in one.warnings[0]
     assert torch.allclose(one.tokens, tokens[:1], atol=1e-5) and torch.allclose(one.pooled, pooled[:1], atol=1e-5)
     silent, empty = (backbone.read_prompt("", TextOptions(silent=silent)) for silent in (True, False))
     assert silent.pooled is not None and not silent.tokens.any() and not silent.pooled.any()

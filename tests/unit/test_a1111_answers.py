@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disegno.core.request import Request
+from disegno.core.request import InitImage, Request
 from disegno.serving.a1111.answer import Drawn, Model, answer
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import Fault, WireError, error_body
@@ -21,7 +21,7 @@ from disegno.serving.a1111.house import House, Named
 from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.poses import draw_pose, read_pose
 from disegno.serving.a1111.progress import Task, of_task, overall, pending
-from disegno.serving.a1111.routes_generate import model_of
+from disegno.serving.a1111.routes_generate import following, model_of
 from disegno.serving.words import Catalogue
 
 pytestmark = pytest.mark.unit
@@ -145,6 +145,13 @@ def drawn(*colours: str, first: int = 0, maps: int = 0) -> Drawn:
 
 
 MODEL = Model("diorama", "0123456789")
+
+
+def test_a_loop_keeps_the_size_of_the_one_before_it() -> None:
+    before = drawn("red")
+    asked = following(Request(prompt="a cat", init=InitImage(image="x")), before)
+    assert (asked.width, asked.height) == (64, 64)
+    assert asked.init and asked.init.image.startswith("data:image/png;base64,")
 
 
 def test_a_model_that_was_taken_away_meanwhile_keeps_its_name() -> None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from disegno.text.clip import ClipRead, ClipText
 from disegno.text.learnt import LearntVectors, TextOptions
 
+_NO_SKIP = "clip_skip {} was passed over: Stable Diffusion XL is read at one layer."
+
 
 @dataclass(frozen=True)
 class TwoTexts:
@@ -55,6 +57,7 @@ class TwoTexts:
         """
         parts = [self._parts_of(each) for each in options.learnt]
         strange = [self._said_of(each) for each, part in zip(options.learnt, parts, strict=True) if not part]
+        strange += [_NO_SKIP.format(options.clip_skip)] if options.clip_skip != 1 else []
         own = [tuple(part[n] for part in parts if part) for n in range(len(self._clips))]
         reads = [
             clip.read_all_prompt(text, replace(options, clip_skip=1, learnt=learnt))

@@ -229,7 +229,7 @@ class Hires:
     sampler: str | None = None
     """The second pass's sampler; unset: the first's."""
     schedule: str | None = None
-    """The second pass's schedule; unset: the first's where the sampler is the first's, else the sampler's own."""
+    """The second pass's schedule; unset: the first's, and where that is Automatic the sampler's own."""
     cfg: Annotated[float | None, Field(ge=0.0, le=100.0)] = None
     """The second pass's guidance; unset: the first's."""
     prompt: str | None = None

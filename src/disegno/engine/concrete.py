@@ -13,6 +13,7 @@ from disegno.engine.few_steps import in_few_steps
 from disegno.engine.guiding import check_guide
 from disegno.engine.regions import check_regions
 from disegno.engine.seamless import require_edges
+from disegno.engine.wording import Worded
 from disegno.samplers.base import SamplerSpec
 from disegno.samplers.catalogue import all_samplers, find_sampler, resolve_names
 
@@ -111,10 +112,18 @@ def passed_over(request: Request, edits: bool, sees_depth: bool, is_sdxl: bool) 
     return doubts
 
 
+def unheard(request: Request, worded: Worded, edits: bool) -> list[str]:
+    """Return what is said of a concrete request's negative prompt where it decides nothing. `edits`: see above."""
+    passes = [request, *([request.hires] if request.hires and request.hires.denoise else [])]
+    heard = any(each.cfg != 1 or find_sampler(each.sampler or "").cfg_divisor != 1 for each in passes)
+    mixed = any(len(each.parts) > 1 or each.parts[0].weight != 1 for each in worded.wordings)
+    if heard or mixed or edits or not any(each.negative.strip() for each in worded.written):
+        return []
+    return ["The negative prompt was passed over: at a guidance of 1 (cfg) nothing is kept away from."]
+
+
 def _hires(hires: Hires, request: Request) -> Hires:
-    given = hires.sampler or request.sampler
-    schedule = hires.schedule or (None if hires.sampler else request.schedule)
-    sampler, schedule = resolve_names(given, schedule)
+    sampler, schedule = resolve_names(hires.sampler or request.sampler, hires.schedule or request.schedule)
     cfg = request.cfg if hires.cfg is None else hires.cfg
     return replace(hires, steps=hires.steps or request.steps, sampler=sampler, schedule=schedule, cfg=cfg)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from disegno.backbones.base import Backbone, Defaults, Refines
 from disegno.core.errors import RequestError
-from disegno.core.request import LoraUse, Request
+from disegno.core.request import Hires, LoraUse, Request
 from disegno.engine.wording import Worded
 from disegno.prompts.reading import Wording
 
@@ -29,16 +29,24 @@ def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Default
             f"{backbone.name} was taught to draw in few steps, and its refiner was not. Leave out few_steps or refiner."
         )
     hires = request.hires
-    if hires is not None and hires.model not in (None, request.model) and (hires.steps is None or hires.cfg is None):
-        raise RequestError(
-            f"{few.steps} steps at guidance {few.cfg:g} are what {backbone.name} wants; the hires pass is drawn by"
-            f" {hires.model}. Say its steps and its guidance too."
-        )
+    if hires is not None and hires.model not in (None, request.model):
+        if hires.steps is None or hires.cfg is None:
+            raise RequestError(
+                f"{few.steps} steps at guidance {few.cfg:g} are what {backbone.name} wants; the hires pass is drawn by"
+                f" {hires.model}. Say its steps and its guidance too."
+            )
+        hires = _as_without(hires, request, backbone.defaults)
     named = {use.name for use in request.loras}
     added = () if few.name is None or few.name in named else (LoraUse(name=few.name),)
     own = replace(backbone.defaults, steps=few.steps, cfg=few.cfg, sampler=few.sampler, schedule=few.schedule)
     init = request.init and replace(request.init, exact_steps=True)
-    return replace(request, few_steps=False, loras=(*request.loras, *added), init=init), own
+    return replace(request, few_steps=False, loras=(*request.loras, *added), init=init, hires=hires), own
+
+
+def _as_without(hires: Hires, request: Request, own: Defaults) -> Hires:
+    """Return another model's hires pass with the names that it would have had, not those of the few steps."""
+    sampler = hires.sampler or request.sampler or own.sampler
+    return replace(hires, sampler=sampler, schedule=hires.schedule or request.schedule or own.schedule)
 
 
 def for_another(first: Backbone, second: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:

@@ -19,7 +19,7 @@ from disegno.diffusion.noise import batch_seeds
 from disegno.engine.album import Album, needs_sources
 from disegno.engine.batch import Batch
 from disegno.engine.canvas import open_canvas
-from disegno.engine.concrete import check_beforehand, concrete, passed_over
+from disegno.engine.concrete import check_beforehand, concrete, passed_over, unheard
 from disegno.engine.depth import check_depth, sees_depth
 from disegno.engine.guiding import edits
 from disegno.engine.labels import labels_of
@@ -125,6 +125,7 @@ def draw(request: Request, studio: Studio, album: Album | None = None) -> Drawin
     models = list({id(model): model for model in (job.backbone, *(phase.backbone for phase in phases))}.values())
     sees, is_sdxl = any(sees_depth(model) for model in models), any(model.family == "sdxl" for model in models)
     over = passed_over(job.request, edits(job.backbone), sees, is_sdxl)
+    over += unheard(job.request, job.worded, edits(job.backbone))
     over += [_STOPPED] if second is not None and stopped else []
     warnings = (*said, *(text for model in models for text in model.warnings), *over)
     return Result(

@@ -155,6 +155,18 @@ def check_files(job: Job, which: ControlPass) -> None:
         check(unit, scene, job.backbone, job.studio)
 
 
+@torch.inference_mode()
+def rehearse(job: Job, width: int, height: int, which: ControlPass) -> None:
+    """Raise what would stop the controls that act in a later pass alone: they are prepared, and kept for it.
+
+    `width`, `height`: of that pass, in pixels.
+    """
+    scene = _scene(job, width, height, job.canvas, which)
+    for _, unit in acting(job, which):
+        if unit.passes == which:
+            prepare(unit, scene, job.backbone, job.studio)
+
+
 def _views(prepared: Sequence[Prepared], scene: Scene, downscale: int) -> tuple[View, ...]:
     """Return the parts that the canvas is drawn in, each with the controls that see it."""
     if not scene.windows:

@@ -13,7 +13,7 @@ from disegno.core.request import FILELESS, ControlUnit, Hires, Request
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another, refines, saying
 from disegno.engine.guiding import check_guide, edits
-from disegno.engine.phases import Job, Phase, acting, check_files, encoded, picture_phase, pictures_of
+from disegno.engine.phases import Job, Phase, acting, check_files, encoded, picture_phase, pictures_of, rehearse
 from disegno.engine.runs import Begin, latents_of
 from disegno.engine.seamless import require_edges
 from disegno.engine.upscale import Enlarge, LatentMode, enlarge_latents, find_upscaler, latent_mode
@@ -95,6 +95,8 @@ def _check(second: Second) -> None:
             f"{job.backbone.name} edits a picture by instruction, and a hires pass has none to give it: leave it out."
         )
     check_files(job, "hires")
+    height, width = (cells * job.backbone.downscale for cells in second.target.latent_size(job.backbone.downscale))
+    rehearse(job, width, height, "hires")
 
 
 def _request(request: Request, hires: Hires) -> Request:

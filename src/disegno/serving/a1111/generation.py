@@ -325,8 +325,10 @@ def _hires(given: Given, house: House) -> Fields:
         final = {"hires.width": given.whole("width"), "hires.height": given.whole("height")}
     sampler, schedule = (_other(given, name) for name in ("hr_sampler_name", "hr_scheduler"))
     if sampler or schedule:
-        found = find_sampler(sampler or given.text("sampler_name") or given.text("sampler_index"), schedule, house)
-        sampler, schedule = found[0] if sampler else None, found[1] if schedule or sampler else None
+        first = given.text("sampler_name") or given.text("sampler_index")
+        of_first = find_sampler(first, given.text("scheduler") or None, house)[1]
+        found = find_sampler(sampler or first, schedule or of_first, house)  # A1111 parity: the first pass's schedule
+        sampler, schedule = found[0] if sampler else None, found[1]
     model = _other(given, "hr_checkpoint_name")
     return {
         "hires.scale": given.number("hr_scale"),

@@ -77,7 +77,7 @@ async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], 
     """Draw one Request after the other, until all are drawn or the errand is interrupted."""
     for n, asked in enumerate(order.requests):
         if order.turn(n).follows:
-            asked = _following(asked, drawn[-1])
+            asked = following(asked, drawn[-1])
         if order.turn(n).described:
             assert asked.init is not None
             words = await caption_of(front, errand, asked.init.image, request)
@@ -88,10 +88,11 @@ async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], 
         drawn.append(await asyncio.to_thread(_read, front.jobs, require_done(job), order, order.turn(n).told))
 
 
-def _following(asked: Asked, before: Drawn) -> Asked:
-    """Return a request that changes what was drawn before it."""
+def following(asked: Asked, before: Drawn) -> Asked:
+    """Return a request that changes what was drawn before it, in its size."""
     assert asked.init is not None
-    return replace(asked, init=replace(asked.init, image=f"data:image/png;base64,{encode(before.pictures[0])}"))
+    init = replace(asked.init, image=f"data:image/png;base64,{encode(before.pictures[0])}")
+    return replace(asked, width=before.request.width, height=before.request.height, init=init)
 
 
 def _read(jobs: Jobs, job: Job, order: Order, told: Mapping[str, Json]) -> Drawn:
