@@ -50,7 +50,6 @@ def _uri(data: bytes) -> str:
 def needs_sources(request: Request) -> bool:
     """Return whether the request can only be made again with the pictures it names, not with its conditions alone."""
     masks = any(unit.region or unit.mask or unit.annotate == INPAINT for unit in request.controls)
-    masks = masks or any(region.mask for region in request.regions)
     return bool(request.init or request.hires or request.depth or masks)
 
 
@@ -67,8 +66,7 @@ def with_sources(request: Request, sources: Mapping[str, str]) -> Request:
     init = request.init
     if init is not None:
         init = replace(init, image=sources.get(init.image, init.image), mask=held(init.mask))
-    regions = tuple(replace(region, mask=held(region.mask)) for region in request.regions)
-    return replace(request, controls=units, init=init, depth=held(request.depth), regions=regions)
+    return replace(request, controls=units, init=init, depth=held(request.depth))
 
 
 def with_mask(picture: Picture, mask: np.ndarray) -> Picture:

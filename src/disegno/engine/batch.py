@@ -164,11 +164,10 @@ def _extra(extra: Tensor | None, rows: Sequence[TextRow]) -> Tensor | None:
     return torch.cat([extra if row.row.is_shown else torch.zeros_like(extra) for row in rows])
 
 
-def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[tuple[Call, Loras]]:
-    """Return the run's question about a part of the canvas as calls, each with the LoRAs that are on the net for it.
+def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Call]:
+    """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
 
-    The part's controls are folded over each. One call for each length of text and each set of LoRAs among its rows, and
-    for each MAX_CELLS. `view`: unset, all of the canvas.
+    One call for each length of text among its rows, and for each MAX_CELLS. `view`: unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
@@ -178,16 +177,8 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[tup
     t = timestep(backbone, question.sigma).to(x.device)
     most = max(1, MAX_CELLS // x[0, 0].numel())
     portions = (rows[i : i + most] for rows in by_length(_rows(run, question)) for i in range(0, len(rows), most))
-    calls = ((_call(rows, x, t, extra, backbone), rows[0].loras or run.loras) for rows in portions)
-    return [(_controlled(call, view.controls, loras), loras) for call, loras in calls]
-
-
-def _controlled(call: Call, controls: Sequence[Control], loras: Loras) -> Call:
-    """Return the call with the controls folded over it, under its LoRAs: a Control-LoRA reads the net's weights."""
-    if not controls:
-        return call
-    with loras.on("unet"):
-        return reduce(lambda so_far, control: control(so_far), controls, call)
+    calls = (_call(rows, x, t, extra, backbone) for rows in portions)
+    return [reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls]
 
 
 def _call(rows: list[TextRow], x: Tensor, t: Tensor, extra: Tensor | None, backbone: Backbone) -> Call:
@@ -314,5 +305,7 @@ class Batch:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""
         for i, run in enumerate(self.runs):
             for n, view in enumerate(run.views if run.is_open else ()):
-                for k, (call, loras) in enumerate(calls_of(run, self.backbone, view)):
-                    yield _Asked(i, n, k, call, loras, run.seamless)
+                with (run.loras if view.controls else NO_LORAS).on("unet"):  # a Control-LoRA reads the net's weights
+                    calls = calls_of(run, self.backbone, view)
+                for k, call in enumerate(calls):
+                    yield _Asked(i, n, k, call, run.loras, run.seamless)
