@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
-from disegno.core.request import ControlUnit, InitImage, Request
+from disegno.core.request import ControlUnit, InitImage, Region, Request
 from disegno.core.result import Result
 from disegno.engine.pictures import read_picture
 from disegno.engine.record import png_bytes, read
@@ -88,6 +88,21 @@ def test_other_words_on_the_command_line_take_the_place_of_those_filled_in(tmp_p
     assert (other.prompt, other.prompts, other.styles) == ("an owl", (), ("Noir",))
     three, _ = build_request(None, path, (), None, {"batch": 3, "loras": ("ink:0.5",)})
     assert (three.prompt, three.prompts, three.loras[0].text_strength) == ("a __animal__", (), 0.5)
+
+
+def test_regions_keep_their_masks_and_the_words_that_were_filled_in_until_there_are_others(tmp_path: Path) -> None:
+    mask = "data:image/png;base64,AAAA"
+    regions = (Region(prompt="a __animal__", prompts=("a cat", "a dog"), mask="here.png"), Region(prompt="b", w=0.5))
+    request = replace(_result().request, controls=(), regions=regions)
+    result = replace(_result(), request=request, conditions=(), sources={"here.png": mask})
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(result, 1))
+    again = read(path).replay().regions
+    assert again == (replace(regions[0], mask=mask), regions[1])
+    assert build_request(None, path, (), None, {"seed": 9})[0].regions == again
+    assert build_request("an owl", path, (), None, {})[0].regions == (replace(again[0], prompts=()), again[1])
+    other, _ = build_request(None, path, (), None, {"regions": (("c", "x=0.5"),)})
+    assert other.regions == (Region(prompt="c", x=0.5),)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
