@@ -10,7 +10,7 @@ from disegno.core.version import VERSION
 
 if TYPE_CHECKING:
     from disegno.core.errors import DisegnoError
-    from disegno.core.request import ControlUnit, Request
+    from disegno.core.request import ControlUnit, Region, Request
     from disegno.core.result import Progress, Result
     from disegno.core.settings import Settings
     from disegno.engine.generate import generate
@@ -22,6 +22,7 @@ _HOMES = {
     "ControlUnit": "disegno.core.request",
     "DisegnoError": "disegno.core.errors",
     "Progress": "disegno.core.result",
+    "Region": "disegno.core.request",
     "Request": "disegno.core.request",
     "Result": "disegno.core.result",
     "Settings": "disegno.core.settings",
@@ -29,7 +30,7 @@ _HOMES = {
     "generate": "disegno.engine.generate",
 }
 
-__all__ = ["ControlUnit", "DisegnoError", "Progress", "Request", "Result", "Settings", "Studio", "generate"]
+__all__ = ["ControlUnit", "DisegnoError", "Progress", "Region", "Request", "Result", "Settings", "Studio", "generate"]
 
 
 def __getattr__(name: str) -> object:

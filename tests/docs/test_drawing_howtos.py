@@ -18,7 +18,7 @@ from disegno.weights.save import save_safetensors
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ("write-prompts", "change-pictures", "compare-settings")
+PAGES = ("write-prompts", "change-pictures", "compare-settings", "regions")
 CAR = ROOT / "src/disegno/data/diorama/examples/car.png"
 
 
@@ -74,6 +74,14 @@ def test_the_python_of_the_sheets_runs(folder: Path) -> None:
     exec(compile(code, "compare-settings.md", "exec"), {})
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 2 * 128
+
+
+def test_the_python_of_the_regions_runs(folder: Path) -> None:
+    page = (ROOT / "docs/howto/regions.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(compile(code, "regions.md", "exec"), {})
+    with Image.open(folder / "halves.png") as picture:
+        assert picture.size == (128, 128)
 
 
 def test_the_pages_name_every_flag_as_it_is() -> None:

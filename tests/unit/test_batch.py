@@ -84,7 +84,7 @@ def test_steps_without_guidance_ask_for_half_as_much() -> None:
         one = _run(plain, 1, "Euler", 8)
         one.guidance = Guidance(1.0 if rows[n] else 3.0)
         one.question = Eval(x, sigma)
-        out = torch.cat([plain.evaluate(call) for call in calls_of(one, plain)])
+        out = torch.cat([plain.evaluate(posed.call) for posed in calls_of(one, plain)])
         denoised = _estimate(x, sigma, out, one)
         x = x + (x - denoised) / sigma * (after - sigma)
     assert run.latents is not None and torch.allclose(x, run.latents, atol=1e-5)

@@ -10,7 +10,7 @@ from PIL import Image
 from disegno.cli.main import main
 from disegno.core.each import pictures_in, turns_of
 from disegno.core.errors import RequestError
-from disegno.core.request import ControlUnit, InitImage, Request
+from disegno.core.request import ControlUnit, InitImage, Region, Request
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +41,7 @@ def test_folders_go_by_the_names_of_their_pictures(tmp_path: Path) -> None:
             ControlUnit(name="canny", image=one),
             ControlUnit(name="depth", image=str(photos), region=str(masks)),
         ),
+        regions=(Region(prompt="a tree", w=0.5), Region(prompt="a car", mask=str(masks))),
         depth=str(masks),
     )
     turns = turns_of(request)
@@ -50,6 +51,7 @@ def test_folders_go_by_the_names_of_their_pictures(tmp_path: Path) -> None:
     assert (second.init.image, second.init.mask) == (str(photos / "b.jpg"), str(masks / "B.png"))
     assert [unit.image for unit in second.controls] == [one, str(photos / "b.jpg")]
     assert (second.controls[1].region, second.depth) == (str(masks / "B.png"), str(masks / "B.png"))
+    assert [region.mask for region in second.regions] == [None, str(masks / "B.png")]
 
 
 @pytest.mark.parametrize(

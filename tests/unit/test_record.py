@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from disegno.cli.request import build_request
 from disegno.core.errors import BadImage
-from disegno.core.request import ControlUnit, Hires, InitImage, Request
+from disegno.core.request import ControlUnit, Hires, InitImage, Region, Request
 from disegno.core.result import Result
 from disegno.engine.pictures import read_picture
 from disegno.engine.record import png_bytes, read
@@ -125,6 +125,21 @@ def test_a_second_pass_follows_the_first_where_nobody_said_otherwise(tmp_path: P
     assert request.hires == Hires(steps=9, sampler="Euler", schedule="karras")
     other = Hires(steps=5, cfg=7.0, sampler="Euler", schedule="automatic", model="another")
     assert build_request(None, _worded(("a", "a"), tmp_path, **own, hires=other), (), None, {})[0].hires == other
+
+
+def test_regions_keep_their_masks_and_the_words_that_were_filled_in_until_there_are_others(tmp_path: Path) -> None:
+    mask = "data:image/png;base64,AAAA"
+    regions = (Region(prompt="a __animal__", prompts=("a cat", "a dog"), mask="here.png"), Region(prompt="b", w=0.5))
+    request = replace(_result().request, controls=(), regions=regions)
+    result = replace(_result(), request=request, conditions=(), sources={"here.png": mask})
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(result, 1))
+    again = read(path).replay().regions
+    assert again == (replace(regions[0], mask=mask), regions[1])
+    assert build_request(None, path, (), None, {"seed": 9})[0].regions == again
+    assert build_request("an owl", path, (), None, {})[0].regions == (replace(again[0], prompts=()), again[1])
+    other, _ = build_request(None, path, (), None, {"regions": (("c", "x=0.5"),)})
+    assert other.regions == (Region(prompt="c", x=0.5),)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])

@@ -48,6 +48,7 @@ def _code(fields: dict[str, Any]) -> str | None:
         _unit(),
         {"model": "sub/folder/model.safetensors"},
         {"init": {"image": SMALL, "mask": SMALL}},
+        {"regions": [{"prompt": "x" * 100, "mask": SMALL}, {"prompt": "y", "x": 0.5}]},
         {"hires": {"scale": 2.0}, "width": 1024, "height": 1024},
     ],
 )
@@ -74,6 +75,9 @@ def test_what_may_be_asked(fields: dict[str, Any]) -> None:
         ({"sampler": "x" * 201}, "over_limit"),
         ({"controls": _unit()["controls"] * 11}, "over_limit"),
         ({"controls": _unit(mask=SMALL)["controls"] * 2}, "over_limit"),
+        ({"regions": [{"prompt": "x"}] * 9}, "over_limit"),
+        ({"regions": [{"prompt": "x" * 101}]}, "over_limit"),
+        ({"regions": [{"prompt": "x", "mask": "/etc/passwd"}]}, "bad_image"),
         (_unit(image=LARGE), "bad_image"),
         (_unit(image=HEAVY), "bad_image"),
         (_unit(image="data:image/png;base64,"), "bad_image"),

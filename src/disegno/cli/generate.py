@@ -18,7 +18,7 @@ from disegno.cli.lean import open_nets
 from disegno.cli.loops import LOOP_CURVE_HELP, LOOP_DENOISE_HELP, LOOPS_HELP, draw_and_write, loops_of
 from disegno.cli.output import free_path, is_folder, output_paths, require_file, require_out, with_bar
 from disegno.cli.plot import AXIS_HELP, Saying, draw_sheet
-from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, build_request, parse_outpaint
+from disegno.cli.request import CONTROL_HELP, LORA_HELP, OUTPAINT_HELP, REGION_HELP, build_request, parse_outpaint
 from disegno.cli.sections import Sectioned
 from disegno.core.each import turns_of
 from disegno.core.errors import RequestError
@@ -93,7 +93,8 @@ def one_text(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...
 
 SECTIONS = {
     "What to draw": (
-        *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "model", "vae", "size"),
+        *("prompt", "negative", "prompts", "negatives", "style", "styles", "loras", "control", "regions"),
+        *("base_weight", "model", "vae", "size"),
         *("seed", "batch", "steps", "few_steps", "cfg", "sampler", "schedule", "again"),
     ),
     "A picture from a picture": (
@@ -112,12 +113,16 @@ SECTIONS = {
 }
 
 
+ELSEWHERE = {"prompt", "controls", "regions", "width", "height", "loras", *(group.field for group in GROUPS)}
+
+
 @click.command(name="generate", cls=Sectioned, sections=SECTIONS)
 @click.argument("prompt", required=False, nargs=-1, metavar="[PROMPT]", callback=one_text)
 @click.option("--control", metavar="NAME=IMAGE[,...]", multiple=True, help=CONTROL_HELP)
+@click.option("--region", "regions", metavar="WORDS PLACE", nargs=2, multiple=True, help=REGION_HELP, callback=or_none)
 @click.option("--lora", "loras", metavar="NAME[:WEIGHT]", multiple=True, help=LORA_HELP, callback=or_none)
 @click.option("--size", metavar="WxH", help="Width and height in pixels, multiples of 8; unset: the model's own.")
-@request_options(exclude={"prompt", "controls", "width", "height", "loras", *(group.field for group in GROUPS)})
+@request_options(exclude=ELSEWHERE)
 @nested_options
 @click.option("--outpaint", metavar="SIDES", help=OUTPAINT_HELP)
 @click.option("--loops", type=click.IntRange(1, MAX_LOOPS), help=LOOPS_HELP)
@@ -173,6 +178,9 @@ def command(
       disegno generate "a castle" --control canny=edges.png,annotate=none,strength=0.8
       disegno generate "a castle" --control canny=a.png,region=left.png --control canny=b.png,curve=1@0,0@0.6
     \b
+    Words for parts of the canvas:
+      disegno generate "a street" --region "a red car" w=0.5 --region "a green tree" x=0.5,weight=1.5
+    \b
     Words that count more, change on the way, are one of several, name a LoRA:
       disegno generate "a (red:1.3) car on a [sunny:snowy:0.5] street" --negative blurry
       disegno generate "a __colour__ car <lora:ink:0.8>" --style Noir --batch 4
@@ -189,10 +197,10 @@ def command(
       disegno generate "a red car" --x cfg=2,4,6 --y seed=1-3 -o plot.png
       disegno generate --again out/picture.png
     """
-    if prompt is None and again is None and not (given.get("prompts") or given.get("init__image")):
+    if prompt is None and again is None and not any(given.get(name) for name in ("prompts", "init__image", "regions")):
         raise RequestError(
             'There is nothing to draw: give a sentence, as in disegno generate "a red car on a city street",'
-            " or --from PICTURE, or --again PICTURE."
+            " or --region WORDS PLACE, or --from PICTURE, or --again PICTURE."
         )
     began = time.perf_counter()
     require_out(out)

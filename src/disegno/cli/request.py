@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from disegno.cli.fields import NESTED
 from disegno.core.errors import RequestError, UnknownName
-from disegno.core.request import ControlUnit, Request, describe, make_request
+from disegno.core.request import ControlUnit, Region, Request, describe, make_request
 from disegno.core.settings import load_settings
 from disegno.core.told import Told
 from disegno.prompts.networks import Tag, lora_of
@@ -22,6 +23,9 @@ CONTROL_HELP = """NAME[=IMAGE][,key=value...]: a condition and the picture that 
 (which condition it is, of a control that knows several), mix (true: one control of the mean of such conditions,
 UniControl's), annotate (an annotator's name, or none when the picture already is the drawing), and the annotator's own
 parameters. May be repeated."""
+REGION_HELP = """WORDS PLACE: words for a part of the canvas: a box in shares of it, x=0,y=0.5,w=0.5,h=0.5 (up to the
+edge where w or h is left out), or mask=FILE, white where they hold, grey in part; and weight, beside --base-weight. May
+be repeated."""
 LORA_HELP = """NAME[:WEIGHT[:NET'S WEIGHT]]: a style LoRA, as <lora:...> in a prompt. May be repeated."""
 OUTPAINT_HELP = (
     "left=64,right=64,top=0,bottom=0: draw what lies around the picture of --from, in pixels, multiples of 8."
@@ -29,6 +33,8 @@ OUTPAINT_HELP = (
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 _UNIT: TypeAdapter[ControlUnit] = TypeAdapter(ControlUnit)
+_REGION: TypeAdapter[Region] = TypeAdapter(Region)
+_PLACE = ("x", "y", "w", "h", "mask", "weight")
 _WORDS = {"prompt", "negative", "prompts", "negatives", "styles", "batch"}
 _OF_ALL = {"batch", "prompts", "negatives"}  # said of all of a batch's images
 _KEYS = set(ControlUnit.__dataclass_fields__) - {"name", "image", "params"}
@@ -64,6 +70,21 @@ def parse_control(text: str) -> dict[str, Any]:
     except ValidationError as error:
         raise RequestError(f"--control {name} is not valid. {describe(error)}") from error
     return {key: getattr(read, key) for key in unit}
+
+
+def parse_region(words: str, place: str) -> dict[str, Any]:
+    """Return the fields of a Region from its words and key=value,... Raises RequestError."""
+    pairs = {key: value for key, _, value in (pair.partition("=") for pair in re.split(r",(?=[A-Za-z_]+=)", place))}
+    if strange := [key for key in pairs if key not in _PLACE]:
+        raise RequestError(
+            f"--region {words!r} {place!r} cannot be read: {', '.join(strange)} is none of {', '.join(_PLACE)}. It"
+            ' wants words and a place, as in --region "a car" x=0,y=0.5,w=0.5,h=0.5 or --region "a tree" mask=a.png.'
+        )
+    try:
+        read = _REGION.validate_python({"prompt": words, **pairs})
+    except ValidationError as error:
+        raise RequestError(f"--region {words!r} is not valid. {describe(error)}") from error
+    return asdict(read)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -102,6 +123,8 @@ def build_request(
         fields["width"], fields["height"] = parse_size(size)
     if control:
         fields["controls"] = [parse_control(text) for text in control]
+    if fields.get("regions"):
+        fields["regions"] = [parse_region(*words) for words in fields["regions"]]
     if fields.get("loras"):
         fields["loras"] = tuple(lora_of(Tag("lora", tuple(text.split(":")))) for text in fields["loras"])
     if again is None:
@@ -120,6 +143,7 @@ def build_request(
     if fields.keys() & _WORDS:  # other words: not those that were filled in then
         asked: dict[str, Any] = _REQUEST.dump_python(record.request)
         then |= {name: asked[name] for name in _WORDS}
+        then["regions"] = [{**region, "prompts": ()} for region in then["regions"]]
         then |= {"prompts": ()} if "prompt" in fields else {}
         then |= {"negatives": ()} if "negative" in fields else {}
     if then["hires"] and fields.keys() & {*_WORDS, f"hires{NESTED}prompt", f"hires{NESTED}negative"}:

@@ -77,6 +77,7 @@ def _sources(request: Request) -> Mapping[Place, str | None]:
         places |= {("init", 0, name): getattr(init, name) for name in ("image", "mask")}
     for i, unit in enumerate(request.controls):
         places |= {("controls", i, name): getattr(unit, name) for name in ("image", "mask", "region")}
+    places |= {("regions", i, "mask"): region.mask for i, region in enumerate(request.regions)}
     return places | {("", 0, "depth"): request.depth}
 
 
@@ -92,4 +93,5 @@ def _with(request: Request, given: Mapping[Place, str]) -> Request:
     }
     init = request.init and replace(request.init, **of("init", 0))
     controls = tuple(replace(unit, **of("controls", i)) for i, unit in enumerate(request.controls))
-    return replace(request, init=init, controls=controls, **of("", 0))
+    regions = tuple(replace(region, **of("regions", i)) for i, region in enumerate(request.regions))
+    return replace(request, init=init, controls=controls, regions=regions, **of("", 0))

@@ -24,6 +24,7 @@ from disegno.core.request import (
     Emphasis,
     InpaintFill,
     LoraUse,
+    Region,
     Request,
     ResizeMode,
     Scalar,
@@ -177,7 +178,12 @@ def _fileless(unit: ControlUnit) -> tuple[str | None, tuple[Scalar, ...]]:
 
 
 def of_image(request: Request, image: int) -> Request:
-    """Return the request with its hires pass's words as they are of one image, in full, with tags for its LoRAs."""
+    """Return the request with its hires pass's words as they are of one image, in full, with tags for its LoRAs.
+
+    So are its regions', without such tags.
+    """
+    regions = (replace(one, prompt=one.prompts[image], prompts=()) if one.prompts else one for one in request.regions)
+    request = replace(request, regions=tuple(regions))
     hires = request.hires
     if hires is None:
         return request
@@ -241,6 +247,9 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
         yield "Hires schedule type", hires.schedule if hires.schedule != request.schedule else None
         yield "Hires prompt", hires.prompt
         yield "Hires negative prompt", hires.negative
+    for n, region in enumerate(request.regions, 1):
+        yield f"Region {n}", _region_text(region)
+    yield "Regions base weight", request.base_weight if request.regions else None
     if (refiner := request.refiner) is not None:
         yield "Refiner", refiner.model
         yield "Refiner switch at", refiner.at
@@ -260,6 +269,13 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
     yield "Emphasis", EMPHASIS[request.emphasis] if request.emphasis != "original" else None
     yield "Pad conds", request.pad_texts or None
     yield "Old prompt editing timelines", request.old_timelines or None
+
+
+def _region_text(region: Region) -> str:
+    """Return a region's words, where they hold, and their weight; no program but this one knows such a line."""
+    box = {name: getattr(region, name) for name in ("x", "y", "w", "h")}
+    place = "mask" if region.mask else " ".join(f"{name}={value:g}" for name, value in box.items() if value is not None)
+    return f"{region.prompt} ({place} weight={region.weight:g})"
 
 
 def _guide(guide: Guide) -> Iterator[tuple[str, Value]]:

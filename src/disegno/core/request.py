@@ -117,6 +117,35 @@ class ControlUnit:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Region:
+    """Words for a part of the canvas: a box, or what is white in a mask. With neither, all of it."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    """What to draw there, in the language of the prompt; a LoRA that it names acts there alone."""
+    prompts: tuple[str, ...] = ()
+    """The words for each image of the batch, in full, instead of `prompt`."""
+    mask: str | None = None
+    """A path, or a data URI: the words hold where it is white, in part where it is grey; instead of a box."""
+    x: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """The box's left edge, as a share of the width."""
+    y: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Its upper edge, as a share of the height."""
+    w: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Its width, as a share; unset: up to the right edge."""
+    h: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Its height, as a share; unset: down to the lower edge."""
+    weight: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """How much the words count there, beside other regions and the prompt's own `base_weight`."""
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and (self.x, self.y, self.w, self.h) != (0, 0, None, None):
+            raise ValueError("a region is a box or a mask: leave out mask, or x, y, w and h")
+        for name, start, length in (("x + w", self.x, self.w), ("y + h", self.y, self.h)):
+            if length is not None and start + length > 1 + 1e-6:
+                raise ValueError(f"{name} is {start + length:g}, beyond the canvas: they are shares of it, 1 at most")
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Outpaint:
     """How far the picture grows, in pixels. The request's width and height are those of the whole canvas."""
 
@@ -341,6 +370,10 @@ class Request:
     is named, too."""
     controls: tuple[ControlUnit, ...] = ()
     """The controls, all at once."""
+    regions: Annotated[tuple[Region, ...], Field(max_length=16)] = ()
+    """Words for parts of the canvas, beside the prompt, which holds everywhere."""
+    base_weight: Annotated[float, Field(ge=0.0, le=100.0)] = 0.2
+    """How much the prompt counts where regions are, beside their weights. Where none is, it holds alone."""
     init: InitImage | None = None
     """The picture to change."""
     hires: Hires | None = None
@@ -383,6 +416,7 @@ class Request:
         for name, given in (
             *(("prompts", self.prompts), ("negatives", self.negatives)),
             *(("hires.prompts", hires.prompts), ("hires.negatives", hires.negatives)),
+            *((f"regions.{n}.prompts", region.prompts) for n, region in enumerate(self.regions)),
         ):
             if given and len(given) != self.batch:
                 raise ValueError(f"there are {len(given)} {name} for a batch of {self.batch}: give one for each image")

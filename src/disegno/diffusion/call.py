@@ -12,6 +12,21 @@ from torch.nn import functional as F
 from disegno.diffusion.told import USUAL, Told
 
 
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Where a text holds: how much it counts at each latent cell beside the others of its image.
+
+    `share`: (h w), 0 or more, of the whole canvas; on the CPU, where it is also looked at.
+    """
+
+    share: Tensor
+
+    @property
+    def holds(self) -> bool:
+        """Whether it counts anywhere."""
+        return bool((self.share > 0).any())
+
+
 @dataclass(frozen=True)
 class Weakness:
     """How the net is weakened, to be guided away from: `attention`: its middle self-attentions see each place alone.
@@ -30,7 +45,8 @@ class Row:
     `text`: the row's text states, by content. `progress`: step / num_steps, in [0, 1). `is_shown`: an editing model is
     shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
     of a prompt counts (AND). `seed`: the image's. `told`: what SDXL is told of it beside its size. `weakness`: the net
-    is weakened in it, and the row shows what to keep away from.
+    is weakened in it, and the row shows what to keep away from. `where`: where its text holds; None: everywhere.
+    `loras`: those on the net for it, by content, where they are not its run's.
     """
 
     image: int
@@ -42,6 +58,8 @@ class Row:
     seed: int = 0
     told: Told = USUAL
     weakness: Weakness | None = None
+    where: Where | None = None
+    loras: str = ""
 
 
 @dataclass(frozen=True)

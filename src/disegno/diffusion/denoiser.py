@@ -12,6 +12,7 @@ from torch import Tensor
 from disegno.diffusion.call import Row, Weakness
 from disegno.diffusion.guidance import Projection, fit, guide, guide_image, rescale
 from disegno.diffusion.prediction import Prediction
+from disegno.diffusion.regions import are_regional, negative_in_regions, positive_in_regions
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ def split_rows(out: Tensor, rows: Sequence[Row], num_images: int) -> tuple[Tenso
     """Return the rows of the positive and of the negative prompts, each (b c h w), image by image. `out`: (r c h w).
 
     An image that has no negative row (no guidance) is given its positive one, the first of several. The parts of a
-    prompt come together as negative + sum(weight (part - negative)): Liu et al. 2022, eq. 9, before guidance.
+    prompt come together as negative + sum(weight (part - negative)): Liu et al. 2022, eq. 9, before guidance. Rows that
+    hold in a part of the canvas come together there (`diffusion.regions`).
     """
+    if are_regional(rows):
+        return positive_in_regions(out, rows, num_images), negative_in_regions(out, rows, num_images)
     positive = {row.image: i for i, row in reversed([*enumerate(rows)]) if row.positive}
     negative = positive | {row.image: i for i, row in enumerate(rows) if not row.positive and row.is_shown}
     return _composed(out, rows, _picked(out, positive, num_images), _picked(out, negative, num_images))
@@ -110,6 +114,8 @@ def _picked(out: Tensor, places: Mapping[int, int], num_images: int) -> Tensor:
 
 def _blind(out: Tensor, rows: Sequence[Row], num_images: int) -> Tensor:
     """Return the rows that were not shown the picture, (b c h w)."""
+    if are_regional(rows):
+        return negative_in_regions(out, rows, num_images, is_shown=False)
     return _picked(out, {row.image: i for i, row in enumerate(rows) if not row.is_shown}, num_images)
 
 

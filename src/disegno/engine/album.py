@@ -50,6 +50,7 @@ def _uri(data: bytes) -> str:
 def needs_sources(request: Request) -> bool:
     """Return whether the request can only be made again with the pictures it names, not with its conditions alone."""
     masks = any(unit.region or unit.mask or unit.annotate == INPAINT for unit in request.controls)
+    masks = masks or any(region.mask for region in request.regions)
     return bool(request.init or request.hires or request.depth or masks)
 
 
@@ -66,7 +67,8 @@ def with_sources(request: Request, sources: Mapping[str, str]) -> Request:
     init = request.init
     if init is not None:
         init = replace(init, image=sources.get(init.image, init.image), mask=held(init.mask))
-    return replace(request, controls=units, init=init, depth=held(request.depth))
+    regions = tuple(replace(region, mask=held(region.mask)) for region in request.regions)
+    return replace(request, controls=units, init=init, depth=held(request.depth), regions=regions)
 
 
 def with_mask(picture: Picture, mask: np.ndarray) -> Picture:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from disegno.backbones.base import Backbone
 from disegno.controls.base import Control
-from disegno.diffusion.call import Call, Row
+from disegno.diffusion.call import Call, Row, Where
 from disegno.diffusion.denoiser import Guidance, estimates
 from disegno.diffusion.inpaint import Inpaint
 from disegno.diffusion.told import USUAL, Told
@@ -144,7 +144,20 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
         for one in rows
         if one.row.positive
     ]
-    return [replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told)) for one in rows]
+    return [
+        replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told), place=place)
+        for place, one in enumerate(rows)
+    ]
+
+
+def _reaching(rows: Sequence[TextRow], window: Window | None) -> Sequence[TextRow]:
+    """Return the rows whose texts hold somewhere in a window."""
+    if window is None or all(one.row.where is None for one in rows):
+        return rows
+    reaching = dict[Where | None, bool]()
+    for where in {one.row.where for one in rows}:
+        reaching[where] = where is None or bool((window.cut(where.share) > 0).any())
+    return [one for one in rows if reaching[one.row.where]]
 
 
 def needs_negative(run: Run, question: Eval) -> bool:
@@ -164,10 +177,20 @@ def _extra(extra: Tensor | None, rows: Sequence[TextRow]) -> Tensor | None:
     return torch.cat([extra if row.row.is_shown else torch.zeros_like(extra) for row in rows])
 
 
-def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Call]:
+@dataclass(frozen=True)
+class Posed:
+    """A call, the LoRAs that are on the net for it, and which of the question's rows it has."""
+
+    call: Call
+    loras: Loras
+    places: tuple[int, ...]
+
+
+def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Posed]:
     """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
 
-    One call for each length of text among its rows, and for each MAX_CELLS. `view`: unset, all of the canvas.
+    One call for each length of text and each set of LoRAs among its rows, and for each MAX_CELLS; of texts that hold
+    nowhere in the part, none. `view`: unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
@@ -176,9 +199,21 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Cal
         x, extra = view.window.cut(x), None if extra is None else view.window.cut(extra)
     t = timestep(backbone, question.sigma).to(x.device)
     most = max(1, MAX_CELLS // x[0, 0].numel())
-    portions = (rows[i : i + most] for rows in by_length(_rows(run, question)) for i in range(0, len(rows), most))
-    calls = (_call(rows, x, t, extra, backbone) for rows in portions)
-    return [reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls]
+    asked = by_length(_reaching(_rows(run, question), view.window))
+    posed = list[Posed]()
+    for rows in (some[i : i + most] for some in asked for i in range(0, len(some), most)):
+        loras = rows[0].loras or run.loras
+        call = _controlled(_call(rows, x, t, extra, backbone), view.controls, loras)
+        posed.append(Posed(call, loras, tuple(row.place for row in rows)))
+    return posed
+
+
+def _controlled(call: Call, controls: Sequence[Control], loras: Loras) -> Call:
+    """Return the call with the controls folded over it, under its LoRAs: a Control-LoRA reads the net's weights."""
+    if not controls:
+        return call
+    with loras.on("unet"):
+        return reduce(lambda so_far, control: control(so_far), controls, call)
 
 
 def _call(rows: list[TextRow], x: Tensor, t: Tensor, extra: Tensor | None, backbone: Backbone) -> Call:
@@ -201,13 +236,13 @@ def timestep(backbone: Backbone, sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A call, and whose it is: the run's place in the batch, the view's in the run, the call's in the view."""
+    """A call, and whose it is: the run's place in the batch, the view's in the run, the rows' in the question."""
 
     run: int
     view: int
-    part: int
     call: Call
     loras: Loras
+    places: tuple[int, ...]
     seamless: bool = False
 
     @property
@@ -227,34 +262,52 @@ def _groups(asked: Iterable[_Asked]) -> Iterator[list[_Asked]]:
     yield from waiting.values()
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Some of a question's rows, which of them these are, and the net's outputs, (r c h w)."""
+
+    places: tuple[int, ...]
+    rows: tuple[Row, ...]
+    out: Tensor
+
+
 @dataclass
 class _Answered:
-    """What the net said to a run so far: of each view, the rows and the outputs of its calls, in their order."""
+    """What the net said to a run so far, of each view."""
 
-    views: dict[int, dict[int, tuple[tuple[Row, ...], Tensor]]] = field(default_factory=dict)
+    views: dict[int, list[_Told]] = field(default_factory=dict[int, list[_Told]])
 
     def take(self, asked: _Asked, out: Tensor) -> None:
-        self.views.setdefault(asked.view, {})[asked.part] = asked.call.rows, out
+        self.views.setdefault(asked.view, []).append(_Told(asked.places, asked.call.rows, out))
 
     def rows(self) -> list[Row]:
-        """Return the rows, the same for each view."""
-        first = self.views[0]
-        return [row for part in sorted(first) for row in first[part][0]]
+        """Return the question's rows."""
+        every = [told for parts in self.views.values() for told in parts]
+        rows = {place: row for told in every for place, row in zip(told.places, told.rows, strict=True)}
+        return [rows[place] for place in sorted(rows)]
 
-    def outs(self) -> list[Tensor]:
-        """Return each view's output, (r c h w)."""
-        return [torch.cat([parts[n][1] for n in sorted(parts)]) for _, parts in sorted(self.views.items())]
+    def outs(self, num: int) -> list[Tensor]:
+        """Return each view's output, (r c h w), of the question's `num` rows; 0 where one was not asked."""
+        return [_in_order(parts, num) for _, parts in sorted(self.views.items())]
+
+
+def _in_order(parts: Sequence[_Told], num: int) -> Tensor:
+    places, out = [place for told in parts for place in told.places], torch.cat([told.out for told in parts])
+    if places == [*range(num)]:
+        return out
+    whole = out.new_zeros((num, *out.shape[1:]))
+    return whole.index_copy_(0, torch.tensor(places, device=out.device), out)
 
 
 def _answer(run: Run, answered: _Answered, backbone: Backbone) -> None:
     """Send the run its answer."""
-    question, outs = run.question, answered.outs()
+    question, rows = run.question, answered.rows()
     assert question is not None
+    outs = answered.outs(len(rows))
     out = averaged(outs, [view.window for view in run.windows if view.window], question.x) if run.windows else outs[0]
     if run.step() < run.guidance.still:
         out = torch.zeros_like(out)
-    rows, guidance = answered.rows(), run.guidance
-    made = estimates(question.x, question.sigma, out, rows, backbone.prediction, guidance, run.running)
+    made = estimates(question.x, question.sigma, out, rows, backbone.prediction, run.guidance, run.running)
     run.running, pair = made.running, (made.guided, made.negative)
     if run.inpaint is not None:
         pair = run.inpaint.hold(pair[0], run.progress), run.inpaint.hold(pair[1], run.progress)
@@ -305,7 +358,5 @@ class Batch:
         """Yield the open questions as calls, made when they are wanted: a window's residuals are freed after it."""
         for i, run in enumerate(self.runs):
             for n, view in enumerate(run.views if run.is_open else ()):
-                with (run.loras if view.controls else NO_LORAS).on("unet"):  # a Control-LoRA reads the net's weights
-                    calls = calls_of(run, self.backbone, view)
-                for k, call in enumerate(calls):
-                    yield _Asked(i, n, k, call, run.loras, run.seamless)
+                for posed in calls_of(run, self.backbone, view):
+                    yield _Asked(i, n, posed.call, posed.loras, posed.places, run.seamless)

@@ -11,6 +11,7 @@ from disegno.engine.album import Album
 from disegno.engine.canvas import size_for
 from disegno.engine.few_steps import in_few_steps
 from disegno.engine.guiding import check_guide
+from disegno.engine.regions import check_regions
 from disegno.engine.seamless import require_edges
 from disegno.engine.wording import Worded
 from disegno.samplers.base import SamplerSpec
@@ -32,6 +33,7 @@ def check_beforehand(request: Request, album: Album) -> None:
     for source in (init and init.image, init and init.mask, *of_units):
         if source:
             album.channels(source)
+    check_regions(request.regions, album)
 
 
 def concrete(request: Request, backbone: Backbone, album: Album) -> Request:

@@ -1,12 +1,13 @@
 """Few steps: a model that draws in a handful of them, by a LoRA that it brings or as it is, and what they want."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from disegno.backbones.base import Backbone, Defaults, Refines
 from disegno.core.errors import RequestError
 from disegno.core.request import Hires, LoraUse, Request
 from disegno.engine.wording import Worded
+from disegno.prompts.reading import Wording
 
 
 def in_few_steps(request: Request, backbone: Backbone) -> tuple[Request, Defaults]:
@@ -62,17 +63,26 @@ def for_another(first: Backbone, second: Backbone, request: Request, worded: Wor
     def without(uses: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
         return tuple(use for use in uses if use.name != own)
 
-    wordings = tuple(replace(wording, loras=without(wording.loras)) for wording in worded.wordings)
-    return replace(request, loras=without(request.loras)), replace(worded, wordings=wordings)
+    return replace(request, loras=without(request.loras)), _wearing(worded, without)
+
+
+def _wearing(worded: Worded, of: Callable[[tuple[LoraUse, ...]], tuple[LoraUse, ...]]) -> Worded:
+    """Return the wordings with other LoRAs: what `of` makes of each set that they name."""
+
+    def wearing(wording: Wording) -> Wording:
+        regions = tuple(replace(region, loras=of(region.loras)) for region in wording.regions)
+        return replace(wording, loras=of(wording.loras), regions=regions)
+
+    return replace(worded, wordings=tuple(wearing(wording) for wording in worded.wordings))
 
 
 def _on_refiner(refiner: Backbone, request: Request, worded: Worded) -> tuple[Request, Worded]:
     """Return the request without LoRAs, which is said. A1111 parity: none acts on SDXL's refiner."""
-    uses = [use for some in (request.loras, *(each.loras for each in worded.wordings)) for use in some]
+    texts = [text for each in worded.wordings for text in (each, *each.regions)]
+    uses = [use for some in (request.loras, *(text.loras for text in texts)) for use in some]
     left = dict.fromkeys(use.name for use in uses)
-    wordings = tuple(replace(each, loras=()) for each in worded.wordings)
     words = [f"The LoRA {name!r} does nothing on the refiner {refiner.name}, whose nets are others." for name in left]
-    return replace(request, loras=()), saying(replace(worded, wordings=wordings), words)
+    return replace(request, loras=()), saying(_wearing(worded, lambda _: ()), words)
 
 
 def saying(worded: Worded, words: Iterable[str]) -> Worded:

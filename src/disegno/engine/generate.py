@@ -30,7 +30,7 @@ from disegno.engine.relay import Relay, open_relay
 from disegno.engine.second_pass import Second, enlarged, open_second, second_phase
 from disegno.engine.studio import Studio
 from disegno.engine.units import Prepared
-from disegno.engine.wording import told_in_full, word
+from disegno.engine.wording import regions_in_full, told_in_full, word
 
 __all__ = ["Drawing", "Phase", "draw", "environment", "generate", "sample", "to_pictures"]
 
@@ -180,7 +180,7 @@ def _told(job: Job, second: Second | None, shown: Sequence[Prepared]) -> Request
     request, acted = job.request, {prepared.place: prepared for prepared in shown}
     units = tuple(acted[n].told(unit) if n in acted else unit for n, unit in enumerate(request.controls))
     hires = request.hires and second and told_in_full(request.hires, second.job.worded)
-    return replace(request, controls=units, hires=hires)
+    return replace(request, controls=units, hires=hires, regions=regions_in_full(request.regions, job.worded))
 
 
 def unchanged(job: Job) -> list[Image.Image] | None:

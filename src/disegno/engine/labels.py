@@ -27,7 +27,7 @@ def labels_of(job: Job, told: Encoded | None, controls: Sequence[Prepared]) -> d
         **_vae(job),
         **_refiner(job),
         **_seen(job),
-        **({} if told is None else {**_loras(told.loras), **_learnt(told.learnt)}),
+        **({} if told is None else {**_loras([*told.loras, *told.texts.loras()]), **_learnt(told.learnt)}),
         **{f"ControlNet {i}": unit_text(unit, prepared.annotator) for i, (unit, prepared) in enumerate(units)},
     }
 

@@ -28,6 +28,22 @@ def mask_of(image: Picture, binary: bool = True) -> Mask:
     return np.array(Image.fromarray(image[:, :, :3]).convert("L"))
 
 
+def box_mask(edges: tuple[float, float, float, float], width: int, height: int) -> Mask:
+    """Return the mask of a box, (h w); a pixel that it covers in part is grey.
+
+    `edges`: left, top, right and bottom, as shares of the width and the height.
+    """
+    left, top, right, bottom = edges
+    rows, columns = _covered(top, bottom, height), _covered(left, right, width)
+    return np.around(np.outer(rows, columns) * 255).astype(np.uint8)
+
+
+def _covered(begin: float, end: float, length: int) -> NDArray[np.float64]:
+    """Return how much of each pixel of a side lies between two shares of it, (length,), in [0, 1]."""
+    place = np.arange(length)
+    return np.clip(np.minimum(place + 1, end * length) - np.maximum(place, begin * length), 0, 1)
+
+
 def blur(mask: Mask, x: int, y: int) -> Mask:
     """Return the mask with its edges softened by Gaussians of these sigmas, in pixels.
 

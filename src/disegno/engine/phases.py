@@ -23,12 +23,13 @@ from disegno.engine.depth import depth_channel, sees_depth
 from disegno.engine.guiding import edits
 from disegno.engine.masks import latent_mask
 from disegno.engine.pixels import to_pictures, to_pixels
+from disegno.engine.regions import places_of
 from disegno.engine.runs import Begin, Material, inpaints, runs_of, taken_over
 from disegno.engine.seamless import going_round
 from disegno.engine.studio import Studio
 from disegno.engine.tiles import Tiling, in_parts, windows
 from disegno.engine.units import Prepared, Scene, check, prepare, with_doubts
-from disegno.engine.wording import Encoded, Worded, encode, uses_of
+from disegno.engine.wording import Encoded, Worded, all_uses_of, encode
 
 PICTURES_AT_ONCE = 8  # decoded
 VAE_OVERLAP = 4  # a part shares this part of its side with the next one
@@ -144,7 +145,8 @@ def _prepared(job: Job, scene: Scene, which: ControlPass) -> tuple[Prepared, ...
 
 def check_files(job: Job, which: ControlPass) -> None:
     """Raise what would stop a pass that is drawn later: its LoRAs, its controls, their pictures and annotators."""
-    for uses in dict.fromkeys(uses_of(job.request, wording, job.backbone) for wording in job.worded.wordings):
+    every = (some for wording in job.worded.wordings for some in all_uses_of(job.request, wording, job.backbone))
+    for uses in dict.fromkeys(every):
         job.studio.require_loras(job.backbone, uses)
     request = job.request
     assert request.width and request.height
@@ -193,10 +195,11 @@ def _equipped(
     if sees_depth(job.backbone):
         extra = depth_channel(job.request, scene, job.backbone)
     prepared = _prepared(job, scene, phase.which)
-    told = encode(job.request, job.worded, job.backbone, job.studio)
     size = scene.height // job.backbone.downscale, scene.width // job.backbone.downscale
+    places, doubts = places_of(job.request, scene, size)
+    told = encode(job.request, job.worded, job.backbone, job.studio, places)
     views = _views(prepared, scene, job.backbone.downscale)
-    warnings = (*told.warnings, *(warning for p in prepared for warning in p.warnings))
+    warnings = (*told.warnings, *doubts, *(warning for p in prepared for warning in p.warnings))
     equipped = replace(phase, scene=scene, prepared=prepared, warnings=warnings, told=told)
     return equipped, Material(told.texts, size, views, begin, extra, told.loras)
 

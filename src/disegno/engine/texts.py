@@ -1,15 +1,18 @@
 """The text states of a run's images: what each row attends to at each call of the model.
 
 A prompt may have several parts (AND), each a row of its own, and each text may change over the calls ([from:to:when]).
+Beside it other words may hold in parts of the canvas, which are texts of the same image.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, cat, device
 
 from disegno.backbones.base import TextStates
-from disegno.diffusion.call import Row
+from disegno.diffusion.call import Row, Where
+from disegno.loras.apply import Loras
 from disegno.prompts.schedule import Span, span_at
 
 
@@ -36,15 +39,35 @@ class ImageTexts:
     """One image's texts: the parts of its prompt, and its negative prompt.
 
     `empty`: an empty prompt's states; where it is set, the shorter of prompt and negative prompt is filled up with it.
+    `where`: where the prompt holds; None: everywhere. `loras`: on the net for it, instead of the run's. `regions`: the
+    words for parts of the canvas, each with the negative prompt as its own LoRAs read it.
     """
 
     parts: tuple[Timeline, ...]
     negative: Timeline
     empty: TextStates | None = None
+    where: Where | None = None
+    loras: Loras | None = None
+    regions: tuple["ImageTexts", ...] = ()
+
+    @property
+    def holding(self) -> tuple["ImageTexts", ...]:
+        """The texts that hold somewhere: its own and its regions'."""
+        return tuple(text for text in (self, *self.regions) if text.where is None or text.where.holds)
+
+    @property
+    def worn(self) -> str:
+        """The LoRAs on the net for it, by content; "" for the run's."""
+        return self.loras.key if self.loras else ""
+
+    @property
+    def opposed(self) -> tuple["ImageTexts", ...]:
+        """The texts whose negative prompts are asked: the first of each set of LoRAs."""
+        return tuple({text.worn: text for text in reversed(self.holding)}.values())[::-1]
 
     def composes(self) -> bool:
-        """Return whether the parts say how the prompt and its absence are mixed: only one of weight 1 does not."""
-        return len(self.parts) > 1 or any(part.weight != 1.0 for part in self.parts)
+        """Return whether the parts say how a prompt and its absence are mixed: only one of weight 1 does not."""
+        return any(len(text.parts) > 1 or any(part.weight != 1.0 for part in text.parts) for text in self.holding)
 
     def positive_at(self, call: int) -> list[TextStates]:
         """Return the states of each part, all of one length.
@@ -86,10 +109,15 @@ def _lengthened(states: TextStates, filling: Tensor, by: int) -> TextStates:
 
 @dataclass(frozen=True)
 class TextRow:
-    """One row of a call: what it is, and what it attends to."""
+    """One row of a call: what it is, and what it attends to.
+
+    `loras`: on the net for it, instead of the run's. `place`: which of the question's rows it is.
+    """
 
     row: Row
     states: TextStates
+    loras: Loras | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,10 @@ class Texts:
         """Return the texts of some of the images."""
         return Texts(tuple(self.images[i] for i in group))
 
+    def loras(self) -> list[Loras]:
+        """Return the LoRAs of the images' regions, where those have others than their image."""
+        return [text.loras for image in self.images for text in image.regions if text.loras is not None]
+
     def composes(self) -> bool:
         """Return whether any prompt has parts or a weight."""
         return any(image.composes() for image in self.images)
@@ -122,24 +154,32 @@ class Texts:
         `with_blind`: then those of the negative prompts once more, not shown the picture (editing models).
         """
         rows = [
-            TextRow(Row(i, True, states.keys[0], progress, weight=part.weight), states)
+            TextRow(_row(i, text, states, progress, weight=part.weight, where=text.where), states, text.loras)
             for i, image in enumerate(self.images)
-            for part, states in zip(image.parts, image.positive_at(call), strict=True)
+            for text in image.holding
+            for part, states in zip(text.parts, text.positive_at(call), strict=True)
         ]
         if not with_negative:
             return rows
-        negative = [image.negative_at(call) for image in self.images]
+        negative = [(i, text, text.negative_at(call)) for i, image in enumerate(self.images) for text in image.opposed]
         for is_shown in (True, False) if with_blind else (True,):
             rows += [
-                TextRow(Row(i, False, states.keys[0], progress, is_shown=is_shown), states)
-                for i, states in enumerate(negative)
+                TextRow(_row(i, text, states, progress, positive=False, is_shown=is_shown), states, text.loras)
+                for i, text, states in negative
             ]
         return rows
 
 
+def _row(image: int, text: ImageTexts, states: TextStates, progress: float, positive: bool = True, **more: Any) -> Row:
+    return Row(image, positive, states.keys[0], progress, loras=text.worn, **more)
+
+
 def by_length(rows: Sequence[TextRow]) -> list[list[TextRow]]:
-    """Return the rows in groups of one number of tokens: each can be evaluated at once. A1111 parity: its default."""
-    groups: dict[int, list[TextRow]] = {}
+    """Return the rows in groups of one number of tokens: each can be evaluated at once. A1111 parity: its default.
+
+    Rows of other LoRAs are groups of their own.
+    """
+    groups: dict[tuple[int, str], list[TextRow]] = {}
     for row in rows:
-        groups.setdefault(_length(row.states), []).append(row)
+        groups.setdefault((_length(row.states), row.row.loras), []).append(row)
     return list(groups.values())

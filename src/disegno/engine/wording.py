@@ -1,21 +1,25 @@
 """From a Request's prompts to the text states of its images: written out, read, and encoded, each text once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from disegno.backbones.base import Backbone, TextStates
 from disegno.core.errors import RequestError
-from disegno.core.request import Hires, LoraUse, Request
+from disegno.core.request import Hires, LoraUse, Region, Request
+from disegno.diffusion.call import Where
 from disegno.engine.studio import Studio
 from disegno.engine.texts import ImageTexts, Texts, Timeline
 from disegno.loras.apply import NO_LORAS, Loras
-from disegno.prompts.reading import Line, Steps, Wording, Written, read, write_out
+from disegno.prompts.reading import Line, RegionWording, Steps, Wording, Written, read, write_out
 from disegno.samplers.catalogue import find_sampler
 from disegno.text.learnt import LearntVectors, TextOptions, squeezed
 
 MAX_STATES = 1 << 18  # tokens of all texts of a request, over all steps: 0.8 GiB of CLIP's states in float32
+
+
+Uses = tuple[LoraUse, ...]
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,11 @@ def word(request: Request, seeds: Sequence[int], studio: Studio, part: int = 0) 
     styles = files.chosen(request.styles)
     prompts = request.prompts or (request.prompt,) * request.batch
     negatives = request.negatives or (request.negative,) * request.batch
+    words = zip(*(region.prompts or (region.prompt,) * request.batch for region in request.regions), strict=True)
+    regions = list(words) if request.regions else [()] * request.batch
     written = tuple(
-        write_out(prompt, negative, styles, seed, files)
-        for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
+        write_out(prompt, negative, styles, seed, files, some)
+        for prompt, negative, seed, some in zip(prompts, negatives, seeds, regions, strict=True)
     )
     written = _in_full(written, request.hires) if part and request.hires else written
     once = {each: read(each, steps) for each in dict.fromkeys(written)}
@@ -64,6 +70,13 @@ def told_in_full(hires: Hires, worded: Worded) -> Hires:
         prompts=() if set(prompts) <= {hires.prompt} else prompts,
         negatives=() if set(negatives) <= {hires.negative} else negatives,
     )
+
+
+def regions_in_full(regions: Sequence[Region], worded: Worded) -> tuple[Region, ...]:
+    """Return the regions with their words in full, where they are not simply what was asked."""
+    texts = zip(*(each.regions for each in worded.written), strict=True)
+    pairs = zip(regions, texts, strict=True) if regions else ()
+    return tuple(replace(one, prompts=() if set(some) == {one.prompt} else some) for one, some in pairs)
 
 
 def _second(request: Request) -> Request:
@@ -95,11 +108,26 @@ class Encoded:
     warnings: tuple[str, ...]
 
 
-def encode(request: Request, worded: Worded, backbone: Backbone, studio: Studio) -> Encoded:
-    """Return the images' texts, encoded with the LoRAs that each one names. Raises DisegnoError about a LoRA."""
+def encode(
+    request: Request, worded: Worded, backbone: Backbone, studio: Studio, places: Sequence[Where] = ()
+) -> Encoded:
+    """Return the images' texts, encoded with the LoRAs that each one names. Raises DisegnoError about a LoRA.
+
+    `places`: where the prompt and each region hold; none: there are no regions.
+    """
     uses = [uses_of(request, wording, backbone) for wording in worded.wordings]
-    encoders = {some: _Encoder(request, backbone, studio, some) for some in dict.fromkeys(uses)}
-    images = {pair: encoders[pair[0]].image(pair[1]) for pair in dict.fromkeys(zip(uses, worded.wordings, strict=True))}
+    every = [some for wording in worded.wordings for some in all_uses_of(request, wording, backbone)]
+    encoders = {some: _Encoder(request, backbone, studio, some) for some in dict.fromkeys(every)}
+
+    def image(own: Uses, wording: Wording) -> ImageTexts:
+        texts = encoders[own].texts(wording.parts, wording.negative)
+        if not places:
+            return texts
+        held = zip(wording.regions, places[1:], strict=True)
+        regions = (_in_region(encoders, own, region, wording.negative, where) for region, where in held)
+        return replace(texts, where=places[0], regions=tuple(regions))
+
+    images = {pair: image(*pair) for pair in dict.fromkeys(zip(uses, worded.wordings, strict=True))}
     said = [warning for wording in worded.wordings for warning in wording.warnings]
     said += [warning for encoder in encoders.values() for warning in (*encoder.loras.warnings, *encoder.warnings)]
     learnt = {each.sha256: each for encoder in encoders.values() for each in encoder.named}
@@ -111,7 +139,28 @@ def encode(request: Request, worded: Worded, backbone: Backbone, studio: Studio)
     )
 
 
-def uses_of(request: Request, wording: Wording, backbone: Backbone) -> tuple[LoraUse, ...]:
+def _in_region(
+    encoders: "Mapping[Uses, _Encoder]", own: Uses, region: RegionWording, negative: Line, where: Where
+) -> ImageTexts:
+    """Return a region's texts; `own`: the LoRAs of its image."""
+    worn = with_own(own, region)
+    loras = None if worn == own else encoders[worn].loras
+    return replace(encoders[worn].texts(region.parts, negative), where=where, loras=loras)
+
+
+def with_own(uses: Uses, region: RegionWording) -> Uses:
+    """Return the LoRAs where a region holds: those of its image, but for what its words say of them, and its own."""
+    named = {use.name for use in region.loras}
+    return (*(use for use in uses if use.name not in named), *region.loras)
+
+
+def all_uses_of(request: Request, wording: Wording, backbone: Backbone) -> list[Uses]:
+    """Return the sets of LoRAs of an image: its own, then each region's."""
+    own = uses_of(request, wording, backbone)
+    return [own, *(with_own(own, region) for region in wording.regions)]
+
+
+def uses_of(request: Request, wording: Wording, backbone: Backbone) -> Uses:
     """Return the LoRAs of an image: the request's, and those of its prompt, which names the few steps' own once."""
     few = backbone.few_steps
     own = few and few.name
@@ -132,11 +181,11 @@ class _Encoder:
         self.warnings: list[str] = []
         self._num_states = 0
 
-    def image(self, wording: Wording) -> ImageTexts:
-        """Return one image's texts."""
-        parts = tuple(self._timeline(part) for part in wording.parts)
+    def texts(self, parts: Sequence[Line], negative: Line) -> ImageTexts:
+        """Return a prompt's parts and its negative prompt."""
+        timelines = tuple(self._timeline(part) for part in parts)
         empty = self._states("") if self.request.pad_texts else None
-        return ImageTexts(parts, self._timeline(wording.negative, is_negative=True), empty)
+        return ImageTexts(timelines, self._timeline(negative, is_negative=True), empty)
 
     def _timeline(self, line: Line, is_negative: bool = False) -> Timeline:
         """Return a text over the calls. A1111 parity: a negative prompt is silent where it never says anything."""

@@ -112,6 +112,9 @@ def _prompts_in(request: Request) -> Iterator[tuple[str, str]]:
     yield "negative", request.negative
     yield from ((f"prompts.{i}", text) for i, text in enumerate(request.prompts))
     yield from ((f"negatives.{i}", text) for i, text in enumerate(request.negatives))
+    for n, region in enumerate(request.regions):
+        yield f"regions.{n}.prompt", region.prompt
+        yield from ((f"regions.{n}.prompts.{i}", text) for i, text in enumerate(region.prompts))
     if request.hires is not None:
         yield "hires.prompt", request.hires.prompt or ""
         yield "hires.negative", request.hires.negative or ""
@@ -161,6 +164,7 @@ def check_generate(request: Request, limits: Limits) -> None:
     require_within(
         (
             ("controls", len(request.controls), limits.controls, "controls"),
+            ("regions", len(request.regions), limits.regions, "regions"),
             ("loras", len(request.loras), limits.networks, "networks"),
             ("styles", len(request.styles), limits.networks, "styles"),
         )

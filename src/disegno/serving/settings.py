@@ -49,6 +49,8 @@ class Limits:
     """Of any other text that is no picture."""
     controls: int = 10
     """Controls of one job."""
+    regions: int = 8
+    """Regions of one job: each is a further evaluation of the model at every step."""
     networks: int = 10
     """LoRAs in one prompt."""
     queued_per_user: int = 100

@@ -14,6 +14,7 @@ import { seeThrough } from "./layers.js";
 import { liveDrawing } from "./live.js";
 import { readRecord } from "./png.js";
 import { promptCard } from "./prompt.js";
+import { regionsCard } from "./regions.js";
 import { deskOf, emptyDesk, emptyUnit, requestOf, sizeOf } from "./request.js";
 import { settingsCard } from "./settings.js";
 import { sheetCard, sheetOf } from "./sheet.js";
@@ -108,16 +109,17 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard);
   };
 
-  const openRegion = async ({ unit, regionPainted }) => {
+  const openMask = async ({ title, mask, painted, guide = null }) => {
     fill(boardPlace);
     boardOf = null;
-    const guide = unit.photo ?? unit.drawing;
     const theBoard = board({
-      ...size(), mask: true, guide: guide && (await loadImage(guide)), image: unit.region && (await seeThrough(unit.region)),
-      changed: () => regionPainted(theBoard.isEmpty() ? null : theBoard.uri()),
+      ...size(), mask: true, guide: guide && (await loadImage(guide)), image: mask && (await seeThrough(mask)),
+      changed: () => painted(theBoard.isEmpty() ? null : theBoard.uri()),
     });
-    showBoard(t("Where “{name}” acts", { name: unit.name }), theBoard);
+    showBoard(title, theBoard);
   };
+  const openRegion = ({ unit, regionPainted }) =>
+    openMask({ title: t("Where “{name}” acts", { name: unit.name }), mask: unit.region, painted: regionPainted, guide: unit.photo ?? unit.drawing });
 
   // ---- the control units
 
@@ -171,7 +173,8 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     desk.units.forEach(showUnit);
     sized();
     const controls = h("div", { class: "stack" }, units, button(t("Add a control"), { onclick: () => newUnit() }, "plus"));
-    const rest = plain(desk) ? [] : [prompt.element, controls, depth.element, settings.element, sheetCard({ desk, changed })];
+    const regions = regionsCard({ desk, changed, openMask, closeBoard });
+    const rest = plain(desk) ? [] : [prompt.element, regions, controls, depth.element, settings.element, sheetCard({ desk, changed })];
     const liveSwitch = !top && toggle(t("Live"), { value: desk.live, change: (value) => { desk.live = value; changed(); } });
     if (liveSwitch) liveSwitch.title = t("The picture follows each change, in few steps");
     goButton = h("button", { class: "primary", type: "submit", title: "Ctrl+Enter" }, goText(desk), h("kbd", { "aria-hidden": "true" }, "Ctrl+Enter"));

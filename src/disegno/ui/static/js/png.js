@@ -118,7 +118,9 @@ function ours(record) {
   });
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
   const own = ownOf(record);
-  const fixed = { ...request, ...own, prompts: [], negatives: [], styles: [], controls: units, init, depth: inside(request.depth) };
+  const words = ({ prompt, prompts = [] }) => prompts[record.image ?? 0] ?? prompt;
+  const regions = (request.regions ?? []).map((region) => ({ ...region, prompt: words(region), prompts: [], mask: inside(region.mask) }));
+  const fixed = { ...request, ...own, prompts: [], negatives: [], styles: [], controls: units, regions, init, depth: inside(request.depth) };
   return { request: fixed, seed: own.seed ?? null, from: "disegno" };
 }
 

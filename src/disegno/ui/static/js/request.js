@@ -4,11 +4,14 @@ import { t } from "./i18n.js";
 import { uniqueId } from "./dom.js";
 import { emptySheet } from "./sheet.js";
 
+export const BASE_WEIGHT = 0.2; // a request's own
+
 /** Return an empty desk. What is null is left to the model. */
 export function emptyDesk() {
   return {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
     sampler: null, schedule: null, vae: null, refiner: null, hires: null, guide: null, few: false, seamless: false, units: [], live: false, depth: null, depthBy: null,
+    regions: [], baseWeight: BASE_WEIGHT,
     source: null, way: "change", denoise: 0.6, repaint: 0.9, grow: 1, mask: null, blur: 4, fill: "original", only: false,
     extend: { left: 0, right: 0, top: 0, bottom: 0 }, inner: null, initOthers: {}, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
   };
@@ -32,6 +35,25 @@ export function emptyUnit(name) {
     id: uniqueId(`unit${Date.now()}`), name, on: true, photo: null, annotate: null, params: {}, drawing: null, edited: false,
     strength: 1, curve: "", start: 0, end: 1, mode: "balanced", resize: "crop", region: null, fidelity: FIDELITY, fix: { ...FIX }, others: {},
   };
+}
+
+/** Return a region without words: all of the canvas. */
+export function emptyRegion() {
+  return { prompt: "", mask: null, x: 0, y: 0, w: 1, h: 1, weight: 1 };
+}
+
+/** Return the part of a request that regions stand for. Throws an Error that says what is missing. */
+function regionsOf({ regions, baseWeight }) {
+  const asked = regions.map(({ prompt, mask, x, y, w, h, weight }, at) => {
+    if (!prompt.trim()) throw new Error(t("Region {number} has no words yet. Write some, or remove it.", { number: at + 1 }));
+    return mask ? { prompt, mask, weight } : { prompt, x, y, w, h, weight };
+  });
+  return asked.length ? { regions: asked, base_weight: baseWeight } : {};
+}
+
+/** Return a region as the form shows it. */
+function regionOf({ prompt, mask, x = 0, y = 0, w = null, h = null, weight = 1 }) {
+  return { prompt, mask: pictureIn(mask), x, y, w: w ?? 1 - x, h: h ?? 1 - y, weight };
 }
 
 /** Return what a unit says that only controls of its kind know. */
@@ -58,6 +80,7 @@ export function requestOf(desk, model) {
   for (const name of ["width", "height", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide"]) {
     if (desk[name] !== null && desk[name] !== undefined) request[name] = desk[name];
   }
+  Object.assign(request, regionsOf(desk));
   if (desk.seed !== null) request.seed = desk.seed;
   if (desk.few && model?.few_steps) request.few_steps = true;
   if (desk.seamless) request.seamless = true;
@@ -126,7 +149,7 @@ function followingHires(hires, request) {
 }
 
 const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "seamless"];
-const ELSEWHERE = ["few_steps", "depth", "depth_annotate"]; // shown under another name
+const ELSEWHERE = ["few_steps", "depth", "depth_annotate", "regions", "base_weight"]; // shown under another name
 const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
 const UNIT_SHOWN = [...UNIT_KEPT, "image", "annotate", "params", "region"];
 
@@ -169,6 +192,7 @@ export function deskOf(request, seed) {
   if (desk.others.vae_tile === tileOf(request)) delete desk.others.vae_tile;
   if (desk.hires) desk.hires = followingHires(desk.hires, request);
   Object.assign(desk, { few: request.few_steps ?? false, depth: pictureIn(request.depth), depthBy: request.depth_annotate ?? null });
+  Object.assign(desk, { regions: (request.regions ?? []).map(regionOf), baseWeight: request.base_weight ?? BASE_WEIGHT });
   desk.seed = seed ?? (desk.seed >= 0 ? desk.seed : null);
   desk.batch = 1;
   return init ? Object.assign(desk, changedOf(request)) : desk;
