@@ -138,17 +138,20 @@ LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, PackedLinear, Packe
 NORMS: tuple[type[nn.Module], ...] = (nn.GroupNorm, nn.LayerNorm)
 
 
-def weighted(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return W x + bias by the weight of a layer of `LAYERS`, as it lies; its own bias and padding mode do not count.
+def weighted(layer: nn.Module, x: Tensor, bias: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    """Return W x + bias by the weight W of a layer of `LAYERS`; its own bias and padding mode do not count.
 
-    For a net that shares another's weights. A convolution sees zeros beyond the edges.
+    For a net that shares another's weights. A convolution sees zeros beyond the edges. `weight`: W in place of the
+    layer's, which is not packed.
     """
     if isinstance(layer, PackedLinear | PackedConv2d):
+        assert weight is None, "a packed layer takes its own weight"
         return layer.weighted(x, bias)
+    assert isinstance(layer, nn.Linear | nn.Conv2d), f"{type(layer).__name__} has no weight that can be shared"
+    weight = layer.weight if weight is None else weight
     if isinstance(layer, nn.Linear):
-        return F.linear(x, layer.weight, bias)
-    assert isinstance(layer, nn.Conv2d), f"{type(layer).__name__} has no weight that can be shared"
-    return F.conv2d(x, layer.weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:

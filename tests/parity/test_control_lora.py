@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from corpus import headers
 from disegno.backbones import miniature, miniature_sd2, miniature_sd3, miniature_sdxl, sd1, sd2, sd3, sdxl
 from disegno.controls import control_lora, controlnet
-from disegno.controls._borrowed import Borrowed
+from disegno.controls._borrowed import Borrowed, Place, _has_many_places
 from disegno.controls._net import ToldControlNet, run
 from disegno.controls.base import Condition
 from disegno.core.errors import CorruptFile, ModelFileError, UnknownKind, WrongFamily
@@ -26,7 +26,7 @@ from disegno.diffusion.told import told_size
 from disegno.loras.apply import Worn, put_on
 from disegno.loras.files import read_lora
 from disegno.memory import FULL_PRECISION, Memory, Policy, build_empty
-from disegno.packing import PackedLinear, can_pack
+from disegno.packing import PackedLinear, can_pack, pack
 from disegno.weights.convert import convert
 from disegno.weights.identify import identify
 from kit import control_lora as kit
@@ -202,6 +202,32 @@ def test_shuffle_models_average(host: sdxl.Sdxl, made: kit.Made, tmp_path: Path)
     _close(_ours(host, path, call), tuple(means))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sees_more", [False, True])
+def test_both_ways_of_multiplying_give_the_same(sees_more: bool) -> None:
+    """Few places: up (down x) beside W x; many: (W + up down) x. A model that inpaints sees more than the control."""
+    linear, first = nn.Linear(24, 16), nn.Conv2d(9 if sees_more else 4, 16, 3, stride=2, padding=1)
+    net = nn.ModuleDict({"linear": linear, "first": first})
+    cases = {
+        "linear": (nn.Linear(24, 16), lambda n: torch.randn(n, 3, 24), 2),
+        "first": (nn.Conv2d(4, 16, 3, stride=2, padding=1), lambda n: torch.randn(n, 4, 6, 6), 1),
+    }
+    for name, (like, make, few) in cases.items():
+        layer = Borrowed(like, Place(net, name), rank=2, biased=True)
+        assert layer.up is not None and layer.down is not None
+        own = net.get_submodule(name)
+        assert isinstance(own, nn.Linear | nn.Conv2d)
+        up, down = layer.up.get_parameter("weight"), layer.down.get_parameter("weight")
+        nn.init.normal_(layer.bias)
+        like.weight += own.weight[:, : like.weight.shape[1]] - like.weight  # now the model's
+        like.weight += (up.flatten(1) @ down.flatten(1)).reshape(like.weight.shape)
+        like.bias.copy_(layer.bias)
+        for num in (few, 40):
+            x = make(num)
+            assert _has_many_places(x, own) is (num == 40)
+            torch.testing.assert_close(layer(x), like(x), atol=1e-5, rtol=0)
+
+
 # ---- whose weights they are
 
 
@@ -275,6 +301,20 @@ def test_beside_a_packed_model(host: sdxl.Sdxl, made: kit.Made, path: Path, tmp_
     assert _apart(ours, real) < 1.5 * _apart(theirs, real) < 0.1
 
 
+@torch.no_grad()
+@pytest.mark.skipif(not can_pack(), reason="this processor has no packed bfloat16 kernels")
+def test_packed_matrices_beside_a_layer_that_is_not_packed() -> None:
+    """Of 48 channels, a convolution is left as it is, and one of 8 to the difference's rank is not."""
+    own, like = (nn.Conv2d(8, 48, 3, padding=1).to(torch.bfloat16) for _ in range(2))
+    layer = Borrowed(like, Place(nn.ModuleDict({"own": own}), "own"), rank=8).to(torch.bfloat16)
+    like.weight.copy_(own.weight + (layer.up.weight.flatten(1) @ layer.down.weight.flatten(1)).reshape(48, 8, 3, 3))
+    like.bias.copy_(own.bias)
+    assert pack(layer.requires_grad_(False)) == 1
+    x = torch.randn(2, 8, 16, 16, dtype=torch.bfloat16)
+    assert _has_many_places(x, own)
+    torch.testing.assert_close(layer(x), like(x), atol=0.03, rtol=0.03)
+
+
 def _apart(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> float:
     """Return by which share of its size a residual is off at most."""
     return max(float((a.float() - b).norm() / b.norm()) for a, b in zip(some, others, strict=True))
@@ -293,7 +333,7 @@ def _published(tmp_path: Path, config: Mapping[str, Any], rank: int) -> tuple[An
     return net, headers.write_header(tmp_path / "c.safetensors", kit.shapes(net, rank))
 
 
-@pytest.mark.parametrize(("rank", "megabytes", "millions", "more"), [(256, 774, 386, 0.31), (128, 396, 197, 0.15)])
+@pytest.mark.parametrize(("rank", "megabytes", "millions", "more"), [(256, 774, 386, 0.09), (128, 396, 197, 0.05)])
 def test_the_published_files_for_sdxl(rank: int, megabytes: int, millions: int, more: float, tmp_path: Path) -> None:
     """control-lora-*-rank256 and -rank128: as large as they are listed, to the megabyte; and what they take."""
     net, path = _published(tmp_path, xl.BASE, rank)

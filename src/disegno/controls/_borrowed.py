@@ -2,10 +2,11 @@
 
     y = W x + up (down x) + b        W: the other's, at this moment; up, down, b: their own, each of which may be absent
 
-So the weights are in memory once, and where a style LoRA stands in for the other's layer, it counts here too. `up down`
-is never multiplied out: that would be a matrix as large as W for every layer, at every step.
+So the weights are in memory once, and where a style LoRA stands in for the other's layer, it counts here too. Where x
+has many places, (W + up down) x is fewer operations: then that is what is done, and the sum is given up at once.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from disegno.packing import LAYERS, NORMS, weight_shape, weighted
 
 Shape = tuple[int, ...]
+_PLAIN = (nn.Linear, nn.Conv2d)  # not packed
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,25 @@ class Borrowed(nn.Module):
         layer = self.place.layer
         if isinstance(layer, NORMS):
             return layer(x)
-        out = weighted(layer, _widened(x, layer), bias_of(layer) if self.bias is None else self.bias)
-        return out if self.up is None or self.down is None else out + self.up(self.down(x))
+        bias = bias_of(layer) if self.bias is None else self.bias
+        if self.up is None or self.down is None:
+            return weighted(layer, _widened(x, layer), bias)
+        if isinstance(layer, _PLAIN) and isinstance(self.down, _PLAIN) and _has_many_places(x, layer):
+            return weighted(layer, _widened(x, layer), bias, self._summed(layer))
+        return weighted(layer, _widened(x, layer), bias) + self.up(self.down(x))
+
+    def _summed(self, layer: nn.Linear | nn.Conv2d) -> Tensor:
+        """Return W + up down, made now."""
+        assert self.up is not None and self.down is not None
+        up, down = self.up.get_parameter("weight"), _widened(self.down.get_parameter("weight"), layer)
+        return torch.addmm(layer.weight.flatten(1), up.flatten(1), down.flatten(1)).reshape(layer.weight.shape)
+
+
+def _has_many_places(x: Tensor, layer: nn.Linear | nn.Conv2d) -> bool:
+    """Return whether up (down x) is more operations than up down: r n (i + o) than r i o, of n places."""
+    out, *inner = layer.weight.shape
+    places = x.numel() // x.shape[-1] if isinstance(layer, nn.Linear) else x[:, 0].numel() // math.prod(layer.stride)
+    return places * (out + math.prod(inner)) > out * math.prod(inner)
 
 
 def _widened(x: Tensor, layer: nn.Module) -> Tensor:
