@@ -135,7 +135,7 @@ def test_latents_are_not_enlarged_into_another_familys(studio: Studio) -> None:
     """Both have four channels; what they stand for is not the same."""
     for model, other in (("base", "one"), ("one", "base")):
         hires = Hires(scale=1.5, steps=2, model=other)
-        with pytest.raises(RequestError, match="other latents.*Lanczos"):
+        with pytest.raises(RequestError, match=r"other latents.*Lanczos"):
             next(draw(replace(SMALL, model=model, hires=hires), studio))
         by_pixels = replace(SMALL, model=model, hires=replace(hires, upscaler="Lanczos"))
         assert result_of(by_pixels, studio).images[0].size == (96, 96)

@@ -7,11 +7,12 @@ import json
 import logging
 import time
 from dataclasses import asdict, fields
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
 from disegno.core.errors import ResourceError
-from disegno.core.version import VERSION
 from disegno.weights.card import FileCard
 from disegno.weights.save import write_atomically
 
@@ -21,6 +22,15 @@ _VERSION = 2
 _SAVE_SECONDS = 1.0
 _LOG = logging.getLogger(__name__)
 _FIELDS = {field.name for field in fields(FileCard)}
+
+
+@cache
+def _program() -> str:
+    """Return a digest of this package's own text, in hex: it decides what a card says."""
+    told = sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        told.update(path.read_bytes())
+    return told.hexdigest()
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -80,7 +90,7 @@ class Index:
                 del known[str(path)]
         table = {
             "version": _VERSION,
-            "program": VERSION,
+            "program": _program(),
             "cards": [[stamp, asdict(card) | {"path": str(card.path)}] for stamp, card in self._cards.values()],
             "hashes": self._hashes,
         }
@@ -97,7 +107,7 @@ class Index:
             table = cast(dict[str, Any], json.loads(self._path.read_text("utf-8")))
             if table["version"] != _VERSION:
                 return
-            for (size, moment), values in table["cards"] if table.get("program") == VERSION else ():
+            for (size, moment), values in table["cards"] if table.get("program") == _program() else ():
                 if values.keys() == _FIELDS:
                     self._cards[values["path"]] = (
                         (size, moment),
