@@ -149,9 +149,12 @@ def test_a_caption_with_commas_is_never_cut_at_one(tmp_path: Path) -> None:
     assert [(p.kind, p.line) for p in pairs.problems] == [("bad_row", 6)]
     assert "'red,by night'" in pairs.problems[0].detail
     assert [pairs.caption(i) for i in range(len(pairs))] == [*CAPTIONS, "a car"]
-    file.write_text("file_name,text\n0.png,a car, red\n", "utf-8")
-    with pytest.raises(BadData, match="in quotes"):
-        open_pairs(str(tmp_path), annotator="invert")
+    for ends in ("", ",", ",,"):
+        file.write_text(f"file_name,text{ends}\n0.png,a car, red\n", "utf-8")
+        with pytest.raises(BadData, match="in quotes"):
+            open_pairs(str(tmp_path), annotator="invert")
+    file.write_text(",file_name,text,\n7,0.png,a car,\n", "utf-8")
+    assert open_pairs(str(tmp_path), annotator="invert").caption(0) == "a car"
 
 
 def test_pictures_alone_take_an_annotators_conditions(tmp_path: Path) -> None:

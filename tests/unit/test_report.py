@@ -15,7 +15,7 @@ from PIL import Image
 from disegno.core.errors import ResourceError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
-from disegno.training.base import Look, TeachEvent, TeachProgress, TeachResult
+from disegno.training.base import Estimate, Look, TeachEvent, TeachProgress, TeachResult
 from disegno.training.convergence import CEILING, CONTROLLABILITY, ERROR, FLOOR
 from disegno.training.curves import Curve, Level, chart, smoothed, thinned, ticks
 from disegno.training.history import read_history
@@ -67,6 +67,15 @@ def test_it_shows_verdict_curves_pictures_request_machine_and_cost(tmp_path: Pat
     titles = [ET.fromstring(svg).attrib["aria-label"] for svg in charts]
     assert titles == ["Colour difference (CIEDE2000), less is better", "Controllability, %", "Loss"]
     assert "without the control 20" in charts[0] and "real pictures 5" in charts[0]
+
+
+def test_steps_are_the_trainings_and_not_those_of_what_goes_before(tmp_path: Path) -> None:
+    report = open_report(tmp_path, REQUEST, SETTINGS)
+    report.hear(TeachProgress(0, 400, "estimated", estimate=Estimate(1, 1, 1, 1, 1, seconds=2.0)))
+    report.hear(TeachProgress(30, 7_000, "caching"))  # of so many pairs
+    report.hear(TeachResult(tmp_path, 0, "stopped"))
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "Step 0 of 400. It was stopped." in text and "for 400 steps" in text and "7000" not in text
 
 
 def test_it_needs_nothing_from_outside(tmp_path: Path) -> None:

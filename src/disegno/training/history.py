@@ -20,7 +20,6 @@ class History:
     losses: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     looks: list[Look] = field(default_factory=list[Look])
     rate: float | None = None
-    num_steps: int = 0
     seconds: float = 0.0
     stage: str = ""
     seconds_left: float | None = None
@@ -42,7 +41,7 @@ class History:
             self._hear_progress(event)
 
     def _hear_progress(self, event: TeachProgress) -> None:
-        self.num_steps, self.stage, self.seconds_left = event.num_steps, event.stage, event.seconds_left
+        self.stage, self.seconds_left = event.stage, event.seconds_left
         self.rate = self.rate if event.rate is None else event.rate
         self.estimate = event.estimate or self.estimate
         if event.stage != TEACHING or event.loss is None:

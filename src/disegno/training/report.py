@@ -83,12 +83,12 @@ class Report:
         history, verdict = self.history, judge(self.history.looks)
         parts = [
             page.verdict_box(verdict.state, verdict.words, verdict.reasons),
-            f'<p class="soft">{_where(history)}</p>',
+            f'<p class="soft">{_where(history, self.request.steps)}</p>',
             page.charts(*zip(*_charts(history), strict=True)),
             *self._sheets(verdict),
             page.section("What was asked", page.words(_asked(self.request))),
             page.section("The machine", page.words(self.machine)),
-            page.section("What it cost", page.words(_cost(history))),
+            page.section("What it cost", page.words(_cost(history, self.request.steps))),
             page.section("All that was asked", page.words(_all_asked(self.request)), folded=True),
         ]
         running = 0 if history.result else 30
@@ -124,11 +124,11 @@ def open_report(folder: Path, request: TeachRequest, settings: Settings) -> Repo
     return Report(folder, request, machine_facts(settings), history, history.seconds)
 
 
-def _where(history: History) -> str:
+def _where(history: History, num_steps: int) -> str:
     if history.result is not None:
-        return f"Step {history.result.step} of {history.num_steps}. {_ENDS.get(history.result.why, '')}"
+        return f"Step {history.result.step} of {num_steps}. {_ENDS.get(history.result.why, '')}"
     left = "" if history.seconds_left is None else f", about {duration(history.seconds_left)} left"
-    return f"Step {history.step} of {history.num_steps}{left} ({history.stage or 'beginning'})."
+    return f"Step {history.step} of {num_steps}{left} ({history.stage or 'beginning'})."
 
 
 def _charts(history: History) -> list[tuple[str, str]]:
@@ -194,10 +194,10 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cost(history: History) -> dict[str, str]:
+def _cost(history: History, num_steps: int) -> dict[str, str]:
     facts = {"time": duration(history.seconds), "looks": str(len(history.looks)), "peak memory": peak_memory()}
     if history.estimate is not None:
-        facts["what was expected"] = expectation(history.estimate, history.num_steps)
+        facts["what was expected"] = expectation(history.estimate, num_steps)
     if history.step:
         facts["a step, looks included"] = f"{history.seconds / history.step:.2f} s"
     return {name: value for name, value in facts.items() if value}

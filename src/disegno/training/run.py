@@ -115,8 +115,8 @@ def recognise(run: Run, fingerprint: str) -> None:
         _write(run.folder / _ASKED, table | {"fingerprint": fingerprint})
     elif table["fingerprint"] != fingerprint:
         raise RequestError(
-            f"{run.folder} holds a training on other pairs, on another model, or by another version of this program:"
-            f" it would not come to the same result. {_OTHERWISE}"
+            f"{run.folder} holds a training on other pairs, on another model, in other numbers (--dtype, or another"
+            f" device's own), or by another version of this program: it would not come to the same result. {_OTHERWISE}"
         )
 
 

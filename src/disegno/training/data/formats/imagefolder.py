@@ -85,6 +85,8 @@ def _too_many(cells: Sequence[str]) -> str:
 def _columns(name: str, header: Sequence[str]) -> list[str]:
     """Return the names of a table's columns. Raises BadData where none is of pictures, saying what to do."""
     columns = [column.strip() for column in header]
+    while columns and not columns[-1]:  # as some programs end every row: what stands there belongs to no column
+        columns.pop()
     if any(column in _TARGET for column in columns):
         return columns
     text = ",".join(header)
