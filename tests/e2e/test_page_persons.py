@@ -165,6 +165,18 @@ def test_a_changed_picture_that_is_dropped_goes_to_its_own_tab(page_browser: Bro
         expect(tab.get_by_alt_text("The picture that is changed")).to_be_visible()
 
 
+def test_each_of_two_tabs_has_its_own_again_after_a_reload(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        other = there.page.context.new_page()
+        other.goto(page_server.url)
+        for page, said in ((there.page, "a fox"), (other, "a boat")):
+            page.locator("#tab-draw").get_by_label("Prompt", exact=True).fill(said)
+            page.wait_for_timeout(700)  # it is kept
+        for page, said in ((there.page, "a fox"), (other, "a boat")):
+            page.reload()
+            expect(page.locator("#tab-draw").get_by_label("Prompt", exact=True)).to_have_value(said, timeout=20_000)
+
+
 def test_without_a_secure_address_the_camera_says_why(page_browser: Browser, page_server: Server) -> None:
     with visit(page_browser, page_server.url) as there:
         there.page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")

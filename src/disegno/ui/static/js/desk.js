@@ -9,7 +9,7 @@ import { toggle } from "./fields.js";
 import { modelOf, ownOf } from "./house.js";
 import { t } from "./i18n.js";
 import { all, start } from "./jobs.js";
-import { keep, kept } from "./keep.js";
+import { keep, kept, leave } from "./keep.js";
 import { seeThrough } from "./layers.js";
 import { liveDrawing } from "./live.js";
 import { readRecord } from "./png.js";
@@ -38,6 +38,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   let prompt = null;
   let topCard = null;
   let unsaved = false;
+  let touched = false; // since the page was loaded
   let goButton = null;
   let boardOf = null; // the card whose drawing is on the board
   let boardSize = ""; // of the picture that it is for
@@ -48,11 +49,11 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   };
   const soon = debounced(saveNow, 400);
   const save = () => {
-    unsaved = true;
+    unsaved = touched = true;
     soon();
   };
   const remember = (job) => {
-    localStorage.setItem(`disegno.job.${name}`, job.id); // at once: a reload may come before the rest is kept
+    for (const store of [localStorage, sessionStorage]) store.setItem(`disegno.job.${name}`, job.id); // at once: a reload may come before the rest is kept
     saveNow();
   };
   const model = () => modelOf(house, desk.model);
@@ -214,7 +215,10 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     settings.refresh();
     cards.forEach((card) => card.offer());
   });
-  window.addEventListener("pagehide", () => unsaved && saveNow()); // another tab may have kept more meanwhile
+  window.addEventListener("pagehide", () => {
+    if (unsaved) saveNow(); // another tab may have kept more meanwhile
+    if (touched) leave(name, { ...desk });
+  });
   try {
     build();
   } catch (error) { // the page must open, whatever was kept
@@ -244,7 +248,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     if (!event.repeat) go();
   });
   const resume = () => {
-    const last = localStorage.getItem(`disegno.job.${name}`);
+    const last = sessionStorage.getItem(`disegno.job.${name}`) ?? localStorage.getItem(`disegno.job.${name}`);
     const job = all().find((each) => each.id === last);
     if (job) theStage.watch(job);
   };

@@ -1,6 +1,11 @@
-// What a person has typed and drawn outlives a reload: IndexedDB, since drawings are large.
+// What a person has typed and drawn outlives a reload: IndexedDB, since drawings are large. A new tab begins with what was
+// kept last; one that is loaded anew has its own again, whatever other tabs have kept meanwhile.
 
 const NAME = "disegno";
+const TABS = "disegno.tabs"; // when each tab was left
+const DAY_MS = 24 * 3600 * 1000; // so long what a tab left is there for it
+const TAB = sessionStorage.getItem("disegno.tab") ?? Math.random().toString(36).slice(2);
+sessionStorage.setItem("disegno.tab", TAB);
 let database = null; // open from the first use on: a page that is left has no time to open it
 
 function opened() {
@@ -27,20 +32,43 @@ function within(mode, work) {
 
 /** Return what was kept under a name, or null; a browser that keeps nothing is no error. */
 export async function kept(name) {
+  const get = (key) => within("readonly", (store) => store.get(key));
   try {
     database ??= await opened();
-    return (await within("readonly", (store) => store.get(name))) ?? null;
+    await swept(name).catch(() => {});
+    const left = (await get(`${name}@by`)) === TAB ? null : await get(`${name}@${TAB}`);
+    return left ?? (await get(name)) ?? null;
   } catch {
     database = null; // it may have been closed: the next use opens it anew
     return null;
   }
 }
 
+/** Remove what tabs have left that were left long ago. */
+async function swept(name) {
+  const old = Object.entries(tabs()).filter(([tab, at]) => tab !== TAB && at < Date.now() - DAY_MS);
+  for (const [tab] of old) await within("readwrite", (store) => store.delete(`${name}@${tab}`));
+}
+
+function tabs() {
+  return JSON.parse(localStorage.getItem(TABS) ?? "{}");
+}
+
+/** Keep a value under a name for this tab alone, at once: the page is being left. */
+export function leave(name, value) {
+  const others = Object.entries(tabs()).filter(([, at]) => at > Date.now() - 2 * DAY_MS);
+  localStorage.setItem(TABS, JSON.stringify({ ...Object.fromEntries(others), [TAB]: Date.now() }));
+  within("readwrite", (store) => store.put(value, `${name}@${TAB}`)).catch(() => {});
+}
+
 /** Keep a value under a name. */
 export async function keep(name, value) {
   try {
     database ??= await opened();
-    await within("readwrite", (store) => store.put(value, name));
+    await within("readwrite", (store) => {
+      store.put(TAB, `${name}@by`);
+      return store.put(value, name);
+    });
   } catch {
     database = null; // closed by the browser; or a private window: the page works, and forgets
   }
