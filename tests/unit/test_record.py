@@ -136,7 +136,11 @@ def test_regions_keep_their_masks_and_the_words_that_were_filled_in_until_there_
     path.write_bytes(png_bytes(result, 1))
     again = read(path).replay().regions
     assert again == (replace(regions[0], mask=mask), regions[1])
-    assert build_request(None, path, (), None, {"seed": 9})[0].regions == again
+    assert build_request(None, path, (), None, {})[0].regions == again
+    assert build_request(None, path, (), None, {"seed": 9})[0].regions == (
+        replace(again[0], prompts=("a dog",)),
+        again[1],
+    )
     assert build_request("an owl", path, (), None, {})[0].regions == (replace(again[0], prompts=()), again[1])
     other, _ = build_request(None, path, (), None, {"regions": (("c", "x=0.5"),)})
     assert other.regions == (Region(prompt="c", x=0.5),)

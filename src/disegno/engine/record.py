@@ -84,6 +84,7 @@ class Record:
             prompts=own(request.prompts),
             negatives=own(request.negatives),
             hires=hires,
+            regions=tuple(replace(region, prompts=own(region.prompts)) for region in request.regions),
         )
         return replace(self, request=request, image=0, prompts=own(self.prompts), negatives=own(self.negatives))
 
