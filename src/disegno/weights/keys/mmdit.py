@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disegno.weights.shapes import parts_of_rows
+from disegno.weights.shapes import joined, parts_of_rows
 
 PREFIX = "model.diffusion_model."
 HEAD_WIDTH = 64
@@ -142,8 +142,14 @@ def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place = _place(name, last)
         assert place is not None
         if all(new in tensors for new in place.names):
-            parts = [tensors[new] for new in place.names]
-            found[name] = _swapped(name, parts[0]) if place.swaps else parts[0] if len(parts) == 1 else torch.cat(parts)
+            first = tensors[place.names[0]]
+            found[name] = (
+                _swapped(name, first)
+                if place.swaps
+                else first
+                if len(place.names) == 1
+                else joined(place.names, tensors)
+            )
     return found
 
 
