@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
@@ -78,7 +79,8 @@ def _preview(card: FileCard) -> str | None:
     beside = (card.path.with_name(card.path.stem + suffix) for suffix in _PREVIEWS)
     found = next((path for path in beside if path.is_file()), None)
     if found is not None:
-        return _small(found, found.stat().st_mtime_ns)
+        with suppress(OSError):  # taken away meanwhile
+            return _small(found, found.stat().st_mtime_ns)
     head, _, body = card.metadata.get("modelspec.thumbnail", "").partition(";base64,")
     if not head.startswith("data:image/") or len(body) > _MAX_HEADER_PREVIEW:
         return None
@@ -142,9 +144,13 @@ def _tag(path: Path) -> str | None:
     """Return what A1111's ControlNet extension shows of a file's content: of 64 KiB that begin at 1 MiB."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        file.seek(_TAG_OFFSET)
-        return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
+    try:
+        with path.open("rb") as file:
+            file.seek(_TAG_OFFSET)
+            return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
+    except OSError as error:  # it may be read no more, or is gone: the lists are needed all the same
+        log.warning("%s cannot be read (%s).", path, error.strerror)
+        return None
 
 
 def _built_in() -> WeightsCard:
