@@ -54,3 +54,19 @@ def test_a_control_that_may_be_read_no_more_takes_no_list_with_it(
     monkeypatch.setattr(Path, "open", forbidden)
     (card,) = (card for card in catalogue_of(studio).controls if card.name == "sketch")
     assert card.tag is None
+
+
+def test_a_folder_that_nobody_foresaw_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m/odd"
+    folder.mkdir(parents=True)
+    few = '{"lora": null, "steps": 1e999, "cfg": 1, "sampler": "DDIM", "schedule": "Turbo"}'
+    (folder / "model.json").write_text(f'{{"family": "diorama", "few_steps": {few}}}')
+    headers.write_header(tmp_path / "m/sketch.pth", headers.controlnet())
+    studio = Studio(Settings(model_dirs=(tmp_path / "m",), cache_dir=tmp_path / "cache", device="cpu"))
+    (odd,) = (card for card in catalogue_of(studio).models if card.name == "odd")
+    assert odd.few_steps is None
+    monkeypatch.setattr("disegno.serving.catalogue._few_steps", lambda path: 1 / 0)
+    monkeypatch.setattr("disegno.serving.catalogue._built_in", lambda: odd)
+    found = catalogue_of(studio)
+    assert [(card.name, card.kind) for card in found.files if card.file == "odd"] == [("odd", "broken")]
+    assert "sketch" in [card.name for card in found.controls]

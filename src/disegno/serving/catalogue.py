@@ -74,6 +74,16 @@ def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
     )
 
 
+def _told(card: FileCard, name: str, studio: Studio) -> WeightsCard:
+    """Return a file's card; of one that cannot be told, that it is broken."""
+    try:
+        return _card(card, name, studio)
+    except Exception as error:  # the border of a file, as in the library: the others are listed
+        log.exception("%s is passed over", card.path)
+        problem = f"It cannot be told ({type(error).__name__}): it is damaged, or this is a fault of this program."
+        return WeightsCard(name, "broken", file=card.file_name, num_bytes=card.num_bytes, problem=problem)
+
+
 def _preview(card: FileCard) -> str | None:
     """Return a small picture of what a file does: one beside it, as A1111 names them, or the one in its header."""
     beside = (card.path.with_name(card.path.stem + suffix) for suffix in _PREVIEWS)
@@ -234,7 +244,7 @@ def _called(cards: Sequence[FileCard], studio: Studio) -> list[str]:
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
     found = studio.library.cards()
-    cards = [_card(card, name, studio) for card, name in zip(found, _called(found, studio), strict=True)]
+    cards = [_told(card, name, studio) for card, name in zip(found, _called(found, studio), strict=True)]
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),
