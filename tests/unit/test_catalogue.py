@@ -1,6 +1,7 @@
 """The lists of a server: every name in them means the file beside it, also where the built-in model has such a name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +36,37 @@ def test_a_file_whose_name_is_built_in_is_called_with_its_ending(tmp_path: Path)
         assert studio.library.find(card.name, card.kind).path == folder / str(card.place)
     names = [card.name for card in (*found.models, *found.controls, *found.files)]
     assert len(set(names)) == len(names)
+
+
+def test_a_control_that_may_be_read_no_more_takes_no_list_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = headers.write_header(tmp_path / "m/sketch.pth", headers.controlnet())
+    studio = Studio(Settings(model_dirs=(tmp_path / "m",), cache_dir=tmp_path / "cache", device="cpu"))
+    assert catalogue_of(studio).controls
+    opened = Path.open
+
+    def forbidden(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    (card,) = (card for card in catalogue_of(studio).controls if card.name == "sketch")
+    assert card.tag is None
+
+
+def test_a_folder_that_nobody_foresaw_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m/odd"
+    folder.mkdir(parents=True)
+    few = '{"lora": null, "steps": 1e999, "cfg": 1, "sampler": "DDIM", "schedule": "Turbo"}'
+    (folder / "model.json").write_text(f'{{"family": "diorama", "few_steps": {few}}}')
+    headers.write_header(tmp_path / "m/sketch.pth", headers.controlnet())
+    studio = Studio(Settings(model_dirs=(tmp_path / "m",), cache_dir=tmp_path / "cache", device="cpu"))
+    (odd,) = (card for card in catalogue_of(studio).models if card.name == "odd")
+    assert odd.few_steps is None
+    monkeypatch.setattr("disegno.serving.catalogue._few_steps", lambda path: 1 / 0)
+    monkeypatch.setattr("disegno.serving.catalogue._built_in", lambda: odd)
+    found = catalogue_of(studio)
+    assert [(card.name, card.kind) for card in found.files if card.file == "odd"] == [("odd", "broken")]
+    assert "sketch" in [card.name for card in found.controls]

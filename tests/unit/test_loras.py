@@ -14,6 +14,7 @@ from disegno.core.request import LoraUse
 from disegno.loras.apply import NO_LORAS, Loras, Worn, put_on
 from disegno.loras.dialects import address_of
 from disegno.loras.files import read_lora
+from disegno.loras.matrices import Scale, difference
 from disegno.memory import FULL_PRECISION, Memory, Policy
 from disegno.packing import PackedConv2d, PackedLinear, can_pack, pack, with_weight
 from disegno.weights.identify import identify
@@ -342,3 +343,26 @@ def test_a_layer_with_its_own_weight_is_itself(layer: nn.Module) -> None:
         assert type(copy) is type(each) and torch.equal(copy(x), expected)
         assert not torch.equal(with_weight(each, weight * 2, bias)(x), expected)
         assert torch.equal(each(x), expected)
+
+
+_KINDS: tuple[tuple[str, ...], ...] = (
+    ("lora_down", "lora_up"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("lokr_w1", "lokr_w2"),
+    ("glora_a1", "glora_a2", "glora_b1", "glora_b2"),
+    ("oft_blocks",),
+    ("diff",),
+    ("lora_down", "lora_up", "dora_scale"),
+)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("names", _KINDS, ids=lambda names: names[-1])
+def test_matrices_with_too_few_sides_do_not_fit(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    weight = torch.ones(4, 6)
+    for spoilt in names:
+        given = {name: torch.ones(2, 2) for name in names} | {spoilt: torch.ones(shape)}
+        if "dora_scale" in names:
+            given |= {"lora_down": torch.ones(2, 6), "lora_up": torch.ones(4, 2), spoilt: torch.ones(shape)}
+        with pytest.raises(KeyMismatch, match=r"fit|lacks"):
+            difference(weight, given, Scale())

@@ -150,3 +150,16 @@ def test_rows_that_are_no_equal_parts_are_refused(shape: tuple[int, ...]) -> Non
         openclip.from_openclip({"transformer.resblocks.0.attn.in_proj_weight": torch.zeros(shape)}, 1)
     with pytest.raises(KeyMismatch, match=r"qkv\.weight is"):
         mmdit.from_original({"joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("lost", ["q_proj", "k_proj", "v_proj"])
+@pytest.mark.parametrize("shape", [None, ()])
+def test_a_part_of_an_attention_that_is_missing_or_does_not_fit_is_refused(
+    lost: str, shape: tuple[int, ...] | None
+) -> None:
+    names = [f"encoder.layers.0.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")]
+    given = {name: torch.ones(4, 4) for name in names}
+    wrong = f"encoder.layers.0.self_attn.{lost}.weight"
+    given = {name: tensor for name, tensor in given.items() if name != wrong}
+    with pytest.raises(KeyMismatch, match=lost):
+        openclip.to_openclip(given if shape is None else given | {wrong: torch.zeros(shape)})

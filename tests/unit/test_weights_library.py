@@ -17,6 +17,8 @@ import torch
 from disegno.core.errors import CorruptFile, RequestError, UnknownName
 from disegno.core.files import path_of
 from disegno.core.settings import Settings
+from disegno.weights.card import FileCard
+from disegno.weights.identify import identify
 from disegno.weights.library import Library
 from disegno.weights.save import save_safetensors
 
@@ -231,6 +233,23 @@ def test_a_damaged_index_counts_as_none(full: Path, text: str) -> None:
     (full / "cache/library.json").write_text(text)
     assert len(_library(full).cards()) == 6
     assert json.loads((full / "cache/library.json").read_text())["version"] == 2
+
+
+def test_a_file_that_nobody_foresaw_hides_no_other(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers.write_header(full / "m/union.safetensors", {"task_embedding": (), "a.attn2.to_k.weight": ()})
+    cards = {card.path.name: card for card in _library(full).cards()}
+    assert len(cards) == 7 and cards["union.safetensors"].mechanism == "controlnet-union"
+
+    def stumble(path: Path) -> FileCard:
+        if path.name == "union.safetensors":
+            raise IndexError("tuple index out of range")
+        return identify(path)
+
+    monkeypatch.setattr("disegno.weights.library.identify", stumble)
+    (full / "cache/library.json").unlink()
+    again = {card.path.name: card for card in _library(full).cards()}
+    assert again.keys() == cards.keys() and again["union.safetensors"].kind == "broken"
+    assert "IndexError" in again["union.safetensors"].problem
 
 
 def test_what_could_not_be_opened_is_opened_when_it_can_be(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,8 @@ def open_texts(parts: TextParts, net: SD3Transformer2DModel, memory: Memory, nam
     for what, tensors in (("CLIP-L", parts.clip_l), ("OpenCLIP-G", parts.clip_g)):
         if not tensors:
             warnings.append(f"{name} has no {what}, in it or beside it: the prompt is not read by it.")
+    if parts.clip_g and "text_projection.weight" not in parts.clip_g:
+        raise KeyMismatch(f"The OpenCLIP-G of {name} has no text_projection. Use a complete file.")
     texts = ThreeTexts(
         clip_l=_clip(parts.clip_l, parts.clip_l_config, "quick_gelu", memory, f"CLIP-L of {name}"),
         clip_g=_clip(parts.clip_g, parts.clip_g_config, "gelu", memory, f"OpenCLIP-G of {name}"),

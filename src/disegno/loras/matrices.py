@@ -126,15 +126,19 @@ def difference(weight: Tensor, matrices: Matrices, scale: Scale, limit: int | No
     kind = next(kind for kind in _KINDS if kind in matrices)
     m = {name: matrix.to(weight.device, torch.float32) for name, matrix in matrices.items()}
     magnitude = m.get("magnitude", m.get("dora_scale"))
-    by_row = "magnitude" in m or (magnitude is not None and len(magnitude) == len(weight))
+    by_row = "magnitude" in m or (magnitude is not None and magnitude.shape[:1] == weight.shape[:1])
     try:
         made = _KINDS[kind](m, weight.float(), scale, limit)
     except KeyError as error:
         raise KeyMismatch(f"it lacks the matrix {error}") from error
-    except RuntimeError:  # matrices that cannot be multiplied
+    except (RuntimeError, IndexError, TypeError):  # matrices that cannot be multiplied, or have too few sides
         made = torch.empty(0)
     axis = 0 if by_row or weight.ndim == 1 else 1
-    if made.numel() != weight.numel() or len(made) != len(weight) or not _has_length(magnitude, weight.shape[axis]):
+    if (
+        made.numel() != weight.numel()
+        or made.shape[:1] != weight.shape[:1]
+        or not _has_length(magnitude, weight.shape[axis])
+    ):
         shapes = ", ".join(f"{name} {tuple(matrix.shape)}" for name, matrix in matrices.items())
         raise KeyMismatch(f"{shapes} do not fit a weight of {tuple(weight.shape)}")
     made = made.reshape(weight.shape)

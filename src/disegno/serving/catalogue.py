@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
@@ -73,12 +74,23 @@ def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
     )
 
 
+def _told(card: FileCard, name: str, studio: Studio) -> WeightsCard:
+    """Return a file's card; of one that cannot be told, that it is broken."""
+    try:
+        return _card(card, name, studio)
+    except Exception as error:  # the border of a file, as in the library: the others are listed
+        log.exception("%s is passed over", card.path)
+        problem = f"It cannot be told ({type(error).__name__}): it is damaged, or this is a fault of this program."
+        return WeightsCard(name, "broken", file=card.file_name, num_bytes=card.num_bytes, problem=problem)
+
+
 def _preview(card: FileCard) -> str | None:
     """Return a small picture of what a file does: one beside it, as A1111 names them, or the one in its header."""
     beside = (card.path.with_name(card.path.stem + suffix) for suffix in _PREVIEWS)
     found = next((path for path in beside if path.is_file()), None)
     if found is not None:
-        return _small(found, found.stat().st_mtime_ns)
+        with suppress(OSError):  # taken away meanwhile
+            return _small(found, found.stat().st_mtime_ns)
     head, _, body = card.metadata.get("modelspec.thumbnail", "").partition(";base64,")
     if not head.startswith("data:image/") or len(body) > _MAX_HEADER_PREVIEW:
         return None
@@ -142,9 +154,13 @@ def _tag(path: Path) -> str | None:
     """Return what A1111's ControlNet extension shows of a file's content: of 64 KiB that begin at 1 MiB."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        file.seek(_TAG_OFFSET)
-        return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
+    try:
+        with path.open("rb") as file:
+            file.seek(_TAG_OFFSET)
+            return hashlib.sha256(file.read(_TAG_BYTES)).hexdigest()[:8]
+    except OSError as error:  # it may be read no more, or is gone: the lists are needed all the same
+        log.warning("%s cannot be read (%s).", path, error.strerror)
+        return None
 
 
 def _built_in() -> WeightsCard:
@@ -228,7 +244,7 @@ def _called(cards: Sequence[FileCard], studio: Studio) -> list[str]:
 def catalogue_of(studio: Studio) -> Catalogue:
     """Return the names that requests may use."""
     found = studio.library.cards()
-    cards = [_card(card, name, studio) for card, name in zip(found, _called(found, studio), strict=True)]
+    cards = [_told(card, name, studio) for card, name in zip(found, _called(found, studio), strict=True)]
     policy = studio.memory.policy
     return Catalogue(
         models=(_built_in(), *(card for card in cards if card.kind == "model")),

@@ -4,6 +4,7 @@ Cleaning and splitting are those of the first CLIP tokenizer (ftfy, one space fo
 the models were trained and are prompted with; Radford et al. 2021, section 2.4.
 """
 
+import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,17 +14,20 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from disegno.core.errors import RequestError
+from disegno.core.errors import KeyMismatch, RequestError
 from disegno.memory import Memory
 from disegno.prompts.emphasis import parse_pieces
 from disegno.text.chunks import Chunk, Learnt, Name, Ruler, chunks_of
 from disegno.text.clip_tokens import COMMA_ID, LENGTH, clean, encoding_of, token_ids
 from disegno.text.learnt import LearntVectors, TextOptions
 from disegno.text.weighting import WEIGH, weights_of
+from disegno.weights.shapes import sides
 
 START_ID, END_ID = 49406, 49407
 OPENCLIP_PAD = 0
 _PROJECTION = "text_projection"
+_WHAT = "The text encoder"
+_IN_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 def chunk(ids: Sequence[int], pad: int = END_ID) -> list[int]:
@@ -172,16 +176,23 @@ def config_of(
 ) -> CLIPTextConfig:
     """Return the configuration of the encoder with tensors of these shapes. `num_heads`: unset, of 64 channels each.
 
-    `act`: of the original CLIP; OpenCLIP's is gelu.
+    `act`: of the original CLIP; OpenCLIP's is gelu. Raises KeyMismatch where a tensor that tells a size is missing.
     """
-    vocabulary, width = shapes["embeddings.token_embedding.weight"]
+    known = {name: tuple(shape) for name, shape in shapes.items()}
+    try:
+        vocabulary, width = sides(_WHAT, known, "embeddings.token_embedding.weight", 2)
+        places, _ = sides(_WHAT, known, "embeddings.position_embedding.weight", 2)
+        wide, _ = sides(_WHAT, known, "encoder.layers.0.mlp.fc1.weight", 2)
+    except KeyError as error:
+        raise KeyMismatch(f"{_WHAT} has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    layers = (match for name in shapes if (match := _IN_LAYER.match(name)))
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        num_hidden_layers=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")),
+        intermediate_size=wide,
+        num_hidden_layers=1 + max(int(match[1]) for match in layers),
         num_attention_heads=num_heads or max(1, width // 64),
-        max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
+        max_position_embeddings=places,
         hidden_act=act,
         bos_token_id=START_ID,
         eos_token_id=END_ID,
@@ -202,9 +213,11 @@ def open_clip(
 def projected(clip: ClipText, projection: Tensor | None) -> ClipText:
     """Return the encoder as Stable Diffusion 3 and SDXL read it: bare, its pooled state projected, (p d).
 
-    The projection becomes a layer of the model, so that LoRAs may change it as they change the others.
+    The projection becomes a layer of the model, so that LoRAs may change it as they change the others. Raises
+    KeyMismatch where it is no matrix.
     """
     if projection is not None:
+        sides(_WHAT, {_PROJECTION: projection}, _PROJECTION, 2)
         layer = nn.Linear(*reversed(projection.shape), bias=False, device="meta")
         own = projection.to(clip.model.device, clip.model.dtype)
         layer.weight = nn.Parameter(own, requires_grad=False)

@@ -69,7 +69,7 @@ def few_steps_of(folder: Path, about: Any = None) -> FewSteps | None:
     try:
         file = folder / Path(str(told["lora"])).name if told["lora"] is not None else None
         return FewSteps(file, int(told["steps"]), float(told["cfg"]), str(told["sampler"]), str(told["schedule"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptFile(
             f"{folder.name}/model.json: its few_steps want lora (a file's name, or null), steps, cfg, sampler and"
             f" schedule ({error!r}). Reinstall the model."

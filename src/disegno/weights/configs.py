@@ -32,7 +32,7 @@ def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     try:
         sizes = asdict(sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
-        out_channels = tensors["conv_out.weight"].shape[0]
+        out_channels = sides("The UNet", tensors, "conv_out.weight", 4)[0]
     except KeyError as error:
         raise KeyMismatch(f"The UNet has no tensor {error}: the file is incomplete. Fetch it again.") from error
     if not any(name.startswith("mid_block.attentions.") for name in tensors):
@@ -60,13 +60,13 @@ def told_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
     The width of all that is 1280 + 6 * 256, of the refiner 1280 + 5 * 256.
     """
-    told = tensors.get(_TOLD)
-    if told is None:
+    if _TOLD not in tensors:
         return {}
+    _, width = sides("The net", tensors, _TOLD, 2)
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": told.shape[-1],
+        "projection_class_embeddings_input_dim": width,
     }
 
 

@@ -4,6 +4,7 @@ Any folder layout will do, since a file's kind is read from its tensors: ours, A
 models/ControlNet, models/Lora, embeddings), ComfyUI's (models/checkpoints, models/controlnet, models/loras).
 """
 
+import logging
 import os
 import re
 from collections import Counter
@@ -26,6 +27,8 @@ from disegno.weights.folders import is_folder_of_weights
 from disegno.weights.identify import identify
 from disegno.weights.index import Index, stamp_of
 from disegno.weights.save import SUFFIXES as WRITTEN
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (*WRITTEN, ".gguf")  # by which files are found
 # Where a program's own folder is given: its models, not the environment and the pictures beside them.
@@ -206,6 +209,12 @@ def _looked_at(path: Path) -> tuple[FileCard, bool]:
     except DisegnoError as error:
         lasts = type(error) is not ModelFileError and not isinstance(error, ResourceError)
         return FileCard(path, "broken", name=path.stem, problem=str(error)), lasts
+    except Exception as error:  # the border of a file: whatever it trips over, the others are listed
+        log.exception("%s is passed over", path)
+        told = (
+            f"{path.name} cannot be read ({type(error).__name__}): it is damaged, or this is a fault of this program."
+        )
+        return FileCard(path, "broken", name=path.stem, problem=told), True
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -1,7 +1,8 @@
 """Whether tensors have the shapes that a kind of file has; what is wrong is said with the tensor's name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from disegno.core.errors import KeyMismatch
@@ -27,6 +28,17 @@ def parts_of_rows(num: int, key: str, tensor: Tensor) -> tuple[Tensor, ...]:
         shape = tuple(tensor.shape)
         raise KeyMismatch(f"{key} is {shape}: its rows are no {num} equal parts. Fetch the file again.")
     return tensor.chunk(num)
+
+
+def joined(keys: Sequence[str], tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return tensors below each other, as one. Raises KeyMismatch where one is missing, or they do not fit."""
+    if lost := [key for key in keys if key not in tensors]:
+        raise KeyMismatch(f"{lost[0]} is missing, which belongs to {keys[0]}: the file is incomplete. Fetch it again.")
+    shapes = {key: tuple(tensors[key].shape) for key in keys}
+    if () in shapes.values() or len({shape[1:] for shape in shapes.values()}) > 1:
+        told = ", ".join(f"{key} is {shape}" for key, shape in shapes.items())
+        raise KeyMismatch(f"These tensors do not belong together: {told}. Fetch the file again.")
+    return torch.cat([tensors[key] for key in keys])
 
 
 def require_shapes(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -36,7 +36,7 @@ TASKS: Mapping[str, Task] = {
 
 def num_types(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many kinds a file knows, 0 where it is no ControlNet Union."""
-    return shapes.get(_TYPES, (0,))[0]
+    return next(iter(shapes.get(_TYPES, ())), 0)
 
 
 def tasks_of(num: int) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from disegno.weights.keys.ldm import CONTROL_PREFIX, MOST_BLOCKS, unet_names
+from disegno.weights.shapes import sides
 
 LORA_MARK = ".lora_layer."
 HINT_PREFIX = "controlnet_cond_embedding."
@@ -115,15 +116,20 @@ _NO_HINT = (
 
 
 def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
-    """Return the sizes of the encoder with these names and shapes. Raises KeyError where it is none."""
+    """Return the sizes of the encoder with these names and shapes.
+
+    Raises KeyError where it is none, KeyMismatch where a tensor that tells a size has not the sides that it should.
+    """
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     depths = [_depth(shapes, f"down_blocks.{i}") for i in range(levels)]
     middle = _depth(shapes, "mid_block")
     conditioning, hint = _hint(shapes)
     text, projection = (_first(shapes, end) for end in (".attn2.to_k.weight", ".proj_in.weight"))
     return Sizes(
-        in_channels=shapes["conv_in.weight"][1],
-        block_out_channels=tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)),
+        in_channels=sides("The net", shapes, "conv_in.weight", 4)[1],
+        block_out_channels=tuple(
+            sides("The net", shapes, f"down_blocks.{i}.resnets.0.conv1.weight", 4)[0] for i in range(levels)
+        ),
         layers_per_block=_count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
         # the class gives the middle the depth of the last level, which itself may have no attention
         transformer_layers_per_block=(
@@ -131,7 +137,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
             next((depth for depth in (depths[-1], middle) if depth is not None), 1),
         ),
         down_block_types=tuple("DownBlock2D" if depth is None else "CrossAttnDownBlock2D" for depth in depths),
-        cross_attention_dim=text[1] if text else None,
+        cross_attention_dim=text[-1] if text else None,
         use_linear_projection=len(projection) == 2,
         conditioning_channels=conditioning,
         conditioning_embedding_out_channels=hint,

@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from disegno.weights.shapes import parts_of_rows
+from disegno.core.errors import KeyMismatch
+from disegno.weights.shapes import joined, parts_of_rows, sides
 
 PREFIX = "model.diffusion_model."
 HEAD_WIDTH = 64
+_WHAT = "The transformer"
 
 _FIXED = {
     "pos_embed": ("pos_embed.pos_embed",),
@@ -144,8 +146,14 @@ def to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place = _place(name, last)
         assert place is not None
         if all(new in tensors for new in place.names):
-            parts = [tensors[new] for new in place.names]
-            found[name] = _swapped(name, parts[0]) if place.swaps else parts[0] if len(parts) == 1 else torch.cat(parts)
+            first = tensors[place.names[0]]
+            found[name] = (
+                _swapped(name, first)
+                if place.swaps
+                else first
+                if len(place.names) == 1
+                else joined(place.names, tensors)
+            )
     return found
 
 
@@ -157,23 +165,29 @@ def _originals(blocks: int) -> list[str]:
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Return SD3Transformer2DModel's configuration from its tensors' shapes, by diffusers' names.
 
-    Heads are 64 channels wide. Raises KeyError where a tensor that tells a size is missing.
+    Heads are 64 channels wide. Raises KeyMismatch where a tensor that tells a size is missing.
     """
-    width, in_channels, patch, _ = shapes["pos_embed.proj.weight"]
-    caption, joint = shapes["context_embedder.weight"]
+    try:
+        width, in_channels, patch, _ = sides(_WHAT, shapes, "pos_embed.proj.weight", 4)
+        caption, joint = sides(_WHAT, shapes, "context_embedder.weight", 2)
+        last, _ = sides(_WHAT, shapes, "proj_out.weight", 2)
+        _, pooled = sides(_WHAT, shapes, "time_text_embed.text_embedder.linear_1.weight", 2)
+        _, places, _ = sides(_WHAT, shapes, "pos_embed.pos_embed", 3)
+    except KeyError as error:
+        raise KeyMismatch(f"{_WHAT} has no tensor {error}: the file is incomplete. Fetch it again.") from error
     dual = {int(match[1]) for name in shapes if (match := re.match(r"transformer_blocks\.(\d+)\.attn2\.", name))}
     return {
         "sample_size": 128,
         "patch_size": patch,
         "in_channels": in_channels,
-        "out_channels": shapes["proj_out.weight"][0] // patch**2,
+        "out_channels": last // patch**2,
         "num_layers": num_blocks(shapes),
         "attention_head_dim": HEAD_WIDTH,
         "num_attention_heads": width // HEAD_WIDTH,
         "joint_attention_dim": joint,
         "caption_projection_dim": caption,
-        "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
-        "pos_embed_max_size": round(shapes["pos_embed.pos_embed"][1] ** 0.5),
+        "pooled_projection_dim": pooled,
+        "pos_embed_max_size": round(places**0.5),
         "dual_attention_layers": tuple(sorted(dual)),
         "qk_norm": "rms_norm" if any(name.endswith(".attn.norm_q.weight") for name in shapes) else None,
     }

@@ -17,10 +17,9 @@ Source: Ilharco et al. 2021, open_clip. What else lies beside the tower (`logit_
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from disegno.weights.shapes import parts_of_rows
+from disegno.weights.shapes import joined, parts_of_rows
 
 _PROJECTION, _PROJECTION_HERE = "text_projection", "text_projection.weight"
 PREFIX = "cond_stage_model.model."  # in a Stable Diffusion 2.x file
@@ -129,9 +128,9 @@ def to_openclip(tensors: Mapping[str, Tensor], spare_layer: bool = True) -> dict
         stem, end = f"transformer.resblocks.{match[1]}", match[3]
         if match[2] in _BACK:
             found[f"{stem}.{_BACK[match[2]]}.{end}"] = tensor
-        elif match[2] == f"self_attn.{_THREE[0]}":
-            three = [tensors[f"encoder.layers.{match[1]}.self_attn.{part}.{end}"] for part in _THREE]
-            found[f"{stem}.attn.in_proj_{end}"] = torch.cat(three)
+        elif match[2].removeprefix("self_attn.") in _THREE and f"{stem}.attn.in_proj_{end}" not in found:
+            three = [f"encoder.layers.{match[1]}.self_attn.{part}.{end}" for part in _THREE]
+            found[f"{stem}.attn.in_proj_{end}"] = joined(three, tensors)
     if spare_layer and layers:
         last = f"transformer.resblocks.{max(layers)}."
         spare = f"transformer.resblocks.{max(layers) + 1}."
