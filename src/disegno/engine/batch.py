@@ -154,10 +154,11 @@ def _extra(extra: Tensor | None, rows: Sequence[TextRow]) -> Tensor | None:
     return torch.cat([extra if row.row.is_shown else torch.zeros_like(extra) for row in rows])
 
 
-def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Call]:
+def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> Iterator[Call]:
     """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
 
-    One call for each length of text among its rows, and for each MAX_CELLS. `view`: unset, all of the canvas.
+    One call for each length of text among its rows, and for each MAX_CELLS; made when it is wanted, so that not all
+    residuals are there at once. `view`: unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
@@ -168,7 +169,7 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Cal
     most = max(1, MAX_CELLS // x[0, 0].numel())
     portions = (rows[i : i + most] for rows in by_length(_rows(run, question)) for i in range(0, len(rows), most))
     calls = (_call(rows, x, t, extra, backbone) for rows in portions)
-    return [reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls]
+    return (reduce(lambda so_far, control: control(so_far), view.controls, call) for call in calls)
 
 
 def _call(rows: list[TextRow], x: Tensor, t: Tensor, extra: Tensor | None, backbone: Backbone) -> Call:
