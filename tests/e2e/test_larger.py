@@ -150,6 +150,26 @@ def test_a_picture_is_only_enlarged(folder: Path, studio: Studio) -> None:
     assert drawn.images[0].size == (256, 192) and not np.array_equal(_pixels(drawn), _pixels(found))
 
 
+def test_a_picture_that_is_only_enlarged_is_so_from_its_own_size_on(folder: Path, studio: Studio) -> None:
+    """Not from the model's: a photo would come out smaller than it was."""
+    Image.new("RGB", (1000, 800), "grey").save(folder / "photo-large.png")
+    Image.new("L", (6000, 30), "grey").resize((6000, 100)).save(folder / "long.png")
+    hires, album = Hires(scale=2, denoise=0, upscaler="Lanczos"), Album()
+
+    def size(name: str, denoise: float = 0.0, **fields: object) -> tuple[int | None, int | None]:
+        init = InitImage(image=str(folder / name), denoise=denoise)
+        asked = replace(SMALL, width=None, height=None, init=init, hires=replace(hires, **fields))
+        whole = concrete(asked, studio.backbone("mini"), album)
+        return whole.width, whole.height
+
+    assert size("photo-large.png") == (1000, 800)
+    width, height = size("long.png")  # no canvas is longer than 4096
+    assert width and height == 72 and 4000 < width <= 4096
+    assert size("photo-large.png", denoise=0.5) == size("photo-large.png", denoise=0.4) != (1000, 800)
+    asked = replace(SMALL, width=None, height=None, init=InitImage(image=str(folder / "photo-large.png"), denoise=0))
+    assert result_of(replace(asked, hires=hires), studio).images[0].size == (2000, 1600)
+
+
 def test_a_hires_pass_has_its_controls_where_the_first_one_draws_nothing(folder: Path, studio: Studio) -> None:
     init = InitImage(image=str(folder / "photo.png"), denoise=0.0)
     unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny", passes="hires")

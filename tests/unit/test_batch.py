@@ -174,6 +174,22 @@ def test_a_controlled_run_and_a_plain_one_share_a_batch() -> None:
     assert max(backbone.evaluations) == 4
 
 
+def test_a_large_batchs_residuals_are_not_all_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disegno.engine.batch.MAX_CELLS", 2 * 8 * 8)  # two rows
+    backbone, ahead = Toy(), list[int]()
+
+    def control(call: Call) -> Call:
+        made.append(len(call.rows))
+        ahead.append(len(made) - len(backbone.evaluations))
+        return call
+
+    made = list[int]()
+    batch = Batch(backbone)
+    batch.add(_run(backbone, 1, num=4, controls=(control,)))
+    batch.step()
+    assert backbone.evaluations == made == [2, 2, 2, 2] and max(ahead) <= 2
+
+
 def test_a_stopped_run_asks_no_more() -> None:
     backbone = Toy()
     batch, run = Batch(backbone), _run(backbone, 1)

@@ -186,11 +186,12 @@ class Posed:
     places: tuple[int, ...]
 
 
-def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Posed]:
-    """Return the run's question about a part of the canvas as calls, the part's controls folded over each.
+def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> Iterator[Posed]:
+    """Yield the run's question about a part of the canvas as calls, the part's controls folded over each.
 
     One call for each length of text and each set of LoRAs among its rows, and for each MAX_CELLS; of texts that hold
-    nowhere in the part, none. `view`: unset, all of the canvas.
+    nowhere in the part, none. Each is made when it is wanted, so that not all residuals are there at once. `view`:
+    unset, all of the canvas.
     """
     question, view = run.question, view or View(run.controls)
     assert question is not None
@@ -200,12 +201,10 @@ def calls_of(run: Run, backbone: Backbone, view: View | None = None) -> list[Pos
     t = timestep(backbone, question.sigma).to(x.device)
     most = max(1, MAX_CELLS // x[0, 0].numel())
     asked = by_length(_reaching(_rows(run, question), view.window))
-    posed = list[Posed]()
     for rows in (some[i : i + most] for some in asked for i in range(0, len(some), most)):
         loras = rows[0].loras or run.loras
         call = _controlled(_call(rows, x, t, extra, backbone), view.controls, loras)
-        posed.append(Posed(call, loras, tuple(row.place for row in rows)))
-    return posed
+        yield Posed(call, loras, tuple(row.place for row in rows))
 
 
 def _controlled(call: Call, controls: Sequence[Control], loras: Loras) -> Call:

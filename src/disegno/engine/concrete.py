@@ -70,13 +70,27 @@ def _size(request: Request, backbone: Backbone, album: Album) -> tuple[int, int]
     width, height = request.width or own.width, request.height or own.height
     if request.init is not None:
         given = request.width, request.height
-        width, height = size_for(request.init, given, (own.width, own.height), album)
+        most = _most(request.init, album) if _only_enlarges(request) else (own.width, own.height)
+        width, height = size_for(request.init, given, most, album)
     if max(width, height) > MAX_SIDE or min(width, height) < 64:
         raise RequestError(
             f"The canvas would be {width} x {height} pixels; each side must be from 64 to {MAX_SIDE}. Give a size."
         )
     backbone.check_size(width, height)
     return width, height
+
+
+def _only_enlarges(request: Request) -> bool:
+    """Return whether a picture is enlarged and nothing of it is drawn: then it is so from its own size on."""
+    init, hires = request.init, request.hires
+    return bool(init and hires and not (init.denoise or hires.denoise or init.mask or init.outpaint))
+
+
+def _most(init: InitImage, album: Album) -> tuple[int, int]:
+    """Return a picture's own (width, height), within what a canvas may be."""
+    height, width = album.channels(init.image).shape[:2]
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    return int(width * scale), int(height * scale)
 
 
 def _init(init: InitImage) -> InitImage:
