@@ -121,7 +121,7 @@ def text_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def projected_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+def projected_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the configuration of a CLIPTextModelWithProjection. Raises KeyMismatch as `text_config`."""
     if "text_projection.weight" not in tensors:
         raise KeyMismatch(f"{_TEXT} has no projection: the file is incomplete. Fetch it again.")
