@@ -131,7 +131,7 @@ def test_a_batch_is_as_its_pictures_alone(studio: Studio) -> None:
     assert np.abs(both[1].astype(int) - one[0]).max() <= 1
 
 
-def test_latents_are_not_enlarged_into_another_familys(studio: Studio) -> None:
+def test_latents_are_not_enlarged_into_those_of_another_family(studio: Studio) -> None:
     """Both have four channels; what they stand for is not the same."""
     for model, other in (("base", "one"), ("one", "base")):
         hires = Hires(scale=1.5, steps=2, model=other)

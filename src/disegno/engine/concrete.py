@@ -130,7 +130,7 @@ def unheard(request: Request, worded: Worded, edits: bool) -> list[str]:
     """Return what is said of a concrete request's negative prompt where it decides nothing. `edits`: see above."""
     passes = [request, *([request.hires] if request.hires and request.hires.denoise else [])]
     heard = any(each.cfg != 1 or find_sampler(each.sampler or "").cfg_divisor != 1 for each in passes)
-    mixed = any(len(each.parts) > 1 or each.parts[0].weight != 1 for each in worded.wordings)
+    mixed = any(len(each.parts) > 1 or any(part.weight != 1 for part in each.parts) for each in worded.wordings)
     if heard or mixed or edits or not any(each.negative.strip() for each in worded.written):
         return []
     return ["The negative prompt was passed over: at a guidance of 1 (cfg) nothing is kept away from."]
