@@ -111,7 +111,7 @@ def test_its_uses_are_other_pictures(world: World) -> None:
 
 ASKED: dict[str, dict[str, Any]] = {
     "several": {"batch": 2},
-    "no guidance": {"cfg": 1.0},
+    "no guidance": {"cfg": 1.0, "negative": ""},
     "a second pass": {"hires": Hires(scale=1.5, denoise=0.5)},
     "parts of an odd canvas": {"width": 96, "height": 72, "tiles": Tiles(size=64)},
     "an odd canvas": {"width": 88, "height": 72},
