@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 
 from disegno.backbones import miniature
 from disegno.cli.main import main
@@ -70,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         tag, begin, status = f'"{hashlib.md5(data).hexdigest()}"', 0, 200
         if "range" in said and said.get("if-range") == tag:
             begin, status = int(said["range"].removeprefix("bytes=").rstrip("-")), 206
+        if status == 206 and begin >= len(data):
+            self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            return
         self._answer(status, data[begin:], {"ETag": tag, **self.hub.headers.get(path, {})})
 
     def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None) -> None:
@@ -158,6 +162,10 @@ def test_what_breaks_off_goes_on_where_it_broke(hub: tuple[Hub, str], tmp_path: 
     assert part.read_bytes() == data and name == "large.bin" and told[-1] == (len(data), len(data))
     ranges = [said.get("range") for _, said in there.asked]
     assert ranges[0] is None and ranges[1] == "bytes=3000000-" and ranges[2] == "bytes=5000000-"
+    # all of it was there, and only the move was missing
+    there.asked = []
+    part, name = download(remote, tmp_path, lambda *_: None, pause_seconds=0)
+    assert part.read_bytes() == data and name == "large.bin" and len(there.asked) == 1
     # another version meanwhile: from the beginning
     there.breaks_after = [1000]
     with pytest.raises(RequestError):
@@ -165,6 +173,13 @@ def test_what_breaks_off_goes_on_where_it_broke(hub: tuple[Hub, str], tmp_path: 
     there.files["/other.bin"] = b"a" * 5000
     with pytest.raises(CorruptFile, match="It was not kept"):
         download(Remote(f"{url}/other.bin", sha256="1" * 64), tmp_path, lambda *_: None, pause_seconds=0)
+
+
+def test_a_file_is_fetched_by_one_process_at_a_time(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    remote = Remote(f"{hub[1]}/large.bin")
+    lock = tmp_path / f".{hashlib.sha256(remote.url.encode()).hexdigest()[:24]}.lock"
+    with FileLock(lock), pytest.raises(RequestError, match="is being fetched already"):
+        download(remote, tmp_path, lambda *_: None, pause_seconds=0)
 
 
 def test_a_token_goes_to_no_other_host(hub: tuple[Hub, str], lora: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,7 @@ _MAX_TEXT_BYTES = 32 << 20  # of a server's list
 _MAX_NAME = 200
 _NO_ENTRY = (401, 403)
 
+T = TypeVar("T")
 Told = Callable[[int, int], None]
 """Is told how many bytes of how many are there; 0 where the server does not say."""
 
@@ -60,15 +61,17 @@ def download(remote: Remote, folder: Path, told: Told, pause_seconds: float = 1.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock"), timeout=0):
-            name = _fetched(remote, part, told, pause_seconds)
+            sent = persistently(lambda: transfer(remote, part, told), pause_seconds)
     except Timeout as error:
         raise RequestError(f"{_shown(remote)} is being fetched already, by another process. Wait for it.") from error
+    except LOST as error:
+        raise _refused(remote.url, error) from error
     except OSError as error:
         raise ResourceError(f"{folder} cannot be written to ({error}). Choose another folder.") from error
     if remote.sha256 and (found := _sha256(part)) != remote.sha256.lower():
         forget(part)
         raise CorruptFile(f"{_shown(remote)} has the sha256 {found}, not {remote.sha256}. It was not kept.")
-    return part, remote.name or name
+    return part, remote.name or (sent.name if sent else "")
 
 
 def forget(part: Path) -> None:
@@ -96,34 +99,62 @@ def read_json(url: str, token: str = "") -> Any:
         raise _refused(url, error) from error
 
 
-def _fetched(remote: Remote, part: Path, told: Told, pause_seconds: float) -> str:
-    """Fetch what is missing, in several attempts; return the server's name for the file."""
+LOST = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
+"""What a transfer may end with, beside ResourceError."""
+
+
+def is_gone(error: Exception) -> bool:
+    """Return whether a server said that it will not give the file, so that asking again is idle."""
+    return isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
+
+
+def persistently(act: Callable[[], T], pause_seconds: float) -> T:
+    """Return what comes of an act that may be LOST several times, with a pause that doubles. Raises its last error."""
     for attempt in range(_TRIES):
         try:
-            return _transfer(remote, part, told)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            gone = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
-            if gone or attempt == _TRIES - 1:
-                raise _refused(remote.url, error) from error
+            return act()
+        except LOST as error:
+            if is_gone(error) or attempt == _TRIES - 1:
+                raise
             time.sleep(pause_seconds * 2**attempt)
     raise AssertionError("every attempt ends")
 
 
-def _transfer(remote: Remote, part: Path, told: Told) -> str:
-    """Fetch what is missing; one attempt."""
+@dataclass(frozen=True)
+class Sent:
+    """What a server says of the bytes that it sent. `name`: what it calls them."""
+
+    name: str = ""
+    etag: str = ""
+    modified: str = ""
+
+
+def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) -> Sent | None:
+    """Fetch what is missing of a file; one attempt. None: it is still what is `known`. Raises LOST, ResourceError.
+
+    What was said of the bytes lies beside them, so that only those of the same version are gone on with.
+    """
     note = part.with_suffix(".json")
-    have, tag = (part.stat().st_size, _noted(note)) if part.exists() else (0, "")
+    have, before = (part.stat().st_size, _noted(note)) if part.exists() else (0, Sent())
     request = _request(remote.url, remote.token)
-    if have and tag:
+    if known is not None and known.etag:
+        request.add_header("If-None-Match", known.etag)
+    elif known is not None and known.modified:
+        request.add_header("If-Modified-Since", known.modified)
+    elif have and before.etag and not before.etag.startswith("W/"):  # a weak one names no bytes
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", tag)
+        request.add_header("If-Range", before.etag)
     try:
         response = _open(request)
     except urllib.error.HTTPError as error:
+        if error.code == 304 and known is not None:
+            return None
         if error.code != 416 or not have:
             raise
-        part.unlink()  # all of it was there, or another file's: from the beginning
-        return _transfer(remote, part, told)
+        if error.headers.get("Content-Range", "").endswith(f"/{have}"):
+            return before  # all of it was there
+        part.unlink()  # another file's: from the beginning
+        return transfer(remote, part, told, known)
     with response:
         headers = response.headers
         begin = have if response.status == 206 else 0
@@ -132,8 +163,9 @@ def _transfer(remote: Remote, part: Path, told: Told) -> str:
             raise ResourceError(
                 f"{_shown(remote)} has {length / 2**30:.2f} GiB more than are left on {part.parent}'s disk. Free space."
             )
-        found = headers.get("ETag", "")
-        write_atomically(note, lambda temporary: temporary.write_text(json.dumps({"etag": found}), "utf-8"))
+        name = _name_of(headers, response.geturl(), remote.url)
+        sent = Sent(name, headers.get("ETag", ""), headers.get("Last-Modified", ""))
+        write_atomically(note, lambda temporary: temporary.write_text(json.dumps(asdict(sent)), "utf-8"))
         done, of = begin, begin + length if length else remote.num_bytes
         with part.open("ab" if begin else "wb") as file:
             while chunk := response.read(_CHUNK):
@@ -142,16 +174,16 @@ def _transfer(remote: Remote, part: Path, told: Told) -> str:
                 told(done, of)
         if length and done != begin + length:
             raise http.client.IncompleteRead(b"", begin + length - done)
-        return _name_of(headers, response.geturl(), remote.url)
+        return sent
 
 
-def _noted(note: Path) -> str:
-    """Return the version that was noted of the bytes that are there; "" where the note cannot be read."""
+def _noted(note: Path) -> Sent:
+    """Return what was noted of the bytes that are there; nothing where the note cannot be read."""
     try:
-        etag = cast("dict[str, Any]", json.loads(note.read_text("utf-8")))["etag"]
+        given = cast("dict[str, Any]", json.loads(note.read_text("utf-8")))
+        return Sent(*(str(given[name]) for name in ("name", "etag", "modified")))
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return etag if isinstance(etag, str) and not etag.startswith("W/") else ""  # a weak one names no bytes
+        return Sent()
 
 
 def _name_of(headers: Message, *urls: str) -> str:
