@@ -134,6 +134,9 @@ def test_a_file_lands_in_the_place_of_its_kind_and_is_named(hub: tuple[Hub, str]
     assert path.read_bytes() == lora and [each.name for each in (tmp_path / "models").rglob("*")] == ["Lora", path.name]
     again = _get(f"{url}/some/ink.safetensors")
     assert again.exit_code == 2 and "is there already" in again.stderr
+    there.asked = []
+    named = _get(f"{url}/some/ink.safetensors", "--name", "ink.safetensors")
+    assert named.exit_code == 2 and "is there already" in named.stderr and not there.asked  # before it is fetched
     other = _get(f"{url}/some/ink.safetensors", "--to", str(tmp_path / "else"), "--name", "b.safetensors", "-q")
     assert other.exit_code == 0 and other.output == "" and (tmp_path / "else/b.safetensors").read_bytes() == lora
 

@@ -10,7 +10,7 @@ from disegno.core.errors import DisegnoError, RequestError, ResourceError
 from disegno.weights.card import FileCard
 from disegno.weights.download import Remote, download, forget, keep, read_json
 from disegno.weights.identify import identify
-from disegno.weights.sources import Source, find_source, home_of
+from disegno.weights.sources import Source, find_source, home_of, homes_in
 
 _MIB = 1 << 20
 
@@ -37,7 +37,8 @@ def get(
 def _file(remote: Remote, folder: Path, name: str | None, bar: Bar, is_own: bool) -> FileCard:
     """Fetch one file, look what it is, and put it in its place."""
     if name is not None or remote.name:
-        _require_free(folder / _plain_name(name or remote.name))
+        for place in homes_in(folder) if is_own else (folder,):  # what it is, is known when it is there
+            _require_free(place / _plain_name(name or remote.name))
     part, called = download(remote, folder, _told(bar, remote.name or "a file", 0, remote.num_bytes))
     called = _plain_name(name or called)
     try:

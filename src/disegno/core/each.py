@@ -24,6 +24,11 @@ class Turn:
     request: Request
 
 
+def spelt(name: str) -> str:
+    """Return what a name spells: letters composed (NFC), upper and lower case alike."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def pictures_in(folder: Path) -> dict[str, Path]:
     """Return the pictures of a folder by what their names spell, in the names' order. Raises RequestError.
 
@@ -35,7 +40,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
         raise RequestError(f"{folder} cannot be read ({error.strerror}). Choose another folder.") from error
     found: dict[str, Path] = {}
     for file in (file for file in there if not file.name.startswith(".")):
-        key = unicodedata.normalize("NFC", file.stem).casefold()
+        key = spelt(file.stem)
         if key in found:
             raise RequestError(f"{found[key]} and {file.name} have one name. Call one of them otherwise.")
         found[key] = file

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from disegno.core.errors import KeyMismatch, RequestError
+from disegno.core.errors import RequestError
 from disegno.memory import Memory
 from disegno.prompts.emphasis import parse_pieces
 from disegno.text.chunks import Chunk, Learnt, Name, Ruler, chunks_of
 from disegno.text.clip_tokens import COMMA_ID, LENGTH, clean, encoding_of, token_ids
 from disegno.text.learnt import LearntVectors, TextOptions
 from disegno.text.weighting import WEIGH, weights_of
-from disegno.weights.shapes import sides
+from disegno.weights.shapes import clip_sizes, sides
 
 START_ID, END_ID = 49406, 49407
 OPENCLIP_PAD = 0
@@ -179,12 +179,7 @@ def config_of(
     `act`: of the original CLIP; OpenCLIP's is gelu. Raises KeyMismatch where a tensor that tells a size is missing.
     """
     known = {name: tuple(shape) for name, shape in shapes.items()}
-    try:
-        vocabulary, width = sides(_WHAT, known, "embeddings.token_embedding.weight", 2)
-        places, _ = sides(_WHAT, known, "embeddings.position_embedding.weight", 2)
-        wide, _ = sides(_WHAT, known, "encoder.layers.0.mlp.fc1.weight", 2)
-    except KeyError as error:
-        raise KeyMismatch(f"{_WHAT} has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    vocabulary, places, width, wide = clip_sizes(_WHAT, known)
     layers = (match for name in shapes if (match := _IN_LAYER.match(name)))
     return CLIPTextConfig(
         vocab_size=vocabulary,

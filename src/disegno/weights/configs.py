@@ -12,7 +12,7 @@ from torch import Tensor
 from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.keys.control import sizes_of
 from disegno.weights.keys.ldm import diffusers_layout_of
-from disegno.weights.shapes import sides
+from disegno.weights.shapes import clip_sizes, sides
 
 # By the latents' channels: Esser et al. 2024's autoencoder, as in every SD 3 configuration.
 _LATENTS = {16: {"scaling_factor": 1.5305, "shift_factor": 0.0609, "sample_size": 1024}}
@@ -100,12 +100,7 @@ def sdxl_vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def text_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return CLIPTextModel's configuration. Raises KeyMismatch where a tensor that tells a size is missing."""
     names = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
-    try:
-        words, width = sides(_TEXT, names, "embeddings.token_embedding.weight", 2)
-        places, _ = sides(_TEXT, names, "embeddings.position_embedding.weight", 2)
-        wide, _ = sides(_TEXT, names, "encoder.layers.0.mlp.fc1.weight", 2)
-    except KeyError as error:
-        raise KeyMismatch(f"{_TEXT} has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    words, places, width, wide = clip_sizes(_TEXT, names)
     layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
     return {
         "architectures": ["CLIPTextModel"],

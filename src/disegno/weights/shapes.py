@@ -22,6 +22,20 @@ def sides(name: str, tensors: Mapping[str, Tensor | tuple[int, ...]], key: str, 
     return shape
 
 
+def clip_sizes(name: str, tensors: Mapping[str, Tensor | tuple[int, ...]]) -> tuple[int, int, int, int]:
+    """Return how many words and places a CLIP text encoder knows, its width, and that of its layers' inside.
+
+    Raises KeyMismatch about the file `name` where a tensor that tells one of them is missing, or has other sides.
+    """
+    try:
+        words, width = sides(name, tensors, "embeddings.token_embedding.weight", 2)
+        places, _ = sides(name, tensors, "embeddings.position_embedding.weight", 2)
+        inside, _ = sides(name, tensors, "encoder.layers.0.mlp.fc1.weight", 2)
+    except KeyError as error:
+        raise KeyMismatch(f"{name} has no tensor {error}: the file is incomplete. Fetch it again.") from error
+    return words, places, width, inside
+
+
 def parts_of_rows(num: int, key: str, tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the rows of a tensor, which holds several, in `num` equal parts. Raises KeyMismatch."""
     if tensor.ndim == 0 or tensor.shape[0] == 0 or tensor.shape[0] % num:

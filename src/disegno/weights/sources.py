@@ -210,3 +210,8 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
 def home_of(kind: str, folder: Path) -> Path:
     """Return where in a folder of models a file of a kind belongs: in A1111's or ComfyUI's own, where there is one."""
     return next((folder / name for name in _HOMES.get(kind, ()) if (folder / name).is_dir()), folder)
+
+
+def homes_in(folder: Path) -> list[Path]:
+    """Return where in a folder of models a file may be put, of whatever kind: the folder, and each kind's own."""
+    return list(dict.fromkeys([folder, *(home_of(kind, folder) for kind in _HOMES)]))

@@ -6,11 +6,10 @@ Names pair by what they spell: letters composed (NFC), upper and lower case alik
 the same on every system. Never by their order.
 """
 
-import unicodedata
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from disegno.core.each import PICTURE_SUFFIXES
+from disegno.core.each import PICTURE_SUFFIXES, spelt
 from disegno.training.data.captions import MAX_CAPTION_BYTES, decode_caption
 from disegno.training.data.dataset import Dataset, FolderRow
 from disegno.training.data.formats.listing import Listing, Options
@@ -102,7 +101,7 @@ def _by_stem(listing: Listing, folder: str) -> tuple[dict[str, list[str]], dict[
         path = PurePosixPath(_within(name, folder))
         kind = pictures if path.suffix.lower() in PICTURE_SUFFIXES else texts
         if kind is pictures or path.suffix.lower() in _CAPTION_SUFFIXES:
-            kind.setdefault(_spelt(str(path.with_suffix(""))), []).append(name)
+            kind.setdefault(spelt(str(path.with_suffix(""))), []).append(name)
     return pictures, texts
 
 
@@ -130,7 +129,3 @@ def _choose(listing: Listing, names: list[str], folder: str, others: list[str], 
 
 def _within(name: str, folder: str) -> str:
     return name.removeprefix(f"{folder}/") if folder else name
-
-
-def _spelt(text: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
