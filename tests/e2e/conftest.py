@@ -8,6 +8,7 @@ from playwright.sync_api import Browser
 
 from disegno.backbones import miniature
 from disegno.training.miniature import write_base
+from kit.hub import Hub, serving_hub
 from kit.page import chromium
 from kit.pairs import views
 from kit.server import Server, start
@@ -27,10 +28,18 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page_server(page_folder: Path) -> Iterator[Server]:
+def page_hub() -> Iterator[tuple[Hub, str]]:
+    """What that server takes for Hugging Face, and its address."""
+    with serving_hub() as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def page_server(page_folder: Path, page_hub: tuple[Hub, str]) -> Iterator[Server]:
     """A server of that folder."""
     where = {"DISEGNO_MODEL_DIRS": str(page_folder / "models"), "DISEGNO_CACHE_DIR": str(page_folder / "cache")}
-    server = start(page_folder / "server", "--data-root", str(page_folder / "data"), **where).wait_ready()
+    there = ("--data-root", str(page_folder / "data"), "--allow-download", page_hub[1].removeprefix("http://"))
+    server = start(page_folder / "server", *there, HF_ENDPOINT=page_hub[1], **where).wait_ready()
     yield server
     server.stop()
 

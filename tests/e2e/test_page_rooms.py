@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
+from kit.hub import Hub, lora_file
 from kit.page import UNNAMED, visit
 from kit.pairs import CAPTION, views
 from kit.server import Server
@@ -72,6 +74,44 @@ def test_a_file_is_verified_and_downloaded_with_its_card(
         model.get_by_role("menuitem", name="Convert: names of diffusers").click()
         expect(model.get_by_role("link", name="mini.zip")).to_be_visible(timeout=60_000)
         assert there.page.evaluate(UNNAMED) == []
+
+
+def test_a_model_is_fetched_from_the_web_and_used(
+    page_browser: Browser, page_server: Server, page_folder: Path, page_hub: tuple[Hub, str]
+) -> None:
+    hub, _ = page_hub
+    hub.add("me/inks", {"sepia.safetensors": lora_file(4096)})
+    path = "/me/inks/resolve/main/sepia.safetensors"
+    hub.held[path] = threading.Event()
+    with visit(page_browser, page_server.url) as there:
+        library = there.tab("library")
+        library.get_by_text("Get a model from the web").click()
+        library.get_by_label("Address").fill("https://evil.example/sepia.safetensors")
+        library.get_by_role("button", name="Get it").click()
+        toast = there.page.locator(".toasts")
+        expect(toast).to_contain_text("fetches nothing from evil.example")
+        assert there.said and all("403" in said for said in there.said)
+        there.said.clear()  # the browser's own words about the refusal
+        toast.get_by_role("button").click()
+        library.get_by_label("Address").fill("hf:me/inks/sepia.safetensors")
+        library.get_by_label("Address").press("Enter")
+        card = library.locator(".download").first
+        expect(card).to_contain_text("hf:me/inks/sepia.safetensors")
+        expect(card).to_contain_text("of 18.9 MB", timeout=60_000)
+        there.shot("download")
+        card.get_by_role("button", name="Pause").click()
+        hub.held.pop(path).set()
+        expect(card).to_contain_text("what has come is kept", timeout=60_000)
+        card.get_by_role("button", name="Resume").click()
+        expect(card.get_by_role("heading", name="sepia.safetensors")).to_be_visible(timeout=60_000)
+        expect(_card(there, "sepia")).to_be_visible(timeout=60_000)  # the lists are asked for again by themselves
+        assert there.page.evaluate(UNNAMED) == []
+        card.get_by_role("button", name="Use").click()
+        expect(there.page.locator("#tab-draw textarea").first).to_have_value(re.compile("<lora:sepia:1>"))
+        there.tab("library")
+        card.get_by_role("button", name="Remove from this list").click()
+        expect(library.locator(".download")).to_have_count(0)
+    (page_folder / "models" / "sepia.safetensors").unlink()
 
 
 def test_what_does_not_fit_is_grey_and_says_why(page_browser: Browser, page_server: Server) -> None:

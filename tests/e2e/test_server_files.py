@@ -1,9 +1,12 @@
 """What a server does with files: it verifies and gives away those of the library, takes data sets in, examines them,
 and says what a training will take; and the queue is put in order."""
 
+import hashlib
 import io
 import json
 import shutil
+import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from disegno.backbones import miniature
+from kit.hub import Hub, lora_file
 from kit.pairs import CAPTION, views
 from kit.server import Server
 
@@ -69,6 +73,68 @@ def _pairs() -> bytes:
         out.writestr("mine/image/broken.txt", CAPTION)
         out.writestr("../../evil.png", b"no picture")
     return buffer.getvalue()
+
+
+# ---- what is fetched
+
+
+def test_a_model_is_fetched_by_address(page_server: Server, page_folder: Path, page_hub: tuple[Hub, str]) -> None:
+    hub, address = page_hub
+    assert page_server.get("/v1/downloads") == [address.removeprefix("http://")]
+    hub.add("me/inks", {"wash.safetensors": lora_file(), "words.safetensors": b"<html>Please log in</html>"})
+    wash = {"source": "hf:me/inks/wash.safetensors"}
+    job = _done(page_server, "download", wash)
+    there = page_folder / "models" / "wash.safetensors"
+    assert there.read_bytes() == lora_file()
+    facts = job["result"]["facts"]
+    assert (facts["file"], facts["kind"], facts["family"]) == ("wash.safetensors", "lora", "sd1")
+    until = time.monotonic() + 60
+    while "wash" not in [row["name"] for row in page_server.get("/v1/files")]:  # told between two steps of a worker
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert not list((page_folder / "server" / "keep").glob("*/*"))  # nothing is left of the transfer
+    code, message = _failed(page_server, "download", wash)
+    assert code == "invalid_request" and "wash.safetensors is there already" in message
+    assert str(page_folder) not in message
+    code, message = _failed(page_server, "download", {"source": "hf:me/inks/words.safetensors"})
+    assert code == "bad_model_file" and "It was not kept" in message
+    code, message = _failed(page_server, "download", wash | {"name": "b.safetensors", "sha256": "0" * 64})
+    assert code == "bad_model_file" and hashlib.sha256(lora_file()).hexdigest() in message
+    assert not (page_folder / "models" / "b.safetensors").exists()
+    there.unlink()
+
+
+@pytest.mark.parametrize("source", ["https://evil.example/x.ckpt", "civitai:7", "http://127.0.0.1:1/x", "hf:"])
+def test_nothing_is_fetched_from_elsewhere(page_server: Server, source: str) -> None:
+    refused = page_server.ask("POST", "/v1/jobs", {"kind": "download", "request": {"source": source}})
+    assert refused.status_code == (422 if source == "hf:" else 403), refused.text
+
+
+def test_a_cancelled_download_goes_on_where_it_was(
+    page_server: Server, page_folder: Path, page_hub: tuple[Hub, str]
+) -> None:
+    hub, _ = page_hub
+    content = lora_file(4096)
+    hub.add("me/inks", {"large.safetensors": content})
+    path = "/me/inks/resolve/main/large.safetensors"
+    hub.held[path] = threading.Event()
+    job = page_server.submit("download", {"source": "hf:me/inks/large.safetensors"})
+    until = time.monotonic() + 60
+    while not ((now := page_server.get(f"/v1/jobs/{job['id']}"))["progress"] or {}).get("step"):
+        assert now["state"] in ("queued", "running") and time.monotonic() < until, now
+        time.sleep(0.05)
+    assert now["progress"]["num_steps"] == -(-len(content) >> 20) and now["progress"]["stage"] == "fetching"
+    page_server.ask("POST", f"/v1/jobs/{job['id']}/cancel")
+    hub.held.pop(path).set()
+    assert page_server.wait(job["id"])["state"] == "cancelled"
+    assert not (page_folder / "models" / "large.safetensors").exists()
+    hub.asked.clear()
+    page_server.ask("POST", f"/v1/jobs/{job['id']}/resume")
+    assert page_server.wait(job["id"])["state"] == "done"
+    assert [int(said["range"].removeprefix("bytes=").rstrip("-")) > 0 for where, said in hub.asked if where == path]
+    there = page_folder / "models" / "large.safetensors"
+    assert there.read_bytes() == content
+    there.unlink()
 
 
 # ---- the library

@@ -2,15 +2,11 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 from filelock import FileLock
 
@@ -18,96 +14,19 @@ from disegno.backbones import miniature
 from disegno.cli.main import main
 from disegno.core.errors import CorruptFile, RequestError
 from disegno.weights.download import Remote, download
-from disegno.weights.save import save_safetensors
-from disegno.weights.sources import files_of_folder, find_source, home_of
+from disegno.weights.sources import files_of_folder, find_source, home_of, host_of, known_hosts
+from kit.hub import TOKEN, Hub, lora_file, serving_hub
 
 pytestmark = pytest.mark.unit
-
-TOKEN = "secret"
-
-
-class Hub:
-    """What the server has, what it does to a transfer, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.headers: dict[str, dict[str, str]] = {}
-        self.away: dict[str, str] = {}
-        self.breaks_after: list[int] = []  # bytes, of each next transfer
-        self.closed: set[str] = set()  # those that want a token
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.other = ""  # another host's address
-
-    def add(self, repo: str, files: dict[str, bytes]) -> None:
-        rows: list[dict[str, Any]] = [{"type": "directory", "path": "unet"}]
-        for path, data in files.items():
-            large = {"oid": hashlib.sha256(data).hexdigest()}
-            rows.append({"type": "file", "path": path, "size": len(data), "oid": "0", "lfs": large})
-        self.files[f"/api/models/{repo}/tree/main"] = json.dumps(rows).encode()
-        self.files |= {f"/{repo}/resolve/main/{path}": data for path, data in files.items()}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, hub: Hub, *rest: Any) -> None:
-        self.hub = hub
-        super().__init__(*rest)
-
-    def do_GET(self) -> None:
-        path, said = self.path.partition("?")[0], {name.lower(): value for name, value in self.headers.items()}
-        self.hub.asked.append((path, said))
-        data, is_closed = self.hub.files.get(path), path in self.hub.closed
-        if path in self.hub.away:
-            self._answer(302, b"", {"Location": self.hub.away[path]})
-        elif data is None:
-            self._answer(404, b"")
-        elif is_closed and said.get("authorization") != f"Bearer {TOKEN}":
-            self._answer(401, b"")
-        else:
-            self._send(path, data, said)
-
-    def _send(self, path: str, data: bytes, said: dict[str, str]) -> None:
-        tag, begin, status = f'"{hashlib.md5(data).hexdigest()}"', 0, 200
-        if "range" in said and said.get("if-range") == tag:
-            begin, status = int(said["range"].removeprefix("bytes=").rstrip("-")), 206
-        if status == 206 and begin >= len(data):
-            self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-            return
-        self._answer(status, data[begin:], {"ETag": tag, **self.hub.headers.get(path, {})})
-
-    def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(more or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if data and self.hub.breaks_after:
-            self.wfile.write(data[: self.hub.breaks_after.pop(0)])
-            self.close_connection = True
-            return
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Hub, str]]:
-    hub = Hub()
-    servers = [ThreadingHTTPServer((host, 0), partial(_Handler, hub)) for host in ("127.0.0.1", "127.0.0.1")]
-    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
-    for thread in threads:
-        thread.start()
-    first, second = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    hub.other = second
-    monkeypatch.setenv("HF_ENDPOINT", first)
-    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(tmp_path / "models"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield hub, first
-    for server, thread in zip(servers, threads, strict=True):
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving_hub() as (there, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(tmp_path / "models"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield there, address
 
 
 def _get(*words: str) -> Any:
@@ -115,12 +34,8 @@ def _get(*words: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    place = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    path = tmp_path_factory.mktemp("lora") / "a.safetensors"
-    tensors = {f"{place}.lora_down.weight": torch.ones(2, 768), f"{place}.lora_up.weight": torch.ones(320, 2)}
-    save_safetensors(path, tensors, {})
-    return path.read_bytes()
+def lora() -> bytes:
+    return lora_file()
 
 
 def test_a_file_lands_in_the_place_of_its_kind_and_is_named(hub: tuple[Hub, str], lora: bytes, tmp_path: Path) -> None:
@@ -253,18 +168,72 @@ def _ask_nothing(url: str, token: str) -> Any:
 @pytest.mark.parametrize(
     ("given", "url"),
     [
-        ("civitai:128713", "https://civitai.com/api/download/models/128713"),
-        ("https://civitai.com/models/4384?modelVersionId=128713", "https://civitai.com/api/download/models/128713"),
         (
             "https://civitai.com/api/download/models/1?type=Model",
             "https://civitai.com/api/download/models/1?type=Model",
         ),
+        ("http://www.civitai.com/api/download/models/1", "https://civitai.com/api/download/models/1"),
         ("https://host/a/b.ckpt", "https://host/a/b.ckpt"),
+        ("HTTP://host:80/a%20b.ckpt?x=1", "HTTP://host:80/a%20b.ckpt?x=1"),
     ],
 )
 def test_addresses_are_understood(given: str, url: str) -> None:
     (file,) = find_source(given, _ask_nothing, {"CIVITAI_TOKEN": "t"}).files
     assert file.url == url and bool(file.token) == ("civitai" in url)
+
+
+VERSION: dict[str, Any] = {
+    "id": 128713,
+    "files": [
+        {"type": "VAE", "name": "v.pt", "downloadUrl": "https://civitai.com/api/download/models/128713?type=VAE"},
+        {"type": "Model", "primary": True, "name": "ink.safetensors", "sizeKB": 1.5, "hashes": {"SHA256": "AB" * 32},
+         "downloadUrl": "https://civitai.com/api/download/models/128713"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "said"),
+    [
+        ("civitai:128713", "model-versions/128713", VERSION),
+        ("https://civitai.com/models/4384/ink?modelVersionId=128713", "model-versions/128713", VERSION),
+        ("https://civitai.com/models/4384/ink", "models/4384", {"modelVersions": [VERSION, {"id": 1}]}),
+        ("https://civitai.com/models/4384", "models/4384", {"modelVersions": [VERSION]}),
+    ],
+)
+def test_civitai_says_what_a_version_has(given: str, asked: str, said: Any) -> None:
+    urls: list[tuple[str, str]] = []
+
+    def ask(url: str, token: str) -> Any:
+        urls.append((url, token))
+        return said
+
+    (file,) = find_source(given, ask, {"CIVITAI_TOKEN": "t"}).files
+    assert urls == [(f"https://civitai.com/api/v1/{asked}", "t")]
+    assert file == Remote("https://civitai.com/api/download/models/128713", "ink.safetensors", 1536, "ab" * 32, "t")
+
+
+@pytest.mark.parametrize("url", ["https://evil.example/x", "http://civitai.com/x", "", None])
+def test_civitais_token_is_for_civitai(url: str | None) -> None:
+    said = {"files": [VERSION["files"][1] | {"downloadUrl": url, "name": "../x"}]}
+    (file,) = find_source("civitai:7", lambda *_: said, {"CIVITAI_TOKEN": "t"}).files
+    assert file == Remote("https://civitai.com/api/download/models/7", token="t")
+    (file,) = find_source("civitai:7", lambda *_: ["nothing"], {"CIVITAI_TOKEN": "t"}).files
+    assert file.url == "https://civitai.com/api/download/models/7"
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("civitai:7", "civitai.com"), ("https://www.civitai.com/models/7", "civitai.com"),
+        ("hf:a/b", "huggingface.co"), ("https://hf.co/a/b/blob/main/c.ckpt", "huggingface.co"),
+        ("https://Example.org:8080/a.ckpt", "example.org:8080"), ("http://[::1]/a", "[::1]"),
+    ],
+)  # fmt: skip
+def test_it_is_known_beforehand_which_host_is_asked(given: str, host: str) -> None:
+    assert host_of(given, {}) == host
+    mirror = {"HF_ENDPOINT": "https://mirror.example/"}
+    assert host_of("hf:a/b", mirror) == "mirror.example" == known_hosts(mirror)[0]
 
 
 @pytest.mark.parametrize("given", ["hf:a/b/c/d.ckpt@v1", "https://huggingface.co/a/b/blob/v1/c/d.ckpt"])
@@ -289,8 +258,13 @@ def test_a_file_of_the_hub_is_known_by_its_list(given: str) -> None:
         ("hf:a", "says no repository"),
         ("hf:a/b/lost.ckpt", "There is no lost.ckpt in a/b. Its weights: one.ckpt"),
         ("hf:a/b", "Say which file of it, as hf:a/b/FILE. Its weights: one.ckpt"),
-        ("civitai:ink", "says no version"),
-        ("https://civitai.com/models/4384", "says no version"),
+        ("civitai:ink", "names no model there"),
+        ("https://civitai.com/user/me", "names no model there"),
+        ("https://civitai.com/models/4384", "has no version to fetch"),
+        ("https://civitai.com@evil.example/models/1", "no plain address"),
+        ("http://[x", "no plain address"),
+        ("https://host/\u00e9.ckpt", "no plain address"),
+        ("https://a\\\\@b/x.ckpt", "no plain address"),
     ],
 )
 def test_what_cannot_be_meant_is_said(given: str, said: str) -> None:
@@ -323,6 +297,21 @@ def test_of_weights_that_are_there_twice_one_is_chosen() -> None:
     control = ["config.json", "diffusion_pytorch_model.bin", "README.md", "images/a.png", "sd.json"]
     assert files_of_folder(control) == ["config.json", "diffusion_pytorch_model.bin"]
     assert files_of_folder(["config.json", "README.md"]) == [] == files_of_folder(["model.safetensors"])
+
+
+def test_in_a1111s_own_folder_everything_goes_where_a1111_looks(
+    hub: tuple[Hub, str], lora: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webui = tmp_path / "webui"
+    for name in ("models/Lora", "embeddings"):
+        (webui / name).mkdir(parents=True)
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(webui))
+    hub[0].files["/ink.safetensors"] = lora
+    assert _get(f"{hub[1]}/ink.safetensors").exit_code == 0 and (webui / "models/Lora/ink.safetensors").is_file()
+    assert home_of("embedding", webui / "models") == webui / "embeddings"
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", "")
+    nowhere = _get(f"{hub[1]}/ink.safetensors")
+    assert nowhere.exit_code == 2 and "no model folder" in nowhere.stderr
 
 
 def test_every_kind_has_its_place_where_there_is_one(tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ def get(source: str, folder: Path | None, name: str | None, sha256: str | None, 
     asks who you are; HF_ENDPOINT names a mirror of Hugging Face.
     """
     from disegno.cli.getting import get as fetch
+    from disegno.weights.library import first_folder
 
-    card = fetch(source, folder or load_settings().model_dirs[0], name, sha256, fp16, quiet, is_own=folder is None)
+    card = fetch(source, folder or first_folder(load_settings()), name, sha256, fp16, quiet, is_own=folder is None)
     if not quiet:
         what = " ".join(filter(None, (card.family, card.mechanism or card.kind)))
         click.echo(f"{card.path}: {_plain(what)}, {_size(card.num_bytes)}")

@@ -52,6 +52,11 @@ def _hosts(option: str, texts: tuple[str, ...], more: str = "") -> tuple[str, ..
     return texts
 
 
+def download_hosts(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return hosts as addresses name them. Raises RequestError for what is none."""
+    return tuple(dict.fromkeys(text.lower() for text in _hosts("--allow-download", texts, r"(:\d+)?")))
+
+
 def _addresses(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return addresses and networks, as 10.0.0.0/8. Raises RequestError for what is neither."""
     try:
@@ -124,6 +129,10 @@ def _listed(variable: str) -> tuple[str, ...]:
 @click.option("--proxy", metavar="ADDRESS", multiple=True, help="A proxy's address; its X-Forwarded-For is believed.")
 @click.option("--allow-url", metavar="HOST", multiple=True, help="Pictures may be fetched from this host.")
 @click.option(
+    "--allow-download", metavar="HOST", multiple=True,
+    help="Models may be fetched from this host, as huggingface.co or civitai.com.",
+)  # fmt: skip
+@click.option(
     "--stall",
     default=600.0,
     show_default=True,
@@ -135,8 +144,8 @@ def _listed(variable: str) -> tuple[str, ...]:
 def command(
     host: str, port: int, auth: tuple[str, ...], api_key: tuple[str, ...], workers: int, together: int,
     folder: Path | None, data_roots: tuple[Path, ...], db: str, allow_origin: tuple[str, ...],
-    allow_host: tuple[str, ...], proxy: tuple[str, ...], allow_url: tuple[str, ...], stall: float,
-    device: str | None, dtype: str | None,
+    allow_host: tuple[str, ...], proxy: tuple[str, ...], allow_url: tuple[str, ...],
+    allow_download: tuple[str, ...], stall: float, device: str | None, dtype: str | None,
 ) -> None:  # fmt: skip
     """Serve the models over HTTP.
 
@@ -148,7 +157,7 @@ def command(
 
     with serving_packages():
         from disegno.serving.serve import log_to_stderr, serve
-    from disegno.serving.settings import ServerSettings
+    from disegno.serving.settings import Limits, ServerSettings
 
     settings = ServerSettings(
         host=host, port=port, workers=workers, together=together, data_roots=data_roots, db=db, stall_seconds=stall,
@@ -156,6 +165,7 @@ def command(
         allow_origins=_origins(allow_origin), allow_hosts=_hosts("--allow-host", allow_host),
         allow_urls=_hosts("--allow-url", allow_url, r"(:\d+)?|\*"),
         proxies=_addresses(proxy), machine=load_settings(device=device, dtype=dtype),
+        limits=Limits(download_hosts=download_hosts(allow_download)),
     )  # fmt: skip
     require_data_roots(data_roots)
     require_device(settings.machine)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from disegno.cli.serve import require_data_roots, require_device, serving_packages
+from disegno.cli.serve import download_hosts, require_data_roots, require_device, serving_packages
 from disegno.core.settings import load_settings
 
 
@@ -19,12 +19,16 @@ from disegno.core.settings import load_settings
     "--data-root", "data_roots", type=click.Path(file_okay=False, path_type=Path), multiple=True, metavar="DIR",
     help="Folders in DIR may be taught from; new data sets are made in the first.",
 )  # fmt: skip
+@click.option(
+    "--allow-download", metavar="HOST", multiple=True,
+    help="Models may be fetched from this host, beside Hugging Face and Civitai.",
+)  # fmt: skip
 @click.option("--device", metavar="D", help="auto, cpu, cuda, mps.")
 @click.option("--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="The numbers to compute in.")
 @click.option("--no-browser", is_flag=True, help="Say the address only.")
 def command(
-    port: int, folder: Path | None, data_roots: tuple[Path, ...], device: str | None, dtype: str | None,
-    no_browser: bool,
+    port: int, folder: Path | None, data_roots: tuple[Path, ...], allow_download: tuple[str, ...], device: str | None,
+    dtype: str | None, no_browser: bool,
 ) -> None:  # fmt: skip
     """Draw in the browser: starts a server that only this machine can reach, and opens its page.
 
@@ -37,9 +41,14 @@ def command(
     """
     with serving_packages():
         from disegno.serving.serve import log_to_stderr, serve
-    from disegno.serving.settings import ServerSettings
+    from disegno.serving.settings import Limits, ServerSettings
+    from disegno.weights.sources import known_hosts
 
-    settings = ServerSettings(port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype))
+    hosts = download_hosts((*known_hosts(), *allow_download))
+    settings = ServerSettings(
+        port=port, data_roots=data_roots, machine=load_settings(device=device, dtype=dtype),
+        limits=Limits(download_hosts=hosts),
+    )  # fmt: skip
     require_data_roots(data_roots)
     require_device(settings.machine)
     log_to_stderr()

@@ -5,8 +5,8 @@ jobs go in their order. The first of this order is never overtaken: when no work
 so nobody starves. A worker takes several jobs at once only when all of them can be stepped together.
 
 This holds in each lane by itself: pictures; trainings, evaluations and new data sets; what reads files of the library
-or of data sets. The workers of the last two are started for a job and rest when there is none, so that their memory is
-given back.
+or of data sets; what fetches files. The workers of all but the first are started for a job and rest when there is none,
+so that their memory is given back.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ RETRY_SECONDS = 2.0  # before a transition that the disk refused is tried again
 TICK_SECONDS = 1.0
 MAX_RESTART_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
-RESTING: tuple[Lane, ...] = ("school", "files")  # whose workers are started for a job
+RESTING: tuple[Lane, ...] = ("school", "files", "downloads")  # whose workers are started for a job
 REST_SECONDS = 20.0  # without a job; starting a process again takes several
 SCHOOL_PATIENCE = (
     6.0  # times the time without progress: a training's step may have many rows, an evaluation measures at its end

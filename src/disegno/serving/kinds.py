@@ -31,12 +31,20 @@ from disegno.serving.lessons import (
 )
 from disegno.serving.settings import Limits
 from disegno.serving.sheets import SheetRequest, check_sheet
-from disegno.serving.shelf import ExportRequest, VerifyRequest, check_export, check_verify
+from disegno.serving.shelf import (
+    DownloadRequest,
+    ExportRequest,
+    VerifyRequest,
+    check_download,
+    check_export,
+    check_verify,
+)
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-Lane = Literal["draw", "school", "files"]
-"""Pictures come within seconds, trainings take hours, files are read in between: none waits for another."""
+Lane = Literal["draw", "school", "files", "downloads"]
+"""Pictures come within seconds, trainings take hours, files are read in between, and fetched while all that goes on:
+none waits for another."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -191,6 +199,15 @@ KINDS: dict[str, JobKind] = {
         JobKind("estimate", EstimateRequest, "disegno.serving.examining:estimate", check_estimate, lane="files"),
         JobKind("verify", VerifyRequest, "disegno.serving.shelving:verify", check_verify, lane="files"),
         JobKind("export", ExportRequest, "disegno.serving.shelving:export", check_export, lane="files"),
+        JobKind(
+            "download",
+            DownloadRequest,
+            "disegno.serving.downloading:download",
+            check_download,
+            lane="downloads",
+            resumes=True,
+            adds_files=True,
+        ),
     )
 }
 

@@ -20,7 +20,7 @@ from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import AnnotateRequest, CaptionRequest, UpscaleRequest, kind_of
 from disegno.serving.lessons import CheckRequest, DatasetRequest, EstimateRequest, UnpackRequest
 from disegno.serving.sheets import SheetRequest
-from disegno.serving.shelf import ExportRequest, VerifyRequest
+from disegno.serving.shelf import DownloadRequest, ExportRequest, VerifyRequest
 from disegno.serving.store import Job, State
 from disegno.serving.views import JobList, JobView, ProgressView, progress_view, view
 from disegno.serving.wire import Looked, Moved
@@ -141,9 +141,17 @@ class ExportJob:
     request: ExportRequest
 
 
+@dataclass(frozen=True, config=_STRICT)
+class DownloadJob:
+    """A model, LoRA or control fetched by address. Cancelled, what has come is kept; resumed, it goes on."""
+
+    kind: Literal["download"]
+    request: DownloadRequest
+
+
 AnyJob = (
     GenerateJob | SheetJob | AnnotateJob | UpscaleJob | CaptionJob | TeachJob | EvaluateJob | DatasetJob
-    | UnpackJob | CheckJob | EstimateJob | VerifyJob | ExportJob
+    | UnpackJob | CheckJob | EstimateJob | VerifyJob | ExportJob | DownloadJob
 )  # fmt: skip
 Submission = Annotated[AnyJob, Field(discriminator="kind")]
 Action = Literal["cancel", "finish", "pause", "resume", "first", "last", "earlier", "later"]
@@ -386,6 +394,12 @@ async def datasets(request: Request) -> list[str]:
     return await asyncio.to_thread(data_sets.names, jobs_of(request).settings.data_roots)
 
 
+@router.get("/downloads", tags=["models"])
+async def download_hosts(request: Request) -> tuple[str, ...]:
+    """List the hosts from which models may be fetched (jobs of the kind `download`); none where that is not allowed."""
+    return jobs_of(request).settings.limits.download_hosts
+
+
 SUBMISSIONS: dict[str, type[Any]] = {
     "generate": GenerateJob,
     "sheet": SheetJob,
@@ -400,6 +414,7 @@ SUBMISSIONS: dict[str, type[Any]] = {
     "estimate": EstimateJob,
     "verify": VerifyJob,
     "export": ExportJob,
+    "download": DownloadJob,
 }
 _LOOK: TypeAdapter[LookView] = TypeAdapter(LookView)
 _JOB: TypeAdapter[JobView] = TypeAdapter(JobView)

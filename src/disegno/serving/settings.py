@@ -69,6 +69,8 @@ class Limits:
     """Pairs of one evaluation."""
     upload_bytes: int = 4 * 2**30
     """Of one upload."""
+    download_hosts: tuple[str, ...] = ()
+    """Hosts from which models may be fetched into the first model folder, as host or host:port; empty: none are."""
     uploads_per_user: int = 8
     """Uploads of one user that are open."""
     unpacked_bytes: int = 16 * 2**30

@@ -6,6 +6,7 @@ from disegno.core.errors import RequestError, ResourceError
 from disegno.core.settings import Settings
 from disegno.training.keeping import copy
 from disegno.training.run import Run, digest
+from disegno.weights.library import first_folder
 
 _OWN = {"control": "controls", "lora": "loras"}
 _WORDS = {"control": "control", "lora": "LoRA"}
@@ -14,10 +15,7 @@ _OTHERS = {"control": ("ControlNet", "controlnet"), "lora": ("Lora", "loras")}  
 
 def home_of(run: Run, settings: Settings) -> Path:
     """Return where a run's result goes: into the first model folder, by that folder's layout. Raises RequestError."""
-    if not settings.model_dirs:
-        raise RequestError("There is no model folder to put a control into: name one in DISEGNO_MODEL_DIRS.")
-    root = settings.model_dirs[0].expanduser()
-    root = root / "models" if (root / "models").is_dir() else root
+    root = first_folder(settings)
     if not run.suffix:
         return root / run.name
     folder = next((root / name for name in _OTHERS[run.makes] if (root / name).is_dir()), root / _OWN[run.makes])

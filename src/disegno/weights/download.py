@@ -136,6 +136,7 @@ def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) 
     """
     note = part.with_suffix(".json")
     have, before = (part.stat().st_size, _noted(note)) if part.exists() else (0, Sent())
+    told(have, remote.num_bytes)
     request = _request(remote.url, remote.token)
     if known is not None and known.etag:
         request.add_header("If-None-Match", known.etag)

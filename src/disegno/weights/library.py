@@ -39,6 +39,17 @@ _TITLE_HASH = re.compile(r" \[[0-9a-f]{8,64}\]$")  # A1111 parity: "name.safeten
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
 
+def first_folder(settings: Settings) -> Path:
+    """Return the folder that new files go into: the first model folder, of a program's own folder its `models`.
+
+    Raises RequestError where there is none.
+    """
+    if not settings.model_dirs:
+        raise RequestError("There is no model folder to put it into: name one in DISEGNO_MODEL_DIRS.")
+    root = settings.model_dirs[0].expanduser()
+    return root / "models" if (root / "models").is_dir() else root
+
+
 class Library:
     """The files in `settings.model_dirs`. Every listing looks at the folders; only new and changed files are opened."""
 

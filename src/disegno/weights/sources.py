@@ -3,7 +3,8 @@
     https://host/path/model.safetensors                 a file
     hf:ORG/REPO/path/model.safetensors[@REVISION]       a file of a repository of Hugging Face, or its page's address
     hf:ORG/REPO[@REVISION]                              a folder of diffusers' (a model, a control or a VAE)
-    civitai:VERSION                                     a version of a model there, by number, or its address
+    civitai:VERSION                                     a version of a model there, by number, or its page's address; of
+                                                        a model's page: its newest version
 
 Facts of Hugging Face's and Civitai's public interfaces. HF_ENDPOINT names a mirror; HF_TOKEN and CIVITAI_TOKEN open
 what asks who one is.
@@ -12,7 +13,7 @@ what asks who one is.
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -30,6 +31,8 @@ _BESIDE = (".json", ".txt", ".model")
 _ALONE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _FOREIGN = ("flax_", "tf_", "openvino_", "rust_", "onnx")
 _HALF = ".fp16"
+_CIVITAI_PAGE = re.compile(r"/models/(\d+)(?:/|$)")
+_URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?([/?][!-\[\]-~]*)?", re.IGNORECASE)
 _INDEX = re.compile(r"(\.safetensors|\.bin)\.index(?:\.fp16)?\.json$")  # the table of several files
 
 Ask = Callable[[str, str], Any]
@@ -48,38 +51,103 @@ class Source:
         """How many bytes are known to come."""
         return sum(file.num_bytes for file in self.files)
 
+    def known_by(self, sha256: str) -> "Source":
+        """Return the same, whose one file must have this hash. Raises RequestError of a folder."""
+        if self.folder:
+            raise RequestError("A sha256 is of one file, and this is a folder. Leave it out: each file has its own.")
+        return replace(self, files=(replace(self.files[0], sha256=sha256),))
+
 
 def find_source(given: str, ask: Ask, environ: Mapping[str, str] = os.environ, half: bool = False) -> Source:
     """Return the files that are meant. `half`: of a folder that has its weights twice, those of half precision.
 
     Raises RequestError where nothing is meant, or several things could be.
     """
-    hub = environ.get("HF_ENDPOINT", _HUB).rstrip("/")
-    if given.startswith("civitai:") or urlsplit(given).hostname in ("civitai.com", "www.civitai.com"):
-        return Source((_of_civitai(given, environ.get("CIVITAI_TOKEN", "")),))
+    _require_readable(given)
+    hub = _hub(environ)
+    if _is_civitai(given):
+        return Source((_of_civitai(given, environ.get("CIVITAI_TOKEN", ""), ask),))
     if (found := _on_hub(given, hub)) is not None:
         return _of_hub(found, hub, environ.get("HF_TOKEN", ""), ask, half)
-    if urlsplit(given).scheme in ("http", "https"):
-        return Source((Remote(given),))
+    return Source((Remote(given),))
+
+
+def host_of(given: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return which host is asked for what is meant, as host or host:port. Raises RequestError as `find_source`."""
+    _require_readable(given)
+    hub = _hub(environ)
+    if _is_civitai(given):
+        return urlsplit(_CIVITAI).netloc
+    return urlsplit(given if _on_hub(given, hub) is None else hub).netloc.lower()
+
+
+def known_hosts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the hosts whose addresses are known here: Hugging Face's, or its mirror's, and Civitai's."""
+    return urlsplit(_hub(environ)).netloc.lower(), urlsplit(_CIVITAI).netloc
+
+
+def _hub(environ: Mapping[str, str]) -> str:
+    return environ.get("HF_ENDPOINT", _HUB).rstrip("/")
+
+
+def _require_readable(given: str) -> None:
+    """Raise RequestError for what is neither of the four, and for addresses that two readers could read differently."""
+    if given.startswith(("hf:", "civitai:")) or _URL.fullmatch(given):
+        return
+    if urlish := re.match(r"https?:", given, re.IGNORECASE):
+        raise RequestError(
+            f"{given!r} is no plain address. Give it as a browser copies it: {urlish[0]}//host/path, without a name or"
+            " password, and % for what is no ASCII."
+        )
     raise RequestError(
         f"{given!r} names nothing that can be fetched. Give an address (https://...), hf:ORG/REPO/FILE, hf:ORG/REPO, or"
         " civitai:VERSION."
     )
 
 
-def _of_civitai(given: str, token: str) -> Remote:
+def _is_civitai(given: str) -> bool:
+    return given.startswith("civitai:") or urlsplit(given).hostname in ("civitai.com", "www.civitai.com")
+
+
+def _of_civitai(given: str, token: str, ask: Ask) -> Remote:
+    """Return the file of a version, or of a model's newest one. Raises RequestError where neither is named."""
     url = urlsplit(given)
-    version = given.removeprefix("civitai:") if given.startswith("civitai:") else ""
-    if url.scheme in ("http", "https"):
-        if "/api/download/" in url.path:
-            return Remote(given, token=token)
+    if "/api/download/" in url.path:
+        return Remote(f"{_CIVITAI}{url.path}{'?' if url.query else ''}{url.query}", token=token)
+    if given.startswith("civitai:"):
+        version = given.removeprefix("civitai:")
+    else:
         version = next(iter(parse_qs(url.query).get("modelVersionId", ())), "")
-    if not version.isdigit():
+    if version.isdigit():
+        return _version(ask(f"{_CIVITAI}/api/v1/model-versions/{version}", token), version, token)
+    if version or not (found := _CIVITAI_PAGE.match(url.path)):
         raise RequestError(
-            f"{given} says no version: give civitai:NUMBER, the number behind modelVersionId= in the address of the"
-            " version's page, or behind /api/download/models/ of its download."
+            f"{given} names no model there: give the address of its page, or civitai:NUMBER, the number behind"
+            " modelVersionId= in the address of a version's page."
         )
-    return Remote(f"{_CIVITAI}/api/download/models/{version}", token=token)
+    said = ask(f"{_CIVITAI}/api/v1/models/{found[1]}", token)
+    versions = said.get("modelVersions") if isinstance(said, dict) else None
+    newest = versions[0] if isinstance(versions, list) and versions and isinstance(versions[0], dict) else {}
+    if not str(newest.get("id", "")).isdigit():
+        raise RequestError(f"{given} has no version to fetch. Look whether the address is right.")
+    return _version(newest, str(newest["id"]), token)
+
+
+def _version(said: Any, version: str, token: str) -> Remote:
+    """Return a version's own file, with what is said of it, as far as something is."""
+    files = said.get("files") if isinstance(said, dict) else None
+    some = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    own = [file for file in some if file.get("primary")] or [file for file in some if file.get("type") == "Model"]
+    file = next(iter(own), {})
+    url = str(file.get("downloadUrl", ""))
+    if not url.startswith(f"{_CIVITAI}/"):  # the token is for this host
+        return Remote(f"{_CIVITAI}/api/download/models/{version}", token=token)
+    hashes, kib = file.get("hashes"), file.get("sizeKB")
+    sha256 = str(hashes.get("SHA256", "")).lower() if isinstance(hashes, dict) else ""
+    num_bytes = round(kib * 1024) if isinstance(kib, int | float) else 0
+    name = str(file.get("name", ""))
+    plain = name if _is_inside(name) and "/" not in name and not name.startswith(".") else ""
+    return Remote(url, plain, num_bytes, sha256 if len(sha256) == 64 else "", token)
 
 
 @dataclass(frozen=True)
@@ -209,7 +277,9 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
 
 def home_of(kind: str, folder: Path) -> Path:
     """Return where in a folder of models a file of a kind belongs: in A1111's or ComfyUI's own, where there is one."""
-    return next((folder / name for name in _HOMES.get(kind, ()) if (folder / name).is_dir()), folder)
+    roots = (folder, folder.parent) if folder.name == "models" else (folder,)  # A1111's embeddings lie beside it
+    places = (root / name for root in roots for name in _HOMES.get(kind, ()))
+    return next((place for place in places if place.is_dir()), folder)
 
 
 def homes_in(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import { list, lookAgain } from "./api.js";
 import { button, fill, h, toast } from "./dom.js";
+import { downloads } from "./download.js";
 import { say } from "./bus.js";
 import { choice } from "./fields.js";
 import { bytes, t } from "./i18n.js";
@@ -51,6 +52,7 @@ export function libraryTab(house) {
     const model = choice(t("What fits"), { value: state.model, options: state.models.map((each) => [each.id, each.id]), change: (value) => { state.model = value; show(); } });
     fill(element,
       h("div", { class: "toolbar" }, h("h2", {}, t("Library")), state.models.length > 1 && model, button(t("Look again"), { onclick: again }, "refresh")),
+      fetching,
       part(t("Models"), models), part(t("Controls"), controls), kinds, part(t("Other files"), others.map((each) => card(each))),
       h("p", { class: "help" }, t("Files are found in the folders of DISEGNO_MODEL_DIRS. What a file is, is read from its header; nothing in it is executed.")));
   };
@@ -76,6 +78,7 @@ export function libraryTab(house) {
       toast(error.message, "bad");
     }
   };
+  const fetching = downloads(again);
   show();
   return element;
 }
