@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from disegno.weights.packed_tensor import plain
 from disegno.weights.quantised import SCALE_SUFFIX, quantise_rows
 
 
@@ -48,6 +49,6 @@ def stored_in_eight_bits(module: nn.Module, tensors: Mapping[str, Tensor], least
     for name, layer in _layers(module).items():
         key = f"{name}.weight"
         if layer.weight.numel() >= least and key in tensors:
-            stored = quantise_rows({key: tensors[key]})
+            stored = quantise_rows({key: plain(tensors[key])})
             found |= {key: stored[key], f"{name}.scale": stored[key + SCALE_SUFFIX]}
     return found

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from disegno.core.errors import CorruptFile, DisegnoError, KeyMismatch, RequestError
-from disegno.core.settings import Settings, T5Use
+from disegno.core.settings import PackedUse, Settings, T5Use
 from disegno.packing import can_pack, pack
+from disegno.room import free_bytes
 from disegno.weights.finite import require_finite
+from disegno.weights.packed_tensor import PackedTensor, plain
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEEP_BYTES = (1 << 30, 32 << 20)  # the second where glibc refuses the first: its older limit
 _TOP_PAD_BYTES = 64 << 20
+_UNPACKED_SHARE = 0.5  # of the memory that is free: as much again is wanted while a net is opened
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Policy:
 
     `packs`: whether frozen nets are laid out for inference. Not where gradients pass through them; then weights are
     also copied out of their files, whose pages would stay in memory beside what was made of them. `t5`: whether Stable
-    Diffusion 3's large text encoder is used, and how.
+    Diffusion 3's large text encoder is used, and how. `gguf`: whether packed weights stay so, where nets are frozen.
     """
 
     device: torch.device
@@ -44,6 +47,7 @@ class Policy:
     vae_dtype: torch.dtype = torch.float32
     packs: bool = True
     t5: T5Use = "on"
+    gguf: PackedUse = "auto"
 
 
 FULL_PRECISION = Policy(torch.device("cpu"), torch.float32)
@@ -82,7 +86,7 @@ def decide(settings: Settings) -> Policy:
     dtype = _dtype(device) if settings.dtype == "auto" else DTYPES[settings.dtype]
     # oneDNN's and cuDNN's half precision convolutions want channels_last (bf16: a step 1.13-1.18x, the VAE 2.3x faster)
     memory_format = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-    return Policy(device, dtype, memory_format, vae_dtype=dtype, t5=settings.t5)
+    return Policy(device, dtype, memory_format, vae_dtype=dtype, t5=settings.t5, gguf=settings.gguf)
 
 
 def tune_allocator() -> bool:
@@ -181,12 +185,34 @@ class Memory:
         """
         module = _built(make, what)
         check_keys(module, tensors, what)
+        own = dtype or self.policy.dtype
+        stay = self._staying(module, tensors, own)
+        tensors = {name: tensor if name in stay else plain(tensor, own) for name, tensor in tensors.items()}
         require_finite(what, tensors)
         module.load_state_dict(dict(tensors), assign=True)
         self.place(module, dtype).requires_grad_(False)
         if not self.policy.packs:
             _copy_out(module, tensors)
         return module
+
+    def _staying(self, module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> set[str]:
+        """Return which of the packed tensors stay so in memory: weights that a layer multiplies by, all or none."""
+        packed = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, PackedTensor)}
+        if not packed or not self.policy.packs or self.policy.gguf == "unpacked":
+            return set()
+        num_bytes = sum(tensor.numel() for tensor in packed.values()) * dtype.itemsize
+        if self.policy.gguf == "auto":
+            free = free_bytes(self.policy.device)
+            if free is None or num_bytes <= free * _UNPACKED_SHARE:
+                return set()
+        multiplying = {
+            f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+        }
+        stay = packed.keys() & multiplying
+        kept, unpacked = sum(packed[name].packed_bytes for name in stay), sum(packed[name].numel() for name in stay)
+        mib = 2**20
+        log.info("%d weights stay packed: %.0f MiB, not %.0f", len(stay), kept / mib, unpacked * dtype.itemsize / mib)
+        return stay
 
 
 def _built(make: Callable[[], Module], what: str) -> Module:

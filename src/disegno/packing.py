@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from disegno.weights.packed_tensor import PackedTensor
+
 _OPS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
 # Packed into blocks of 48, the small pictures of a UNet meet the reference kernel (384 channels at 8x8: 39 ms, not 0.8;
 # 192 at 16x16): oneDNN chooses the block for a larger picture than it is then shown.
@@ -108,6 +110,8 @@ class PackedLinear(_Packed):
 
 
 def _packed(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.Linear | nn.Conv2d) and isinstance(module.weight, PackedTensor):  # it would be unpacked
+        return None
     if type(module) is nn.Linear:
         return PackedLinear(module)
     if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or isinstance(module.padding, str):

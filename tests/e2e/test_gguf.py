@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from disegno import Request, Result, Settings, Studio, generate
 from disegno.backbones import miniature, miniature_sd3, miniature_sdxl, sd1, sd3, sdxl
@@ -17,8 +17,10 @@ from disegno.backbones.miniature import ldm_vae
 from disegno.backbones.miniature_sd3 import Sd3
 from disegno.cli.main import main
 from disegno.core.errors import KeyMismatch, ModelFileError, WrongFamily
+from disegno.core.settings import PackedUse
 from disegno.weights.keys import ldm, mmdit
 from disegno.weights.load import load_file
+from disegno.weights.packed_tensor import PackedTensor
 from disegno.weights.save import save_weights
 from kit import gguf
 from kit.vocabulary import gguf_words, write_spiece
@@ -47,14 +49,14 @@ def _llamas(name: str) -> str:
     return name
 
 
-def _studio(folder: Path, cache: Path) -> Studio:
-    return Studio(Settings(model_dirs=(folder,), cache_dir=cache, dtype="fp32", device="cpu"))
+def _studio(folder: Path, cache: Path, use: PackedUse = "unpacked") -> Studio:
+    return Studio(Settings(model_dirs=(folder,), cache_dir=cache, dtype="fp32", device="cpu", gguf=use))
 
 
-def _drawn(folder: Path, cache: Path, model: str, **fields: object) -> np.ndarray:
+def _drawn(folder: Path, cache: Path, model: str, use: PackedUse = "unpacked", **fields: object) -> np.ndarray:
     given: dict[str, object] = {"prompt": "a red car", "negative": "blur", "seed": 1, "steps": 3, "model": model}
     request = Request(**(given | {"width": 64, "height": 64} | fields))
-    last = list(generate(request, studio=_studio(folder, cache)))[-1]
+    last = list(generate(request, studio=_studio(folder, cache, use)))[-1]
     assert isinstance(last, Result) and not [word for word in last.warnings if "no " in word], last.warnings
     return np.asarray(last.images[0]).astype(int)
 
@@ -193,6 +195,49 @@ def test_stable_diffusion_1_draws_the_picture_of_the_same_numbers(tmp_path: Path
     assert _same(drawn, _drawn(tmp_path / "whole", tmp_path / "b", "whole"))
     save_weights(tmp_path / "whole" / "fine.safetensors", miniature.original_tensors(), {})
     assert not _same(drawn, _drawn(tmp_path / "whole", tmp_path / "b", "fine"))  # 4 bits are seen
+
+
+# ---- packed in memory
+
+
+def _packed(net: nn.Module) -> tuple[int, int]:
+    """How many bytes its packed weights take, and how many numbers they are."""
+    found = [one for one in net.parameters() if isinstance(one, PackedTensor)]
+    return sum(one.packed_bytes for one in found), sum(one.numel() for one in found)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
+def test_what_stays_packed_draws_the_same_picture(tmp_path: Path, family: str) -> None:
+    if family == "sdxl":
+        path = _write_sdxl(tmp_path)
+        for name in ("clip_l", "clip_g"):
+            save_weights(tmp_path / f"{name}.safetensors", miniature_sdxl.text_tensors(name), {})
+    else:
+        path = _write_sd1(tmp_path) if family == "sd1" else _write_sd3(tmp_path, Sd3())
+    pictures = {use: _drawn(tmp_path, tmp_path / "cache", path.stem, use=use) for use in ("unpacked", "packed")}
+    assert _same(*pictures.values())
+    backbone = _studio(tmp_path, tmp_path / "cache", "packed").backbone(path.stem)
+    packed_bytes, num = _packed(backbone.lora_nets["unet"])
+    assert num > sum(one.numel() for one in backbone.lora_nets["unet"].parameters()) / 2
+    assert packed_bytes < 1.1 * num  # 8 bits and a scale, or fewer; float16 has two bytes
+    if family == "sd3":
+        assert _packed(backbone.lora_nets["te3"])[1]
+
+
+def test_a_lora_is_put_on_what_stays_packed(tmp_path: Path) -> None:
+    path, target = _write_sd1(tmp_path), "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    net = _studio(tmp_path, tmp_path / "cache").backbone(path.stem).lora_nets["unet"]
+    out, inner = (
+        net.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k").get_parameter("weight").shape
+    )
+    pair = {f"{target}.lora_down.weight": torch.ones(2, inner), f"{target}.lora_up.weight": torch.ones(out, 2)}
+    save_weights(tmp_path / "ink.safetensors", pair, {})
+    plain = _drawn(tmp_path, tmp_path / "cache", path.stem, use="packed")
+    with_it = [
+        _drawn(tmp_path, tmp_path / "cache", path.stem, use=use, prompt="a red car <lora:ink:1>")
+        for use in ("unpacked", "packed")
+    ]
+    assert _same(*with_it) and not _same(plain, with_it[1])
 
 
 def test_the_command_line_lists_shows_verifies_draws_and_converts(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def places(path: Path) -> Iterator[Path]:
 def encoders_beside(path: Path, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of those of the named encoders (`ENCODERS`) that lie beside a model's file, as they are."""
     found = {name: file for name in names if (file := find_encoder(path, name)) is not None}
-    return {name: unscaled(open_file(file).tensors()) for name, file in found.items()}
+    return {name: unscaled(open_file(file).lazily().tensors()) for name, file in found.items()}
 
 
 def find_encoder(path: Path, name: str) -> Path | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from disegno.weights.packed_tensor import PackedTensor
+
 _SAMPLES = 16  # values of each tensor that name the weights
 
 
@@ -21,6 +23,7 @@ def fingerprint(*parts: Mapping[str, Tensor]) -> str:
             digest.update(f"{n} {name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             if tensor.is_meta:  # opened to be counted, not to be used
                 continue
-            some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)].cpu().contiguous()
+            values = tensor.blocks if isinstance(tensor, PackedTensor) else tensor.detach().reshape(-1)
+            some = values[:: max(1, values.numel() // _SAMPLES)].cpu().contiguous()
             digest.update(some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -75,7 +75,7 @@ def nets_of(
 
     `vae`: the file or folder of one, where the checkpoint brings none. Raises KeyMismatch, WrongFamily.
     """
-    unet = _unet_of(file)
+    unet = _unet_of(file.lazily())
     sizes = unet_config(unet)
     config = sizes | own(sizes) | told.get("unet", {})
     tensors, vae_config = vae_in_file(file, told.get("vae", {}), int(config["out_channels"]), vae)

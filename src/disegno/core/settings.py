@@ -13,6 +13,7 @@ from disegno.core.errors import RequestError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 T5Use = Literal["on", "off", "cpu", "int8"]
+PackedUse = Literal["auto", "packed", "unpacked"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Settings:
     """auto is decided from what the processor does fast; see `memory.py`."""
     t5: T5Use = "on"
     """The large text encoder of Stable Diffusion 3: on; off (it then says nothing); on the cpu; in 8 bits (int8)."""
+    gguf: PackedUse = "auto"
+    """Quantised weights of GGUF files in memory: packed, and unpacked at every step; unpacked, once, which is faster;
+    auto: unpacked where that takes no more than half of the memory that is free."""
     threads: int = 0
     """CPU threads of a process that draws or teaches; 0 leaves it to torch."""
     residual_cache_mib: int = 512
@@ -90,7 +94,7 @@ def load_settings(toml: Path | None = None, **overrides: Any) -> Settings:
         settings = replace(Settings(), **{name: _parse(name, value) for name, value in given.items()})
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
         raise RequestError(f"A setting could not be read: {error}.") from error
-    for name, words in (("dtype", get_args(DType)), ("t5", get_args(T5Use))):
+    for name, words in (("dtype", get_args(DType)), ("t5", get_args(T5Use)), ("gguf", get_args(PackedUse))):
         if (given_word := getattr(settings, name)) not in words:
             raise RequestError(f"{name} is {given_word!r}; it can be {', '.join(words[:-1])} or {words[-1]}.")
     for name in _INTS:

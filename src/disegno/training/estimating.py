@@ -20,6 +20,7 @@ from disegno.core.teach import TeachRequest
 from disegno.diffusion.told import is_told
 from disegno.engine.studio import Studio
 from disegno.memory import Memory, Policy
+from disegno.room import free_bytes
 from disegno.training.base import Batch, Estimate, Learner, TeachProgress
 from disegno.training.batches import Reader
 from disegno.training.cache import Canvases
@@ -33,7 +34,6 @@ from disegno.training.optimise import Pupil, collect, forget, norm, open_pupil, 
 from disegno.training.order import order_of
 from disegno.training.recipe import About, Recipe, Wanted
 from disegno.training.recipes import RECIPES
-from disegno.training.room import free_bytes
 from disegno.training.step import is_out_of_memory
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 UNPACKED = torch.float16
 _AT_ONCE = 1 << 18  # numbers that are worked out at once: they stay in the cache (2 ns each; of 1 << 22, 7 ns)
+_AT_ONCE_ELSEWHERE = 1 << 25  # on a GPU, which wants much at once; they take 128 MiB in float32
 _HALVES, _QUARTERS, _BITS = (0, 4), (0, 2, 4, 6), tuple(range(8))
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # kvalues_iq4nl
 
@@ -42,8 +43,8 @@ class Blocks:
     def unpacked(self, packed: Tensor) -> Tensor:
         """Return the numbers of packed bytes (uint8, flat) in their order, float16, flat."""
         blocks = packed.view(-1, self.num_bytes)
-        made = torch.empty(len(blocks), self.num_values, dtype=UNPACKED)
-        step = max(1, _AT_ONCE // self.num_values)
+        made = torch.empty(len(blocks), self.num_values, dtype=UNPACKED, device=packed.device)
+        step = max(1, (_AT_ONCE if packed.device.type == "cpu" else _AT_ONCE_ELSEWHERE) // self.num_values)
         for begin in range(0, len(blocks), step):
             made[begin : begin + step] = self.values(blocks[begin : begin + step])
         return made.flatten()
@@ -56,7 +57,7 @@ def _half(blocks: Tensor, at: int) -> Tensor:
 
 def _shifted(numbers: Tensor, shifts: tuple[int, ...], bits: int) -> Tensor:
     """Return parts of bytes (n g k) as numbers of `bits` bits, (n g len(shifts) k): the lowest shift's first."""
-    by = torch.tensor(shifts, dtype=torch.uint8)[:, None]
+    by = torch.tensor(shifts, dtype=torch.uint8, device=numbers.device)[:, None]
     return numbers[:, :, None, :] >> by & (1 << bits) - 1
 
 
@@ -68,7 +69,9 @@ def _nibbles(blocks: Tensor, begin: int, end: int, width: int) -> Tensor:
 
 def _fifth_bits(blocks: Tensor, begin: int) -> Tensor:
     """Return 32 bits as the number 16 or 0, (n 32): the lowest of the first byte first."""
-    bits = blocks[:, begin : begin + 4, None] >> torch.tensor(_BITS, dtype=torch.uint8) & 1  # n 4 8
+    bits = (
+        blocks[:, begin : begin + 4, None] >> torch.tensor(_BITS, dtype=torch.uint8, device=blocks.device) & 1
+    )  # n 4 8
     return bits.flatten(1) << 4
 
 
@@ -141,7 +144,7 @@ def _q6_k(blocks: Tensor) -> Tensor:
 
 
 def _of_table(q: Tensor) -> Tensor:
-    return torch.tensor(_IQ4, dtype=torch.float32)[q.long()]
+    return torch.tensor(_IQ4, dtype=torch.float32, device=q.device)[q.long()]
 
 
 def _iq4_nl(blocks: Tensor) -> Tensor:

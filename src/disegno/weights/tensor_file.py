@@ -7,7 +7,7 @@ reader serves them, on the one open file that was checked: a file put in its pla
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 from disegno.core.errors import CorruptFile, KeyMismatch
 from disegno.weights.ggml_blocks import Blocks
 from disegno.weights.limits import MAX_DIM, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS
+from disegno.weights.packed_tensor import PackedTensor
 
 
 class Entry(NamedTuple):
@@ -95,12 +96,18 @@ class Contents:
 class TensorFile:
     """An open file of weights. Tensors are views of the mapped file (private: writing to them changes no file).
 
-    Packed ones are unpacked when they are asked for, into memory of their own.
+    Packed ones are unpacked when they are asked for, into memory of their own; of a `lazy` file, when their numbers
+    are.
     """
 
     path: Path
     contents: Contents
     data: mmap
+    lazy: bool = False
+
+    def lazily(self) -> "TensorFile":
+        """Return the same file, whose packed tensors stay packed (`PackedTensor`), for `Memory.build`."""
+        return replace(self, lazy=True)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -137,7 +144,8 @@ class TensorFile:
         entry = self._entry(key)
         if entry.packed and math.prod(entry.shape):
             raw = torch.frombuffer(self.data, dtype=torch.uint8, count=entry.num_bytes, offset=entry.start)
-            return entry.packed.unpacked(raw).view(entry.shape)
+            packed = PackedTensor(raw, entry.packed, entry.shape)
+            return packed if self.lazy else packed.unpacked()
         count = entry.num_bytes // entry.dtype.itemsize
         if not math.prod(entry.shape):
             return torch.empty(entry.shape, dtype=entry.dtype)

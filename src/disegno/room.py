@@ -1,15 +1,16 @@
-"""How much memory is free where a training would run."""
+"""How much memory is free on a device."""
 
 from pathlib import Path
 
-import psutil
 import torch
 
 _GROUP = Path("/sys/fs/cgroup")  # a container's own limit, which the machine's figures do not show
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return what a new training could take on the device; None where the device does not say."""
+    """Return what something new could take on the device; None where the device does not say."""
+    import psutil
+
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
