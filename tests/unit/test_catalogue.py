@@ -70,3 +70,13 @@ def test_a_folder_that_nobody_foresaw_hides_no_other(tmp_path: Path, monkeypatch
     found = catalogue_of(studio)
     assert [(card.name, card.kind) for card in found.files if card.file == "odd"] == [("odd", "broken")]
     assert "sketch" in [card.name for card in found.controls]
+
+
+def test_a_model_of_2_says_the_size_that_it_was_trained_at(tmp_path: Path) -> None:
+    for name in ("base", "wide", "told"):
+        headers.write_header(tmp_path / f"m/{name}.ckpt", headers.model(width=1024))
+    (tmp_path / "m/wide.yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
+    (tmp_path / "m/told.yaml").write_text("model:\n  params:\n    linear_start: 0.00085\n")
+    found = catalogue_of(Studio(Settings(model_dirs=(tmp_path / "m",), cache_dir=tmp_path / "cache", device="cpu")))
+    sizes = {card.name: card.defaults and (card.defaults["width"], card.defaults["height"]) for card in found.models}
+    assert (sizes["base"], sizes["wide"], sizes["told"]) == ((512, 512), (768, 768), (512, 512))

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from disegno import room
 from disegno.backbones import miniature, miniature_sdxl
 from disegno.core.errors import ResourceError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest, make_teach_request
 from disegno.engine.studio import Studio
-from disegno.training import estimating, room
+from disegno.training import estimating
 from disegno.training.base import Estimate
 from disegno.training.batches import Reader
 from disegno.training.estimating import GPU, estimate, refusal

@@ -5,7 +5,6 @@ number of heads) is the family's own, unless the header says otherwise: `disegno
 unet, vae, text (fields of the classes' configurations) and prediction_type.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from disegno.backbones._latent_diffusion import Config, Nets, Tensors
 from disegno.backbones._vae_file import vae_in_file, vae_in_folder
 from disegno.core.errors import WrongFamily
 from disegno.weights.configs import unet_config
-from disegno.weights.folders import identify_folder, is_folder_of_weights
+from disegno.weights.folders import identify_folder, is_folder_of_weights, yaml_prediction
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import ldm
 from disegno.weights.parts import folder_tensors, part_of
@@ -61,11 +60,10 @@ def told_prediction(file: TensorFile, told: Config) -> str | None:
         return str(told["prediction_type"])
     words = file.metadata
     spec = words.get("modelspec.prediction_type") or words.get("modelspec.predict_key")
-    yaml = file.path.with_suffix(".yaml")
-    by_yaml = yaml.is_file() and re.search(r"parameterization:\s*[\"']?v\b", yaml.read_text("utf-8", "replace"))
     if spec in ("v", "v_prediction") or words.get("modelspec.architecture", "").endswith("-v") or "v_pred" in file:
         return "v"
-    return "v" if by_yaml else "epsilon" if spec == "epsilon" or yaml.is_file() else None
+    by_yaml = yaml_prediction(file.path)
+    return "epsilon" if spec == "epsilon" and by_yaml is None else by_yaml
 
 
 def nets_of(

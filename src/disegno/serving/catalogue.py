@@ -38,6 +38,7 @@ from disegno.serving.words import (
 from disegno.text.learnt import read_learnt
 from disegno.weights.built_in import built_in_folder, conditions_of, defaults_of, few_steps_of, loras_of, shipped
 from disegno.weights.card import FileCard
+from disegno.weights.folders import yaml_prediction
 from disegno.weights.identify import identify
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,19 @@ def _defaults(card: FileCard) -> dict[str, int | float | str] | None:
             return None
     if card.family not in BACKBONES:
         return None
-    own: Defaults | None = getattr(BACKBONES.load(card.family), "DEFAULTS", None)
-    return asdict(own) if own else None
+    module = BACKBONES.load(card.family)
+    own: Defaults | None = getattr(module, "DEFAULTS", None)
+    sizes: dict[str, int] = getattr(module, "SIZES", {})  # of 2.x: by what its output means
+    side = sizes.get(_prediction(card) or "") if sizes else None
+    return asdict(own) | ({"width": side, "height": side} if side else {}) if own else None
+
+
+def _prediction(card: FileCard) -> str | None:
+    try:
+        return card.prediction or yaml_prediction(card.path)
+    except OSError as error:
+        log.warning("%s: what its yaml says cannot be read (%s)", card.path.name, error)
+        return None
 
 
 def _few_steps(folder: Path) -> FewStepsCard | None:

@@ -2,6 +2,7 @@
 its networks, `model.json` of diorama.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,7 @@ _CLASSES = {
 _DRAWING = ("UNet2DConditionModel", "SD3Transformer2DModel")  # the networks that a pipeline's may be
 _SD2_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionDepth2ImgPipeline")
 _SD3_CLASSES = ("SD3", "StableDiffusion3")
+_BY_V = re.compile(r"parameterization:\s*[\"']?v\b")
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow_prediction": "flow"}
 _ADAPTERS = {8: "sd1", 16: "sdxl"}  # by the side of the squares of pixels that a T2I-Adapter looks at
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -146,3 +148,11 @@ def _number(config: Mapping[str, object], key: str) -> int | None:
 
 def _num_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def yaml_prediction(path: Path) -> str | None:
+    """Return what the output of a model's file means, by A1111's yaml beside it; None where there is none."""
+    yaml = path.with_suffix(".yaml")
+    if not yaml.is_file():
+        return None
+    return "v" if _BY_V.search(yaml.read_text("utf-8", "replace")) else "epsilon"
