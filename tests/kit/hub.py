@@ -28,6 +28,7 @@ class Hub:
         self.closed: set[str] = set()  # those that want a token
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.other = ""  # another host's address
+        self.endless: set[str] = set()  # what is sent without its length
         self.held: dict[str, threading.Event] = {}  # what is sent by half until then, and slowly from then on
 
     def add(self, repo: str, files: dict[str, bytes]) -> None:
@@ -70,9 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(more or {})}.items():
+        endless = self.path in self.hub.endless
+        for name, value in {**({} if endless else {"Content-Length": str(len(data))}), **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
+        self.close_connection = endless or self.close_connection
         if data and self.hub.breaks_after:
             self.wfile.write(data[: self.hub.breaks_after.pop(0)])
             self.close_connection = True

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from filelock import FileLock
 
 from disegno.backbones import miniature
 from disegno.cli.main import main
-from disegno.core.errors import CorruptFile, RequestError
+from disegno.core.errors import CorruptFile, RequestError, ResourceError
 from disegno.weights.download import Remote, download
 from disegno.weights.sources import files_of_folder, find_source, home_of, host_of, known_hosts
 from kit.hub import TOKEN, Hub, lora_file, serving_hub
@@ -91,6 +92,20 @@ def test_what_breaks_off_goes_on_where_it_broke(hub: tuple[Hub, str], tmp_path: 
     there.files["/other.bin"] = b"a" * 5000
     with pytest.raises(CorruptFile, match="It was not kept"):
         download(Remote(f"{url}/other.bin", sha256="1" * 64), tmp_path, lambda *_: None, pause_seconds=0)
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_what_would_fill_the_disk_is_not_fetched(
+    hub: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endless: bool
+) -> None:
+    there, url = hub
+    there.files["/large.bin"] = bytes(3_000_000)
+    there.endless = {"/large.bin"} if endless else set()
+    assert download(Remote(f"{url}/large.bin"), tmp_path / "a", lambda *_: None)[0].stat().st_size == 3_000_000
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2_000_000))
+    with pytest.raises(ResourceError, match="Free space"):
+        download(Remote(f"{url}/large.bin"), tmp_path / "b", lambda *_: None)
 
 
 def test_a_file_is_fetched_by_one_process_at_a_time(hub: tuple[Hub, str], tmp_path: Path) -> None:

@@ -309,15 +309,17 @@ class Jobs:
         return len(jobs)
 
     async def pause(self, job_id: str, *, owner: str) -> Job:
-        """Let a queued job wait; a running training is saved first. Raises Refused (409) when it is neither."""
+        """Let a queued job wait; a running training or download is saved first. Raises Refused (409) for others."""
         job = await self.get(job_id, owner=owner)
         if job.state == "running" and kind_of(job.kind).resumes:
             await self.dispatcher.pause_running(job)
             return await self.get(job_id, owner=owner)
-        return await self._change(job_id, owner, self.store.pause, "only a queued job or a training can be paused")
+        return await self._change(
+            job_id, owner, self.store.pause, "only a queued job, a training or a download can be paused"
+        )
 
     async def resume(self, job_id: str, *, owner: str) -> Job:
-        """Let a paused job take its turn again, or a training that was cancelled or failed go on where it was saved.
+        """Let a paused job take its turn again, or a training or download that was cancelled or failed go on from there.
 
         Raises Refused (409) when it is neither.
         """

@@ -205,8 +205,8 @@ async def job_act(job_id: JobId, action: Action, request: Request) -> JobView:
     """Cancel a job; let it finish now with what there is (pictures as they stand, a training with what it has learned);
     pause or resume it; make it the first or last of yours, or let it change places with the one before or after it.
 
-    A running training can be paused: it is saved, and waits. One that was cancelled, or that failed, can be resumed
-    too: it goes on from where it was saved.
+    A running training or download can be paused: it is saved, and waits. One that was cancelled, or that failed, can be
+    resumed too: it goes on from where it was saved.
     """
     jobs, owner = jobs_of(request), owner_of(request)
     if action == "cancel":

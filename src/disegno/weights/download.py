@@ -29,6 +29,7 @@ _TIMEOUT_SECONDS = 30.0
 _TRIES = 5
 _MAX_TEXT_BYTES = 32 << 20  # of a server's list
 _MAX_NAME = 200
+_RESERVE_BYTES = 256 << 20  # that are left, where a server does not say how long a file is
 _NO_ENTRY = (401, 403)
 
 T = TypeVar("T")
@@ -160,10 +161,7 @@ def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) 
         headers = response.headers
         begin = have if response.status == 206 else 0
         length = int(headers.get("Content-Length") or 0)
-        if length and shutil.disk_usage(part.parent).free < length:
-            raise ResourceError(
-                f"{_shown(remote)} has {length / 2**30:.2f} GiB more than are left on {part.parent}'s disk. Free space."
-            )
+        _require_room(part, length, remote)
         name = _name_of(headers, response.geturl(), remote.url)
         sent = Sent(name, headers.get("ETag", ""), headers.get("Last-Modified", ""))
         write_atomically(note, lambda temporary: temporary.write_text(json.dumps(asdict(sent)), "utf-8"))
@@ -172,10 +170,21 @@ def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) 
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)
+                if not length:  # it may have no end
+                    _require_room(part, _RESERVE_BYTES, remote)
                 told(done, of)
         if length and done != begin + length:
             raise http.client.IncompleteRead(b"", begin + length - done)
         return sent
+
+
+def _require_room(part: Path, num_bytes: int, remote: Remote) -> None:
+    """Raise ResourceError where so many bytes more would not be there."""
+    if (free := shutil.disk_usage(part.parent).free) < num_bytes:
+        raise ResourceError(
+            f"{_shown(remote)} wants {num_bytes / 2**30:.2f} GiB more, and {part.parent}'s disk has {free / 2**30:.2f}."
+            " Free space."
+        )
 
 
 def _noted(note: Path) -> Sent:
