@@ -80,12 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: self.hub.breaks_after.pop(0)])
             self.close_connection = True
             return
-        if (held := self.hub.held.get(self.path)) is None:
-            self.wfile.write(data)
-            return
-        self.wfile.write(data[: len(data) // 2])
-        held.wait(60)
         with suppress(ConnectionError):  # the client has enough
+            if (held := self.hub.held.get(self.path)) is None:
+                self.wfile.write(data)
+                return
+            self.wfile.write(data[: len(data) // 2])
+            held.wait(60)
             for begin in range(len(data) // 2, len(data), _PIECE):
                 self.wfile.write(data[begin : begin + _PIECE])
                 time.sleep(0.05)

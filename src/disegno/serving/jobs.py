@@ -319,7 +319,7 @@ class Jobs:
         )
 
     async def resume(self, job_id: str, *, owner: str) -> Job:
-        """Let a paused job take its turn again, or a training or download that was cancelled or failed go on from there.
+        """Let a paused job take its turn again, or a training or download that ended early go on where it was.
 
         Raises Refused (409) when it is neither.
         """
