@@ -66,6 +66,22 @@ def test_it_is_a_layers_weight_through_everything_that_layers_do() -> None:
         layer.weight.mul_(2)
 
 
+def test_its_blocks_move_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a GPU `nn.Module.to` goes as to another dtype here, where the moved blocks are told apart by their address."""
+    layer, packed = nn.Linear(64, 8), _drawn(gguf.Q4_0, 8, 64)
+    layer.weight = nn.Parameter(packed, requires_grad=False)
+    moved: list[Tensor] = []
+
+    def like(self: PackedTensor, dtype: torch.dtype | None = None, **_: Any) -> PackedTensor:
+        moved.append(self.blocks.clone())
+        return PackedTensor(moved[-1], self.how, self.shape, dtype or self.dtype)
+
+    monkeypatch.setattr(PackedTensor, "like", like)
+    layer.to(torch.bfloat16)
+    assert isinstance(layer.weight, PackedTensor) and layer.weight.dtype == torch.bfloat16
+    assert layer.weight.blocks.data_ptr() != packed.blocks.data_ptr()
+
+
 @pytest.mark.parametrize("how", PACKED.values(), ids=lambda how: how.name)
 def test_unpacking_makes_nothing_on_another_device(how: Blocks) -> None:
     """A tensor made on the CPU and one on `meta` cannot be combined: what is written for one device fails here."""

@@ -57,6 +57,17 @@ class PackedTensor(Tensor):
             own if device is None else own.to(device), self.how, shape or self.shape, dtype or self.dtype
         )
 
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[Blocks, torch.Size, torch.dtype]]:
+        """Return what it is made of: then `nn.Module.to` changes its places whole, and not its outside alone."""
+        return ["blocks"], (self.how, self.shape, self.dtype)
+
+    @staticmethod
+    def __tensor_unflatten__(
+        inner: dict[str, Tensor], told: tuple[Blocks, torch.Size, torch.dtype], _size: Any, _stride: Any
+    ) -> "PackedTensor":
+        how, shape, dtype = told
+        return PackedTensor(inner["blocks"], how, shape, dtype)
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
