@@ -95,7 +95,7 @@ def test_a_model_is_fetched_from_the_web_and_used(
         toast.get_by_role("button").click()
         library.get_by_label("Address").fill("hf:me/inks/sepia.safetensors")
         library.get_by_label("Address").press("Enter")
-        card = library.locator(".download").first
+        card = library.locator(".download").filter(has_text="sepia").first
         expect(card).to_contain_text("hf:me/inks/sepia.safetensors")
         expect(card).to_contain_text("of 18.9 MB", timeout=60_000)
         there.shot("download")
@@ -110,7 +110,7 @@ def test_a_model_is_fetched_from_the_web_and_used(
         expect(there.page.locator("#tab-draw textarea").first).to_have_value(re.compile("<lora:sepia:1>"))
         there.tab("library")
         card.get_by_role("button", name="Remove from this list").click()
-        expect(library.locator(".download")).to_have_count(0)
+        expect(library.locator(".download").filter(has_text="sepia")).to_have_count(0)
     (page_folder / "models" / "sepia.safetensors").unlink()
 
 

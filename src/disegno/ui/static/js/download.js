@@ -73,7 +73,7 @@ export function downloads(arrived) {
     if (isPressed(cards)) return void setTimeout(show, 100);
     refill(cards, all().filter((job) => job.kind === "download").map((job) => cardOf(job, titleOf(job))));
   };
-  const address = textField(t("Address"), { value: "", placeholder: "https://civitai.com/models/…, hf:ORG/REPO/FILE", change: (value) => { asked.source = value; } });
+  const address = textField(t("Address"), { value: "", placeholder: "civitai:NUMBER, hf:ORG/REPO/FILE", change: (value) => { asked.source = value; } });
   const name = textField(t("Its name here, where it shall have another"), { value: "", change: (value) => { asked.name = value; } });
   const go = async () => {
     try {
