@@ -1,5 +1,6 @@
 """Models by address: from a server that answers as Hugging Face's, Civitai's or any other does."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -14,7 +15,8 @@ from filelock import FileLock
 from disegno.backbones import miniature
 from disegno.cli.main import main
 from disegno.core.errors import CorruptFile, RequestError, ResourceError
-from disegno.weights.download import Remote, download
+from disegno.weights.download import Remote, download, read_json
+from disegno.weights.getting import get
 from disegno.weights.sources import files_of_folder, find_source, home_of, host_of, known_hosts
 from kit.hub import TOKEN, Hub, lora_file, serving_hub
 
@@ -150,6 +152,32 @@ def test_a_folder_of_diffusers_is_fetched_whole_and_draws(hub: tuple[Hub, str], 
         main, ["generate", "a car", "--model", "mini", "--steps", "1", "--size", "64x64", "-o", str(out)]
     )
     assert drawn.exit_code == 0 and out.is_file(), drawn.output
+
+
+def test_what_lay_on_another_disk_is_put_in_its_place_too(
+    hub: tuple[Hub, str], lora: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, url = hub
+    made = miniature.write_sd1_folder(tmp_path / "made")
+    files = {str(each.relative_to(made)): each.read_bytes() for each in made.rglob("*") if each.is_file()}
+    there.add("me/mini", files)
+    there.files["/ink.safetensors"] = lora
+    beside, library = tmp_path / "beside", tmp_path / "library"
+    moved = Path.replace
+
+    def replaced(self: Path, target: Path) -> Path:
+        if self.is_relative_to(beside) != target.is_relative_to(beside):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return moved(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    for given in (f"{url}/ink.safetensors", "hf:me/mini"):
+        card = get(find_source(given, read_json), library, beside, lambda *_: None)
+        assert card.path.parent == library
+    assert (library / "ink.safetensors").read_bytes() == lora
+    got = {str(each.relative_to(library / "mini")): each.read_bytes() for each in (library / "mini").rglob("*.*")}
+    assert got == files and sorted(each.name for each in library.iterdir()) == ["ink.safetensors", "mini"]
+    assert not list(beside.iterdir())
 
 
 def test_a_folder_that_broke_off_goes_on_with_the_files_that_are_missing(hub: tuple[Hub, str], tmp_path: Path) -> None:

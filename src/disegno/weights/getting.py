@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from disegno.core.errors import DisegnoError, RequestError, ResourceError
+from disegno.core.files import write_atomically
 from disegno.weights.card import FileCard
 from disegno.weights.download import Remote, download, forget, keep
 from disegno.weights.identify import identify
@@ -89,20 +90,17 @@ def _put(part: Path, path: Path) -> None:
 
 def _carry(part: Path, path: Path) -> None:
     """Copy to the other disk, beside the place, then put it there at once."""
+    if not part.is_dir():
+        write_atomically(path, lambda temporary: shutil.copyfile(part, temporary))
+        return
     near = path.with_name(f".{path.name}.part")
+    shutil.rmtree(near, ignore_errors=True)
     try:
-        if part.is_dir():
-            shutil.rmtree(near, ignore_errors=True)
-            shutil.copytree(part, near)
-        else:
-            shutil.copyfile(part, near)
+        shutil.copytree(part, near)
         near.replace(path)
-    except OSError:
+    finally:
         shutil.rmtree(near, ignore_errors=True)
-        near.unlink(missing_ok=True)
-        raise
-    if part.is_dir():
-        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _plain_name(name: str) -> str:
