@@ -220,6 +220,8 @@ def test_what_stays_packed_draws_the_same_picture(tmp_path: Path, family: str) -
     packed_bytes, num = _packed(backbone.lora_nets["unet"])
     assert num > sum(one.numel() for one in backbone.lora_nets["unet"].parameters()) / 2
     assert packed_bytes < 1.1 * num  # 8 bits and a scale, or fewer; float16 has two bytes
+    plain = _studio(tmp_path, tmp_path / "cache", "unpacked").backbone(path.stem)
+    assert all(_packed(net) == (0, 0) for net in plain.lora_nets.values())
     if family == "sd3":
         assert _packed(backbone.lora_nets["te3"])[1]
 

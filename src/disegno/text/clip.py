@@ -21,6 +21,7 @@ from disegno.text.chunks import Chunk, Learnt, Name, Ruler, chunks_of
 from disegno.text.clip_tokens import COMMA_ID, LENGTH, clean, encoding_of, token_ids
 from disegno.text.learnt import LearntVectors, TextOptions
 from disegno.text.weighting import WEIGH, weights_of
+from disegno.weights.packed_tensor import plain
 from disegno.weights.shapes import clip_sizes, sides
 
 START_ID, END_ID = 49406, 49407
@@ -214,7 +215,7 @@ def projected(clip: ClipText, projection: Tensor | None) -> ClipText:
     if projection is not None:
         sides(_WHAT, {_PROJECTION: projection}, _PROJECTION, 2)
         layer = nn.Linear(*reversed(projection.shape), bias=False, device="meta")
-        own = projection.to(clip.model.device, clip.model.dtype)
+        own = plain(projection).to(clip.model.device, clip.model.dtype)
         layer.weight = nn.Parameter(own, requires_grad=False)
         clip.model.add_module(_PROJECTION, layer)
     return replace(clip, bare=True)
