@@ -153,16 +153,27 @@ def test_guidance_beside_the_prompts_is_asked_for_and_comes_back(browser: Browse
         away.fill("3")
         away.press("Tab")
         draw.locator("label.switch", has_text="Guide without glare").click()
+        freeu = draw.get_by_role("spinbutton", name="Clearer shapes (FreeU)")
+        freeu.fill("0.5")
+        freeu.press("Tab")
         draw.get_by_label("Prompt", exact=True).fill(PROMPT)
         first, png = _drawn(draw, server)
+        assert _made(server, first)["freeu"]["strength"] == 0.5
         assert (_made(server, first)["guide"]["pag"], _made(server, first)["guide"]["apg"]) == (3, True)
         away.fill("0")
         away.press("Tab")
         draw.locator("label.switch", has_text="Guide without glare").click()
+        freeu.fill("0")
+        freeu.press("Tab")
         second, other = _drawn(draw, server, first)
-        assert _made(server, second)["guide"] is None and not np.array_equal(_pixels(other), _pixels(png))
+        assert (
+            _made(server, second)["guide"] is None
+            and _made(server, second)["freeu"] is None
+            and not np.array_equal(_pixels(other), _pixels(png))
+        )
         there.drop("#tab-draw .desk", "guided.png", png)
         expect(away).to_have_value("3")
+        expect(freeu).to_have_value("0.5")
         expect(draw.get_by_role("switch", name="Guide without glare")).to_be_checked()
         expect(draw.get_by_text("As that picture was made")).to_be_hidden()
         _, again = _drawn(draw, server, second)

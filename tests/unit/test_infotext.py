@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from disegno.core.freeu import FreeU
 from disegno.core.guide import Guide
 from disegno.core.infotext import of_image, quoted, read_infotext, unquoted, values_of, write_infotext
-from disegno.core.request import Hires, LoraUse, Request
+from disegno.core.request import Hires, LoraUse, Request, make_request
+from disegno.core.told import told_of
 
 pytestmark = pytest.mark.unit
 
@@ -108,6 +110,19 @@ def test_guidance_beside_the_scale_is_written_where_it_is_not_usual() -> None:
     read = read_infotext(write_infotext("a", "", values_of(request, 7, 9, {"Version": "0.1.0"})))
     said = {name: value for name, value in read.items() if name.startswith(("PAG", "SLG", "APG", "CFG Zero"))}
     assert said == {"PAG Scale": "3.0", "PAG End": "0.7", "APG": "True", "APG Norm": "5.0"}
+
+
+def test_freeu_is_written_where_it_acts_and_read_again() -> None:
+    for freeu, same in (
+        (FreeU(), FreeU()),
+        (FreeU(strength=0.5, b1=1.5, version=1, end=0.7), FreeU(b1=1.25, b2=1.2, s1=0.95, s2=0.6, version=1, end=0.7)),
+    ):
+        request = Request(steps=12, sampler="Euler", cfg=5.5, width=64, height=64, seed=1, freeu=freeu)
+        told = told_of(write_infotext("a", "", values_of(request, 7, 9, {"Version": "0.1.0"})))
+        assert make_request(told.fields).freeu == same, "Forge's names, and Forge has no strength"
+        assert not any("freeu" in doubt for doubt in told.doubts)
+    off = Request(steps=12, sampler="Euler", cfg=5.5, width=64, height=64, seed=1, freeu=FreeU(strength=0))
+    assert "freeu" not in write_infotext("a", "", values_of(off, 7, 9, {"Version": "0.1.0"}))
 
 
 def test_the_hires_words_are_each_images_own_in_full() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from disegno.backbones._autoencoder import Autoencoder, build_autoencoder, without_overflow
 from disegno.backbones._cross_attention import reading
+from disegno.backbones._freeu import check_joins, joining
 from disegno.backbones._layer_inputs import shifting
 from disegno.backbones._lockstep import evaluate
 from disegno.backbones._self_attention import taking_up
@@ -228,6 +229,7 @@ class LatentDiffusion:
             reading(self.net, call.image_prompts, x),
             shifting(self.net, call.shifts, x),
             weakened_unet(self.net, call.rows),
+            joining(self.net, call.rows),
         ):
             if call.streams:
                 return evaluate(self.net, x, t, tokens, residuals, call.streams, added).float()
@@ -245,6 +247,9 @@ class LatentDiffusion:
     def _added(self, call: Call, x: Tensor) -> dict[str, Tensor] | None:
         """Return what the net is told beside x, t and tokens, by diffusers' names; None: nothing."""
         return None
+
+    def check_joins(self) -> None:
+        check_joins(self.net, self.name)
 
     def check_weakness(self, weakness: Weakness) -> None:
         check_unet(weakness, self.name)

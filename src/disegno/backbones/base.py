@@ -184,6 +184,15 @@ class Weakens(Protocol):
         ...
 
 
+@runtime_checkable
+class JoinsSkips(Protocol):
+    """A backbone whose net has a decoder with skip connections, which can weigh the two anew in some rows of a call."""
+
+    def check_joins(self) -> None:
+        """Raise RequestError where the net has no level at which it could."""
+        ...
+
+
 DepthReader = Callable[[Tensor], Tensor]
 """Pictures (b 3 h w), RGB in [0, 1], to their depth (b 1 h w): what is near is large."""
 

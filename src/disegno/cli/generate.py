@@ -106,7 +106,7 @@ SECTIONS = {
     "How prompts are read": ("emphasis", "clip_skip", "comma_backtrack", "pad_texts", "old_timelines"),
     "Noise, guidance and sampling, in detail": (
         *("subseed", "subseed_strength", "seed_width", "seed_height", "seed_delta", "noise_source", "cfg_rescale"),
-        *("cfg_start", "negative_min", "negative_min_all", "guide__"),
+        *("cfg_start", "negative_min", "negative_min_all", "guide__", "freeu__"),
         *("eta", "churn", "churn_min", "churn_max", "churn_noise", "prediction"),
         *("crop_top", "crop_left", "beauty", "plainness"),
     ),

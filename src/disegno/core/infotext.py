@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from disegno.core.freeu import FreeU
 from disegno.core.guide import Guide
 from disegno.core.request import (
     COLOUR_FIX,
@@ -94,6 +95,16 @@ GUIDE = {
     "CFG Zero Steps": "zero_steps",
 }
 """What a text calls each field of a Guide."""
+FREEU = {
+    "freeu_b1": "b1",
+    "freeu_b2": "b2",
+    "freeu_s1": "s1",
+    "freeu_s2": "s2",
+    "freeu_start": "start",
+    "freeu_end": "end",
+}
+"""What a text calls each field of a FreeU: Forge's names."""
+FREEU_ON, FREEU_VERSION = "freeu_enabled", "freeu_version"
 HIRES_REFINER: Mapping[ControlPass, str] = {"hires": "second pass", "first": "first pass", "both": "both passes"}
 _RESIZES: Mapping[ResizeMode, str] = {
     "stretch": "Just Resize",
@@ -266,6 +277,8 @@ def _later(request: Request) -> Iterator[tuple[str, Value]]:
     yield "Skip Early CFG", request.cfg_start or None
     if request.guide is not None:
         yield from _guide(request.guide)
+    if request.freeu is not None and request.freeu.strength:
+        yield from _freeu(request.freeu)
     yield "Emphasis", EMPHASIS[request.emphasis] if request.emphasis != "original" else None
     yield "Pad conds", request.pad_texts or None
     yield "Old prompt editing timelines", request.old_timelines or None
@@ -285,6 +298,15 @@ def _guide(guide: Guide) -> Iterator[tuple[str, Value]]:
         value = getattr(guide, field)
         if getattr(guide, field.partition("_")[0], True) and value != getattr(usual, field):
             yield name, " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _freeu(freeu: FreeU) -> Iterator[tuple[str, Value]]:
+    """Yield what is said of FreeU, as Forge says it, which has no strength: the factors that come of it."""
+    yield FREEU_ON, True
+    factors = freeu.factors._asdict() | {"start": freeu.start, "end": freeu.end}
+    for name, of_it in FREEU.items():
+        yield name, factors[of_it]
+    yield FREEU_VERSION, freeu.version if freeu.version == 1 else None  # Forge has the second alone
 
 
 # ---- reading

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from disegno.core.curve import check_points, parse_curve, write_curve
 from disegno.core.errors import RequestError
+from disegno.core.freeu import FreeU
 from disegno.core.guide import Guide
 
 ControlMode = Literal["balanced", "prompt", "control"]
@@ -333,6 +334,8 @@ class Request:
     """Below `negative_min` all steps go without them (Kynkäänniemi et al. 2024), not every second."""
     guide: Guide | None = None
     """Guidance beside `cfg`: away from what a weakened net says, and gentler ways to weigh the prompt."""
+    freeu: FreeU | None = None
+    """A UNet's decoder that listens more to its own features and less to its skip connections (Si et al. 2023)."""
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Which layer of CLIP, counted from its end, gives the text states."""
     emphasis: Emphasis = "original"

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from disegno.core.errors import RequestError
-from disegno.core.infotext import EMPHASIS, FILLS, GUIDE, HIRES_REFINER, Value, read_infotext
+from disegno.core.infotext import (
+    EMPHASIS,
+    FILLS,
+    FREEU,
+    FREEU_ON,
+    FREEU_VERSION,
+    GUIDE,
+    HIRES_REFINER,
+    Value,
+    read_infotext,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,10 @@ _REFINER: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 }
 _GUIDE: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     name: (field, _GUIDE_KINDS.get(field, _number)) for name, field in GUIDE.items()
+}
+_FREEU: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    **{name: (field, _number) for name, field in FREEU.items()},
+    FREEU_VERSION: ("version", int),
 }
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _INIT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
@@ -194,6 +208,8 @@ def told_of(text: str) -> Told:
         fields["refiner"] = {"at": 0.0, "passes": "hires"} | _read(found, _REFINER)  # A1111 parity: left out, it is so
     if guide := _read(found, _GUIDE):
         fields["guide"] = guide
+    if found.get(FREEU_ON) == "True":
+        fields["freeu"] = _read(found, _FREEU)
     models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
     changed = "Denoising strength" in found and not hires
     init = _read(found, _INIT) if changed else {}
@@ -230,9 +246,8 @@ def left_of(found: Mapping[str, Value], taken: Collection[str]) -> list[str]:
 
 def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
-    left = left_of(
-        found, _FIELDS.keys() | _HIRES.keys() | _REFINER.keys() | _GUIDE.keys() | _INIT.keys() | _MASKED.keys()
-    )
+    of_parts = (_FIELDS, _HIRES, _REFINER, _GUIDE, _FREEU, _INIT, _MASKED)
+    left = left_of(found, {FREEU_ON, *(name for part in of_parts for name in part)})
     told = ", ".join(f"{name}: {found[name]}" for name in left)
     doubts = [f"Not taken over from the picture's text: {told}."] if left else []
     for name, value in found.items():

@@ -39,6 +39,19 @@ class Weakness:
 
 
 @dataclass(frozen=True)
+class Joins:
+    """How a UNet's decoder weighs what it joins at its deepest level and the next (FreeU).
+
+    `own`: what half of its features is multiplied by; `adapts`: where they are strong; `skips`: what the low
+    frequencies of its skip connections are.
+    """
+
+    own: tuple[float, float]
+    skips: tuple[float, float]
+    adapts: bool = True
+
+
+@dataclass(frozen=True)
 class Row:
     """What one row of the batch is.
 
@@ -46,7 +59,8 @@ class Row:
     shown the picture in it; such a model has a third row for each image that is not. `weight`: how much the row's part
     of a prompt counts (AND). `seed`: the image's. `told`: what SDXL is told of it beside its size. `weakness`: the net
     is weakened in it, and the row shows what to keep away from. `where`: where its text holds; None: everywhere.
-    `loras`: those on the net for it, by content, where they are not its run's.
+    `loras`: those on the net for it, by content, where they are not its run's. `joins`: how the net's decoder weighs
+    what it joins; None: as it was taught.
     """
 
     image: int
@@ -60,6 +74,7 @@ class Row:
     weakness: Weakness | None = None
     where: Where | None = None
     loras: str = ""
+    joins: Joins | None = None
 
 
 @dataclass(frozen=True)

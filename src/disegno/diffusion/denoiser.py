@@ -15,6 +15,11 @@ from disegno.diffusion.prediction import Prediction
 from disegno.diffusion.regions import are_regional, negative_in_regions, positive_in_regions
 
 
+def within(progress: float, start: float, end: float) -> bool:
+    """Return whether what acts from one share of the steps to another does so when `progress` of them are done."""
+    return (progress > start or not start) and progress < end
+
+
 @dataclass(frozen=True)
 class Away:
     """Guidance away from what a weakened net says: how far, after which share of the steps, and before which."""
@@ -26,7 +31,7 @@ class Away:
 
     def acts(self, progress: float) -> bool:
         """Return whether it does now. `progress`: the share of the steps that are done."""
-        return (progress > self.start or not self.start) and progress < self.end
+        return within(progress, self.start, self.end)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from disegno.backbones.base import Backbone
 from disegno.controls.base import Control
+from disegno.core.freeu import FreeU
 from disegno.diffusion.call import Call, Row, Where
 from disegno.diffusion.denoiser import Guidance, estimates
 from disegno.diffusion.inpaint import Inpaint
 from disegno.diffusion.told import USUAL, Told
+from disegno.engine.guiding import joins_of
 from disegno.engine.seamless import going_round
 from disegno.engine.sharing import Sharing, kind_of
 from disegno.engine.texts import TextRow, Texts, by_length
@@ -47,8 +49,9 @@ class Run:
     ended. `images`: which of the batch's these are, with their `seeds`. `told`: what SDXL is told of them beside their
     size. `inpaint`: what is held of a picture. `extra`: what the net is shown beside x, (1 e h w). `windows`: the parts
     that the canvas is drawn in, instead of all at once with `controls`. `loras`: on the net while it is asked.
-    `seamless`: whether the canvas has no edges. `rests`: says of its open question whether that is another model's
-    (`engine.relay`); then it is `resting`. `stopped`: it was to end as it stood.
+    `seamless`: whether the canvas has no edges. `freeu`: how a UNet's skip connections are weighed. `rests`: says of
+    its open question whether that is another model's (`engine.relay`); then it is `resting`. `stopped`: it was to end
+    as it stood.
     """
 
     sampling: Sampling
@@ -61,6 +64,7 @@ class Run:
     windows: tuple[View, ...] = ()
     loras: Loras = NO_LORAS
     seamless: bool = False
+    freeu: FreeU | None = None
     images: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
     told: Told = USUAL
@@ -138,6 +142,7 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
     blind = run.guidance.weighs_image()
     rows = run.texts.rows(run.evaluations, run.progress, needs_negative(run, question), with_blind=blind)
     seeds = run.seeds or (0,) * len(run.texts.images)
+    joins = joins_of(run.freeu, run.progress)
     rows += [
         replace(one, row=replace(one.row, weakness=weakness))
         for weakness in run.guidance.weaknesses(run.progress)
@@ -145,7 +150,7 @@ def _rows(run: Run, question: Eval) -> list[TextRow]:
         if one.row.positive
     ]
     return [
-        replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told), place=place)
+        replace(one, row=replace(one.row, seed=seeds[one.row.image], told=run.told, joins=joins), place=place)
         for place, one in enumerate(rows)
     ]
 

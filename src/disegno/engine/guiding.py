@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from disegno.backbones.base import Backbone, Weakens
+from disegno.backbones.base import Backbone, JoinsSkips, Weakens
 from disegno.core.errors import RequestError
+from disegno.core.freeu import FreeU
 from disegno.core.guide import Guide
 from disegno.core.request import Request
-from disegno.diffusion.call import Weakness
-from disegno.diffusion.denoiser import Away, Guidance
+from disegno.diffusion.call import Joins, Weakness
+from disegno.diffusion.denoiser import Away, Guidance, within
 from disegno.diffusion.guidance import Projection
 
 
@@ -17,7 +18,11 @@ def edits(backbone: Backbone) -> bool:
 
 
 def check_guide(request: Request, backbone: Backbone) -> None:
-    """Raise RequestError where a request's guidance has no meaning for the model."""
+    """Raise RequestError where a request's guidance, or FreeU, has no meaning for the model."""
+    if request.freeu is not None:
+        if not isinstance(backbone, JoinsSkips):
+            raise RequestError(f"freeu is for models with a UNet, and {backbone.name} has none. Leave it out.")
+        backbone.check_joins()
     guide = request.guide
     if guide is None:
         return
@@ -51,3 +56,11 @@ def _away(guide: Guide) -> tuple[Away, ...]:
     pag = Away(Weakness(attention=True), guide.pag, guide.pag_start, guide.pag_end)
     slg = Away(Weakness(without=guide.slg_layers), guide.slg, guide.slg_start, guide.slg_end)
     return tuple(away for away in (pag, slg) if away.scale)
+
+
+def joins_of(freeu: FreeU | None, progress: float) -> Joins | None:
+    """Return how a UNet joins its skip connections when `progress` of the steps are done; None: as it was taught."""
+    if freeu is None or not freeu.strength or not within(progress, freeu.start, freeu.end):
+        return None
+    b1, b2, s1, s2 = freeu.factors
+    return Joins((b1, b2), (s1, s2), adapts=freeu.version == 2)

@@ -131,6 +131,7 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
         sigmas=walk.sigmas,
         inpaint=inpaint,
         seamless=request.seamless,
+        freeu=request.freeu,
         told=Told(request.crop_top, request.crop_left, request.beauty, request.plainness),
     )
     return _asking_with(run, material)

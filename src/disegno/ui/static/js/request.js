@@ -10,7 +10,7 @@ export const BASE_WEIGHT = 0.2; // a request's own
 export function emptyDesk() {
   return {
     prompt: "", negative: "", model: "diorama", width: null, height: null, seed: null, batch: 1, steps: null, cfg: null,
-    sampler: null, schedule: null, vae: null, refiner: null, hires: null, guide: null, few: false, seamless: false, units: [], live: false, depth: null, depthBy: null,
+    sampler: null, schedule: null, vae: null, refiner: null, hires: null, guide: null, freeu: null, few: false, seamless: false, units: [], live: false, depth: null, depthBy: null,
     regions: [], baseWeight: BASE_WEIGHT,
     source: null, way: "change", denoise: 0.6, repaint: 0.9, grow: 1, mask: null, blur: 4, fill: "original", only: false,
     extend: { left: 0, right: 0, top: 0, bottom: 0 }, inner: null, initOthers: {}, factor: 2, upscaler: "Lanczos", sheet: emptySheet(), others: {},
@@ -77,7 +77,7 @@ function controlsOf(desk) {
 /** Return the request of a desk. `model`: its card, or null. Throws an Error that says what is missing. */
 export function requestOf(desk, model) {
   const request = { ...desk.others, prompt: desk.prompt, negative: desk.negative, model: desk.model, batch: desk.batch, controls: controlsOf(desk) };
-  for (const name of ["width", "height", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide"]) {
+  for (const name of ["width", "height", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "freeu"]) {
     if (desk[name] !== null && desk[name] !== undefined) request[name] = desk[name];
   }
   Object.assign(request, regionsOf(desk));
@@ -148,7 +148,7 @@ function followingHires(hires, request) {
   return Object.fromEntries(Object.entries(hires).filter(([name]) => !not.includes(name)));
 }
 
-const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "seamless"];
+const SHOWN = ["prompt", "negative", "model", "width", "height", "seed", "batch", "steps", "cfg", "sampler", "schedule", "vae", "refiner", "hires", "guide", "freeu", "seamless"];
 const ELSEWHERE = ["few_steps", "depth", "depth_annotate", "regions", "base_weight"]; // shown under another name
 const UNIT_KEPT = ["name", "strength", "curve", "start", "end", "mode", "resize"];
 const UNIT_SHOWN = [...UNIT_KEPT, "image", "annotate", "params", "region"];

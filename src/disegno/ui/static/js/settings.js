@@ -13,10 +13,10 @@ import { misfit } from "./unit.js";
 
 const USUAL = { // of what the form has no field for: what a picture need not be told to bring
   clip_skip: 1, emphasis: "original", comma_backtrack: 20, churn_noise: 1, noise_source: "cpu", image_cfg: 1.5, beauty: 6, plainness: 2.5,
-  pag_end: 1, slg_layers: [7, 8, 9], slg_start: 0.01, slg_end: 0.2, apg_norm: 15, apg_momentum: -0.5,
+  pag_end: 1, slg_layers: [7, 8, 9], slg_start: 0.01, slg_end: 0.2, apg_norm: 15, apg_momentum: -0.5, b1: 1.3, b2: 1.4, s1: 0.9, s2: 0.2, version: 2, end: 1,
   noise: 1, resize: "crop", mask_mode: "binary", padding: 32, mask_weight: 1, share: "noise", passes: "both",
 };
-const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"], guide: ["pag", "slg", "apg"] };
+const SHOWN = { hires: ["scale", "width", "height", "upscaler", "denoise"], refiner: ["model", "at"], guide: ["pag", "slg", "apg"], freeu: ["strength"] };
 const LONGEST = 30; // of a value that is told with its name
 
 function sizeFields({ desk, house, changed }) {

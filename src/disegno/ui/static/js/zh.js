@@ -94,6 +94,8 @@ export const ZH = {
   "Height, %": "高度，%",
   "For strong guidance: without what only adds contrast and colour": "用于较强的引导：去掉只会增加对比度和色彩的部分",
   "Guide without glare": "引导而不刺眼",
+  "Clearer shapes (FreeU)": "更清晰的形状（FreeU）",
+  "0 is off. The net listens more to its own features than to details, for next to no time.": "0 为关闭。网络更多依据自身特征而非细节，几乎不增加时间。",
   "How much of the way is done when the refiner goes on with it.": "进行到多少时由精修模型接手。",
   "How much the prompt counts where regions are. Where none is, it holds alone.": "主提示词在有区域之处的分量。没有区域之处只由它决定。",
   "How much the words count there, beside other regions and the prompt.": "这些词在那里相对于其他区域和主提示词的分量。",
