@@ -20,7 +20,7 @@ from disegno.serving.a1111.generation import Order, translate
 from disegno.serving.a1111.house import House, Named
 from disegno.serving.a1111.images import read_image
 from disegno.serving.a1111.poses import draw_pose, read_pose
-from disegno.serving.a1111.progress import Task, of_task, overall, pending
+from disegno.serving.a1111.progress import Task, estimation, of_task, overall, pending
 from disegno.serving.a1111.routes_generate import following, model_of
 from disegno.serving.words import Catalogue
 
@@ -271,6 +271,10 @@ def test_each_task_has_its_own_progress() -> None:
     assert of_task(tasks, "d", -1, True, 110.0)["completed"] is True
     assert of_task(tasks, "x", -1, True, 110.0)["textinfo"] == "Waiting..."
     assert pending(tasks) == {"size": 2, "tasks": ["b", "c"]}
+    assert estimation(tasks) == {  # gradio's: plugins ask it before anything else
+        "msg": "estimation", "rank": None, "queue_size": 2, "avg_event_process_time": None,
+        "avg_event_concurrent_process_time": None, "rank_eta": None, "queue_eta": 0,
+    }  # fmt: skip
 
 
 # ---- poses

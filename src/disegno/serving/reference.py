@@ -15,7 +15,7 @@ from disegno.serving.settings import ServerSettings
 
 _DOCS = Path(__file__).parents[3] / "docs" / "reference"
 PAGE, DOCUMENT = _DOCS / "api.md", _DOCS / "openapi.json"
-_ELSEWHERE = ("/sdapi", "/controlnet", "/internal")  # on a page of their own
+_ELSEWHERE = ("/sdapi", "/controlnet", "/internal", "/queue")  # on a page of their own
 _REF = "#/components/schemas/"
 _TOP = """# The API of `disegno serve`
 

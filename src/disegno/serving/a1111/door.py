@@ -26,4 +26,4 @@ def render(refused: Refused) -> Response:
     return JSONResponse(error_body(refused), refused.status, dict(refused.headers))
 
 
-DOOR = Door(router, ("/sdapi/", "/controlnet/", "/internal/", "/login_check"), render)
+DOOR = Door(router, ("/sdapi/", "/controlnet/", "/internal/", "/queue/", "/login_check"), render)

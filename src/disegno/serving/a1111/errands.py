@@ -4,6 +4,7 @@ A1111 parity: `interrupt` ends what runs with the pictures as they stand, `skip`
 neither touches an order that still waits for its turn.
 """
 
+import asyncio
 import random
 import string
 import time
@@ -20,6 +21,7 @@ from disegno.serving.wire import Moved
 
 KEPT = 16  # A1111 parity: so many finished tasks are still known
 SECOND_STAGE = "enlarging"  # of a hires pass
+MAX_PAUSE_SECONDS = 5.0  # before an order asks again to be let in
 
 IsGone = Callable[[], Awaitable[bool]]
 
@@ -79,18 +81,32 @@ class Errands:
     async def run_job(self, errand: Errand, kind: str, request: object, is_gone: IsGone) -> Job | None:
         """Return the job of one request, ended; None where the errand was interrupted before anything came of it.
 
-        A client that stays away cancels it. Raises Refused.
+        A client that stays away cancels it. Where too much waits, an errand of which something is done waits, too: else
+        that would be lost. Raises Refused.
         """
         if errand.interrupted:
             return None
         errand.skipped = False
-        errand.job = await self.jobs.submit(kind, request, owner=errand.owner)
+        while (job := await self._submitted(errand, kind, request, is_gone)) is None:
+            if errand.interrupted:
+                return None
+        errand.job = job
         if errand.interrupted:  # while it was being submitted
             await self.jobs.cancel(errand.job.id, owner=errand.owner)
         ended = await self.jobs.wait(errand.job.id, owner=errand.owner, is_gone=is_gone)
         errand.done += 1
         errand.begun = errand.begun or ended.started
         return None if errand.interrupted and ended.state == "cancelled" else ended
+
+    async def _submitted(self, errand: Errand, kind: str, request: object, is_gone: IsGone) -> Job | None:
+        """Return the job of one request; None where it may be asked for again by now. Raises Refused."""
+        try:
+            return await self.jobs.submit(kind, request, owner=errand.owner)
+        except Refused as refused:
+            if refused.status != 429 or not errand.done or await is_gone():
+                raise
+            await asyncio.sleep(min(float(refused.headers.get("Retry-After", MAX_PAUSE_SECONDS)), MAX_PAUSE_SECONDS))
+        return None
 
     async def interrupt(self, owner: str, all_of_it: bool) -> int:
         """End what an owner's running errands draw now; `all_of_it`: and begin nothing more of them."""
@@ -111,6 +127,16 @@ class Errands:
         """Return an owner's errands as A1111 tells them, the oldest first."""
         running = {job.id: (job, moved) for job, moved in self.jobs.running(owner=owner)}
         return [_task(errand, running) for errand in self.of(owner)]
+
+
+def ended_early(refused: Refused, done: int, total: int, what: str) -> str:
+    """Return what is said of an order that could not go on, where some of it was done: that is kept.
+
+    Raises the refusal where nothing was, where the client has gone, and where it is to come again later.
+    """
+    if not done or refused.status == 503 or refused.code == "gone":
+        raise refused
+    return f"{done} of {total} were {what}: {refused}"
 
 
 def _task(errand: Errand, running: Mapping[str, tuple[Job, Moved | None]]) -> Task:

@@ -96,6 +96,13 @@ def of_task(tasks: Sequence[Task], task_id: str, seen: int, with_preview: bool, 
     return body
 
 
+def estimation(tasks: Sequence[Task]) -> dict[str, Json]:
+    """Return the answer of GET /queue/status, gradio's: plugins ask it first, whether somebody is there at all."""
+    unknown = ("rank", "avg_event_process_time", "avg_event_concurrent_process_time", "rank_eta")
+    waiting = sum(task.state == "queued" for task in tasks)
+    return {"msg": "estimation", "queue_size": waiting, "queue_eta": 0, **dict.fromkeys(unknown)}
+
+
 def pending(tasks: Sequence[Task]) -> dict[str, Json]:
     """Return the answer of GET /internal/pending-tasks."""
     waiting: list[Json] = [task.id for task in tasks if task.state == "queued"]

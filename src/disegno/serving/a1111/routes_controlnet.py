@@ -13,6 +13,7 @@ from disegno.engine.album import INPAINT
 from disegno.serving.a1111.coerce import Json, coerced
 from disegno.serving.a1111.control_types import TAGS, control_type
 from disegno.serving.a1111.controlnet import MAX_UNITS
+from disegno.serving.a1111.errands import ended_early
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.fields import Field, Given, read_fields
 from disegno.serving.a1111.files import png_of
@@ -21,6 +22,7 @@ from disegno.serving.a1111.images import encode, read_image
 from disegno.serving.a1111.modules import Module, find_module, module_list, modules
 from disegno.serving.a1111.poses import MAX_POSES, draw_pose, read_pose
 from disegno.serving.app import require_done
+from disegno.serving.faults import Refused
 from disegno.serving.kinds import AnnotateRequest
 
 router = APIRouter(route_class=TimedRoute, include_in_schema=False, prefix="/controlnet")
@@ -47,8 +49,8 @@ async def version() -> Response:
 
 @router.get("/settings")
 async def settings() -> Response:
-    """How many units a request may have."""
-    return JSONResponse({"control_net_unit_count": MAX_UNITS})
+    """How many units a request may have, by the setting's present and former name."""
+    return JSONResponse({"control_net_unit_count": MAX_UNITS, "control_net_max_models_num": MAX_UNITS})
 
 
 @router.get("/model_list")
@@ -93,6 +95,7 @@ async def detect(request: Request) -> Response:
     front, owner = asker(request)
     errand = front.errands.begin(owner, "detect", len(asked))
     drawings: list[Json] = []
+    warnings: list[Json] = [*given.warnings]
     try:
         for one in asked:
             job = await front.errands.run_job(errand, "annotate", one, request.is_disconnected)
@@ -102,10 +105,12 @@ async def detect(request: Request) -> Response:
             assert job.outcome is not None
             file = front.jobs.path(job, job.outcome.files[0].name)
             drawings.append(encode(await asyncio.to_thread(file.read_bytes)))
+    except Refused as refused:
+        warnings.insert(0, ended_early(refused, len(drawings), len(asked), "drawn"))
     finally:
         front.errands.end(errand)
     body: dict[str, Json] = {"images": drawings, "info": "Success"}
-    return JSONResponse(body | ({"warnings": list(given.warnings)} if given.warnings else {}))
+    return JSONResponse(body | ({"warnings": warnings} if warnings else {}))
 
 
 def _module(name: str) -> Module:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from disegno.core.infotext import read_infotext
 from disegno.engine.embedded import PILLOW_TRIPS, text_in
 from disegno.serving.a1111.coerce import Json
-from disegno.serving.a1111.errands import Errand
+from disegno.serving.a1111.errands import Errand, ended_early
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.extras import Extras, html_info, translate_extras
 from disegno.serving.a1111.files import png_with_text
@@ -41,24 +41,26 @@ class Looked:
 @router.post("/sdapi/v1/extra-single-image")
 async def extra_single_image(request: Request) -> Response:
     """Make a picture larger."""
-    asked, drawn = await _enlarge(request, many=False)
-    return JSONResponse({"html_info": html_info([asked.how.text, *asked.warnings]), "image": encode(drawn[0])})
+    told, drawn = await _enlarge(request, many=False)
+    return JSONResponse({"html_info": told, "image": encode(drawn[0])})
 
 
 @router.post("/sdapi/v1/extra-batch-images")
 async def extra_batch_images(request: Request) -> Response:
     """Make several pictures larger."""
-    asked, drawn = await _enlarge(request, many=True)
+    told, drawn = await _enlarge(request, many=True)
     images: list[Json] = [encode(png) for png in drawn]
-    return JSONResponse({"html_info": html_info([asked.how.text, *asked.warnings]), "images": images})
+    return JSONResponse({"html_info": told, "images": images})
 
 
-async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
+async def _enlarge(request: Request, many: bool) -> tuple[str, list[bytes]]:
+    """Return what is said of the pictures and the pictures; where it could not go on, those that are made till then."""
     front, owner = asker(request)
     names = upscaler_names(await front.catalogue(), latent=False)
     asked = translate_extras(await body_of(request), many, names)
     errand = front.errands.begin(owner, "extras", len(asked.images))
     drawn: list[bytes] = []
+    told = [asked.how.text, *asked.warnings]
     try:
         for image in asked.images:
             uri = await picture_at(front, image)
@@ -67,11 +69,13 @@ async def _enlarge(request: Request, many: bool) -> tuple[Extras, list[bytes]]:
             if job is None:
                 break
             drawn.append(await asyncio.to_thread(_written, front, require_done(job).id, asked, uri))
+    except Refused as refused:
+        told.append(ended_early(refused, len(drawn), len(asked.images), "enlarged"))
     finally:
         front.errands.end(errand)
     if not drawn:
         raise Refused(409, "cancelled", "The job was cancelled.")
-    return asked, drawn
+    return html_info(told), drawn
 
 
 async def picture_at(front: Front, image: str) -> str:

@@ -17,14 +17,16 @@ from disegno.core.request import Request as Asked
 from disegno.serving.a1111 import answer as answers
 from disegno.serving.a1111.answer import Drawn, Model
 from disegno.serving.a1111.coerce import Json, coerced
-from disegno.serving.a1111.errands import Errand
+from disegno.serving.a1111.errands import Errand, ended_early
 from disegno.serving.a1111.front import Front, TimedRoute, asker, body_of, named_model
 from disegno.serving.a1111.generation import Form, Order, translate
 from disegno.serving.a1111.images import encode
 from disegno.serving.a1111.pasted import UNITS
-from disegno.serving.a1111.progress import Task, of_task, overall, pending
+from disegno.serving.a1111.progress import Task, estimation, of_task, overall, pending
 from disegno.serving.a1111.routes_extras import caption_of, require_captioner
+from disegno.serving.a1111.routes_options import WARNINGS_HEADER
 from disegno.serving.app import require_done
+from disegno.serving.faults import Refused
 from disegno.serving.jobs import Jobs
 from disegno.serving.kinds import kinds_of
 from disegno.serving.store import Job
@@ -61,8 +63,12 @@ async def _generate(form: Form, request: Request) -> Response:
     task_id = order.given.text("force_task_id")[:200]
     errand = front.errands.begin(owner, f"scripts_{form}", len(order.requests) + described, passes, task_id)
     drawn: list[Drawn] = []
+    headers: dict[str, str] = {}
     try:
-        await _draw(front, errand, order, drawn, request)
+        await draw_order(front, errand, order, drawn, request)
+    except Refused as refused:
+        told = ended_early(refused, sum(len(one.pictures) for one in drawn), order.num_images, "drawn")
+        order, headers = replace(order, warnings=(told, *order.warnings)), {WARNINGS_HEADER: json.dumps([told])}
     finally:
         front.errands.end(errand)
     if order.keep:
@@ -70,11 +76,11 @@ async def _generate(form: Form, request: Request) -> Response:
     model = model_of(front, order)
     kept = [one for n, one in enumerate(drawn) if order.turn(n).kept] or drawn[-1:]
     body = await asyncio.to_thread(answers.answer, order, kept, model, __version__, errand.timestamp)
-    return JSONResponse(body)
+    return JSONResponse(body, headers=headers)
 
 
-async def _draw(front: Front, errand: Errand, order: Order, drawn: list[Drawn], request: Request) -> None:
-    """Draw one Request after the other, until all are drawn or the errand is interrupted."""
+async def draw_order(front: Front, errand: Errand, order: Order, drawn: list[Drawn], request: Request) -> None:
+    """Draw one Request after the other, until all are drawn or the errand is interrupted. Raises Refused."""
     for n, asked in enumerate(order.requests):
         if order.turn(n).follows:
             asked = following(asked, drawn[-1])
@@ -215,6 +221,13 @@ async def internal_progress(request: Request) -> Response:
         time.time(),
     )
     return JSONResponse(told)
+
+
+@router.get("/queue/status")
+async def queue_status(request: Request) -> Response:
+    """How many tasks wait, as gradio tells it."""
+    front, owner = asker(request)
+    return JSONResponse(estimation(front.errands.tasks(owner)))
 
 
 @router.get("/internal/pending-tasks")
