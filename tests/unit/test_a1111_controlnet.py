@@ -102,6 +102,22 @@ def test_a_unit_is_read_as_the_extension_reads_it(case: dict[str, Any]) -> None:
     assert found.shown == case["expected"]["save_detected_map"]
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        {"module": "depth_midas", "model": "gone [01234567]", "image": IMAGE},
+        {"resize_mode": "Envelope"},
+        {"guidance_start": 0.6, "guidance_end": 0.4},
+        {"hr_option": "both", "advanced_weighting": [1.0] * 5},
+    ],
+)
+def test_a_unit_that_is_off_may_say_anything(unit: Any) -> None:
+    """Clients send every unit of their form, each with what it last had."""
+    assert translate_unit({**unit, "enabled": False}, (), [Named("x")], has_init=False) is None
+    with pytest.raises(WireError):
+        translate_unit({"image": IMAGE, **unit, "enabled": True}, (), [Named("x")], has_init=False)
+
+
 def test_a_module_that_needs_weights_is_named_as_such() -> None:
     with pytest.raises(UnknownName, match="needs weights"):
         find_module("depth_midas")

@@ -1,7 +1,7 @@
 """JSON values as A1111's clients send them, made into the type that a field has.
 
-A1111 parity: numbers and booleans may come as text ("512", "true"), as pydantic 1 reads them. Narrower than that on
-purpose: a fraction is no integer, true is no number, and NaN and infinity are no numbers.
+A1111 parity: numbers and booleans may come as text ("512", "true"), and true is the integer 1, as pydantic 1 reads
+them. Narrower than that on purpose: a fraction is no integer, true is no fraction, and NaN and infinity are no numbers.
 """
 
 import math
@@ -40,8 +40,8 @@ def _float(value: Json) -> float | None:
 
 
 def _int(value: Json) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if isinstance(value, int):
+        return int(value)
     if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
         try:
             return int(value)

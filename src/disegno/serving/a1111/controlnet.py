@@ -226,6 +226,8 @@ def translate_unit(
     if not isinstance(unit, dict):
         raise WireError.of_fields(Fault(at, f"a unit is an object (given: {shortened(unit)})", "type_error.dict"))
     given = read_fields(UNIT, _renamed(unit, at), at)
+    if not is_enabled(given):  # whatever else it says: clients keep what a unit had, also what is not here
+        return None
     resize, mode = _choice(given, "resize_mode", RESIZE, at), _choice(given, "control_mode", MODES, at)
     if given.text("hr_option") not in ("Both", "Low res only", "High res only"):
         raise _fault(at, "hr_option", "permitted: 'Both', 'Low res only', 'High res only'")
@@ -234,8 +236,6 @@ def translate_unit(
         raise _fault(at, "guidance_start", f"guidance_start({start}) > guidance_end({end})")
     layers = _layers(given, at)
     module = _module(given, at)
-    if not is_enabled(given):
-        return None
     image, mask = _images(given, at)
     if image is None and not has_init:
         raise _fault(at, "image", "the unit is enabled but has no image: send one, or enabled false")

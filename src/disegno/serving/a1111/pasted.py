@@ -40,6 +40,7 @@ TXT2IMG: Mapping[str, str] = {
     "Hires resize-2": "hr_resize_y",
     "Hires steps": "hr_second_pass_steps",
     "Hires upscaler": "hr_upscaler",
+    "Hires CFG Scale": "hr_cfg",
     "Hires sampler": "hr_sampler_name",
     "Hires schedule type": "hr_scheduler",
     "Hires prompt": "hr_prompt",
