@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -75,6 +76,7 @@ SAMPLES: dict[str, Json] = {
     "hr_checkpoint_name": "v1-5",
     "hr_sampler_name": "Heun",
     "hr_scheduler": "Karras",
+    "hr_additional_modules": ["ae.safetensors"],
     "hr_prompt": "a dog",
     "hr_negative_prompt": "a dog",
     "init_images": [OTHER],
@@ -193,7 +195,8 @@ def test_a_refiner_is_asked_for_as_in_a1111_and_read_back_from_its_text() -> Non
 def test_the_tables_are_those_of_a1111(form: Form) -> None:
     theirs = {row["name"]: row for row in json.loads((GOLDEN / "api_request_fields.json").read_text("utf-8"))[form]}
     ours = {row.name: row for row in FORMS[form]}
-    assert ours.keys() - theirs.keys() == {"clip_skip"}
+    of_forge = {"hr_cfg", "hr_distilled_cfg", "hr_additional_modules"} if form == "txt2img" else set[str]()
+    assert ours.keys() - theirs.keys() == {"clip_skip", "distilled_cfg_scale", *of_forge}
     missing = theirs.keys() - ours.keys()
     assert not missing
     differing = {name for name in theirs if (theirs[name]["default"] or None) != (ours[name].default or None)}
@@ -290,7 +293,7 @@ def test_any_body_gives_requests_or_one_typed_error(
     [
         ({"width": "abc"}, 422, "width: value is not a valid integer"),
         ({"width": 63}, 422, "greater than or equal to 64"),
-        ({"steps": True}, 422, "steps"),
+        ({"cfg_scale": True}, 422, "cfg_scale"),
         ({"steps": 1.5}, 422, "steps"),
         ({"prompt": ["a"]}, 422, "str type expected"),
         ({"cfg_scale": "nan"}, 422, "cfg_scale"),
@@ -298,7 +301,7 @@ def test_any_body_gives_requests_or_one_typed_error(
         ({"scheduler": "nope"}, 400, "nope"),
         ({"styles": ["no-such"]}, 422, "no-such"),
         ({"script_name": "nope"}, 422, "Script 'nope' not found"),
-        ({"alwayson_scripts": {"nope": {"args": []}}}, 422, "Script 'nope' not found"),
+        ({"alwayson_scripts": {"nope": {"args": [True]}}}, 422, "Script 'nope' not found"),
         ({"override_settings": {"sd_model_checkpoint": "../../etc/passwd"}}, 404, "not found"),
         ({"override_settings": {"outdir_samples": "/etc"}}, 422, "cannot be changed"),
         ({"override_settings": {"CLIP_stop_at_last_layer": 2}}, 422, "Did you mean CLIP_stop_at_last_layers"),
@@ -320,6 +323,33 @@ def test_unknown_keys_are_reported_with_the_nearest_one() -> None:
     order = translate("txt2img", {"prompt": "x", "negative_promt": "y", "zzz": 1}, HOUSE)
     assert "Did you mean negative_prompt?" in order.warnings[0]
     assert order.warnings[1].startswith("zzz is unknown")
+
+
+def test_a_boolean_is_an_integer() -> None:
+    """pydantic 1 reads it so, and A1111's own tests send one."""
+    body: dict[str, Json] = {"init_images": [PNG], "mask": PNG, "inpainting_mask_invert": False, "steps": True}
+    (request,) = translate("img2img", body, HOUSE).requests
+    assert (request.steps, request.init and request.init.invert) == (1, False)
+    (inverted,) = translate("img2img", body | {"inpainting_mask_invert": True}, HOUSE).requests
+    assert inverted.init and inverted.init.invert
+
+
+def test_no_style_is_called_none_unless_one_has_that_name() -> None:
+    def styles(*names: Json, known: Sequence[str] = HOUSE.styles) -> tuple[str, ...]:
+        return translate("txt2img", {"styles": list(names)}, replace(HOUSE, styles=known)).requests[0].styles
+
+    assert styles("None", "", "INK") == ("ink",)
+    assert styles("None", known=("None",)) == ("None",)
+
+
+def test_a_hires_pass_has_guidance_of_its_own() -> None:
+    body: dict[str, Json] = {"enable_hr": True, "hr_cfg": 3.5, "distilled_cfg_scale": 3.5, "hr_distilled_cfg": 3.5}
+    order = translate("txt2img", {**body, "hr_additional_modules": ["Use same choices"]}, HOUSE)
+    assert (order.requests[0].hires and order.requests[0].hires.cfg, order.warnings) == (3.5, ())
+    pasted = translate("txt2img", {"infotext": TEXT.replace(", Version", ", Hires CFG Scale: 4, Version")}, HOUSE)
+    assert pasted.requests[0].hires and pasted.requests[0].hires.cfg == 4
+    (told,) = translate("txt2img", {"distilled_cfg_scale": 2}, HOUSE).warnings
+    assert told.startswith("distilled_cfg_scale has no effect here")
 
 
 def test_iterations_go_on_where_the_batch_ended() -> None:

@@ -132,8 +132,9 @@ PAGE: dict[str, Json] = {
 def test_a_payload_of_a1111s_page_names_its_own_scripts_and_is_drawn() -> None:
     order = translate("img2img", {"init_images": [PNG], "alwayson_scripts": PAGE, "steps": 9}, HOUSE)
     assert order.requests == translate("img2img", {"init_images": [PNG], "steps": 9}, HOUSE).requests
-    (told,) = order.warnings
+    told, off = order.warnings
     assert "Refiner, Seed, Sampler, Comments, Extra options, Hypertile do nothing" in told
+    assert off == "The always-on scripts Soft Inpainting are not built in, and are off: passed over."
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,9 @@ def test_a_payload_of_a1111s_page_names_its_own_scripts_and_is_drawn() -> None:
         ({"Soft Inpainting": {"args": [True]}}, "is not built in"),
         ({"soft inpainting": [True, 1, 0.5]}, "is not built in"),
         ({"ADetailer": {"args": [True]}}, "not found"),
+        ({"ADetailer": {"args": [{"ad_model": "face_yolov8n.pt"}]}}, "not found"),
+        ({"ReActor": {"args": [None, True]}}, "not found"),
+        ({"DynamicThresholding (CFG-Fix) Integrated": {"args": [True, 7]}}, r"guide\.apg, at /v1"),
     ],
 )
 def test_a_script_that_would_change_the_picture_is_refused(scripts: Json, words: str) -> None:

@@ -1,7 +1,7 @@
 """A1111's txt2img and img2img, field by field: name, type, default, and what it sets here.
 
 The names, types and defaults are those of A1111 1.10's API, with one difference: a width or height that is not given is
-the model's own, not 512.
+the model's own, not 512. A few fields are of other programs that have its API.
 """
 
 from disegno.core.request import InpaintFill
@@ -11,6 +11,7 @@ _HR = (("enable_hr", True),)
 _MASK = (("mask", "<picture>"),)
 _AREA = (*_MASK, ("inpaint_full_res", True))
 _NO_RESTORER = "no face restorer is built in"
+_DISTILLED = "no model here is told its guidance (Flux)"
 FILL: tuple[InpaintFill, ...] = ("fill", "original", "noise", "nothing")  # by the number of inpainting_fill
 _SAVING = "save_images decides it"
 
@@ -113,11 +114,12 @@ COMMON = (
         False,
         means="a grid stands before the pictures; they are kept with their jobs either way",
     ),
-    Field("alwayson_scripts", "object", means="ControlNet's units"),
+    Field("alwayson_scripts", "object", means="ControlNet's units, and the always-on scripts below"),
     Field("infotext", "str", means="fills every field that is not given"),
     Field("clip_skip", "int", None, like="clip_skip", means="`clip_skip`, as the setting CLIP_stop_at_last_layers"),
+    Field("distilled_cfg_scale", "float", None, unused=_DISTILLED, off=(3.5,)),
 )
-"""What both forms have. `clip_skip` is SD.Next's name for the setting CLIP_stop_at_last_layers."""
+"""What both forms have. `clip_skip` is SD.Next's name for the setting CLIP_stop_at_last_layers; the last is Forge's."""
 
 TXT2IMG = (
     *COMMON,
@@ -148,6 +150,15 @@ TXT2IMG = (
     Field("hr_checkpoint_name", "str", None, when=_HR, means="`hires.model`"),
     Field("hr_sampler_name", "str", None, when=_HR, means="`hires.sampler`"),
     Field("hr_scheduler", "str", None, when=_HR, means="`hires.schedule`"),
+    Field("hr_cfg", "float", None, like="hires.cfg", when=_HR, means="`hires.cfg`; null is the first pass's"),
+    Field("hr_distilled_cfg", "float", None, unused=_DISTILLED, off=(3.5,)),
+    Field(
+        "hr_additional_modules",
+        "list",
+        None,
+        unused="the setting sd_vae chooses a VAE, and text encoders are the model's own",
+        off=([], ["Use same choices"]),
+    ),
     Field("hr_prompt", "str", "", when=_HR, means="`hires.prompt`"),
     Field("hr_negative_prompt", "str", "", when=_HR, means="`hires.negative`"),
 )

@@ -8,6 +8,7 @@ from disegno.core.errors import RequestError, UnknownName
 from disegno.core.infotext import HIRES_REFINER
 from disegno.core.request import OWN_VAE, Request, make_request
 from disegno.prompts.networks import cut_tags
+from disegno.serving.a1111.always_on import Drawing, translate_scripts
 from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.controlnet import Unit, legacy_names, parts_of, translate_unit, units_of
 from disegno.serving.a1111.errors import Fault, Path, WireError
@@ -24,11 +25,6 @@ Form = Literal["txt2img", "img2img"]
 FORMS: Mapping[Form, Sequence[Field]] = {"txt2img": TXT2IMG, "img2img": IMG2IMG}
 MAX_IMAGES = 64
 MAX_ARGS = 1000
-ALWAYS_ON = ("controlnet", "controlnet m2m")
-"""The always-on scripts that this API has, in lower case."""
-# A1111 parity: of its page; over the API the request's own fields count
-_OF_THE_PAGE = ("refiner", "seed", "sampler", "comments", "extra options", "hypertile")
-_SOFT_INPAINTING = "soft inpainting"
 CHECKPOINT = "sd_model_checkpoint"
 _SAME = ("", "use same sampler", "use same scheduler", "use same checkpoint")
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
@@ -164,15 +160,25 @@ def _translate(form: Form, body: Mapping[str, Json], house: House, over: Mapping
         **_styles(given, house),
         **_PASSES[form](given, house),
         **_refiner(given, house, own),
-        **(over or {}),
     }
+    scripts = translate_scripts(given.table("alwayson_scripts"), _drawing(given, fields))
+    fields |= {**scripts.fields, **(over or {})}
     if given.flag("disable_extra_networks"):
         fields["prompt"] = cut_tags(given.text("prompt"))[0]
     if given.values["clip_skip"] is not None:
         fields["clip_skip"] = given.values["clip_skip"]
-    warnings = (*doubts, *given.warnings, *notes, *missing, *more, *(w for unit in units for w in unit.warnings))
+    warnings = (*doubts, *given.warnings, *notes, *missing, *scripts.warnings, *more)
+    warnings = (*warnings, *(warning for unit in units for warning in unit.warnings))
     keep = {} if given.flag("override_settings_restore_afterwards") else _kept(override, model)
     return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
+
+
+def _drawing(given: Given, fields: Mapping[str, object]) -> Drawing:
+    """Return how many steps are done, of a picture that is changed a share of them, and whether it is seamless."""
+    steps, seamless = given.whole("steps"), bool(fields.get("seamless"))
+    if "init.denoise" not in fields or fields.get("init.exact_steps"):
+        return Drawing(steps, seamless)
+    return Drawing(int(min(given.number("denoising_strength"), 0.999) * steps) + 1, seamless)
 
 
 def _said(settings: Mapping[str, Json]) -> dict[str, Json]:
@@ -216,7 +222,6 @@ def find_vae(name: str, house: House) -> tuple[str | None, tuple[str, ...]]:
 
 def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> tuple[tuple[Unit, ...], list[str]]:
     units, at = units_of(body)
-    idle = _idle_scripts(given)
     has_init, has_mask = form == "img2img", given.values.get("mask") not in (None, "")
     found = [
         (i, part, translate_unit(part, (*at, i), house.controls, has_init, has_mask))
@@ -226,36 +231,11 @@ def _units(form: Form, body: Mapping[str, Json], given: Given, house: House) -> 
     off = dict.fromkeys(
         f"The ControlNet unit {i} is off." for i, part, unit in found if unit is None and _has_image(part)
     )
-    return tuple(unit for _, _, unit in found if unit is not None), [*idle, *off]
+    return tuple(unit for _, _, unit in found if unit is not None), list(off)
 
 
 def _has_image(unit: Json) -> bool:
     return isinstance(unit, dict) and any(unit.get(name) for name in ("image", "input_image"))
-
-
-def _idle_scripts(given: Given) -> list[str]:
-    """Return what is said of A1111's own always-on scripts, which a payload copied from its page names all of.
-
-    Raises WireError for one that this API does not have.
-    """
-    idle: list[str] = []
-    for name, script in given.table("alwayson_scripts").items():
-        title = name.strip().lower()
-        if title in _OF_THE_PAGE:
-            idle.append(name)
-        elif title == _SOFT_INPAINTING and _is_on(script):
-            told = "is not built in. With mask_round false a grey mask is drawn anew by degrees."
-            raise WireError(f"Script {shortened(name)} {told}")
-        elif title not in (*ALWAYS_ON, _SOFT_INPAINTING):
-            raise WireError(f"Script {shortened(name)} not found. Always on here: {', '.join(ALWAYS_ON)}.")
-    told = "do nothing over the API, as in A1111: the request's own fields count."
-    return [f"The always-on scripts {', '.join(idle)} {told}"] if idle else []
-
-
-def _is_on(script: Json) -> bool:
-    """Return whether the first argument of a script, which switches it on, is true."""
-    args = script.get("args") if isinstance(script, dict) else script
-    return isinstance(args, list) and bool(args) and args[0] not in (False, None, "false", "False", 0)
 
 
 def _names(given: Given, house: House, own: Mapping[str, Json]) -> Fields:
@@ -309,8 +289,10 @@ def _noise(given: Given, own: Mapping[str, Json]) -> Fields:
 
 
 def _styles(given: Given, house: House) -> Fields:
+    """Return the styles. A1111 parity: None, and nothing, is none, unless one has that name."""
     known = {name.lower(): name for name in house.styles}
-    for i, name in enumerate(names := given.items("styles")):
+    names = [name for name in given.items("styles") if str(name).lower() in known or name not in ("", "None")]
+    for i, name in enumerate(names):
         if str(name).lower() not in known:
             unknown = UnknownName.of("style", str(name)[:100], house.styles)
             raise WireError.of_fields(Fault(("styles", i), str(unknown)))
@@ -338,6 +320,7 @@ def _hires(given: Given, house: House) -> Fields:
         "hires.steps": given.whole("hr_second_pass_steps") or None,
         "hires.sampler": sampler,
         "hires.schedule": schedule,
+        "hires.cfg": given.values["hr_cfg"],
         "hires.prompt": given.text("hr_prompt") or None,
         "hires.negative": given.text("hr_negative_prompt") or None,
         "hires.model": find_model(model, house) if model else None,

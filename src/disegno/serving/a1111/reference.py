@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
+from disegno.serving.a1111.always_on import ALWAYS_ON
 from disegno.serving.a1111.controlnet import UNIT
 from disegno.serving.a1111.door import ROUTES
 from disegno.serving.a1111.extras import SINGLE
@@ -86,9 +87,15 @@ def _scripts() -> Iterator[str]:
     return _table(("script", "form", "arguments, in this order"), [(f"`{t}`", f, told[t]) for t, f in forms.items()])
 
 
+def _always_on() -> Iterator[str]:
+    rows = [(f"`{title}`", ", ".join(map(_arg, ARGS[title]))) for title in ALWAYS_ON if title in ARGS]
+    return _table(("always-on script", "arguments, in this order"), rows)
+
+
 def _arg(arg: Arg) -> str:
     """Return an argument with what it may be, and its default."""
-    said = " or ".join(arg.choices) or (f"{arg.low:g} to {arg.high:g}" if arg.low is not None else arg.kind)
+    both = arg.low is not None and arg.high is not None
+    said = " or ".join(arg.choices) or (f"{arg.low:g} to {arg.high:g}" if both else arg.kind)
     default = ", ".join(map(str, arg.default)) if isinstance(arg.default, list) else arg.default
     return f"{arg.name} ({said}" + (")" if default == "" else f"; {default})")
 
@@ -107,6 +114,7 @@ def reference_page() -> str:
         ("Extras", _fields(SINGLE)),
         ("Settings that act", _settings()),
         ("Scripts", _scripts()),
+        ("Always-on scripts beside ControlNet", _always_on()),
         (
             "X/Y/Z plot's axes",
             iter([", ".join(dict.fromkeys(a.label for f in ("txt2img", "img2img") for a in axes(f)))]),

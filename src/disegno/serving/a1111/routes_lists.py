@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
+from disegno.serving.a1111.always_on import ALWAYS_ON
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.front import (
     LATENT_MODES,
@@ -18,7 +19,7 @@ from disegno.serving.a1111.front import (
     names_of,
     upscaler_names,
 )
-from disegno.serving.a1111.generation import ALWAYS_ON, FORMS
+from disegno.serving.a1111.generation import FORMS
 from disegno.serving.a1111.names import sampler_rows, scheduler_rows
 from disegno.serving.a1111.options import a1111_flags
 from disegno.serving.a1111.script_args import rows_of
