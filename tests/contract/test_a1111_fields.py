@@ -257,7 +257,14 @@ VALUES = st.recursive(
     NUMBERS | TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8
 )
 TITLES = st.sampled_from(
-    ["Loopback", "SD upscale", "Prompts from file or textbox", "Poor man's outpainting", "loopback"]
+    [
+        "Loopback",
+        "SD upscale",
+        "Ultimate SD upscale",
+        "Prompts from file or textbox",
+        "Poor man's outpainting",
+        "loopback",
+    ]
 )
 NAMES = sorted({row.name for rows in FORMS.values() for row in rows} | {"controlnet_units", "x", "__proto__"})
 UNIT_NAMES = [*(row.name for row in UNIT), "input_image", "mask_image", "lowvram", "guidance", "\0"]

@@ -372,6 +372,41 @@ def test_sd_upscale_draws_over_the_enlarged_picture(server: Server) -> None:
     assert info["extra_generation_params"]["SD upscale overlap"] == 16
 
 
+def test_ultimate_sd_upscale_draws_over_the_enlarged_picture_or_only_enlarges_it(server: Server) -> None:
+    def larger(redraw: int, *target: Any) -> tuple[Image.Image, str]:
+        args = ["", 64, 0, 8, 16, 64, 0.35, 16, "Lanczos", True, redraw, False, 4, 0, *target]
+        images, info = _scripted(server, "img2img", "Ultimate SD upscale", args, denoising_strength=0.3)
+        (image,) = images
+        return image.convert("RGB"), info["infotexts"][0]
+
+    image, text = larger(0, 2, 2048, 2048, 2)
+    assert image.size == (2 * SIZE, 2 * SIZE) and f"Size: {2 * SIZE}x{2 * SIZE}, " in text and "Hires" not in text
+    assert "Denoising strength: 0.3, " in text and "Ultimate SD upscale padding: 16" in text
+    plain, _ = larger(2, 2, 2048, 2048, 2)
+    large = np.asarray(drawing().resize(image.size, Image.Resampling.LANCZOS), float)
+    drawn, kept = (np.abs(np.asarray(each, float) - large).mean() for each in (image, plain))
+    assert 1 < drawn < 40 and kept < drawn
+    assert larger(0, 1, 192, 96, 2)[0].size == (192, 96)  # of another shape: covered, and cut
+
+
+def test_forges_scripts_act_and_are_in_the_text(server: Server) -> None:
+    def text(**scripts: Any) -> str:
+        body = {
+            **FEW,
+            "prompt": "a cat",
+            "seed": 3,
+            "alwayson_scripts": {name: {"args": args} for name, args in scripts.items()},
+        }
+        return json.loads(server.post("/sdapi/v1/txt2img", body)["info"])["infotexts"][0]
+
+    assert "PAG Scale: 2.5, PAG End: 0.25" in text(**{"PerturbedAttentionGuidance Integrated": [True, 2.5, 0, 0, 0.5]})
+    assert "freeu_enabled: True, freeu_b1: 1.01" in text(**{"FreeU Integrated": [True]})
+    assert "freeu" not in text(**{"FreeU Integrated": [False], "Kohya HRFix Integrated": [False, 3]})
+    listed = {row["name"]: row for row in server.get("/sdapi/v1/script-info")}
+    assert listed["multidiffusion integrated"]["is_alwayson"] and len(listed["multidiffusion integrated"]["args"]) == 6
+    assert server.get("/queue/status")["queue_size"] == 0
+
+
 def test_outpainting_keeps_the_picture_and_draws_around_it(server: Server) -> None:
     images, info = _scripted(server, "img2img", "Poor man's outpainting", [64, 2, "fill", ["right"]])
     (image,) = images

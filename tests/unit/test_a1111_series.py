@@ -57,6 +57,12 @@ def test_the_arguments_stand_in_a1111s_order() -> None:
         ],
         "loopback": ["loops", "final_denoising_strength", "denoising_curve", "append_interrogation"],
         "sd upscale": ["info", "overlap", "upscaler_index", "scale_factor"],
+        "ultimate sd upscale": [
+            "info", "tile_width", "tile_height", "mask_blur", "padding", "seams_fix_width", "seams_fix_denoise",
+            "seams_fix_padding", "upscaler_index", "save_upscaled_image", "redraw_mode", "save_seams_fix_image",
+            "seams_fix_mask_blur", "seams_fix_type", "target_size_type", "custom_width", "custom_height",
+            "custom_scale",
+        ],
         "poor man's outpainting": ["pixels", "mask_blur", "inpainting_fill", "direction"],
     }  # fmt: skip
     assert rows_of("loopback")[1] == {
@@ -130,6 +136,67 @@ def test_an_upscaler_is_named_or_meant_by_its_place() -> None:
     for wrong in (9, "x9", True, -1):
         with pytest.raises(WireError, match="no such upscaler"):
             order("SD upscale", [None, 64, wrong])
+
+
+# ---- Ultimate SD upscale
+
+ULTIMATE: list[Json] = [None, 512, 0, 8, 32, 64, 0.35, 32, 3, True, 0, False, 8, 0, 2, 2048, 2048, 2.5]
+
+
+def ultimate(**changed: Json) -> list[Json]:
+    names = [arg.name for arg in ARGS["ultimate sd upscale"]]
+    return [changed.get(name, value) for name, value in zip(names, ULTIMATE, strict=True)]
+
+
+def test_ultimate_sd_upscale_is_a_second_pass_in_joint_tiles() -> None:
+    made = order("Ultimate SD upscale", ULTIMATE, batch_size=8, n_iter=2, steps=20)
+    (request,) = made.requests
+    hires, init = request.hires, request.init
+    assert (request.seed, request.batch, request.width, request.height) == (5, 1, 96, 64)
+    assert hires is not None and init is not None
+    assert (init.denoise, hires.denoise, hires.scale, hires.upscaler, hires.steps) == (0.0, 0.8, 2.5, "x4", 16)
+    assert request.tiles == Tiles(size=512, overlap=32 / 512)
+    told = made.turns[0].told
+    assert (told["Size"], told["Ultimate SD upscale upscaler"], told["Hires upscale"]) == ("240x160", "x4", None)
+    assert (told["Ultimate SD upscale tile_width"], told["Ultimate SD upscale tile_height"]) == (512, 512)
+    assert not made.warnings
+
+
+@pytest.mark.parametrize(
+    ("changed", "size"),
+    [
+        ({"target_size_type": 1, "custom_width": 1000, "custom_height": 640}, (1000, 640)),
+        ({"target_size_type": "Custom size"}, (2048, 2048)),
+        ({"target_size_type": 0}, (64, 64)),
+    ],
+)
+def test_its_target_is_a_size_of_its_own_or_the_forms(changed: dict[str, Json], size: tuple[int, int]) -> None:
+    made = order("Ultimate SD upscale", ultimate(**changed))
+    hires = made.requests[0].hires
+    assert hires is not None and (hires.width, hires.height) == size
+    assert made.turns[0].told["Size"] == f"{size[0]}x{size[1]}"
+    with pytest.raises(WireError, match="wants width and height"):
+        order("Ultimate SD upscale", ultimate(target_size_type=0), width=None)
+
+
+def test_its_tiles_are_square_and_its_seams_need_no_fix() -> None:
+    made = order("Ultimate SD upscale", ultimate(tile_width=1024, tile_height=260, padding=512, seams_fix_type=2))
+    assert made.requests[0].tiles == Tiles(size=256, overlap=0.75)
+    assert "no seams to fix" in made.warnings[0]
+    with pytest.raises(WireError, match="wants tiles"):
+        order("Ultimate SD upscale", ultimate(tile_width=0))
+
+
+def test_without_redrawing_it_only_enlarges() -> None:
+    (request,) = order("Ultimate SD upscale", ultimate(redraw_mode=2, upscaler_index="None")).requests
+    assert request.hires is not None
+    assert (request.hires.denoise, request.hires.upscaler, request.hires.scale) == (0.0, "Lanczos", 2.5)
+
+
+def test_its_first_version_had_one_side_for_its_tiles() -> None:
+    older = [*ULTIMATE[:2], *ULTIMATE[3:]]
+    old, new = (order("Ultimate SD upscale", args, subseed=1) for args in (older, ULTIMATE))
+    assert old.requests == new.requests
 
 
 # ---- Poor man's outpainting

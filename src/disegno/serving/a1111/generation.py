@@ -114,7 +114,8 @@ def _in_turns(order: Order, series: Series, house: House) -> Order:
     parts = [_translate(order.form, turn.body, house, turn.fields) for turn in series.turns]
     turns = tuple(turn for part, turn in zip(parts, series.turns, strict=True) for _ in part.requests)
     requests = tuple(request for part in parts for request in part.requests)
-    told = replace(order, requests=requests, turns=turns, with_row=series.with_row, warnings=_warnings((order, *parts)))
+    warnings = (*series.warnings, *_warnings((order, *parts)))
+    told = replace(order, requests=requests, turns=turns, with_row=series.with_row, warnings=warnings)
     return _checked(told, "The script")
 
 

@@ -37,6 +37,9 @@ class Arg:
 
 FILLED = ("fill", "original", "latent noise", "latent nothing")
 SIDES = ("left", "right", "up", "down")
+REDRAWN = ("Linear", "Chess", "None")
+SEAMS = ("None", "Band pass", "Half tile offset pass", "Half tile offset pass + intersections")
+TARGETS = ("From img2img2 settings", "Custom size", "Scale from image size")
 
 FREEU = "freeu integrated (sd 1.x, sd 2.x, sdxl)"
 PAG = "perturbedattentionguidance integrated"
@@ -118,6 +121,26 @@ ARGS: Mapping[str, tuple[Arg, ...]] = {
         Arg("overlap", "Tile overlap", "int", 64, 0, 256, 16),
         Arg("upscaler_index", "Upscaler", "any", 0),
         Arg("scale_factor", "Scale Factor", "float", 2.0, 1.0, 4.0, 0.05),
+    ),
+    "ultimate sd upscale": (
+        Arg("info", "Info", "any", ""),
+        Arg("tile_width", "Tile width", "int", 512, 0, 2048, 64),
+        Arg("tile_height", "Tile height", "int", 0, 0, 2048, 64),
+        Arg("mask_blur", "Mask blur", "int", 8, 0, 64, 1),
+        Arg("padding", "Padding", "int", 32, 0, 512, 1),
+        Arg("seams_fix_width", "Width", "int", 64, 0, 128, 1),
+        Arg("seams_fix_denoise", "Denoise", "float", 0.35, 0, 1, 0.01),
+        Arg("seams_fix_padding", "Padding", "int", 16, 0, 128, 1),
+        Arg("upscaler_index", "Upscaler", "any", 0),
+        Arg("save_upscaled_image", "Upscaled", "bool", True),
+        Arg("redraw_mode", "Type", "str", REDRAWN[0], choices=REDRAWN),
+        Arg("save_seams_fix_image", "Seams fix", "bool", False),
+        Arg("seams_fix_mask_blur", "Mask blur", "int", 4, 0, 64, 1),
+        Arg("seams_fix_type", "Type", "str", SEAMS[0], choices=SEAMS),
+        Arg("target_size_type", "Target size type", "str", TARGETS[0], choices=TARGETS),
+        Arg("custom_width", "Custom width", "int", 2048, 64, 8192, 64),
+        Arg("custom_height", "Custom height", "int", 2048, 64, 8192, 64),
+        Arg("custom_scale", "Scale", "float", 2.0, 1, 16, 0.01),
     ),
     "poor man's outpainting": (
         Arg("pixels", "Pixels to expand", "int", 128, 8, 256, 8),

@@ -16,7 +16,7 @@ from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.errors import Fault, WireError
 from disegno.serving.a1111.forms import FILL
 from disegno.serving.a1111.images import read_image
-from disegno.serving.a1111.script_args import FILLED, read_args
+from disegno.serving.a1111.script_args import ARGS, FILLED, TARGETS, read_args
 
 Body = Mapping[str, Json]
 
@@ -71,10 +71,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Series:
-    """The drawings of a script, in their order. `with_row`: a row of all pictures stands before them."""
+    """The drawings of a script, in their order, and what is reported. `with_row`: a row of them stands before them."""
 
     turns: tuple[Turn, ...]
     with_row: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 # ---- Loopback
@@ -126,7 +127,7 @@ def _sd_upscale(asked: Asked) -> Series:
 
     A1111 draws each tile by itself, and blends them when they are done.
     """
-    name, overlap = _upscaler(asked), int(asked.number("overlap"))
+    name, overlap = _upscaler(asked, 2), int(asked.number("overlap"))
     fields: dict[str, object] = {
         **dict(zip(("width", "height"), _size_of_picture(asked), strict=True)),
         "init.denoise": 0.0,
@@ -146,15 +147,15 @@ def _sd_upscale(asked: Asked) -> Series:
     return Series((Turn({**asked.with_seed(), "batch_size": 1}, fields, told),))
 
 
-def _upscaler(asked: Asked) -> str:
-    """Return the upscaler that is named, or meant by its place in the list."""
+def _upscaler(asked: Asked, place: int) -> str:
+    """Return the upscaler that is named, or meant by its place in the list. `place`: of the argument."""
     given, known = asked.args["upscaler_index"], {name.lower(): name for name in asked.upscalers}
     if isinstance(given, str) and given.strip().lower() in known:
         return known[given.strip().lower()]
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(asked.upscalers):
         return asked.upscalers[given]
     text = f"no such upscaler ({shortened(given)}). Known: {', '.join(asked.upscalers)}"
-    raise WireError.of_fields(Fault(("script_args", 2, "upscaler_index"), text))
+    raise WireError.of_fields(Fault(("script_args", place, "upscaler_index"), text))
 
 
 def _size_of_picture(asked: Asked) -> tuple[int, int]:
@@ -170,6 +171,66 @@ def _size_of_picture(asked: Asked) -> tuple[int, int]:
     except BadImage as error:
         raise WireError.of_fields(Fault(("init_images", 0), str(error))) from None
     return max(64, width // 8 * 8), max(64, height // 8 * 8)
+
+
+# ---- Ultimate SD upscale
+
+_ULTIMATE = "ultimate sd upscale"
+
+
+def _ultimate(asked: Asked) -> Series:
+    """Return the picture enlarged and drawn over in square tiles, which are one picture at every step.
+
+    The extension draws each tile by itself into the picture, and then over their seams where that is asked.
+    """
+    sides = [int(side) for name in ("tile_width", "tile_height") if (side := asked.number(name)) > 0]
+    if not sides:
+        raise WireError("Ultimate SD upscale wants tiles: tile_width or tile_height, in pixels.")
+    name, padding, tile = _upscaler(asked, 8), int(asked.number("padding")), max(64, min(sides) // 8 * 8)
+    own, target = _size_of_picture(asked), _target(asked)
+    final = (target["hires.width"], target["hires.height"]) if "hires.width" in target else _scaled(asked, own)
+    denoise = 0.0 if asked.args["redraw_mode"] == "None" else asked.denoise
+    fields: dict[str, object] = {
+        "width": own[0],
+        "height": own[1],
+        "init.denoise": 0.0,
+        "hires.denoise": denoise,
+        **target,
+        "hires.upscaler": "Lanczos" if name == "None" else name,
+        "hires.steps": asked.steps,
+        "tiles.size": tile,
+        "tiles.overlap": min(padding / tile, 0.75),
+    }
+    told: dict[str, Json] = {
+        **dict.fromkeys(("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler")),
+        "Size": f"{final[0]}x{final[1]}",
+        "Denoising strength": denoise,
+        "Ultimate SD upscale upscaler": name,
+        "Ultimate SD upscale tile_width": int(asked.number("tile_width")) or sides[0],
+        "Ultimate SD upscale tile_height": int(asked.number("tile_height")) or sides[0],
+        "Ultimate SD upscale mask_blur": int(asked.number("mask_blur")),
+        "Ultimate SD upscale padding": padding,
+    }
+    seams = "Ultimate SD upscale: there are no seams to fix, the tiles are one picture at every step."
+    fixes = asked.args["seams_fix_type"] != "None"
+    turn = Turn({**asked.with_seed(), "n_iter": 1, "batch_size": 1}, fields, told)
+    return Series((turn,), warnings=(seams,) if fixes else ())
+
+
+def _target(asked: Asked) -> dict[str, float]:
+    """Return what the picture becomes: a size, which it covers, or how many times as large."""
+    kind = TARGETS.index(str(asked.args["target_size_type"]))
+    if kind == 2:
+        return {"hires.scale": asked.number("custom_scale")}
+    sides = (int(asked.number("custom_width")), int(asked.number("custom_height"))) if kind else asked.size
+    if sides is None:
+        raise WireError("Ultimate SD upscale of this target_size_type wants width and height.")
+    return {"hires.width": sides[0] // 8 * 8, "hires.height": sides[1] // 8 * 8}
+
+
+def _scaled(asked: Asked, own: tuple[int, int]) -> tuple[int, int]:
+    scale = asked.number("custom_scale")
+    return int(own[0] * scale), int(own[1] * scale)
 
 
 # ---- Poor man's outpainting
@@ -289,6 +350,7 @@ SERIES: Mapping[str, tuple[Callable[[Asked], Series], tuple[str, ...]]] = {
     "prompts from file or textbox": (_prompts, ("txt2img", "img2img")),
     "loopback": (_loopback, ("img2img",)),
     "sd upscale": (_sd_upscale, ("img2img",)),
+    _ULTIMATE: (_ultimate, ("img2img",)),
     "poor man's outpainting": (_outpainting, ("img2img",)),
 }
 """The scripts and the forms that have them, by their titles in lower case."""
@@ -298,6 +360,8 @@ def make_series(title: str, asked: Asked, args: Sequence[Json]) -> Series:
     """Return the series of a script. `asked`: its arguments are read here. Raises WireError."""
     if title == "prompts from file or textbox" and len(args) == 3:  # before 1.7 there was no position
         args = (*args[:2], None, args[2])
+    if title == _ULTIMATE and len(args) == len(ARGS[title]) - 1:  # in its first version tiles were square
+        args = (*args[:2], 0, *args[2:])
     make, _ = SERIES[title]
     try:
         return make(replace(asked, args=read_args(title, args)))
