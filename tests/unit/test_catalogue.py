@@ -8,6 +8,7 @@ import pytest
 from corpus import headers
 from disegno.core.settings import Settings
 from disegno.engine.studio import Studio
+from disegno.serving.a1111.routes_lists import lora_row
 from disegno.serving.catalogue import catalogue_of
 
 pytestmark = pytest.mark.unit
@@ -36,6 +37,19 @@ def test_a_file_whose_name_is_built_in_is_called_with_its_ending(tmp_path: Path)
         assert studio.library.find(card.name, card.kind).path == folder / str(card.place)
     names = [card.name for card in (*found.models, *found.controls, *found.files)]
     assert len(set(names)) == len(names)
+
+
+def test_a_lora_is_listed_with_its_header_up_to_a_bound(tmp_path: Path) -> None:
+    said = {"ss_network_dim": "16", "ss_tag_frequency": '{"cats": {"a cat": 7}}', "ss_odd": "a\ud800b"}
+    long = {f"ss_{n}": "x" * 4000 for n in range(8)}
+    headers.write_header(tmp_path / "m/ink.safetensors", headers.lora(modules=1), said | long)
+    studio = Studio(Settings(model_dirs=(tmp_path / "m",), cache_dir=tmp_path / "cache", device="cpu"))
+    (card,) = (card for card in catalogue_of(studio).files if card.name == "ink")
+    assert {name: card.metadata[name] for name in said} == said | {"ss_odd": "a?b"}
+    assert 10_000 < sum(map(len, card.metadata.values())) <= 16 << 10
+    row: Any = lora_row(card)
+    assert (row["name"], row["path"]) == ("ink", "ink.safetensors")
+    assert row["metadata"]["ss_tag_frequency"] == {"cats": {"a cat": 7}} and row["metadata"]["ss_network_dim"] == "16"
 
 
 def test_a_control_that_may_be_read_no_more_takes_no_list_with_it(

@@ -47,6 +47,7 @@ _HASHED = ("model", "control", "lora", "embedding")
 PREVIEW_PX = 192
 _PREVIEWS = (".preview.png", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 _MAX_HEADER_PREVIEW = 1 << 20  # characters
+_MAX_METADATA = 16 << 10  # characters
 _LATENTS_AND_DEPTH = 5  # channels that Stable Diffusion 2's depth model is shown
 _TAG_OFFSET, _TAG_BYTES = 0x100000, 0x10000
 
@@ -72,6 +73,7 @@ def _card(card: FileCard, name: str, studio: Studio) -> WeightsCard:
         few_steps=_few_steps(card.path) if _is_ours(card) else None,
         sees_depth=card.kind == "model" and card.in_channels == _LATENTS_AND_DEPTH,
         params=taught_params(card) if card.kind == "control" else {},
+        metadata=_metadata(card) if card.kind == "lora" else {},
     )
 
 
@@ -83,6 +85,22 @@ def _told(card: FileCard, name: str, studio: Studio) -> WeightsCard:
         log.exception("%s is passed over", card.path)
         problem = f"It cannot be told ({type(error).__name__}): it is damaged, or this is a fault of this program."
         return WeightsCard(name, "broken", file=card.file_name, num_bytes=card.num_bytes, problem=problem)
+
+
+def _metadata(card: FileCard) -> dict[str, str]:
+    """Return what a file's header says, in its order, as much of it as a list may hold of one file."""
+    kept: dict[str, str] = {}
+    left = _MAX_METADATA
+    for name, word in card.metadata.items():
+        left -= len(name) + len(word)
+        if left < 0:
+            break
+        kept[_sound(name)] = _sound(word)
+    return kept
+
+
+def _sound(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a lone half of a surrogate pair is no text of a list
 
 
 def _preview(card: FileCard) -> str | None:

@@ -128,6 +128,8 @@ class WeightsCard:
     params: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
     """Of a control: its annotator's parameters in the drawings that it was taught with, where they are not the
     annotator's own; of a reference, which has no file: its own."""
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    """Of a LoRA: what its header says of it, and of its training (ss_..., modelspec...), without what is long."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -2,13 +2,17 @@
 
 import platform
 import sys
+from contextlib import suppress
+from typing import cast
 
 import psutil
 from fastapi import APIRouter, Request
+from pydantic_core import from_json
 from starlette.responses import JSONResponse, Response
 
 from disegno import __version__
 from disegno.serving.a1111.always_on import ALWAYS_ON
+from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.front import (
     LATENT_MODES,
@@ -109,7 +113,20 @@ def _files(catalogue: Catalogue, kind: str) -> list[WeightsCard]:
 async def loras(request: Request) -> Response:
     """The LoRAs."""
     cards = _files(await _catalogue(request), "lora")
-    return JSONResponse([{"name": c.name, "alias": c.name, "path": c.file or c.name, "metadata": {}} for c in cards])
+    return JSONResponse([lora_row(card) for card in cards])
+
+
+def lora_row(card: WeightsCard) -> dict[str, Json]:
+    """Return a LoRA as A1111 lists it: what of its header is an object is told as one. A1111 parity."""
+    metadata: dict[str, Json] = {name: _told(word) for name, word in card.metadata.items()}
+    return {"name": card.name, "alias": card.name, "path": card.file or card.name, "metadata": metadata}
+
+
+def _told(word: str) -> Json:
+    if word.startswith("{"):
+        with suppress(ValueError):
+            return cast(Json, from_json(word, allow_inf_nan=False))
+    return word
 
 
 @router.get(f"{API}/embeddings")
