@@ -264,6 +264,7 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
             "seamless": False,
             "hires": {"scale": 1.5, "upscaler": "Latent", "denoise": 0.4, "prompt": "a, b"},
             "refiner": {"model": "mini", "at": 0.7, "share": "steps", "passes": "hires"},
+            **dict.fromkeys(("guide", "freeu")),
         }
         for kind in ("JPEG", "WEBP"):
             out = io.BytesIO()

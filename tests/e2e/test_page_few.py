@@ -15,6 +15,11 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from disegno.backbones import miniature_sd2
+from disegno.core.freeu import FreeU
+from disegno.core.guide import Guide
+from disegno.core.infotext import values_of, write_infotext
+from disegno.core.request import Request, make_request
+from disegno.core.told import told_of
 from kit.few import write_few
 from kit.page import Visit, chromium, shown_job, visit
 from kit.server import Server, start
@@ -178,6 +183,46 @@ def test_guidance_beside_the_prompts_is_asked_for_and_comes_back(browser: Browse
         expect(draw.get_by_text("As that picture was made")).to_be_hidden()
         _, again = _drawn(draw, server, second)
         assert np.array_equal(_pixels(again), _pixels(png))
+
+
+READ_TEXT = "async (text) => (await import('/ui/js/png.js')).parametersOf(text).request"
+OPEN_GUIDE = """async ({ family, guide, glare }) => {
+    const { guideFields } = await import('/ui/js/guide.js');
+    const desk = { model: 'x', guide };
+    const fields = guideFields({ desk, house: { models: [{ id: 'x', family }] }, changed() {} });
+    document.body.append(fields);
+    fields.refresh();
+    if (glare) fields.querySelector('[role=switch]').click();
+    fields.remove();
+    return desk.guide;
+}"""
+
+
+def test_guidance_is_read_from_a_text_and_what_the_form_has_no_field_for_locks_nothing(
+    browser: Browser, server: Server
+) -> None:
+    own = Guide(pag=2.5, pag_start=0.2, apg=True, apg_norm=5, slg=1, slg_layers=(7, 8))
+    for guide, freeu in ((own, FreeU(b1=1.1, start=0.25, version=1)), (Guide(zero_star=True, zero_steps=2), None)):
+        request = Request(steps=20, sampler="Euler", cfg=5, width=64, height=64, seed=1, guide=guide, freeu=freeu)
+        text = write_infotext("a", "", values_of(request, 1, 0, {}))
+        with visit(browser, server.url) as there:
+            read = there.page.evaluate(READ_TEXT, text)
+            made = make_request({"guide": read["guide"], "freeu": read["freeu"]})
+            assert (made.guide, made.freeu) == (guide, freeu)
+    forge = "a\nSteps: 20, Sampler: Euler, pagi_enabled: True, pagi_scale: 3, pagi_start_step: 0.25, pagi_end_step: 0.5"
+    star: dict[str, Any] = {"zero_star": True, "zero_steps": 2, "apg": False, "apg_norm": 15, "slg_layers": [7]}
+    with visit(browser, server.url) as there:
+        for text in (forge, f"{forge}, Denoising strength: 0.4", forge.replace("scale: 3", "scale: 0")):
+            assert there.page.evaluate(READ_TEXT, text)["guide"] == told_of(text).fields.get("guide")
+
+        def opened(family: str, guide: Any, glare: bool = False) -> Any:
+            return there.page.evaluate(OPEN_GUIDE, {"family": family, "guide": guide, "glare": glare})
+
+        assert opened("sd3", star) == star
+        assert opened("sd1", star) is None
+        assert opened("sd1", star | {"pag": 3}) == star | {"pag": 3, "zero_star": False, "zero_steps": 0}
+        assert opened("sd3", star, glare=True) == star | {"apg": True, "zero_star": False, "zero_steps": 0}
+        assert opened("sd3", {"apg": True, "apg_norm": 15, "slg_layers": [7]}, glare=True) is None
 
 
 def test_another_vae_a_refiner_and_a_second_pass_come_back_with_the_picture(browser: Browser, server: Server) -> None:

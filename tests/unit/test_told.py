@@ -116,6 +116,26 @@ def test_guidance_beside_the_scale_comes_back() -> None:
     assert "guide" not in told_of(OWN).fields
 
 
+@pytest.mark.parametrize(
+    ("said", "guide"),
+    [
+        ("pagi_enabled: True, pagi_scale: 3, pagi_attenuation: 0, pagi_start_step: 0, pagi_end_step: 1", (3, 0, 1)),
+        ("pagi_scale: 2.5, pagi_start_step: 0.25, pagi_end_step: 0.5", (2.5, 5.5 / 25, 12.5 / 25)),  # steps 6 to 12
+        ("pagi_scale: 2.5, pagi_end_step: 0.5, Denoising strength: 0.4", (2.5, 0, 5.5 / 11)),  # 11 of them are done
+        ("pagi_scale: 0, pagi_start_step: 0, pagi_end_step: 1", None),
+        ("pagi_scale: 3, pagi_start_step: 0.9, pagi_end_step: 0.1", None),
+        ("PAG Scale: 4.0, pagi_scale: 3", (4, 0, 1)),
+    ],
+)
+def test_forges_perturbed_attention_comes_back(said: str, guide: tuple[float, float, float] | None) -> None:
+    told = told_of(_with(OWN, said))
+    found = make_request(told.fields).guide
+    assert (found and (found.pag, found.pag_start, found.pag_end)) == guide
+    assert not any("pagi" in doubt for doubt in told.doubts)
+    weakening = told_of(_with(OWN, "pagi_scale: 3, pagi_attenuation: 15.0"))
+    assert any("pagi_attenuation: 15.0" in doubt for doubt in weakening.doubts)
+
+
 def test_a_changed_picture_wants_the_picture_that_was_changed(tmp_path: Path) -> None:
     said = "Denoising strength: 0.4, Mask blur: 9, Inpaint area: Only masked, Masked content: latent noise"
     said += ", Conditional mask weight: 0.5, Image CFG scale: 2.5"

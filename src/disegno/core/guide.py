@@ -53,3 +53,16 @@ class Guide:
                 raise ValueError(f"{name}_start must lie before {name}_end, or it would never act")
         if self.slg and not self.slg_layers:
             raise ValueError("slg leaves blocks out: say which, with slg_layers")
+
+
+def steps_of_forge(start: float, end: float, num_steps: int) -> tuple[float, float] | None:
+    """Return the shares of the steps after and before which the same steps act as in Forge; None: none does.
+
+    There step k of N acts where start <= k / (N - 1) <= end; here where start < k / N < end, or start is 0.
+    """
+    acting = [k for k in range(num_steps) if start <= k / max(num_steps - 1, 1) <= end]
+    if not acting:
+        return None
+    first, last = acting[0], acting[-1]
+    begins = round((first - 0.5) / num_steps, 6) if first else 0.0
+    return begins, round((last + 0.5) / num_steps, 6) if last < num_steps - 1 else 1.0

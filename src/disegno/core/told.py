@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disegno.core.errors import RequestError
+from disegno.core.guide import steps_of_forge
 from disegno.core.infotext import (
     EMPHASIS,
     FILLS,
@@ -109,6 +110,8 @@ _FREEU: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     **{name: (field, _number) for name, field in FREEU.items()},
     FREEU_VERSION: ("version", int),
 }
+_FORGE_PAG = ("pagi_enabled", "pagi_scale", "pagi_attenuation", "pagi_start_step", "pagi_end_step")
+"""What Forge calls its perturbed attention guidance."""
 _REFINED = {name: passes for passes, name in HIRES_REFINER.items()}
 _INIT: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "Denoising strength": ("denoise", _number),
@@ -206,7 +209,7 @@ def told_of(text: str) -> Told:
         fields["hires"] = {name: value for name, value in said.items() if name in kept or value not in _SAME}
     if found.get("Refiner", "") not in ("", "None"):
         fields["refiner"] = {"at": 0.0, "passes": "hires"} | _read(found, _REFINER)  # A1111 parity: left out, it is so
-    if guide := _read(found, _GUIDE):
+    if guide := _read(found, _GUIDE) or _forge_guide(found, _steps_done(found, hires)):
         fields["guide"] = guide
     if found.get(FREEU_ON) == "True":
         fields["freeu"] = _read(found, _FREEU)
@@ -230,6 +233,22 @@ def _read(found: Mapping[str, Value], table: Mapping[str, tuple[str, Callable[[s
     return fields
 
 
+def _steps_done(found: Mapping[str, Value], hires: bool) -> int:
+    """Return how many steps drew the picture: of one that was changed a share of those that are said."""
+    said = _read(found, {"Steps": ("steps", int), "Denoising strength": ("denoise", _number)})
+    steps, denoise = said.get("steps", 0), said.get("denoise", 1.0)
+    return steps if hires or "denoise" not in said else int(min(denoise, 0.999) * steps) + 1
+
+
+def _forge_guide(found: Mapping[str, Value], num_steps: int) -> dict[str, Any]:
+    """Return the guidance that Forge tells under its own names; nothing where it did nothing."""
+    said = _read(found, {name: (name, _number) for name in _FORGE_PAG[1:]})
+    span = steps_of_forge(said.get("pagi_start_step", 0.0), said.get("pagi_end_step", 1.0), num_steps)
+    if span is None or said.get("pagi_scale", 0.0) <= 0:
+        return {}
+    return {"pag": said["pagi_scale"], "pag_start": span[0], "pag_end": span[1]}
+
+
 def _is_hires(found: Mapping[str, Value]) -> bool:
     return "Hires upscale" in found or str(found["Hires resize-1"]) != "0" or str(found["Hires resize-2"]) != "0"
 
@@ -247,7 +266,9 @@ def left_of(found: Mapping[str, Value], taken: Collection[str]) -> list[str]:
 def _doubts(found: Mapping[str, Value]) -> list[str]:
     """Return what of the text was not taken over, in plain words."""
     of_parts = (_FIELDS, _HIRES, _REFINER, _GUIDE, _FREEU, _INIT, _MASKED)
-    left = left_of(found, {FREEU_ON, *(name for part in of_parts for name in part)})
+    weakens = str(found.get("pagi_attenuation", "0")) not in ("0", "0.0")
+    forges = {name for name in _FORGE_PAG if name != "pagi_attenuation" or not weakens}
+    left = left_of(found, {FREEU_ON, *forges, *(name for part in of_parts for name in part)})
     told = ", ".join(f"{name}: {found[name]}" for name in left)
     doubts = [f"Not taken over from the picture's text: {told}."] if left else []
     for name, value in found.items():

@@ -6,6 +6,7 @@ A payload that was copied from a page names all scripts of that page, most of th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from disegno.core.guide import steps_of_forge
 from disegno.serving.a1111.coerce import Json, shortened
 from disegno.serving.a1111.errors import Fault, Path, WireError
 from disegno.serving.a1111.script_args import (
@@ -61,17 +62,8 @@ class Asked:
         return value if isinstance(value, int | float) else 0
 
     def span(self) -> tuple[float, float] | None:
-        """Return the shares of the steps after and before which the same steps act as in Forge; None: none does.
-
-        There step k of N acts where start <= k / (N - 1) <= end; here where start < k / N < end, or start is 0.
-        """
-        count, start, end = self.drawing.num_steps, self.number("start"), self.number("end")
-        acting = [k for k in range(count) if start <= k / max(count - 1, 1) <= end]
-        if not acting:
-            return None
-        first, last = acting[0], acting[-1]
-        start = round((first - 0.5) / count, 6) if first else 0.0
-        return start, round((last + 0.5) / count, 6) if last < count - 1 else 1.0
+        """Return the shares of the steps after which, and before which, it acts; None: in no step."""
+        return steps_of_forge(self.number("start"), self.number("end"), self.drawing.num_steps)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import { parsed, seedOf } from "./seed.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const MAX_TEXT = 16e6;
+const MAX_STEPS = 1000; // of a request
 
 function* chunksOf(data) {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
@@ -138,6 +139,17 @@ const HIRES_NAMES = {
   cfg: ["Hires CFG Scale", Number], sampler: ["Hires sampler", String], schedule: ["Hires schedule type", String], model: ["Hires checkpoint", nameOf],
   prompt: ["Hires prompt", String], negative: ["Hires negative prompt", String],
 };
+const claim = (text) => text === "True";
+const GUIDE_NAMES = {
+  pag: ["PAG Scale", Number], pag_start: ["PAG Start", Number], pag_end: ["PAG End", Number],
+  slg: ["SLG Scale", Number], slg_layers: ["SLG Layers", (text) => text.split(" ").map(Number)], slg_start: ["SLG Start", Number], slg_end: ["SLG End", Number],
+  apg: ["APG", claim], apg_norm: ["APG Norm", Number], apg_momentum: ["APG Momentum", Number], apg_parallel: ["APG Parallel", Number],
+  zero_star: ["CFG Zero Star", claim], zero_steps: ["CFG Zero Steps", Number],
+};
+const FREEU_NAMES = {
+  b1: ["freeu_b1", Number], b2: ["freeu_b2", Number], s1: ["freeu_s1", Number], s2: ["freeu_s2", Number],
+  start: ["freeu_start", Number], end: ["freeu_end", Number], version: ["freeu_version", Number],
+};
 const REFINED = { "first pass": "first", "both passes": "both" };
 
 /** Return the fields that a picture's values name. */
@@ -165,6 +177,24 @@ function refinerOf(values, hires) {
   return { model: nameOf(values.Refiner), at, share: bySteps ? "steps" : "noise", passes: REFINED[values["Hires refiner"]] ?? (hires ? "hires" : "both") };
 }
 
+/** Return the guidance beside the scale of a picture's values, or null. */
+function guideOf(values, hires) {
+  const said = readBy(GUIDE_NAMES, values);
+  return Object.keys(said).length ? said : forgeGuideOf(values, hires);
+}
+
+/** Return the guidance that Forge tells: there step k of N acts where start <= k / (N - 1) <= end, here where start < k / N < end. */
+function forgeGuideOf(values, hires) {
+  const [scale, start, end] = [values.pagi_scale ?? 0, values.pagi_start_step ?? 0, values.pagi_end_step ?? 1].map(Number);
+  const changed = !hires && values["Denoising strength"];
+  const count = changed ? Math.floor(Math.min(Number(changed), 0.999) * Number(values.Steps)) + 1 : Number(values.Steps);
+  const acting = [...Array(Math.min(count, MAX_STEPS) || 0).keys()].filter((k) => start <= k / Math.max(count - 1, 1) && k / Math.max(count - 1, 1) <= end);
+  if (!(scale > 0) || !acting.length) return null;
+  const [first, last] = [acting[0], acting.at(-1)];
+  const share = (step) => Math.round((step / count) * 1e6) / 1e6;
+  return { pag: scale, pag_start: first ? share(first - 0.5) : 0, pag_end: last < count - 1 ? share(last + 0.5) : 1 };
+}
+
 /** Return a value as it was before it was quoted. */
 function unquoted(value) {
   if (!value.startsWith('"')) return value;
@@ -186,6 +216,8 @@ export function parametersOf(text) {
     negative: at < 0 ? "" : lines.slice(at).join("\n").slice("Negative prompt:".length).trim(),
   };
   const hires = secondOf(values);
-  Object.assign(request, readBy(NAMES, values), sidesOf(values.Size), { hires, refiner: refinerOf(values, hires), seamless: values.Tiling === "True" });
+  const freeu = values.freeu_enabled === "True" ? readBy(FREEU_NAMES, values) : null;
+  const own = { hires, refiner: refinerOf(values, hires), guide: guideOf(values, hires), freeu, seamless: values.Tiling === "True" };
+  Object.assign(request, readBy(NAMES, values), sidesOf(values.Size), own);
   return { request, seed: request.seed ?? null, from: "A1111" };
 }
