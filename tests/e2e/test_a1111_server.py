@@ -316,9 +316,9 @@ def test_errors_look_as_clients_expect(server: Server) -> None:
 
 
 def test_unknown_keys_are_reported_in_the_info(server: Server) -> None:
-    body = server.post("/sdapi/v1/txt2img", {**FEW, "prompt": "x", "distilled_cfg_scale": 3.5, "restore_faces": True})
+    body = server.post("/sdapi/v1/txt2img", {**FEW, "prompt": "x", "distilled_cfg_scal": 3.5, "restore_faces": True})
     warnings = json.loads(body["info"])["warnings"]
-    assert any("distilled_cfg_scale" in warning for warning in warnings)
+    assert any("Did you mean distilled_cfg_scale?" in warning for warning in warnings)
     assert any("restore_faces" in warning for warning in warnings)
     assert json.loads(body["info"])["sampler_name"] == "Euler"
 
