@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from disegno.serving.kinds import kinds_of
-from disegno.serving.store import Job, New, Store
+from disegno.serving.store import Job, New, Past, Store
 from disegno.serving.views import view
 from disegno.serving.words import Failure, Outcome, StoredFile
 from kit.postgres import postgres
@@ -183,7 +183,7 @@ def test_forgotten_jobs_leave_nothing(store: Store) -> None:
     job, other = _add(store), _add(store)
     store.claim(job.id)
     store.publish(job.id, 1, OUTCOME)
-    assert store.ended() == [(job.id, store.get(job.id).ended, 18 + 7)]
+    assert store.ended() == [Past(job.id, job.owner, store.get(job.id).ended, 18 + 7)]
     assert store.known() == {job.id} and store.unfinished() == {other.id}
     store.forget([job.id, other.id])
     assert store.get(job.id) is None and store.request(job.id) is None

@@ -29,7 +29,7 @@ from disegno.serving.settings import Limits, Retention, ServerSettings
 from disegno.serving.store import Job, Store
 from disegno.serving.uploads import Uploads
 from disegno.serving.wire import Cancel, Ended, Open, Order, Ready, Start
-from disegno.serving.words import Catalogue
+from disegno.serving.words import Catalogue, Outcome, StoredFile
 from disegno.serving.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.unit
@@ -401,10 +401,45 @@ def test_what_a_training_keeps_counts(tmp_path: Path) -> None:
             jobs.files.keep(job).mkdir()
             (jobs.files.keep(job) / "checkpoint").write_bytes(bytes(1000))
             await jobs.cancel(job.id, owner="anna")
-        jobs.settings = replace(jobs.settings, keep=Retention(num_bytes=2000))
+        jobs.settings = replace(jobs.settings, keep=Retention(num_bytes=1999))
         jobs._sweep()  # pyright: ignore[reportPrivateUsage]
         assert [job.id for job in await jobs.recent(owner="anna")] == [new.id]
         assert jobs.files.kept_bytes() == {new.id: 1000}
+
+    _run(tmp_path, work)
+
+
+def test_what_one_job_keeps_drives_out_no_others_results(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        drawn = [await jobs.submit("generate", CAT, owner="ben") for _ in range(3)]
+        for job in drawn:
+            jobs.store.claim(job.id)
+            jobs.store.publish(job.id, 1, Outcome((StoredFile("0.png", "image", "image/png", 500, ""),), (), {}))
+        cancelled = await jobs.submit("teach", TeachRequest(name="mine", data=("pairs",)), owner="anna")
+        jobs.files.keep(cancelled).mkdir()
+        (jobs.files.keep(cancelled) / "checkpoint").write_bytes(bytes(9000))
+        await jobs.cancel(cancelled.id, owner="anna")
+        jobs.settings = replace(jobs.settings, keep=Retention(num_bytes=1500 + 4 * 2000))
+        jobs._sweep()  # pyright: ignore[reportPrivateUsage]
+        assert len(await jobs.recent(owner="ben")) == 3 and len(await jobs.recent(owner="anna")) == 1
+        jobs.settings = replace(jobs.settings, keep=Retention(num_bytes=1000))
+        jobs._sweep()  # pyright: ignore[reportPrivateUsage]
+        assert await jobs.recent(owner="ben") == []  # each has more than 500 bytes
+        assert jobs.files.kept_bytes() == {cancelled.id: 9000}  # the newest stays
+
+    _run(tmp_path, work)
+
+
+def test_open_pages_hear_of_what_is_removed(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        job = await jobs.submit("generate", CAT, owner="anna")
+        await jobs.cancel(job.id, owner="anna")
+        jobs.settings = replace(jobs.settings, keep=Retention(jobs=0))
+        with jobs.board.looking_on("anna") as onlooker:
+            sweeping = asyncio.create_task(jobs._retain())  # pyright: ignore[reportPrivateUsage]
+            await asyncio.wait_for(onlooker.changed.wait(), 5)
+            assert onlooker.take() == ([], [job.id])
+            sweeping.cancel()
 
     _run(tmp_path, work)
 

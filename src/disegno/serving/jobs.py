@@ -45,7 +45,7 @@ from disegno.serving.files import Files
 from disegno.serving.kinds import kind_of, kinds_of
 from disegno.serving.metrics import Metrics
 from disegno.serving.settings import ServerSettings
-from disegno.serving.store import Job, New, Store
+from disegno.serving.store import Job, New, Past, Store
 from disegno.serving.uploads import Uploads
 from disegno.serving.wire import Looked, Moved
 from disegno.serving.words import Catalogue, StoredFile
@@ -371,22 +371,29 @@ class Jobs:
     async def _retain(self) -> None:
         while True:
             try:
-                await self.dispatcher.do(self._sweep)
+                for past in await self.dispatcher.do(self._sweep):
+                    self.board.forget(past.id, past.owner)
                 await asyncio.to_thread(self.uploads.sweep)
             except (SQLAlchemyError, OSError):
                 log.exception("what is to be removed stays for now")
             await asyncio.sleep(SWEEP_SECONDS)
 
-    def _sweep(self) -> None:
-        """Remove what has been kept for long enough. In the store's thread."""
-        keep, kept = self.settings.keep, self.files.kept_bytes()
-        ended = [(job_id, end, size + kept.get(job_id, 0)) for job_id, end, size in self.store.ended()]
-        oldest, num_bytes = time.time() - keep.seconds, sum(size for _, _, size in ended)
-        gone: list[str] = []
-        for i, (job_id, end, size) in enumerate(ended):
-            if end >= oldest and len(ended) - i <= keep.jobs and num_bytes <= keep.num_bytes:
-                break
-            gone.append(job_id)
-            num_bytes -= size
+    def _sweep(self) -> list[Past]:
+        """Remove what has been kept for long enough, and return it. In the store's thread.
+
+        What came of jobs and what unfinished ones keep have the room each by itself, and the newest of each stays.
+        """
+        keep, kept, ended = self.settings.keep, self.files.kept_bytes(), self.store.ended()
+        oldest = time.time() - keep.seconds
+        gone = {past.id for past in ended[: max(0, len(ended) - keep.jobs)]} | {p.id for p in ended if p.end < oldest}
+        for sizes in ({past.id: past.num_bytes for past in ended}, kept):
+            held = [past.id for past in ended if past.id not in gone and sizes.get(past.id)]
+            num_bytes = sum(sizes[job_id] for job_id in held)
+            for job_id in held[:-1]:
+                if num_bytes <= keep.num_bytes:
+                    break
+                gone.add(job_id)
+                num_bytes -= sizes[job_id]
         if gone:
-            self._forget(gone)
+            self._forget(list(gone))
+        return [past for past in ended if past.id in gone]

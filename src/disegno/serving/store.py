@@ -106,6 +106,16 @@ class Load:
     num_bytes: int
 
 
+@dataclass(frozen=True)
+class Past:
+    """An ended job: whose it was, when it ended, and how many bytes its request and its result's files have."""
+
+    id: str
+    owner: str
+    end: float
+    num_bytes: int
+
+
 def _job(row: Row[Any]) -> Job:
     fields = dict(row._mapping)  # pyright: ignore[reportPrivateUsage] # SQLAlchemy's documented name
     fields["failure"] = FAILURE.validate_json(fields["failure"]) if fields["failure"] else None
@@ -317,15 +327,16 @@ class Store:
 
     # ---- retention
 
-    def ended(self) -> list[tuple[str, float, int]]:
-        """Return id, end and size of every ended job, the oldest first."""
+    def ended(self) -> list[Past]:
+        """Return what is to be known of every ended job, the oldest first."""
         query = (
-            sa.select(_JOBS.c.id, _JOBS.c.ended, _JOBS.c.num_bytes, _JOBS.c.outcome)
+            sa.select(_JOBS.c.id, _JOBS.c.owner, _JOBS.c.ended, _JOBS.c.num_bytes, _JOBS.c.outcome)
             .where(_JOBS.c.state.in_(TERMINAL))
             .order_by(_JOBS.c.ended)
         )
         with self.engine.connect() as at:
-            return [(row.id, row.ended, row.num_bytes + _outcome_bytes(row.outcome)) for row in at.execute(query)]
+            rows = at.execute(query).all()
+        return [Past(row.id, row.owner, row.ended, row.num_bytes + _outcome_bytes(row.outcome)) for row in rows]
 
     def known(self) -> set[str]:
         """Return the id of every job that ended well: whose files are to be kept."""
