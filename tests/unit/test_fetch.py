@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from disegno.core.network import is_public
 from disegno.serving.faults import Refused
-from disegno.serving.fetch import fetch, is_public, num_addresses, target_of, with_pictures
+from disegno.serving.fetch import fetch, num_addresses, target_of, with_pictures
 
 pytestmark = pytest.mark.unit
 

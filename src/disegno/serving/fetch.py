@@ -8,7 +8,6 @@ redirections are not followed.
 import base64
 import http.client
 import io
-import ipaddress
 import math
 import re
 import socket
@@ -18,17 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from disegno.core.network import addresses_of, is_public, literal
 from disegno.serving.faults import Refused
 
 PICTURE_KEYS = ("image", "mask", "region")
 MAX_SECONDS = 20.0  # for all pictures of one request
 CHUNK_BYTES = 65536
 _URL = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(\d{1,5}))?((?:/|\?)[!-\[\]-~]*)?", re.IGNORECASE)
-# ranges of IPv6 whose addresses stand for IPv4 ones: mapped, NAT64, Teredo, 6to4
-_TUNNELS = tuple(
-    ipaddress.IPv6Network(text)
-    for text in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
-)
 
 
 def _refused(why: str) -> Refused:
@@ -63,34 +58,15 @@ def target_of(url: str, allowed: tuple[str, ...]) -> Target:
 
 def _address(host: str, port: int, named: bool) -> str:
     """Return the address of a host, all of whose addresses are public; a literal one may be any, where it was named."""
-    literal = _literal(host)
-    if literal is not None and named:
+    if literal(host) is not None and named:
         return host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = addresses_of(host, port)
     except (OSError, UnicodeError) as error:
         raise _refused("the host is not known") from error
-    addresses = [str(info[4][0]) for info in found]
     if not addresses or not all(is_public(address) for address in addresses):
         raise _refused("the host is not a public one")
     return addresses[0]
-
-
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def is_public(address: str) -> bool:
-    """Return whether an address is one of the internet's, and no other written in its form."""
-    literal = _literal(address.partition("%")[0])
-    if literal is None:
-        return False
-    if isinstance(literal, ipaddress.IPv6Address) and any(literal in tunnel for tunnel in _TUNNELS):
-        return False
-    return literal.is_global and not literal.is_multicast
 
 
 def _left(until: float) -> float:
