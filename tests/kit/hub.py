@@ -67,7 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 206 and begin >= len(data):
             self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
-        self._answer(status, data[begin:], {"ETag": tag, **self.hub.headers.get(path, {})})
+        where = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if status == 206 else {}
+        self._answer(status, data[begin:], {"ETag": tag, **where, **self.hub.headers.get(path, {})})
 
     def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -36,6 +36,11 @@ def _get(*words: str) -> Any:
     return CliRunner().invoke(main, ["models", "get", *words])
 
 
+def _fetched(remote: Remote, folder: Path) -> bytes:
+    with download(remote, folder, lambda *_: None, pause_seconds=0) as (part, _):
+        return part.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def lora() -> bytes:
     return lora_file()
@@ -79,21 +84,21 @@ def test_what_breaks_off_goes_on_where_it_broke(hub: tuple[Hub, str], tmp_path: 
     there.files["/large.bin"], there.breaks_after = data, [3_000_000, 2_000_000]
     told = list[tuple[int, int]]()
     remote = Remote(f"{url}/large.bin", sha256=hashlib.sha256(data).hexdigest())
-    part, name = download(remote, tmp_path, lambda done, of: told.append((done, of)), pause_seconds=0)
-    assert part.read_bytes() == data and name == "large.bin" and told[-1] == (len(data), len(data))
+    with download(remote, tmp_path, lambda done, of: told.append((done, of)), pause_seconds=0) as (part, name):
+        assert part.read_bytes() == data and name == "large.bin" and told[-1] == (len(data), len(data))
     ranges = [said.get("range") for _, said in there.asked]
     assert ranges[0] is None and ranges[1] == "bytes=3000000-" and ranges[2] == "bytes=5000000-"
     # all of it was there, and only the move was missing
     there.asked = []
-    part, name = download(remote, tmp_path, lambda *_: None, pause_seconds=0)
-    assert part.read_bytes() == data and name == "large.bin" and len(there.asked) == 1
+    with download(remote, tmp_path, lambda *_: None, pause_seconds=0) as (part, name):
+        assert part.read_bytes() == data and name == "large.bin" and len(there.asked) == 1
     # another version meanwhile: from the beginning
     there.breaks_after = [1000]
     with pytest.raises(RequestError):
-        download(Remote(f"{url}/other.bin"), tmp_path, lambda *_: None, pause_seconds=0)
+        _fetched(Remote(f"{url}/other.bin"), tmp_path)
     there.files["/other.bin"] = b"a" * 5000
     with pytest.raises(CorruptFile, match="It was not kept"):
-        download(Remote(f"{url}/other.bin", sha256="1" * 64), tmp_path, lambda *_: None, pause_seconds=0)
+        _fetched(Remote(f"{url}/other.bin", sha256="1" * 64), tmp_path)
 
 
 @pytest.mark.parametrize("endless", [False, True])
@@ -103,18 +108,18 @@ def test_what_would_fill_the_disk_is_not_fetched(
     there, url = hub
     there.files["/large.bin"] = bytes(3_000_000)
     there.endless = {"/large.bin"} if endless else set()
-    assert download(Remote(f"{url}/large.bin"), tmp_path / "a", lambda *_: None)[0].stat().st_size == 3_000_000
+    assert len(_fetched(Remote(f"{url}/large.bin"), tmp_path / "a")) == 3_000_000
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2_000_000))
     with pytest.raises(ResourceError, match="Free space"):
-        download(Remote(f"{url}/large.bin"), tmp_path / "b", lambda *_: None)
+        _fetched(Remote(f"{url}/large.bin"), tmp_path / "b")
 
 
 def test_a_file_is_fetched_by_one_process_at_a_time(hub: tuple[Hub, str], tmp_path: Path) -> None:
     remote = Remote(f"{hub[1]}/large.bin")
     lock = tmp_path / f".{hashlib.sha256(remote.url.encode()).hexdigest()[:24]}.lock"
     with FileLock(lock), pytest.raises(RequestError, match="is being fetched already"):
-        download(remote, tmp_path, lambda *_: None, pause_seconds=0)
+        _fetched(remote, tmp_path)
 
 
 def test_a_token_goes_to_no_other_host(hub: tuple[Hub, str], lora: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +205,8 @@ def test_civitai_names_the_file_itself(hub: tuple[Hub, str], lora: bytes, tmp_pa
     there.headers["/api/download/models/7"] = {
         "Content-Disposition": 'attachment; filename="../../Ink & Wash.safetensors"'
     }
-    part, name = download(Remote(f"{url}/api/download/models/7"), tmp_path, lambda *_: None)
-    assert part.read_bytes() == lora and name == "Ink _ Wash.safetensors"
+    with download(Remote(f"{url}/api/download/models/7"), tmp_path, lambda *_: None) as (part, name):
+        assert part.read_bytes() == lora and name == "Ink _ Wash.safetensors"
 
 
 def _ask_nothing(url: str, token: str) -> Any:
@@ -291,6 +296,19 @@ def test_a_file_of_the_hub_is_known_by_its_list(given: str) -> None:
     assert asked == ["https://huggingface.co/api/models/a/b/tree/v1?recursive=true"]
     assert (file.url, file.name) == ("https://huggingface.co/a/b/resolve/v1/c/d.ckpt", "d.ckpt")
     assert (file.num_bytes, file.sha256) == (5, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "asked"),
+    [
+        ("https://huggingface.co/a/b/blob/main/My%20Model.ckpt", "My Model.ckpt", "a/b/resolve/main/My%20Model.ckpt"),
+        ("https://huggingface.co/a/b/blob/refs%2Fpr%2F1/c.ckpt", "c.ckpt", "a/b/resolve/refs%2Fpr%2F1/c.ckpt"),
+        ("hf:a/b?x/c.ckpt", "c.ckpt", "a/b%3Fx/resolve/main/c.ckpt"),
+    ],
+)
+def test_addresses_with_escapes_are_those_of_pages(given: str, path: str, asked: str) -> None:
+    (file,) = find_source(given, lambda *_: [{"type": "file", "path": path, "size": 5}], {}).files
+    assert (file.name, file.url) == (path, f"https://huggingface.co/{asked}")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         temporary.chmod(_mode(path))
-        _to_disk(temporary)
+        to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
         raise ResourceError(
@@ -30,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 
 def path_of(name: str) -> Path | None:
@@ -68,7 +68,7 @@ def _mode(path: Path) -> int:
     return 0o666 & ~umask
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Flush a file, or a folder's list of names, through every cache (Windows has no such call for folders)."""
     if path.is_dir() and os.name == "nt":
         return

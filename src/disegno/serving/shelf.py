@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from disegno.serving.bounds import check_names
 from disegno.serving.faults import Refused
 from disegno.serving.settings import Limits
-from disegno.weights.sources import host_of
+from disegno.weights.sources import host_of, plain_name
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 FileKind = Literal["model", "control", "lora", "embedding", "vae", "upscaler", "captioner", "unet", "text"]
@@ -63,6 +63,8 @@ def check_download(request: DownloadRequest, limits: Limits) -> None:
     if (host := host_of(request.source)) not in limits.download_hosts:
         told = f"This server fetches nothing from {host}, but from {', '.join(limits.download_hosts)}."
         raise Refused(403, "not_allowed", told, "source", f"Its owner can let it: --allow-download {host}.")
+    if request.name is not None:
+        plain_name(request.name)
 
 
 def check_verify(request: VerifyRequest, limits: Limits) -> None:

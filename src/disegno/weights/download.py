@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from email.message import Message
 from pathlib import Path
@@ -22,13 +23,15 @@ from filelock import FileLock, Timeout
 
 from disegno.core.errors import CorruptFile, RequestError, ResourceError
 from disegno.core.files import write_atomically
+from disegno.core.network import addresses_of, is_public
 from disegno.core.version import VERSION
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30.0
 _TRIES = 5
 _MAX_TEXT_BYTES = 32 << 20  # of a server's list
-_MAX_NAME = 200
+_MAX_TEXT_SECONDS = 60.0
+MAX_NAME_BYTES = 200
 _RESERVE_BYTES = 256 << 20  # that are left, where a server does not say how long a file is
 _NO_ENTRY = (401, 403)
 
@@ -51,33 +54,72 @@ class Remote:
     token: str = ""
 
 
-def download(remote: Remote, folder: Path, told: Told, pause_seconds: float = 1.0) -> tuple[Path, str]:
-    """Return where the bytes lie (a hidden file in the folder, to be moved by the caller), and the file's name.
+@dataclass(frozen=True)
+class Sent:
+    """What a server says of the bytes that it sent. `name`: what it calls them."""
 
-    A transfer that breaks goes on where it broke, also in another process, after a pause that doubles. Raises
-    RequestError where the file cannot be had, CorruptFile where it has another sha256, ResourceError where the disk is
-    full or cannot be written to.
-    """
-    part = folder / f".{hashlib.sha256(remote.url.encode()).hexdigest()[:24]}.part"
+    name: str = ""
+    etag: str = ""
+    modified: str = ""
+
+
+@contextmanager
+def alone(part: Path, what: str) -> Generator[None]:
+    """Within it no other process has to do with what is fetched there. Raises RequestError, ResourceError."""
+    path = part.with_suffix(".lock")
+    lock = FileLock(path, timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(part.with_suffix(".lock"), timeout=0):
-            sent = persistently(lambda: transfer(remote, part, told), pause_seconds)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
-        raise RequestError(f"{_shown(remote)} is being fetched already, by another process. Wait for it.") from error
+        raise RequestError(f"{what} is being fetched already, by another process. Wait for it.") from error
+    except OSError as error:
+        raise ResourceError(f"{part.parent} cannot be written to ({error}). Choose another folder.") from error
+    try:
+        yield
+    finally:
+        if not part.exists():  # it was put in its place, or was not kept
+            with suppress(OSError):  # Windows removes nothing that is open
+                path.unlink()
+        lock.release()
+
+
+def part_of(remote: Remote, folder: Path) -> Path:
+    """Return where the bytes of a file lie until it is put in its place."""
+    return folder / f".{hashlib.sha256(remote.url.encode()).hexdigest()[:24]}.part"
+
+
+@contextmanager
+def download(remote: Remote, folder: Path, told: Told, pause_seconds: float = 1.0) -> Generator[tuple[Path, str]]:
+    """Within it the bytes lie in a hidden file of the folder, to be moved by the caller; beside it, the file's name.
+
+    No other process touches them meanwhile. A transfer that breaks goes on where it broke, also in another process,
+    after a pause that doubles. Raises RequestError where the file cannot be had, CorruptFile where it has another
+    sha256, ResourceError where the disk is full or cannot be written to.
+    """
+    part = part_of(remote, folder)
+    with alone(part, _shown(remote)):
+        sent = _whole(remote, part, told, pause_seconds)
+        yield part, remote.name or (sent.name if sent else "")
+
+
+def _whole(remote: Remote, part: Path, told: Told, pause_seconds: float) -> Sent | None:
+    """Fetch a file, in as many attempts as it takes, and compare its sha256. Raises DisegnoError."""
+    try:
+        sent = persistently(lambda: transfer(remote, part, told), part, pause_seconds)
     except LOST as error:
         raise _refused(remote.url, error) from error
     except OSError as error:
-        raise ResourceError(f"{folder} cannot be written to ({error}). Choose another folder.") from error
-    if remote.sha256 and (found := _sha256(part)) != remote.sha256.lower():
+        raise ResourceError(f"{part.parent} cannot be written to ({error}). Choose another folder.") from error
+    if remote.sha256 and (found := _sha256(part, told)) != remote.sha256.lower():
         forget(part)
         raise CorruptFile(f"{_shown(remote)} has the sha256 {found}, not {remote.sha256}. It was not kept.")
-    return part, remote.name or (sent.name if sent else "")
+    return sent
 
 
 def forget(part: Path) -> None:
     """Remove what was fetched, and what was noted of it."""
-    for each in (part, part.with_suffix(".json"), part.with_suffix(".lock")):
+    for each in (part, part.with_suffix(".json")):
         each.unlink(missing_ok=True)
 
 
@@ -95,9 +137,19 @@ def read_json(url: str, token: str = "") -> Any:
     """Return what a server says as JSON, of 32 MiB at most. Raises RequestError."""
     try:
         with _open(_request(url, token)) as response:
-            return json.loads(response.read(_MAX_TEXT_BYTES))
+            return json.loads(_text(response))
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise _refused(url, error) from error
+
+
+def _text(response: Any) -> bytes:
+    """Return what comes of an answer, up to a number of bytes and a time: a host that drips holds nobody up."""
+    text, until = bytearray(), time.monotonic() + _MAX_TEXT_SECONDS
+    while chunk := response.read1(_MAX_TEXT_BYTES - len(text)):
+        text += chunk
+        if time.monotonic() > until:
+            raise TimeoutError("it takes too long")
+    return bytes(text)
 
 
 LOST = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
@@ -109,25 +161,25 @@ def is_gone(error: Exception) -> bool:
     return isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
 
 
-def persistently(act: Callable[[], T], pause_seconds: float) -> T:
-    """Return what comes of an act that may be LOST several times, with a pause that doubles. Raises its last error."""
-    for attempt in range(_TRIES):
+def persistently(act: Callable[[], T], part: Path, pause_seconds: float) -> T:
+    """Return what comes of an act that may be LOST several times, with a pause that doubles. Raises its last error.
+
+    The count begins anew where more of `part` is there than ever.
+    """
+    attempt, most = 0, _size(part)
+    while True:
         try:
             return act()
         except LOST as error:
-            if is_gone(error) or attempt == _TRIES - 1:
+            has = _size(part)
+            attempt, most = (attempt + 1, most) if has <= most else (1, has)
+            if is_gone(error) or attempt == _TRIES:
                 raise
-            time.sleep(pause_seconds * 2**attempt)
-    raise AssertionError("every attempt ends")
+            time.sleep(pause_seconds * 2 ** (attempt - 1))
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What a server says of the bytes that it sent. `name`: what it calls them."""
-
-    name: str = ""
-    etag: str = ""
-    modified: str = ""
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) -> Sent | None:
@@ -159,23 +211,43 @@ def transfer(remote: Remote, part: Path, told: Told, known: Sent | None = None) 
         return transfer(remote, part, told, known)
     with response:
         headers = response.headers
-        begin = have if response.status == 206 else 0
-        length = int(headers.get("Content-Length") or 0)
+        if response.status == 206 and not _goes_on(headers, have, before):
+            if not request.has_header("Range"):
+                raise urllib.error.URLError("it sends a piece of the file, and all of it was asked for")
+            part.unlink()  # of another version: from the beginning
+            return transfer(remote, part, told, known)
+        begin, length = have if response.status == 206 else 0, response.length or 0
         _require_room(part, length, remote)
         name = _name_of(headers, response.geturl(), remote.url)
         sent = Sent(name, headers.get("ETag", ""), headers.get("Last-Modified", ""))
+        if not begin:
+            part.unlink(missing_ok=True)  # before its note: old bytes never lie beside a new one
         write_atomically(note, lambda temporary: temporary.write_text(json.dumps(asdict(sent)), "utf-8"))
         done, of = begin, begin + length if length else remote.num_bytes
-        with part.open("ab" if begin else "wb") as file:
-            while chunk := response.read(_CHUNK):
+        with part.open("ab") as file:
+            while (not length or done < of) and (chunk := _received(response)):
                 file.write(chunk)
                 done += len(chunk)
                 if not length:  # it may have no end
                     _require_room(part, _RESERVE_BYTES, remote)
                 told(done, of)
-        if length and done != begin + length:
-            raise http.client.IncompleteRead(b"", begin + length - done)
+        if done < of:
+            raise http.client.IncompleteRead(b"", of - done)
         return sent
+
+
+def _goes_on(headers: Message, have: int, before: Sent) -> bool:
+    """Return whether a piece of a file is what follows on the bytes that are there, of the same version."""
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return found is not None and int(found[1]) == have and headers.get("ETag", "") == before.etag != ""
+
+
+def _received(response: Any) -> bytes:
+    """Return what is there of an answer, as soon as something is. Raises LOST: the disk has no part in it."""
+    try:
+        return response.read1(_CHUNK)
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
 
 
 def _require_room(part: Path, num_bytes: int, remote: Remote) -> None:
@@ -202,7 +274,8 @@ def _name_of(headers: Message, *urls: str) -> str:
     names = (given, *(urllib.parse.unquote(urllib.parse.urlsplit(url).path) for url in urls))
     last = (name.replace("\\", "/").rpartition("/")[2] for name in names)
     found = (re.sub(r"[^\w.+()\- \[\]]", "_", name).lstrip(". ") for name in last)
-    return next((name[-_MAX_NAME:] for name in found if "." in name), "weights.safetensors")
+    cut = (name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore").lstrip(". ") for name in found)
+    return next((name for name in cut if "." in name), "weights.safetensors")
 
 
 def _request(url: str, token: str) -> urllib.request.Request:
@@ -215,7 +288,8 @@ def _request(url: str, token: str) -> urllib.request.Request:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, without the token where they lead to another host, and never from https to http."""
+    """Follows redirects, without the token where they lead to another host; never from https to http, and never from
+    the internet into the network that this machine is in."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -223,10 +297,22 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         here, there = (urllib.parse.urlsplit(url) for url in (req.full_url, newurl))
         if here.scheme == "https" and there.scheme != "https":
             raise urllib.error.URLError(f"it leads from https to {there.scheme}")
+        if here.hostname != there.hostname and _is_public(here) and not _is_public(there):
+            raise urllib.error.HTTPError(
+                newurl, code, f"it leads to {there.hostname}, which is no public host", headers, fp
+            )
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
         if made is not None and here.netloc != there.netloc:
             made.remove_header("Authorization")
         return made
+
+
+def _is_public(url: urllib.parse.SplitResult) -> bool:
+    """Return whether all addresses of an address's host are the internet's."""
+    try:
+        return all(map(is_public, addresses_of(url.hostname or "", url.port or 0)))
+    except (OSError, ValueError):  # it has none
+        return False
 
 
 def _open(request: urllib.request.Request) -> Any:
@@ -242,7 +328,12 @@ def _open(request: urllib.request.Request) -> Any:
         urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)
-    return opener.open(request, timeout=_TIMEOUT_SECONDS)
+    try:
+        return opener.open(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.URLError:
+        raise
+    except (OSError, ValueError) as error:  # such as a host's name that can be none
+        raise urllib.error.URLError(str(error)) from error
 
 
 def _refused(url: str, error: Exception) -> RequestError:
@@ -265,6 +356,10 @@ def _without_query(url: str) -> str:
     return url.partition("?")[0]  # a signature may stand there
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, told: Told) -> str:
+    num_bytes, digest = _size(path), hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            told(num_bytes, num_bytes)  # who wants it to end is heard
+    return digest.hexdigest()

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from disegno.core.errors import RequestError
-from disegno.weights.download import Remote
+from disegno.weights.download import MAX_NAME_BYTES, Remote
 
 _HUB, _CIVITAI = "https://huggingface.co", "https://civitai.com"
 _PARTS = {
@@ -171,7 +171,7 @@ def _on_hub(given: str, hub: str) -> _Place | None:
     url = urlsplit(given)
     if url.netloc not in (urlsplit(hub).netloc, urlsplit(_HUB).netloc, "hf.co"):
         return None
-    parts = url.path.strip("/").split("/")
+    parts = [unquote(part) for part in url.path.strip("/").split("/")]
     if len(parts) >= 2 and (len(parts) == 2 or parts[2] in ("blob", "resolve", "tree")):
         revision = parts[3] if len(parts) > 3 else "main"
         return _Place("/".join(parts[:2]), "/".join(parts[4:]) if parts[2:3] != ["tree"] else "", revision)
@@ -186,7 +186,7 @@ def _of_hub(place: _Place, hub: str, token: str, ask: Ask, half: bool) -> Source
         says = listed[path]
         large = says.get("lfs")
         sha256 = large.get("oid", "") if isinstance(large, dict) else ""
-        url = f"{hub}/{place.repo}/resolve/{quote(place.revision, safe='')}/{quote(path)}"
+        url = f"{hub}/{quote(place.repo)}/resolve/{quote(place.revision, safe='')}/{quote(path)}"
         return Remote(url, name, int(says.get("size") or 0), sha256 if len(sha256) == 64 else "", token)
 
     if place.path:
@@ -203,7 +203,7 @@ def _of_hub(place: _Place, hub: str, token: str, ask: Ask, half: bool) -> Source
 
 def _listed(place: _Place, hub: str, token: str, ask: Ask) -> dict[str, dict[str, Any]]:
     """Return what a repository's list says of each file. Raises RequestError."""
-    said = ask(f"{hub}/api/models/{place.repo}/tree/{quote(place.revision, safe='')}?recursive=true", token)
+    said = ask(f"{hub}/api/models/{quote(place.repo)}/tree/{quote(place.revision, safe='')}?recursive=true", token)
     rows = [row for row in said if isinstance(row, dict)] if isinstance(said, list) else []
     files = {str(row.get("path")): row for row in rows if row.get("type") == "file"}
     found = {path: row for path, row in files.items() if _is_inside(path)}
@@ -261,6 +261,16 @@ def _weights_of(paths: Sequence[str], half: bool) -> list[str]:
         by_variant.setdefault(next((word for word in (_HALF, ".non_ema") if word in name), ""), []).append(path)
     wanted = (_HALF, "") if half else ("", _HALF)
     return next((by_variant[word] for word in (*wanted, ".non_ema") if word in by_variant), [])
+
+
+def plain_name(name: str) -> str:
+    """Return a name that is one. Raises RequestError for a path, for one that is hidden, and for what no disk takes."""
+    if not name or not name.isprintable() or name != Path(name).name or name.startswith("."):
+        raise RequestError(f"{name!r} is no name of a file here: give it one without folders.")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        told = f"{name[:40]!r}... has {len(name.encode())} bytes, and no name of a file here has more than"
+        raise RequestError(f"{told} {MAX_NAME_BYTES}: give it a shorter one.")
+    return name
 
 
 _HOMES: Mapping[str, tuple[str, ...]] = {

@@ -38,7 +38,7 @@ def fetch(url: str, folder: Path, told: Told, pause_seconds: float = 1.0) -> Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            return persistently(act, pause_seconds)
+            return persistently(act, part, pause_seconds)
     except LOST as error:
         raise BadData(f"{url} cannot be fetched ({error}). Look whether the address is right.") from error
     except OSError as error:
