@@ -4,7 +4,8 @@ import asyncio
 import base64
 import json
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from httpx2 import Response
 from starlette import responses
 from starlette.requests import Request
 from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from disegno.core.errors import RequestError
@@ -162,6 +163,71 @@ def test_headers_that_do_not_come_to_an_end_close_the_connection(monkeypatch: py
             assert b"204" in await asyncio.wait_for(until_closed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", server), 5)
 
     asyncio.run(tried())
+
+
+async def _told(scope: Scope, receive: Receive, send: Send) -> None:
+    await responses.PlainTextResponse("too large", 413)(scope, receive, send)  # without a look at its body
+
+
+@asynccontextmanager
+async def _connected(app: ASGIApp) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Within it there is a connection to the app."""
+    config = uvicorn.Config(app, http=http.PatientH11, ws="none", log_config=None)
+    config.load()
+    state = ServerState()
+    connect = partial(http.PatientH11, config, state, {})
+    async with await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        while state.connections:
+            await asyncio.sleep(0.01)
+
+
+def _post(num_bytes: int) -> bytes:
+    return f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {num_bytes}\r\n\r\n".encode()
+
+
+def test_who_sends_too_much_sees_the_answer_and_may_go_on(tmp_path: Path) -> None:
+    limits = Limits(body_bytes=1000)
+    settings = _settings(tmp_path, limits=limits)
+    guard = Guard(_told, settings, Doorkeeper(settings), lambda path, refused: render_plainly(refused))
+
+    async def tried() -> None:
+        asked = _post(9_000_000).replace(b"Host: x", b"Host: localhost\r\nContent-Type: application/json")
+        async with _connected(guard) as (reader, writer):
+            for _ in range(2):  # on the same connection
+                writer.write(asked)
+                for _ in range(9):
+                    writer.write(bytes(1_000_000))
+                    await asyncio.wait_for(writer.drain(), 5)
+                assert b"413" in await asyncio.wait_for(reader.readline(), 5)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                assert b"connection: close" not in head.lower()
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+
+    asyncio.run(tried())
+
+
+@pytest.mark.parametrize("bound", ["HEADER_SECONDS", "REST_SECONDS", "REST_BYTES"])
+def test_a_body_that_nobody_wants_holds_no_connection(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(http, bound, 0.3)
+
+    async def tried() -> None:
+        async with _connected(_told) as (reader, writer):
+            writer.write(_post(1_000_000))
+            assert b"413" in await reader.readline()
+            writer.write(b"x")  # ends uvicorn's own patience
+            closed = asyncio.ensure_future(reader.read())
+            while not closed.done():
+                await asyncio.sleep(0.05)
+                writer.write(b"" if bound == "HEADER_SECONDS" else b"x")
+            with suppress(ConnectionError):
+                await closed
+
+    asyncio.run(asyncio.wait_for(tried(), 5))
 
 
 def test_who_waits_with_much_keeps_nobody_else_out(tmp_path: Path) -> None:

@@ -195,7 +195,9 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), limits.idle_seconds)
             except TimeoutError as error:
-                raise Refused(408, "too_slow", "The rest of the request did not come.", headers=_CLOSE) from error
+                raise Refused(
+                    408, "too_slow", "The rest of the request did not come.", headers={"Connection": "close"}
+                ) from error
             if message["type"] == "http.disconnect":
                 raise Refused(400, "gone", "The client went away.")
             part: bytes = message.get("body", b"")
@@ -216,11 +218,8 @@ def _type_of(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-_CLOSE = {"Connection": "close"}
-
-
 def _too_large(most: int) -> Refused:
-    return Refused(413, "too_large", f"The body has more than {most} bytes.", hint="Send less.", headers=_CLOSE)
+    return Refused(413, "too_large", f"The body has more than {most} bytes.", hint="Send less.")
 
 
 def require_json(body: bytes | bytearray) -> None:

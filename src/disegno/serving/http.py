@@ -1,4 +1,8 @@
-"""uvicorn's protocol, with patience: a connection that does not finish its request's headers is closed."""
+"""uvicorn's protocol, with patience: a connection that does not finish its request's headers is closed.
+
+What was answered before its body had come (refused, that is) is read to the end, within bounds: who is still sending
+when a connection is closed never sees the answer.
+"""
 
 import asyncio
 from typing import Any
@@ -7,6 +11,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 20.0
+REST_BYTES = 128 * 2**20  # of the body of what has been answered already
+REST_SECONDS = 180.0
 
 
 class PatientH11(H11Protocol):
@@ -17,6 +23,8 @@ class PatientH11(H11Protocol):
     """
 
     _impatience: asyncio.TimerHandle | None = None
+    _rest_bytes = 0
+    _rest_until = 0.0  # of the loop's time
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -24,9 +32,24 @@ class PatientH11(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
+            self._let_go(len(data))
+            return
+        self._rest_bytes = 0
         if self.conn.their_state is not h11.IDLE:  # the headers have come
             self._disarm()
         elif self._impatience is None:
+            self._arm()
+
+    def _let_go(self, num_bytes: int) -> None:
+        """Count bytes of a body that nobody wants, and close the connection where there are too many, or too slow."""
+        if not self._rest_bytes:
+            self._rest_until = self.loop.time() + REST_SECONDS
+        self._rest_bytes += num_bytes
+        self._disarm()
+        if self._rest_bytes > REST_BYTES or self.loop.time() > self._rest_until:
+            self.transport.close()
+        else:
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
