@@ -167,17 +167,22 @@ export function teachTab(house) {
     requestAnimationFrame(draw);
   };
   let send = null; // its card, which says what has come and outlives the others
-  const build = async () => {
+  let listed = null; // the data sets that the forms know
+  const build = async (anew = false) => {
     const names = await list("datasets", true);
+    if (!anew && listed === names.join()) return;
+    listed = names.join();
+    const focused = form.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     const none = h("p", { class: "note" }, t("There are no data sets yet. The server is given them with --data-root FOLDER: each folder in it is one."));
     const sent = (name) => {
       toTeach.data = toMake.pictures = name;
-      build().catch((error) => toast(error.message, "bad"));
+      build(true).catch((error) => toast(error.message, "bad"));
     };
     send ??= h("div", { class: "card panel" }, h("h3", {}, t("Send a data set")), sendForm(toSend, sent));
     fill(form, names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Teach a control, or a style")), teachForm(house, names, toTeach, soon)),
       names.length > 0 && h("div", { class: "card panel" }, h("h3", {}, t("Make pairs from pictures")), makeForm(house, names, toMake, soon)),
       send, !names.length && none);
+    if (focused !== null) [...form.querySelectorAll("input, select")].find((each) => each.getAttribute("aria-label") === focused)?.focus();
   };
   subscribe((job) => {
     soon();
@@ -187,7 +192,8 @@ export function teachTab(house) {
     visible = name === "teach";
     if (!visible) return;
     draw();
-    if (!form.childElementCount) build().catch((error) => toast(error.message, "bad"));
+    build().catch((error) => toast(error.message, "bad"));
   });
+  addEventListener("focus", () => { if (visible) build().catch(() => {}); }); // whoever comes back may have added some
   return h("div", { class: "desk" }, form, cards);
 }
