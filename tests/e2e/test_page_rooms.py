@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import threading
 import time
 import zipfile
@@ -112,6 +113,37 @@ def test_a_model_is_fetched_from_the_web_and_used(
         card.get_by_role("button", name="Remove from this list").click()
         expect(library.locator(".download").filter(has_text="sepia")).to_have_count(0)
     (page_folder / "models" / "sepia.safetensors").unlink()
+
+
+def test_what_is_too_large_to_send_is_said_before_it_is_sent(page_browser: Browser, page_server: Server) -> None:
+    with visit(page_browser, page_server.url) as there:
+        said = there.page.evaluate(
+            """async () => (await import("/ui/js/api.js")).submit("generate", { prompt: "x".repeat(34e6) })
+                .catch((error) => error.message)"""
+        )
+    assert said == (
+        "This is 34.0 MB with its pictures, and the server takes 33.6 MB at once. Send smaller or fewer pictures."
+    )
+
+
+def test_data_sets_that_are_added_are_seen_without_a_reload(
+    page_browser: Browser, page_server: Server, page_folder: Path
+) -> None:
+    added = page_folder / "data" / "added-late"
+    with visit(page_browser, page_server.url) as there:
+        tab = there.tab("teach")
+        expect(tab.get_by_label("Its name")).to_be_visible()
+        tab.get_by_label("Its name").fill("half-typed")
+        added.mkdir()
+        Image.new("RGB", (64, 64)).save(added / "0.png")
+        there.page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(tab).to_contain_text("added-late")
+        expect(tab.get_by_label("Its name")).to_have_value("half-typed")
+        expect(tab.get_by_label("Its name")).to_be_focused()
+        there.tab("library")
+        shutil.rmtree(added)
+        there.tab("teach")
+        expect(tab).not_to_contain_text("added-late")
 
 
 def test_what_does_not_fit_is_grey_and_says_why(page_browser: Browser, page_server: Server) -> None:

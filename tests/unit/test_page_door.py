@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from disegno.serving.faults import Refused
+from disegno.serving.settings import Limits
 from disegno.ui.door import asset, assets, page
 
 pytestmark = pytest.mark.unit
@@ -51,3 +52,8 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_put_in_as_html() -> None:
         assert not re.search(r"innerHTML|outerHTML\s*=|insertAdjacentHTML|document\.write|eval\(|new Function", text), (
             name
         )
+
+
+def test_the_page_knows_how_much_the_server_takes_at_once() -> None:
+    (said,) = re.findall(r"MAX_BODY_BYTES = ([\d_]+);", assets()["js/api.js"].content.decode())
+    assert int(said) == Limits().body_bytes

@@ -1,6 +1,6 @@
 // The server's `/v1`. Everything here throws a Problem that says in words what was wrong and what to do.
 
-import { t } from "./i18n.js";
+import { bytes, t } from "./i18n.js";
 
 export class Problem extends Error {
   constructor(status, told) {
@@ -13,6 +13,13 @@ export class Problem extends Error {
 
 const TRIES_MS = [300, 1000, 3000];
 const UPLOAD_TRIES_MS = [...TRIES_MS, 10_000, 30_000]; // an hour's upload outlives a connection that is lost for a while
+const MAX_BODY_BYTES = 33_554_432; // the server's limit, said here: an answer that comes while a body is sent may not be read
+
+function requireSendable(size) {
+  if (size <= MAX_BODY_BYTES) return;
+  const message = t("This is {size} with its pictures, and the server takes {most} at once.", { size: bytes(size), most: bytes(MAX_BODY_BYTES) });
+  throw new Problem(413, { error: "too_large", message, hint: t("Send smaller or fewer pictures.") });
+}
 
 async function asked(method, path, body, headers) {
   const options = { method, headers: { ...headers } };
@@ -22,6 +29,7 @@ async function asked(method, path, body, headers) {
   } else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
+    requireSendable(new Blob([options.body]).size);
   }
   const answer = await fetch(path, options);
   if (answer.ok) return answer;
