@@ -1,6 +1,7 @@
 """Fetching from servers, over networks and onto disks that do what they should not; and from a process that dies."""
 
 import errno
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from disegno.backbones import miniature
-from disegno.core.errors import RequestError
+from disegno.core.errors import RequestError, ResourceError
 from disegno.core.settings import Settings
 from disegno.serving.settings import Limits
 from disegno.serving.shelf import DownloadRequest, check_download
@@ -247,6 +248,29 @@ def test_of_two_folders_of_one_name_each_has_its_own_files(hub: tuple[Hub, str],
         _get("hf:alice/mini", tmp_path / "library")
     card = _get("hf:bob/mini", tmp_path / "library")
     assert {name: (card.path / name).read_bytes() for name in bobs} == bobs
+
+
+def test_room_is_wanted_for_what_is_still_to_come(
+    hub: tuple[Hub, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, _ = hub
+    data = lora_file(1024)
+    there.add("me/inks", {"ink.safetensors": data})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2**20))
+    with pytest.raises(ResourceError, match=r"0\.00 GiB are to come.* Free space"):
+        _get("hf:me/inks/ink.safetensors", tmp_path / "library")
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub[1])
+
+    def told(done: int, *_: object) -> None:
+        if done > len(data) - 2**19:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        _get("hf:me/inks/ink.safetensors", tmp_path / "library", told=told)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2**20))
+    assert _get("hf:me/inks/ink.safetensors", tmp_path / "library").path.read_bytes() == data
 
 
 def test_nobody_else_touches_what_is_being_looked_at(

@@ -83,7 +83,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Retention:
-    """How long the results of ended jobs are kept: until the first of these is passed."""
+    """How long the results of ended jobs are kept: until the first of these is passed.
+
+    `num_bytes`: of the results, and once more of what unfinished jobs keep to go on from.
+    """
 
     seconds: float = 7 * 24 * 3600.0
     jobs: int = 10_000

@@ -36,15 +36,16 @@ def get(source: Source, folder: Path, beside: Path, told: Told, name: str | None
         if (card := _placed(part, asked)) is not None:
             return card
         _require_free(path)
-        _require_space(source, beside)
+        _require_space(source, part)
         return _folder(source, path, part, told, asked)
     remote = source.files[0]
-    if (card := _placed(part_of(remote, beside), asked)) is not None:
+    part = part_of(remote, beside)
+    if (card := _placed(part, asked)) is not None:
         return card
     if called := asked or remote.name:
         for place in homes_in(folder) if own else (folder,):  # what it is, is known when it is there
             _require_free(place / _ended(plain_name(called), remote.name))
-    _require_space(source, beside)
+    _require_space(source, part)
     return _file(remote, folder, beside, told, asked, own)
 
 
@@ -188,11 +189,12 @@ def _require_free(path: Path) -> None:
         raise RequestError(f"{path} is there already. Remove it, or give what comes another name.")
 
 
-def _require_space(source: Source, folder: Path) -> None:
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
-    if source.num_bytes > free:
+def _require_space(source: Source, part: Path) -> None:
+    """Raise ResourceError where what is still to come has no room."""
+    there = next(each for each in part.absolute().parents if each.exists())
+    free, missing = shutil.disk_usage(there).free, source.num_bytes - (_num_bytes(part) if part.exists() else 0)
+    if missing > free:
         raise ResourceError(
-            f"It has {source.num_bytes / 2**30:.2f} GiB, and {there} has {free / 2**30:.2f} left. Free space, or choose"
+            f"{missing / 2**30:.2f} GiB are to come, and {there} has {free / 2**30:.2f} left. Free space, or choose"
             " another folder."
         )
