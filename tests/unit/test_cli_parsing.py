@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from disegno.cli.fields import request_options
+from disegno.cli.main import main
 from disegno.cli.output import output_paths, require_out, words_of
 from disegno.cli.request import build_request, parse_control, parse_outpaint, parse_size
 from disegno.cli.sections import OTHERS, Sectioned
@@ -172,3 +174,22 @@ def test_a_files_name_begins_with_words_of_any_script(prompt: str, wanted: str, 
 def test_in_a_locale_without_the_letters_it_is_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsencode", lambda text: text.encode("ascii"))
     assert words_of(Request(prompt="狐狸")) == "picture" and words_of(Request(prompt="a fox")) == "a-fox"
+
+
+def test_too_little_memory_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other errors, which are our own faults, stay what they are."""
+    errors: list[Exception] = [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"),
+        RuntimeError("a fault"),
+    ]
+
+    def failing(*_: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr("disegno.cli.generate.with_bar", failing)
+    words = ["generate", "a cat", "-o", str(tmp_path / "a.png")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == ResourceError.exit_code
+    assert "ResourceError: There was not enough memory (CUDA out of memory. Tried to allocate)." in done.stderr
+    assert "--size" in done.stderr
+    assert str(CliRunner().invoke(main, words).exception) == "a fault"

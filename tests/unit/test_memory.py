@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from disegno import memory
+from disegno import memory, room
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.core.settings import Settings
 from disegno.memory import FULL_PRECISION, Memory, Policy, build_empty, check_keys, decide
@@ -129,3 +129,33 @@ def test_what_is_free_is_given_back_when_asked() -> None:
     """16 blocks of 16 MiB were freed below one that is in use."""
     done = subprocess.run([sys.executable, "-c", _IDLE], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 200
+
+
+def test_what_torch_keeps_of_a_card_is_given_back_and_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    for is_there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda is_there=is_there: is_there)
+        memory.give_back()
+        assert len(emptied) == is_there
+    told = {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    card = torch.device("cuda:0")
+    assert (room.free_bytes(card), room.total_bytes(card)) == (140, 1000)
+
+
+@pytest.mark.parametrize(
+    "error, is_full",
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (OSError("out of memory"), False),
+    ],
+)
+def test_what_says_that_there_is_no_memory_left(error: Exception, is_full: bool) -> None:
+    assert room.is_out_of_memory(error) is is_full

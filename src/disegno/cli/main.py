@@ -8,9 +8,13 @@ import click
 
 from disegno import __version__
 from disegno.cli.lean import ALONE
-from disegno.core.errors import DisegnoError
+from disegno.core.errors import DisegnoError, ResourceError
 
 INTERRUPTED = 130  # as shells say of what Ctrl-C ended
+_WITH_LESS = {
+    "generate": "ask for fewer or smaller pictures (--batch, --size), draw and decode in parts (--tiles, --vae-tile),"
+    " or compute in half precision (--dtype bf16)",
+}
 COMMANDS = {
     "ui": "Draw in the browser.",
     "generate": "Make pictures from a sentence and drawings.",
@@ -41,12 +45,29 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return self._invoked(ctx)
         except DisegnoError as error:
             click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+
+    def _invoked(self, ctx: click.Context) -> Any:
+        """Return what the command gives back. Raises ResourceError where memory runs out."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # RuntimeErrors, too
+            raise
+        except (RuntimeError, MemoryError) as error:
+            from disegno.room import is_out_of_memory  # torch, which has been imported where it raises
+
+            if not is_out_of_memory(error):
+                raise
+            said = " ".join(str(error).split())[:160] or type(error).__name__
+            how = _WITH_LESS.get(ctx.invoked_subcommand or "", "ask for less at once")
+            raise ResourceError(
+                f"There was not enough memory ({said}). Close other programs that use it, or {how}."
+            ) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

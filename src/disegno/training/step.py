@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from disegno.core.teach import TeachRequest
+from disegno.room import is_out_of_memory
 from disegno.training.base import Batch
 from disegno.training.batches import parts
 from disegno.training.optimise import Pupil, collect, forget, gradients, norm, rate_at, update
@@ -19,8 +20,6 @@ from disegno.training.processes import Processes, Said
 from disegno.training.stopping import Stop
 
 log = logging.getLogger(__name__)
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")  # CUDA's and others', torch's CPU's
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,3 @@ def _pass(module: nn.Module, pupil: Pupil, part: Batch, num_rows: int, lost: Ten
         return Said.NO_MEMORY
     lost += loss.detach()
     return Said.FINE
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether this is what torch raises when a device, or the machine, has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
