@@ -1,5 +1,7 @@
 """What is kept while there is room: by number, and by size."""
 
+import pytest
+
 from disegno.engine.kept import Kept
 
 
@@ -26,5 +28,22 @@ def test_what_is_large_makes_room_before_another_is_made() -> None:
         [2, 3],
         [4],
         [],
-    ]  # 2 + 3 + 4 is more than half, and 4 less; 20 is too large, and stays alone
+    ]  # beside 2 + 3 another 3 fits, beside 3 + 4 no other 4; 20 is too large, and stays alone
     assert [each for _, each in kept.items()] == [1]
+
+
+def test_the_oldest_goes_before_another_is_made_and_one_that_fails_costs_one_at_most() -> None:
+    kept, there = Kept[int](2), list[list[int]]()
+
+    def make(value: int) -> int:
+        there.append([each for _, each in kept.items()])
+        if value > 3:
+            raise ValueError(value)
+        return value
+
+    for value in (1, 2, 3):
+        kept.get(value, lambda value=value: make(value))
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            kept.get(4, lambda: make(4))
+    assert there == [[], [1], [2], [3], [3]]

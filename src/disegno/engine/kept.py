@@ -12,8 +12,8 @@ V = TypeVar("V")
 class Kept(Generic[V]):
     """The `limit` most recently used values, made on first use.
 
-    `num_bytes`: of a value; `most_bytes`: of all. Where half of that is taken, the oldest go before another is made:
-    it has room then.
+    The oldest go before another is made: it has room then. `num_bytes`: of a value; `most_bytes`: of all, with a new
+    one that is taken to be as large as the largest.
     """
 
     limit: int
@@ -23,23 +23,22 @@ class Kept(Generic[V]):
     _values: OrderedDict[Hashable, V] = field(default_factory=OrderedDict[Hashable, V])
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return the value under `key`, made now if there is none; the least recently used one may be dropped.
+        """Return the value under `key`, made now if there is none; the least recently used ones may be dropped.
 
-        `dropped` is told of it.
+        `dropped` is told of them, also where `make` then fails.
         """
         if key not in self._values:
-            self._shrink(self.most_bytes // 2, least=0)
+            largest = max(map(self.num_bytes, self._values.values()), default=0)
+            self._shrink(self.limit - 1, self.most_bytes - largest, least=0)
             self._values[key] = make()
-            self._shrink(self.most_bytes, least=1)
+            self._shrink(self.limit, self.most_bytes, least=1)
         self._values.move_to_end(key)
         return self._values[key]
 
-    def _shrink(self, most_bytes: int, least: int) -> None:
+    def _shrink(self, limit: int, most_bytes: int, least: int) -> None:
         """Drop the oldest values until the others are few and small enough; `least` stay, however large."""
         values = self._values
-        while len(values) > self.limit or (
-            len(values) > least and sum(map(self.num_bytes, values.values())) > most_bytes
-        ):
+        while len(values) > limit or (len(values) > least and sum(map(self.num_bytes, values.values())) > most_bytes):
             self.dropped(values.popitem(last=False)[1])
 
     def drop(self, wanted: Callable[[Hashable, V], bool]) -> None:

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from disegno.backbones import BACKBONES
-from disegno.backbones.base import Backbone, TakesVae, TextStates
+from disegno.backbones.base import Backbone, TextStates
 from disegno.controls import CONTROLS
 from disegno.controls.base import Condition, Control, Controller
 from disegno.controls.colour_fix import open_colour_fix
@@ -21,7 +20,9 @@ from disegno.core.errors import ModelFileError, RequestError, UnknownName, Wrong
 from disegno.core.files import path_of
 from disegno.core.request import COLOUR_FIX, FILELESS, OWN_VAE, REFERENCES, ControlPass, ControlUnit, LoraUse, Request
 from disegno.core.settings import Settings, load_settings
+from disegno.engine.held import held_bytes
 from disegno.engine.kept import Kept
+from disegno.engine.opened import UNTOLD_FAMILY, Opened, brings_vae, stamped, with_vae
 from disegno.engine.pictures import Limits
 from disegno.engine.preview import Decoder, open_decoder
 from disegno.engine.residuals import ResidualCache
@@ -30,6 +31,7 @@ from disegno.loras.dialects import TEXTS
 from disegno.loras.files import read_lora
 from disegno.memory import Memory, decide, tune_allocator
 from disegno.prompts.files import PromptFiles
+from disegno.room import total_bytes
 from disegno.text.learnt import LearntVectors, TextOptions, read_learnt
 from disegno.upscalers import UPSCALERS
 from disegno.upscalers.base import Upscaler
@@ -44,36 +46,20 @@ if TYPE_CHECKING:
 
 BUILT_IN = "diorama"
 _VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")  # A1111 parity
-UNTOLD_FAMILY = "sd1"  # tried for a model of unusual width; its loader says what does not fit
 MAX_TEXTS = 256
 MAX_LEARNT = 4096
 MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7 GiB in half precision
 MAX_LORA_BYTES = 4 << 30  # of all merged ones; one may be larger: on SDXL's UNet 4.8 GiB
 MAX_LORAS_AT_ONCE = 256
 MAX_CONTROLLERS = 32
-MAX_BACKBONES = 2
-MAX_VARIANTS = 4  # of a model: each has at most a VAE of its own, 0.2 GiB in half precision
+CONTROLS_SHARE = 0.3  # of a device's memory: three of SDXL, 2.3 GiB each in half precision, on a card of 24 GiB
+MAX_BACKBONES = 3  # of a first pass, a hires pass and a refiner
+BACKBONES_SHARE = 0.6  # of a device's memory: two of SDXL, 6.5 GiB each in half precision, on a card of 24 GiB
 MAX_BASES = 2
 MAX_UPSCALERS = 2
 MAX_CAPTIONERS = 1
 MAX_VISIONS = 1  # ViT-H, which looks for IP-Adapter, has 0.63 billion weights
 MAX_CONTROLS = 4  # prepared ones: a CtrLoRA condition of SD 1.5 keeps 0.2 GiB of merged weights in bfloat16
-
-Stamp = tuple[Path, tuple[int, int]]  # a path, and what changes when it is replaced
-
-
-@dataclass
-class _Opened:
-    """A model as its file has it, and what was made of it: with another VAE, with another meaning of its output."""
-
-    own: Backbone
-    stamp: Stamp | None  # of its file; the built-in one's is never replaced
-    others: Kept[Backbone] = field(default_factory=lambda: Kept[Backbone](MAX_VARIANTS))
-
-    @property
-    def all(self) -> list[Backbone]:
-        """Return the model and what was made of it."""
-        return [self.own, *(other for _, other in self.others.items())]
 
 
 class Studio:
@@ -92,9 +78,12 @@ class Studio:
         self.library = Library(self.settings)
         self.residuals = ResidualCache(self.settings.residual_cache_mib << 20)
         self.lock = RLock()
-        self._backbones: Kept[_Opened] = Kept(MAX_BACKBONES, self._forget)
-        self._bases: Kept[Any] = Kept(MAX_BASES)
-        self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS)
+        most = self._most_bytes(CONTROLS_SHARE)
+        self._backbones: Kept[Opened] = Kept(
+            MAX_BACKBONES, self._forget, lambda kept: self._held(kept.all), self._most_bytes(BACKBONES_SHARE)
+        )
+        self._bases: Kept[Any] = Kept(MAX_BASES, self._forget_base, self._held, most)
+        self._controllers: Kept[Controller] = Kept(MAX_CONTROLLERS, self._forget_controls, self._held, most)
         self._controls: Kept[tuple[Controller, Control]] = Kept(MAX_CONTROLS)
         self._previews: Kept[Decoder] = Kept(MAX_BACKBONES)
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
@@ -114,36 +103,48 @@ class Studio:
         """
         card = self.find_model(name)
         other = self.find_vae(vae, card)
-        bare = card is not None and other is not None and not _brings_vae(card)
+        bare = card is not None and other is not None and not brings_vae(card)
         opened = self._opened(card, other if bare else None)
         backbone = opened.own
         if other is not None and not bare:
-            backbone = opened.others.get(("vae", _stamp(other)), lambda: _with_vae(opened.own, other))
+            backbone = opened.other(("vae", stamped(other)), lambda: with_vae(opened.own, other))
         if prediction is None:
             return backbone
         key = ("prediction", backbone.fingerprint, prediction)
-        return opened.others.get(key, lambda: backbone.predicting(prediction))
+        return opened.other(key, lambda: backbone.predicting(prediction))
 
-    def _opened(self, card: FileCard | None, vae: FileCard | None) -> _Opened:
+    def _opened(self, card: FileCard | None, vae: FileCard | None) -> Opened:
         """Return the open model of a card; what its file held before it was replaced is dropped.
 
         `vae`: for a model that brings none.
         """
-        path, stamp = (card.path, _stamp(card)) if card else (None, None)
+        path, stamp = (card.path, stamped(card)) if card else (None, None)
         self._backbones.drop(lambda key, one: _owner(key) == path and one.stamp != stamp)
-        key = (path, None if vae is None else _stamp(vae))
-        return self._backbones.get(key, lambda: _Opened(self.open_model(card, self.memory, vae), stamp))
+        key = (path, None if vae is None else stamped(vae))
+        return self._backbones.get(key, lambda: Opened(self.open_model(card, self.memory, vae), stamp))
 
-    def _forget(self, opened: _Opened) -> None:
+    def _forget(self, opened: Opened) -> None:
         """Drop all that was opened for a model that is no longer kept, and would keep its nets in memory."""
-        models = opened.all
-        names = {model.fingerprint for model in models}
-        gone = [id(model.net) for model in models]
+        gone = [id(model.net) for model in opened.all]
         self._loras.drop(lambda key, value: id(value[0].net) in gone)
-        controllers = [controller for key, controller in self._controllers.items() if _owner(key) in names]
-        self._controls.drop(lambda key, value: any(value[0] is one for one in controllers))
         for kept in (self._controllers, self._bases, self._previews):
-            kept.drop(lambda key, value: _owner(key) in names)
+            kept.drop(lambda key, value: _owner(key) in opened.names)
+
+    def _forget_base(self, base: object) -> None:
+        """Drop the controls that stand on a Base ControlNet that is no longer kept."""
+        self._controllers.drop(lambda key, value: getattr(value, "base", None) is base)
+
+    def _forget_controls(self, controller: Controller) -> None:
+        """Drop what was prepared of a control that is no longer kept."""
+        self._controls.drop(lambda key, value: value[0] is controller)
+
+    def _held(self, value: object) -> int:
+        return held_bytes(value, self.memory.policy.device)
+
+    def _most_bytes(self, share: float) -> int:
+        """Return how many bytes a share of the device's memory is; without end where the device does not say."""
+        total = total_bytes(self.memory.policy.device)
+        return 2**63 if total is None else int(share * total)
 
     def backbone_of(self, request: Request) -> Backbone:
         """Return the model that a request names, with the VAE and the meaning of its output that it says."""
@@ -190,7 +191,7 @@ class Studio:
         if family not in BACKBONES:
             known = ", ".join(BACKBONES.names())
             raise WrongFamily(f"{card.path.name} is a model of {family}; the families that can be opened are: {known}.")
-        if vae is None or _brings_vae(card):
+        if vae is None or brings_vae(card):
             return BACKBONES.load(family).open(card.path, memory)
         require_family(vae, family)
         return BACKBONES.load(family).open(card.path, memory, vae.path)
@@ -255,7 +256,7 @@ class Studio:
                 others[card.path.stem] = f"is for {card.family}, the open model is {backbone.family}"
                 continue
             try:
-                vectors.append(self._learnt.get(_stamp(card), lambda card=card: read_learnt(card.path)))
+                vectors.append(self._learnt.get(stamped(card), lambda card=card: read_learnt(card.path)))
             except ModelFileError as error:
                 others[card.path.stem] = f"cannot be read ({str(error).rstrip('.')})"
         return vectors, others
@@ -271,7 +272,7 @@ class Studio:
         for card in cards:
             require_family(card, backbone.family)
         # they stand in for layers of these very nets: another file of the same content has nets of its own
-        key = (id(backbone.net), *((_stamp(card), use) for card, use in zip(cards, uses, strict=True)))
+        key = (id(backbone.net), *((stamped(card), use) for card, use in zip(cards, uses, strict=True)))
 
         def put() -> tuple[Backbone, Loras]:
             files = {name: read_lora(card) for name, card in found.items()}
@@ -356,7 +357,7 @@ class Studio:
     def upscaler(self, name: str) -> Upscaler:
         """Return the network of this name that enlarges pictures. Opened once. Raises UnknownName."""
         card = self._find(name, "upscaler", "upscaler")
-        return self._upscalers.get(_stamp(card), lambda: self._open_upscaler(card))
+        return self._upscalers.get(stamped(card), lambda: self._open_upscaler(card))
 
     def captioner(self, name: str | None = None) -> "Captioner":
         """Return the network of this name that says what pictures show; None: the library's first. Opened once.
@@ -375,7 +376,7 @@ class Studio:
             card = found[0]
         else:
             card = self._find(name, "captioner", "captioner")
-        return self._captioners.get(_stamp(card), lambda: open_captioner(card.path, self.memory))
+        return self._captioners.get(stamped(card), lambda: open_captioner(card.path, self.memory))
 
     def _open_upscaler(self, card: FileCard) -> Upscaler:
         for name in UPSCALERS:
@@ -457,23 +458,6 @@ class Studio:
         )
 
 
-def _brings_vae(card: FileCard) -> bool:
-    """Return whether a model's file or folder has a VAE in it, as far as its family tells."""
-    return _has_vae(card.family or UNTOLD_FAMILY, *_stamp(card))
-
-
-@lru_cache(maxsize=64)
-def _has_vae(family: str, path: Path, stamp: tuple[int, int]) -> bool:
-    return family not in BACKBONES or getattr(BACKBONES.load(family), "brings_vae", lambda path: True)(path)
-
-
-def _with_vae(backbone: Backbone, card: FileCard) -> Backbone:
-    if not isinstance(backbone, TakesVae):
-        raise RequestError(f"{backbone.name} is a model of a kind that takes no other VAE. Leave the VAE out.")
-    require_family(card, backbone.family)
-    return backbone.with_vae(card.path)
-
-
 def _owner(key: Hashable) -> object:
     """Return what a key names first, a model's fingerprint or path: the key itself, or its first part."""
     return cast("tuple[object, ...]", key)[0] if isinstance(key, tuple) else key
@@ -487,11 +471,6 @@ def _path_of(name: str) -> Path | None:
 
 def _names_of(cards: Iterable[FileCard]) -> str:
     return ", ".join(card.path.name for card in cards) or "none"
-
-
-def _stamp(card: FileCard) -> Stamp:
-    """Return a card's path, and what changes when it is replaced."""
-    return card.path, stamp_of(card.path)
 
 
 def content_key(content: bytes) -> str:
