@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from disegno.engine.preview import previews_of
 from disegno.engine.sharing import Sharing
 from disegno.engine.studio import BUILT_IN, Studio
 from disegno.memory import give_back
+from disegno.room import is_out_of_memory
 from disegno.serving.catalogue import catalogue_of
 from disegno.serving.faults import NO_ROOM, is_of_a_full_disk, refusal_of
 from disegno.serving.kinds import kind_of
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 PREVIEW_SECONDS = 2.0  # between two previews of one job, and before the first: a short job costs none
 PREVIEW_PX = 512
 BUSY_SECONDS = 60.0  # between two times that a busy worker gives memory back: else it keeps the most that it ever took
+_BROKEN: Any = getattr(torch, "AcceleratorError", ())  # since torch 2.8
 
 
 @dataclass(eq=False)
@@ -150,6 +153,7 @@ class Desk:
         try:
             task.close()
         except Exception as error:  # the border of a job, as below: a training saves when it is closed
+            end_where_broken(error)
             log.warning("job %s could not be closed: %s", task.start.job, error)
             ended = Ended(task.start.job, failure=ended.failure or failure_of(error))
         self.say(ended)
@@ -183,8 +187,14 @@ class Desk:
             outcome: Outcome = end.value
             return self._end(task, Ended(task.start.job, outcome=outcome))
         except Exception as error:  # the border of a job: a library may raise anything on a stranger's request
-            return self._end(task, Ended(task.start.job, failure=failure_of(error)))
-        return self._tell(task, news)
+            end_where_broken(error)
+            ended, is_full = Ended(task.start.job, failure=failure_of(error)), is_out_of_memory(error)
+        else:
+            return self._tell(task, news)
+        self._end(task, ended)
+        if is_full:
+            self._make_room()
+        return None
 
     def _enter(self, task: Task, phase: Phase) -> None:
         task.phase, task.step = phase, 0
@@ -201,16 +211,34 @@ class Desk:
         try:
             Batch(phase.backbone, [run for task in tasks for run in task.open_runs()], self.sharing).step()
         except Exception as error:  # the border of a job, as above
-            if len(tasks) == 1:
-                return self._end(tasks[0], Ended(tasks[0].start.job, failure=failure_of(error)))
-            log.warning("a step of %d jobs failed (%s); each is begun again by itself", len(tasks), error)
+            end_where_broken(error)
+            is_full = is_out_of_memory(error)
+            ended = Ended(tasks[0].start.job, failure=failure_of(error)) if len(tasks) == 1 else None
+            if ended is None:
+                log.warning("a step of %d jobs failed (%s); each is begun again by itself", len(tasks), error)
+        else:
+            for task in tasks:
+                self._after_step(task)
+            return
+        if ended is not None:
+            self._end(tasks[0], ended)
+        else:
             for task in tasks:
                 task.close()
                 task.running, task.alone = task.begin(), True
-            return None
-        for task in tasks:
-            self._after_step(task)
-        return None
+        if is_full:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go of what was kept, once memory has run out: of the controls, and without a job of the models, too.
+
+        Called when the error is gone, which holds what was worked with. What jobs use, they have until they end.
+        """
+        if self.tasks:
+            self.studio.close_controls()
+        else:
+            self.studio.close()
+        self.rest()
 
     def _after_step(self, task: Task) -> None:
         phase = task.phase
@@ -249,6 +277,13 @@ class Desk:
         return self.say(Moved(task.start.job, step, num_steps, news.stage, news.seconds_left, preview))
 
 
+def end_where_broken(error: Exception) -> None:
+    """End this process where its device can be used by no job any more; the server starts another, which can use it."""
+    if isinstance(error, _BROKEN) and not is_out_of_memory(error):
+        log.critical("the device cannot be used any more; this process ends: %s", error)
+        raise SystemExit(1) from error
+
+
 def failure_of(error: Exception) -> Failure:
     """Return what the owner is told; what is our own mistake is logged under a number, and only that is told."""
     if isinstance(error, DisegnoError):
@@ -257,7 +292,7 @@ def failure_of(error: Exception) -> Failure:
     if is_of_a_full_disk(error):
         log.error("the disk is full: %s", error)
         return Failure("no_room", NO_ROOM)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         log.error("out of memory: %s", error)
         return Failure("out_of_resources", "There was not enough memory. Ask for fewer or smaller pictures.")
     number = secrets.token_hex(4)

@@ -92,6 +92,8 @@ def sheet(asked: SheetRequest, bench: Bench) -> Running:
             whole += _concrete(plot, cell.request.model, bench)
             check_sheet_cost(whole, bench.limits)
         yield Progress(0, whole[n].steps or 0, "drawing", part=n, num_parts=len(plot.cells))
+        if results and bench.finish.is_set():  # said while the last one was decoded
+            break
         results.append((yield from draw(cell.request, bench.studio, Album(bench.studio.limits))))
         if bench.finish.is_set():
             break
