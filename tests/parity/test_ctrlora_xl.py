@@ -95,6 +95,19 @@ def test_its_residuals_are_those_of_the_rule(folder: Path, task: str) -> None:
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)  # merged before, added after: float32
 
 
+def test_the_weights_of_a_task_are_kept_as_long_as_a_control_of_it(folder: Path) -> None:
+    host = sdxl.open(folder / "xl", MEMORY)
+    controller = ctrlora_xl.open(folder / "ctrlora-xl-base.safetensors", host, MEMORY)
+    image = torch.rand(1, 3, HEIGHT, WIDTH)
+    one, other = (controller.prepare(Condition(image, key, task="canny")) for key in "ab")
+    assert one.merged.weights is other.merged.weights
+    del one
+    assert list(controller.live) == ["canny"]
+    del other
+    controller.prepare(Condition(image, "k", task="APT"))
+    assert not list(controller.live)
+
+
 def test_it_draws_what_the_unit_says_it_is(folder: Path) -> None:
     studio = Studio(Settings(model_dirs=(folder,), cache_dir=folder / "cache", dtype="fp32", device="cpu"))
 

@@ -6,8 +6,10 @@ shown the condition in [-1, 1], as pictures are. The original draws from the pos
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from weakref import WeakValueDictionary
 
 import torch
 from diffusers import ControlNetModel
@@ -32,11 +34,24 @@ def recognises(card: FileCard) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class Merged:
+    """A condition's matrices in the net's weights, shared by all of its controls that live: parts of a canvas, say."""
+
+    net: ControlNetModel
+    pairs: Mapping[str, Pair]
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """What stands in for the net's weights, by name: merged when first used, freed with the last control."""
+        return {f"{module}.weight": _merged(self.net, module, pair) for module, pair in self.pairs.items()}
+
+
+@dataclass(frozen=True, eq=False)
 class CtrLoraXl:
     """A prepared condition. `hint`: of its latents, (1 c h/8 w/8): it depends on nothing else."""
 
     net: ControlNetModel
-    weights: Mapping[str, Tensor]
+    merged: Merged
     hint: Tensor
     key: str
     lock: Lock
@@ -47,19 +62,21 @@ class CtrLoraXl:
         """Return the call with this control's residuals added."""
         tokens = with_pooled(call.tokens, call.pooled)
         with self.lock:
-            return add(call, run(self.net, call.x, self.hint, call.t, tokens, self.weights))
+            return add(call, run(self.net, call.x, self.hint, call.t, tokens, self.merged.weights))
 
 
 @dataclass(frozen=True)
 class CtrLoraXlController:
-    """The net, open. `merged`: task -> the weights that its matrices change, made when it is first asked for."""
+    """The net, open. `live`: task -> its matrices in the net's weights, while a control of it lives."""
 
     name: str
     net: ControlNetModel
     file: XlFile
     backbone: Host
     lock: Lock = field(default_factory=Lock, repr=False, compare=False)
-    merged: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]], repr=False)
+    live: WeakValueDictionary[str, Merged] = field(
+        default_factory=WeakValueDictionary[str, Merged], repr=False, compare=False
+    )
     annotator: str | None = None
 
     @property
@@ -78,13 +95,9 @@ class CtrLoraXlController:
         conv = {name: tensor.to(like) for name, tensor in self.file.conv.items()}
         hint = F.conv2d(latent.to(like), conv["weight"], conv["bias"], padding=1)  # 1 4 h w -> 1 c h w
         key = key_of(MECHANISM, self.file.fingerprint, self.backbone.fingerprint, condition.task, condition.key)
-        return CtrLoraXl(self.net, self._weights(condition.task), hint, key, self.lock)
-
-    def _weights(self, task: str) -> dict[str, Tensor]:
-        if task not in self.merged:
-            pairs = self.file.pairs[task]
-            self.merged[task] = {f"{m}.weight": _merged(self.net, m, pair) for m, pair in pairs.items()}
-        return self.merged[task]
+        shared = self.live.get(condition.task) or Merged(self.net, self.file.pairs[condition.task])
+        self.live[condition.task] = shared
+        return CtrLoraXl(self.net, shared, hint, key, self.lock)
 
 
 def _merged(net: ControlNetModel, module: str, pair: Pair) -> Tensor:
