@@ -17,8 +17,9 @@ from disegno.core.result import Progress
 from disegno.engine.album import Album
 from disegno.engine.batch import Batch
 from disegno.engine.concrete import concrete
-from disegno.engine.generate import draw
+from disegno.engine.generate import draw, open_job
 from disegno.engine.record import read
+from disegno.engine.second_pass import open_second
 from disegno.engine.sheet import result_sheet
 from disegno.engine.writing import write_picture
 from disegno.weights.save import save_safetensors
@@ -138,6 +139,21 @@ def test_an_inpainting_model_and_parts_in_the_second_pass(folder: Path, studio: 
     unit = ControlUnit(name="plain", image=str(folder / "photo.png"), annotate="canny")
     tiled = replace(SMALL, controls=(unit,), tiles=Tiles(size=64), vae_tile=64)
     assert not np.array_equal(_pixels(result_of(tiled, studio)), _pixels(result_of(replace(tiled, tiles=None), studio)))
+
+
+@pytest.mark.parametrize(
+    "model, tiles, size",
+    [("mini", Tiles(), 512), ("mini", Tiles(size=64), 64), (None, Tiles(), 128)],
+    ids=["the other's own", "as said", "one model"],
+)
+def test_parts_have_the_size_of_the_model_that_draws_them(
+    model: str | None, tiles: Tiles, size: int, studio: Studio
+) -> None:
+    hires = Hires(model=model, scale=2, steps=1, upscaler="Lanczos")
+    request = Request(model="diorama", width=128, height=128, tiles=tiles, hires=hires)
+    second = open_second(open_job(request, studio, Album()))
+    assert second is not None and second.job.request.tiles is not None
+    assert second.job.request.tiles.size == size
 
 
 def test_a_picture_is_only_enlarged(folder: Path, studio: Studio) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from disegno.backbones.base import Backbone
 from disegno.core.errors import RequestError
 from disegno.core.hires import Target, target_size
-from disegno.core.request import FILELESS, ControlUnit, Hires, Request
+from disegno.core.request import FILELESS, ControlUnit, Hires, Request, Tiles
 from disegno.engine.depth import check_depth
 from disegno.engine.few_steps import for_another, refines, saying
 from disegno.engine.guiding import check_guide, edits
@@ -59,7 +59,7 @@ def open_second(job: Job) -> Second | None:
     height, width = target.latent_size(backbone.downscale)
     backbone.check_size(width * backbone.downscale, height * backbone.downscale)
     worded = word(request, job.seeds, job.studio, part=1)
-    drawn, worded = for_another(job.backbone, backbone, _request(request, hires), worded)
+    drawn, worded = for_another(job.backbone, backbone, _request(job, backbone, hires), worded)
     unfit = _unfit(job, backbone)
     said = (
         f"The control {unit.name} does nothing on the refiner {backbone.name}, whose net has other sizes."
@@ -99,8 +99,9 @@ def _check(second: Second) -> None:
     rehearse(job, width, height, "hires")
 
 
-def _request(request: Request, hires: Hires) -> Request:
+def _request(job: Job, backbone: Backbone, hires: Hires) -> Request:
     """Return what the second pass draws; its words come from `word`."""
+    request = job.request
     return replace(
         request,
         model=hires.model or request.model,
@@ -108,7 +109,14 @@ def _request(request: Request, hires: Hires) -> Request:
         sampler=hires.sampler,
         schedule=hires.schedule,
         cfg=hires.cfg,
+        tiles=request.tiles and _tiles(request.tiles, job.backbone, backbone),
     )
+
+
+def _tiles(tiles: Tiles, first: Backbone, second: Backbone) -> Tiles:
+    """Return the parts that a second pass is drawn in: of its model's own size where the first one's were."""
+    own, other = (min(model.defaults.width, model.defaults.height) for model in (first, second))
+    return replace(tiles, size=other) if tiles.size == own else tiles
 
 
 @torch.inference_mode()
