@@ -1,6 +1,7 @@
 """A picture remembers how it was made."""
 
 import base64
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from corpus import headers
 from disegno.cli.request import build_request
-from disegno.core.errors import BadImage
+from disegno.core.errors import BadImage, UnknownName
 from disegno.core.request import ControlUnit, Hires, InitImage, Region, Request
 from disegno.core.result import Result
 from disegno.engine.pictures import read_picture
@@ -66,6 +68,29 @@ def test_a_replay_keeps_what_is_no_annotators_parameter(name: str, params: dict[
     result = replace(_result(), request=replace(_result().request, controls=(unit,)))
     (path := tmp_path / "a.png").write_bytes(png_bytes(result, 0))
     assert read(path).replay().controls[0].params == params
+
+
+def test_a_model_that_is_elsewhere_now_is_found_by_what_the_pictures_text_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers.write_header(tmp_path / "models/a.safetensors", headers.model())
+    monkeypatch.setenv("DISEGNO_MODEL_DIRS", str(tmp_path / "models"))
+    monkeypatch.setenv("DISEGNO_CACHE_DIR", str(tmp_path / "cache"))
+    sha256 = hashlib.sha256((tmp_path / "models/a.safetensors").read_bytes()).hexdigest()
+
+    def again(model: str, **labels: str) -> str:
+        request = replace(_result().request, controls=(), model=model)
+        (path := tmp_path / "a.png").write_bytes(
+            png_bytes(replace(_result(), request=request, conditions=(), labels=labels), 0)
+        )
+        return build_request(None, path, (), None, {})[0].model
+
+    told = {"Model hash": sha256[:10], "Model": "b"}
+    assert again("then/b.safetensors", **told) == str(tmp_path / "models/a.safetensors")
+    assert again("A", **told) == "A" and again("diorama", **told) == "diorama"
+    assert again("then/b.safetensors") == "then/b.safetensors"  # said where it is opened
+    with pytest.raises(UnknownName, match="'0123456789' or 'b', which is not in your model folders"):
+        again("then/b.safetensors", **told | {"Model hash": "0123456789"})
 
 
 def test_a_replay_has_the_words_that_were_filled_in(tmp_path: Path) -> None:

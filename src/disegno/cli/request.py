@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from disegno.cli.fields import NESTED
-from disegno.core.errors import RequestError, UnknownName
+from disegno.core.errors import DisegnoError, RequestError, UnknownName
+from disegno.core.files import path_of
 from disegno.core.request import ControlUnit, Region, Request, describe, make_request
 from disegno.core.settings import load_settings
 from disegno.core.told import Told
@@ -140,6 +141,8 @@ def build_request(
     if record.told is not None:
         fields = _as_told(record.told, fields)
     then: dict[str, Any] = _REQUEST.dump_python(following(record.replay()))
+    if record.models and "model" not in fields:
+        then["model"] = _found(then["model"], record.models)
     if fields.keys() & _WORDS:  # other words: not those that were filled in then
         asked: dict[str, Any] = _REQUEST.dump_python(record.request)
         then |= {name: asked[name] for name in _WORDS}
@@ -158,6 +161,22 @@ def _as_told(told: Told, fields: Mapping[str, Any]) -> dict[str, Any]:
         masked = told.masked if f"init{NESTED}mask" in fields else {}
         own |= {f"init{NESTED}{name}": value for name, value in (told.init | masked).items()}
     return own | dict(fields)
+
+
+def _found(name: str, others: tuple[str, ...]) -> str:
+    """Return a model's name, or where it means nothing here, what another of its names does. Raises UnknownName."""
+    from disegno.engine.studio import BUILT_IN
+    from disegno.weights.library import Library
+
+    if name == BUILT_IN or path_of(name) is not None:
+        return name
+    try:
+        Library(load_settings()).find(name, "model")
+    except UnknownName:
+        return _model_of(others)
+    except DisegnoError:  # several have the name, or it is damaged: said where it is opened
+        return name
+    return name
 
 
 def _model_of(names: tuple[str, ...]) -> str:

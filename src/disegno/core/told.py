@@ -213,11 +213,19 @@ def told_of(text: str) -> Told:
         fields["guide"] = guide
     if found.get(FREEU_ON) == "True":
         fields["freeu"] = _read(found, _FREEU)
-    models = tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
     changed = "Denoising strength" in found and not hires
     init = _read(found, _INIT) if changed else {}
     masked = {"mask_blur": 0} | _read(found, _MASKED) if changed else {}
-    return Told(fields, init, masked, models, tuple(_doubts(found)))
+    return Told(fields, init, masked, _models(found), tuple(_doubts(found)))
+
+
+def models_of(text: str) -> tuple[str, ...]:
+    """Return what the model of a picture's text may be found by, the surest first."""
+    return _models(read_infotext(text))
+
+
+def _models(found: Mapping[str, Value]) -> tuple[str, ...]:
+    return tuple(str(found[name]) for name in ("Model hash", "Model") if name in found)
 
 
 def _read(found: Mapping[str, Value], table: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:

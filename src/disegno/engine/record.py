@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from disegno.core.errors import BadImage
 from disegno.core.request import FILELESS, SEEDS, ControlUnit, Request, Scalar, from_json, make_request, to_json
 from disegno.core.result import Result
-from disegno.core.told import Told, told_of
+from disegno.core.told import Told, models_of, told_of
 from disegno.engine.album import needs_sources, with_sources
 from disegno.engine.embedded import KEY as PARAMETERS
 from disegno.engine.embedded import MAX_CHARACTERS, PILLOW_TRIPS, parameters_of, text_in
@@ -36,8 +36,8 @@ class Record:
     """How a picture was made. `image` is its place in the batch; `conditions` are data URIs, one a control.
 
     `sources`: where the conditions are not enough, the files that the request names, by path, as data URIs.
-    `prompts`, `negatives`: each image's own, in full; empty in pictures of version 0.1.0. `told`: of a picture of
-    another program, what its text says.
+    `prompts`, `negatives`: each image's own, in full; empty in pictures of version 0.1.0. `models`: what
+    else its model may be found by, the surest first. `told`: of a picture of another program, what its text says.
     """
 
     request: Request
@@ -47,6 +47,7 @@ class Record:
     sources: dict[str, str] = field(default_factory=dict[str, str])
     prompts: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     told: Told | None = None
 
     def replay(self) -> Request:
@@ -191,7 +192,8 @@ def read(path: Path) -> Record:
     """
     texts = _texts(path)
     if texts.record is not None:
-        return _record(path, texts.record, texts.pictures)
+        record = _record(path, texts.record, texts.pictures)
+        return record if texts.parameters is None else replace(record, models=models_of(texts.parameters))
     if texts.parameters is None:
         raise BadImage(
             f"{path} does not say how it was made: it has neither a request of this program nor A1111's parameters."
