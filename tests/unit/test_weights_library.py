@@ -129,8 +129,24 @@ def test_copies_of_a_file_are_one(full: Path) -> None:
     assert _library(full).find("DREAM", "model").kind == "model"
     shutil.copy(source, full / "two.safetensors")
     headers.write_header(full / "again/checkpoints/Dream.safetensors", headers.model(1024))
-    with pytest.raises(RequestError, match=f"{full}/again/checkpoints/Dream.safetensors"):
+    with pytest.raises(RequestError, match=r"again/checkpoints/Dream\.safetensors, m/checkpoints/Dream"):
         _library(full, "m", "again").find("checkpoints/Dream.safetensors", "model")
+
+
+def test_files_that_lie_alike_in_two_folders_have_names_that_find_them(tmp_path: Path) -> None:
+    for n, folder in enumerate(("a/models", "b/models", "models")):
+        headers.write_header(tmp_path / folder / "loras/x.safetensors", headers.lora(modules=n + 1))
+    library = _library(tmp_path, "a/models", "b/models", "models")
+    cards = library.cards("lora")
+    called = ["a/models/loras/x.safetensors", "b/models/loras/x.safetensors"]
+    called.append(f"{tmp_path.name}/models/loras/x.safetensors")
+    assert library.called(cards) == library.shown_names(cards) == called
+    assert [library.find(name, "lora") for name in called] == cards
+    with pytest.raises(RequestError, match="3 files named"):
+        library.find("loras/x.safetensors", "lora")
+    # what lies somewhere comes before what a folder is told apart by
+    headers.write_header(tmp_path / "models/a/models/loras/x.safetensors", headers.lora(modules=4))
+    assert library.find(called[0], "lora").path == tmp_path / "models" / called[0]
 
 
 def test_a_model_of_hugging_faces_cache_has_its_own_name(full: Path) -> None:

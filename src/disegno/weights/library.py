@@ -55,6 +55,7 @@ class Library:
 
     def __init__(self, settings: Settings) -> None:
         self._roots = settings.model_dirs
+        self._tails = _tails(self._roots)
         self._index = Index(settings.cache_dir / "library.json")
 
     def cards(self, kind: str | None = None) -> list[FileCard]:
@@ -135,18 +136,30 @@ class Library:
         ]
 
     def shown_names(self, cards: Sequence[FileCard]) -> list[str]:
-        """Return what each card is called in a list: by its file, and where two are called alike, by its path below."""
-        names = [card.file_name for card in cards]
-        num = Counter(name.lower() for name in names)
-        return [
-            (self.place(card) or name) if num[name.lower()] > 1 else name
-            for card, name in zip(cards, names, strict=True)
-        ]
+        """Return what each card is called in a list: by its file, and where two are called alike, by its path below.
+
+        Before it stands what tells the folders apart, where two lie alike in theirs.
+        """
+        shown = [card.file_name for card in cards]
+        for longer in (self.place, lambda card: next(self._from_tails(card), None)):
+            num = Counter(name.lower() for name in shown)
+            shown = [
+                (longer(card) or name) if num[name.lower()] > 1 else name
+                for card, name in zip(cards, shown, strict=True)
+            ]
+        return shown
 
     def place(self, card: FileCard) -> str | None:
         """Return a card's path below the first of the folders that it lies in; None: it lies in none of them."""
-        root = next((root for root in self._roots if card.path.is_relative_to(root)), None)
-        return None if root is None else card.path.relative_to(root).as_posix()
+        return next((path.as_posix() for _, path in self._places(card)), None)
+
+    def _places(self, card: FileCard) -> Iterator[tuple[Path, Path]]:
+        """Yield the folders that a card lies in, each with its path below it."""
+        return ((root, card.path.relative_to(root)) for root in self._roots if card.path.is_relative_to(root))
+
+    def _from_tails(self, card: FileCard) -> Iterator[str]:
+        """Yield a card's paths below its folders, each from what tells that folder from the others."""
+        return (f"{self._tails[root]}/{path.as_posix()}" for root, path in self._places(card) if self._tails[root])
 
     def sha256(self, card: FileCard) -> str:
         """Return a card's hash, kept on disk until the file changes: files of gigabytes take seconds."""
@@ -180,17 +193,34 @@ class Library:
     def _ranked(self, card: FileCard) -> tuple[set[str], ...]:
         """Return what a card may be called, in lower case, the surest first.
 
-        Its path, below each folder or whole; its file's name; the same without the ending; what its header says.
+        Its path, below each folder or whole; its file's name; the same without the ending; what its header says; its
+        path from what tells its folder from the others.
         """
-        below = {card.path.relative_to(root) for root in self._roots if card.path.is_relative_to(root)}
+        below = {path for _, path in self._places(card)}
         told = card.metadata.get(_KOHYA_NAME) or card.name  # A1111 parity: a LoRA's alias
         ranked = (
             (str(card.path), *(path.as_posix() for path in below)),
             (card.file_name, card.path.name),
             (card.path.stem, *(path.with_suffix("").as_posix() for path in below)),
             (card.name, told),
+            tuple(self._from_tails(card)),
         )
         return tuple({text.lower() for text in texts} for texts in ranked)
+
+
+def _tails(roots: Iterable[Path]) -> dict[Path, str]:
+    """Return of each folder the shortest end of its path that no other one has; "" of one that is alone."""
+    parts = {root: root.absolute().parts[1:] for root in roots}
+
+    def tail(root: Path, num: int) -> str:
+        return "/".join(parts[root][-num:])
+
+    def told(root: Path) -> str:
+        others, most = parts.keys() - {root}, max(map(len, parts.values()))
+        ends = (num for num in range(1, most + 1) if all(tail(other, num) != tail(root, num) for other in others))
+        return tail(root, next(ends, most)) if others else ""
+
+    return {root: told(root) for root in parts}
 
 
 def _of_kind(card: FileCard, name: str, kind: str) -> FileCard:
