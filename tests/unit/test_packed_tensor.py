@@ -46,6 +46,19 @@ def test_it_is_multiplied_by_as_the_unpacked_one(kind: int, mode: Callable[[], A
         assert not isinstance(packed.to(torch.int32), PackedTensor) and plain(numbers) is numbers
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_its_parts_are_those_of_the_numbers(mode: Callable[[], AbstractContextManager[Any]]) -> None:
+    packed = _drawn(gguf.Q8_0, 4, 9, 32)
+    numbers = packed.unpacked()
+    with mode():
+        for moved in (packed, packed.to(torch.bfloat16)):
+            plainly = numbers.to(moved.dtype)
+            assert torch.equal(moved[:, :4], plainly[:, :4]) and torch.equal(moved[None], plainly[None])
+            assert torch.equal(moved.transpose(0, 1), plainly.transpose(0, 1))
+            parts = (*moved.unbind(), *moved.chunk(3, 1)), (*plainly.unbind(), *plainly.chunk(3, 1))
+            assert all(torch.equal(part, same) for part, same in zip(*parts, strict=True))
+
+
 def test_rows_that_are_no_whole_blocks_are_unpacked() -> None:
     packed = _drawn(gguf.Q8_0, 4, 16)
     assert all(type(row) is Tensor for row in packed.chunk(2))

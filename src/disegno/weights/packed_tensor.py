@@ -78,6 +78,9 @@ class PackedTensor(Tensor):
         if func in _STAYING and (made := _STAYING[func](*args, **kwargs)) is not None:
             return made
         assert not func._schema.is_mutable, f"packed weights are frozen: {func} would change them"
+        if func.is_view:  # of the numbers: torch takes it for one of ours, which it refuses of what inference mode made
+            with torch.inference_mode(False), torch.no_grad():
+                return func(*_unpacked(args), **_unpacked(kwargs))
         return func(*_unpacked(args), **_unpacked(kwargs))
 
 
