@@ -116,3 +116,12 @@ def test_rows_of_one_length_go_together() -> None:
     groups = by_length(Texts(images).rows(0, 0.0, with_negative=True))
     assert [[row.row.text for row in group] for group in groups] == [["a", "c", "n", "n", "n"], ["b"]]
     assert [row.row.text for row in Texts(images).of([2, 0]).rows(0, 0.0, with_negative=False)] == ["c", "a"]
+
+
+def test_a_text_that_is_filled_to_another_length_has_another_key() -> None:
+    """What was evaluated for one is not given to the other, whose filling ends elsewhere."""
+    text = Timeline.always(_states("a", 4))
+    long = [ImageTexts((text,), Timeline.always(_states("n", n)), _states("e", 4)) for n in (6, 7)]
+    first, second = (one.positive_at(0)[0] for one in long)
+    assert (first.tokens.shape[1], second.tokens.shape[1]) == (6, 7)
+    assert first.keys != second.keys

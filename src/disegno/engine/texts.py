@@ -103,7 +103,7 @@ def _lengthened(states: TextStates, filling: Tensor, by: int) -> TextStates:
         return states
     times = -(-by // filling.shape[1])
     tokens = cat([states.tokens, *[filling] * times], dim=1)[:, : _length(states) + by]
-    keys = tuple(f"{key}+{filling.shape[1]}x{times}" for key in states.keys)
+    keys = tuple(f"{key}+{filling.shape[1]}:{by}" for key in states.keys)
     return replace(states, tokens=tokens, keys=keys)
 
 
