@@ -16,6 +16,7 @@ from disegno.engine import studio as studios
 from disegno.engine.held import held_bytes
 from disegno.engine.opened import MAX_VARIANTS, Opened
 from disegno.engine.studio import Studio
+from disegno.loras.apply import NO_LORAS
 from disegno.packing import can_pack, pack
 from disegno.weights.ggml_blocks import PACKED
 from disegno.weights.packed_tensor import PackedTensor
@@ -135,3 +136,17 @@ def test_nothing_holds_the_net_of_a_model_that_is_gone_whatever_vaes_it_had(stud
     net = open_and_drop()
     gc.collect()
     assert net() is None and not _keys(studio._controllers)
+
+
+def test_what_a_job_opened_for_a_model_that_went_meanwhile_goes_before_the_next_model_is_opened(
+    studio: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hires pass's model took its place, and the first pass opens its controls and LoRAs after that."""
+    monkeypatch.setattr(studio, "open_model", lambda *_: Body("next"))
+    kept = studio._backbones.get(("kept", None), lambda: Opened(cast(Any, Body("kept")), None))
+    for body in (kept.own, Body("gone")):
+        studio._controllers.get((body.fingerprint, 0), lambda body=body: Held(body))
+        studio._loras.get(body.fingerprint, lambda body=body: (body, NO_LORAS))
+    assert studio._opened(None, None).own.fingerprint == "next"
+    assert [key for key, _ in studio._controllers.items()] == [("kept", 0)]
+    assert [key for key, _ in studio._loras.items()] == ["kept"]

@@ -1,7 +1,7 @@
 """What a process opens once and keeps: models, controls, text states, shared residuals."""
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -121,14 +121,23 @@ class Studio:
         path, stamp = (card.path, stamped(card)) if card else (None, None)
         self._backbones.drop(lambda key, one: _owner(key) == path and one.stamp != stamp)
         key = (path, None if vae is None else stamped(vae))
-        return self._backbones.get(key, lambda: Opened(self.open_model(card, self.memory, vae), stamp))
+
+        def make() -> Opened:
+            kept = set[str]().union(*(one.names for _, one in self._backbones.items()))
+            self._drop_of(lambda name: name not in kept)  # since opened for a model that went while a job drew with it
+            return Opened(self.open_model(card, self.memory, vae), stamp)
+
+        return self._backbones.get(key, make)
 
     def _forget(self, opened: Opened) -> None:
         """Drop all that was opened for a model that is no longer kept, and would keep its nets in memory."""
-        gone = [id(model.net) for model in opened.all]
-        self._loras.drop(lambda key, value: id(value[0].net) in gone)
+        self._drop_of(lambda name: name in opened.names)
+
+    def _drop_of(self, wanted: Callable[[object], bool]) -> None:
+        """Drop what was opened for the models whose fingerprints `wanted` says yes to."""
+        self._loras.drop(lambda key, value: wanted(value[0].fingerprint))
         for kept in (self._controllers, self._bases, self._previews):
-            kept.drop(lambda key, value: _owner(key) in opened.names)
+            kept.drop(lambda key, value: wanted(_owner(key)))
 
     def _forget_base(self, base: object) -> None:
         """Drop the controls that stand on a Base ControlNet that is no longer kept."""
