@@ -1,6 +1,7 @@
 """A pair's two pictures go through one affine map: no error for crops and flips, at most half a pixel for a resize."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_a_pair_is_aligned_after_its_exif_turn() -> None:
     assert np.array_equal(smaller.target, smaller.condition) and smaller.target.shape == (20, 20, 3)
     same = align(Sample(turned, upright, "x"), (24, 30), (0.3, 0.9), True)
     assert np.array_equal(same.target, same.condition) and same.caption == "x"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_files_header_says_the_size_of_the_turned_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    xmp = f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'.encode()
+    notes: list[dict[str, Any]] = [{"exif": exif}]
+    if kind == "TIFF":
+        notes.append({"tiffinfo": {700: xmp}})
+    elif kind != "PNG":  # Pillow writes none there
+        notes.append({"xmp": xmp})
+    for note in notes:
+        buffer = io.BytesIO()
+        Image.fromarray(coordinates(24, 40, 6)).save(buffer, kind, **note)
+        data = buffer.getvalue()
+        height, width, _ = decode(data, "turned").shape
+        assert size_of(data, "turned") == (width, height) == ((40, 24) if orientation > 4 else (24, 40)), note
 
 
 def test_the_result_is_new_and_bounded() -> None:

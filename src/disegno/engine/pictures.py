@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from disegno.annotators.maps import Picture, check_pixels, resize_map, to_picture
 from disegno.core.errors import BadImage
@@ -60,7 +61,8 @@ def size_of(data: bytes, name: str, limits: Limits | None = None) -> tuple[int, 
     with _opened(data, name, limits or Limits()) as image:
         # Pillow decodes a whole PNG before it says that there is no orientation
         plain = image.format == "PNG" and not any(word in data for word in _PNG_ORIENTATION)
-        sideways = not plain and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        turned = isinstance(image, TiffImageFile) and _ORIENTATION in image.tag_v2  # by Pillow, when it was opened
+        sideways = not (plain or turned) and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         return (image.height, image.width) if sideways else (image.width, image.height)
 
 
