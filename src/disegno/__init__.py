@@ -1,13 +1,12 @@
 """Disegno: pictures from text, under the control of a drawing.
 
 The public names are loaded when they are first used, so that `import disegno` stays instant and loads no torch.
+Even `typing` is left for later: what runs before `disegno.__main__` ends on Ctrl-C with a traceback.
 """
-
-from importlib import import_module
-from typing import TYPE_CHECKING
 
 from disegno.core.version import VERSION
 
+TYPE_CHECKING = False  # checkers take it for typing's
 if TYPE_CHECKING:
     from disegno.core.errors import DisegnoError
     from disegno.core.request import ControlUnit, Region, Request
@@ -37,6 +36,8 @@ def __getattr__(name: str) -> object:
     """Return the public name, importing its home on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'disegno' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 

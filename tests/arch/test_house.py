@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,15 @@ def _loaded_by(statement: str) -> set[str]:
 )
 def test_words_and_doors_load_nothing_heavy(statement: str) -> None:
     assert not _loaded_by(statement) & set(HEAVY)
+
+
+def test_the_package_itself_loads_no_other_module() -> None:
+    """Ctrl-C is answered from `__main__` on: what comes before it is next to nothing."""
+    root = Path(__file__).parents[2] / "src"
+    code = f"import sys\nsys.path.append({str(root)!r})\nbare = set(sys.modules)\nimport disegno\n"
+    code += "print(*sorted(set(sys.modules) - bare))"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["disegno", "disegno.core", "disegno.core.version"]
 
 
 def test_every_public_name_is_there() -> None:
