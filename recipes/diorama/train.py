@@ -30,7 +30,7 @@ from disegno.training import checkpoint
 from disegno.training.base import TeachProgress, TeachResult
 from disegno.training.lesson import Habits, Lesson, Opening
 from disegno.training.optimise import open_pupil, restore
-from disegno.training.run import Run, asked_in
+from disegno.training.run import Run, asked_in, digest, write_result
 from disegno.training.stopping import Stop
 from disegno.training.trainer import train
 from disegno.weights.load import load_file, open_file
@@ -77,23 +77,22 @@ def slice_of(place: Place, stage: str, minutes: float, steps: int | None = None)
     clock.cancel()
     assert result is not None
     print(f"{stage}: {result.why} at step {result.step}: {result.path}", flush=True)
-    if result.why != "stopped":
-        settle(place, stage)
+    if result.why != "stopped" and settle(place, stage):
+        write_result(run, result)  # with the new bytes: else the next slice would write the old ones again
     return result
 
 
-def settle(place: Place, stage: str) -> None:
-    """Give a finished VAE's latents mean 0 and deviation 1, once."""
+def settle(place: Place, stage: str) -> bool:
+    """Give a finished VAE's latents mean 0 and deviation 1, once; return whether that has changed its file."""
     if stage != "vae":
-        return
-    folder = place.result("vae")
-    mark = folder / "standardised"
-    if mark.exists():
-        return
+        return False
+    mark, file = place.result("vae") / "standardised", place.result("vae") / "vae.safetensors"
+    if mark.exists() and digest(file) in mark.read_text("utf-8"):  # else the mark is an earlier file's
+        return False
     mean, deviation = measured(place, MEASURED_SCENES[place.scale.name])
-    new = standardised(dict(load_file(folder / "vae.safetensors")), mean, deviation)
-    save_safetensors(folder / "vae.safetensors", new, {"format": "pt"})
-    mark.write_text(f"mean {mean.tolist()}\ndeviation {deviation.tolist()}\n", "utf-8")
+    save_safetensors(file, standardised(dict(load_file(file)), mean, deviation), {"format": "pt"})
+    mark.write_text(f"mean {mean.tolist()}\ndeviation {deviation.tolist()}\nsha256 {digest(file)}\n", "utf-8")
+    return True
 
 
 # ---- ending early, and travelling

@@ -64,6 +64,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     yield Place(run, TOY, Settings(cache_dir=run / "cache", device="cpu", dtype="fp32"), wardrobe=blobs())
 
 
+@pytest.fixture(scope="module")
+def taught(place: Place) -> Place:
+    """Return the place where every stage has been taught."""
+    for stage in STAGES:
+        result = slice_of(place, stage, minutes=10)
+        assert result.why == "steps" and place.result(stage).exists(), stage
+    return place
+
+
 def _stop_after(place: Place, stage: str, steps: int) -> None:
     request = request_of(place, stage)
     events = train(request, run_of(place, stage), open_stage(place, stage, request))
@@ -73,30 +82,36 @@ def _stop_after(place: Place, stage: str, steps: int) -> None:
                 break
 
 
-def test_every_stage_learns_and_its_model_draws(place: Place) -> None:
-    for stage in STAGES:
-        result = slice_of(place, stage, minutes=10)
-        assert result.why == "steps" and place.result(stage).exists(), stage
-    (place.run / "loras").mkdir()
-    shutil.copy(place.result("few"), place.run / "loras")
-    settings = replace(place.settings, model_dirs=(place.run / "loras",))
+def test_every_stage_learns_and_its_model_draws(taught: Place) -> None:
+    (taught.run / "loras").mkdir(exist_ok=True)
+    shutil.copy(taught.result("few"), taught.run / "loras")
+    settings = replace(taught.settings, model_dirs=(taught.run / "loras",))
     for prompt in ("a red car", "a red car <lora:few:1>"):
-        request = Request(prompt=prompt, model=str(place.result("net")), steps=2, seed=1, width=64, height=64)
+        request = Request(prompt=prompt, model=str(taught.result("net")), steps=2, seed=1, width=64, height=64)
         (result,) = (e for e in generate(request, studio=Studio(settings)) if isinstance(e, Result))
         assert result.images[0].size == (64, 64)
-    condition = place.result("base").with_name("base_canny.safetensors")
-    edges = place.run / "edges.png"
+    condition = taught.result("base").with_name("base_canny.safetensors")
+    edges = taught.run / "edges.png"
     result.images[0].save(edges)
-    unit = ControlUnit(name=str(condition), image=str(edges), base=str(place.result("base")))
+    unit = ControlUnit(name=str(condition), image=str(edges), base=str(taught.result("base")))
     request = replace(request, prompt="a red car", controls=(unit,))
-    (drawn,) = (e for e in generate(request, studio=Studio(place.settings)) if isinstance(e, Result))
+    (drawn,) = (e for e in generate(request, studio=Studio(taught.settings)) if isinstance(e, Result))
     assert drawn.images[0].size == (64, 64)
 
 
-def test_the_net_goes_on_under_what_its_base_makes_of_drawings(place: Place) -> None:
+def test_a_vae_that_has_ended_is_standardised_once(place: Place, tmp_path: Path) -> None:
+    here = replace(place, run=tmp_path, made={})
+    assert slice_of(here, "vae", minutes=10).why == "steps"
+    ended = digest(here.result("vae"))
+    assert slice_of(here, "vae", minutes=10).why == "steps" and digest(here.result("vae")) == ended
+    (here.folder("vae") / "result.json").unlink()  # as where it was killed meanwhile: it is written once more
+    assert slice_of(here, "vae", minutes=10).why == "steps" and digest(here.result("vae")) == ended
+
+
+def test_the_net_goes_on_under_what_its_base_makes_of_drawings(taught: Place) -> None:
     """Every third batch shows a drawing; a plain one, and a condition that nobody has taught, add nothing."""
     assert [task for task in STAGES["obey"].tasks[:9] if task] == ["canny", "soft-edge", "scribble"]
-    learner = opened(open_stage(place, "obey", request_of(place, "obey"))).learner
+    learner = opened(open_stage(taught, "obey", request_of(taught, "obey"))).learner
     module = learner.module.get_submodule("inner")
     rows = drawn_rows(TOY, 2, torch.device("cpu"))
 
@@ -126,27 +141,27 @@ def test_a_drawing_that_is_all_black_has_a_black_pictures_latents(place: Place) 
             assert torch.allclose(latent, alone, atol=1e-4) and latent.abs().max() > 1e-3
 
 
-def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path: Path) -> None:
+def test_what_the_stages_left_is_written_as_it_is_shipped(taught: Place, tmp_path: Path) -> None:
     """The folder opens and draws; its conditions are its Base's own; a condition of another Base has no place in it."""
-    about = export(place, tmp_path / "whole", {})
+    about = export(taught, tmp_path / "whole", {})
     assert set(about["conditions"]) == set(BASE_CONDITIONS) and size_mib((tmp_path / "whole").iterdir()) < 30
     edges = tmp_path / "edges.png"
     Image.fromarray(compose(blobs(), 3, 0, 64).image).save(edges)
-    studio = Studio(place.settings)
+    studio = Studio(taught.settings)
     backbone = studio.backbone(str(tmp_path / "whole"))
     unit = ControlUnit(name="canny", image=str(edges))
     asked = Request(prompt="a red car", model=str(tmp_path / "whole"), steps=2, seed=1, controls=(unit,))
     (drawn,) = (e for e in generate(asked, studio=studio) if isinstance(e, Result))
     assert drawn.images[0].size == (64, 64)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    own = open_tiny_decoder(place.result("tiny"), 4, studio.memory)(latents)
+    own = open_tiny_decoder(taught.result("tiny"), 4, studio.memory)(latents)
     assert torch.allclose(studio.preview_decoder(backbone)(latents), own, atol=0.01)
-    taught, first = (load_file(place.result(stage) / "unet.safetensors") for stage in ("obey", "net"))
+    last, first = (load_file(taught.result(stage) / "unet.safetensors") for stage in ("obey", "net"))
     net = dequantise_rows(load_file(tmp_path / "whole" / "unet.safetensors"))
-    assert all(torch.allclose(net[name], taught[name].float(), atol=0.01) for name in net)
-    assert place.net == place.judged == place.result("obey") and any(not torch.equal(taught[n], first[n]) for n in net)
-    shipped, old = (load_file(folder / "vae.safetensors") for folder in (tmp_path / "whole", place.result("net")))
-    newer = load_file(place.result("decoder"))
+    assert all(torch.allclose(net[name], last[name].float(), atol=0.01) for name in net)
+    assert taught.net == taught.judged == taught.result("obey") and any(not torch.equal(last[n], first[n]) for n in net)
+    shipped, old = (load_file(folder / "vae.safetensors") for folder in (tmp_path / "whole", taught.result("net")))
+    newer = load_file(taught.result("decoder"))
     assert newer and all(torch.allclose(shipped[name].float(), newer[name], atol=1e-3) for name in newer)
     assert all(torch.allclose(shipped[n].float(), old[n].float(), atol=1e-3) for n in old.keys() - newer.keys())
     assert any(not torch.equal(newer[name], old[name].float()) for name in newer)
@@ -154,16 +169,16 @@ def test_what_the_stages_left_is_written_as_it_is_shipped(place: Place, tmp_path
         assert studio.controller(ControlUnit(name=name, image=str(edges)), backbone).annotator == name
 
     canny = tmp_path / "whole" / about["conditions"]["canny"]
-    more = export(place, tmp_path / "more", {"palette": canny})
+    more = export(taught, tmp_path / "more", {"palette": canny})
     assert more["conditions"]["palette"] == "control_palette.safetensors"
     with open_file(tmp_path / "more/control_palette.safetensors") as file:
         assert file.metadata["disegno.name"] == "palette" and file.metadata["disegno.annotator"] == "canny"
     with pytest.raises(ValueError, match="another Base ControlNet"):
-        export(place, tmp_path / "more", {"palette": place.result("base").with_name("base_canny.safetensors")})
+        export(taught, tmp_path / "more", {"palette": taught.result("base").with_name("base_canny.safetensors")})
     write_examples(tmp_path / "examples", blobs(), 64, about["conditions"])
     assert len([*(tmp_path / "examples").glob("castle_*.png")]) == len(BASE_CONDITIONS)
     with pytest.raises(ValueError, match="another folder"):
-        export(place, built_in(), {})
+        export(taught, built_in(), {})
 
 
 def test_stages_run_by_the_clock_on_shared_scenes(place: Place, tmp_path: Path) -> None:
@@ -291,11 +306,11 @@ def test_a_slice_goes_on_exactly_also_on_another_machine(place: Place, tmp_path:
 
 
 def test_what_is_too_large_travels_as_weights_and_says_so(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    taught: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here, there = (replace(place, run=tmp_path / name) for name in ("here", "there"))
+    here, there = (replace(taught, run=tmp_path / name) for name in ("here", "there"))
     for each in (here, there):
-        shutil.copytree(place.model_of("vae"), each.result("vae"))  # a model to start from
+        shutil.copytree(taught.model_of("vae"), each.result("vae"))  # a model to start from
     _stop_after(here, "net", 1)
     leave(here, "net", tmp_path / "shards", most_mib=0.1)
     assert not bring(there, "net", tmp_path / "shards")
@@ -303,7 +318,7 @@ def test_what_is_too_large_travels_as_weights_and_says_so(
     assert finish(here, "net").is_dir()
     old, new = (dequantise_rows(load_file(r / "unet.safetensors")) for r in (here.result("net"), there.model_of("net")))
     assert all(torch.allclose(old[name], new[name], atol=2e-2) for name in old)
-    files, _ = compact(place, "base")
+    files, _ = compact(taught, "base")
     assert len(files) == 10 and ControlUnit(name=str(files["base_canny.safetensors"]))
 
 
@@ -353,11 +368,12 @@ def test_standardised_latents_decode_to_the_same_picture(place: Place) -> None:
 
 
 def test_a_bundle_holds_all_that_a_stage_needs(place: Place, tmp_path: Path) -> None:
-    shutil.copytree(place.model_of("vae"), place.result("vae"), dirs_exist_ok=True)
-    out = bundle(place, "net", tmp_path / "bundle")
+    here = replace(place, run=tmp_path / "here")
+    shutil.copytree(here.model_of("vae"), here.result("vae"))
+    out = bundle(here, "net", tmp_path / "bundle")
     assert size_mib(out.rglob("*")) < 20
     unpack(out)
-    origin = place.origin("net")
+    origin = here.origin("net")
     whole, short = (TextEncoder.open(p) for p in (built_in(), out / "run/stages" / origin / origin))
     for index in range(30):
         caption = compose(blobs(), 5, index, 64).caption
