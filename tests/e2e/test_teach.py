@@ -217,6 +217,7 @@ MISTAKES = {
     "nothing to resume": (["--resume", "pairs"], 2, "holds no training"),
     "resume and more": (["--resume", "runs/discs", "--steps", "9"], 2, "give it alone"),
     "a name of the model's own": (["canny", "--data", "pairs"], 2, "my-canny"),
+    "a name of no file": (["tile-colorfix", "--data", "pairs", "--model", "mini"], 2, "my-tile-colorfix"),
     "a name that is taken": (["discs", "--data", "pairs", "--run", "elsewhere"], 2, "--replace"),
 }
 

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +13,7 @@ import pytest
 from torch import Tensor
 
 from disegno.core.errors import RequestError
+from disegno.core.request import FILELESS
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
 from disegno.training.base import Facts, Look, TeachEvent, TeachProgress, TeachResult
@@ -20,10 +21,11 @@ from disegno.training.data.shards import Told
 from disegno.training.lesson import Habits, opened
 from disegno.training.processes import ALONE
 from disegno.training.publish import publish, require_free
+from disegno.training.recipes import RECIPES
 from disegno.training.result import condition_path
 from disegno.training.run import Run, ended
 from disegno.training.stopping import Stop
-from disegno.training.teach import open_lesson, require_judged, run_of, telling
+from disegno.training.teach import eclipsed, open_lesson, require_found, require_judged, run_of, telling
 from disegno.training.trainer import train
 from disegno.weights.load import open_file
 from kit import tiny_training as tiny
@@ -223,3 +225,20 @@ def test_whoever_no_longer_listens_ends_what_is_told_of() -> None:
     assert 0 < len(told_of) < 5_000
     heard = telling(lambda told: told("indexing", 1, 1))
     assert [news.stage for news in heard] in (["indexing"], [])
+
+
+@pytest.mark.parametrize("name", FILELESS)
+def test_a_control_that_no_file_could_ever_be_is_not_taught(name: str) -> None:
+    request = TeachRequest(name=name, data=("pairs",), model="mini")
+    with pytest.raises(RequestError, match=f"needs no file.*my-{name}"):
+        require_found(request, RECIPES.load("ctrlora").ABOUT)
+    require_found(request, RECIPES.load("lora").ABOUT)  # prompts name it
+    require_found(replace(request, name=f"my-{name}"), RECIPES.load("ctrlora").ABOUT)
+
+
+def test_it_is_said_where_the_built_in_models_control_has_the_name() -> None:
+    request = TeachRequest(name="canny", data=("pairs",), model="mini")
+    (warning,) = eclipsed(request, RECIPES.load("controlnet").ABOUT)
+    assert "'canny'" in warning and "--model" in warning
+    assert not eclipsed(request, RECIPES.load("lora").ABOUT)
+    assert not eclipsed(replace(request, name="discs"), RECIPES.load("controlnet").ABOUT)

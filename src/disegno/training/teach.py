@@ -12,9 +12,10 @@ from threading import Event
 from typing import TypeVar
 
 from disegno.core.errors import BadData, RequestError
+from disegno.core.request import FILELESS
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
-from disegno.engine.studio import Studio
+from disegno.engine.studio import BUILT_IN, Studio
 from disegno.training.base import Estimate, Events, Facts, Teaching, TeachProgress, Watcher
 from disegno.training.cache import Share
 from disegno.training.data.dataset import Dataset
@@ -35,6 +36,7 @@ from disegno.training.stopping import Interrupted, Stop
 from disegno.training.style_watcher import StyleWatcher
 from disegno.training.trainer import train
 from disegno.training.watcher import open_watcher
+from disegno.weights.built_in import built_in_folder, conditions_of
 
 _SUFFIX = {"file": ".safetensors", "folder": ""}
 _SHOWN_WARNINGS = 5
@@ -101,6 +103,7 @@ def _find_pairs(
 ) -> Generator[TeachProgress, None, dict[str, Dataset]]:
     """Yield how far it is, and return task -> its pairs. Raises RequestError, BadData."""
     require_judged(request)
+    require_found(request, _about(request))
     pairs: dict[str, Dataset] = {}
     for task, spec in named_data(request, _about(request)).items():
         pairs[task] = yield from _found(request, spec, settings, processes, _shows(_about(request)))
@@ -133,7 +136,12 @@ def _open(
         fingerprint=opened.fingerprint,
         owns=owns,
         watcher=_watcher(request, about, held, run.folder, settings) if processes.is_first else None,
-        warnings=(*unused(request, about), *_wordless(about, pairs), *_few((*_lost(pairs), *opened.warnings))),
+        warnings=(
+            *unused(request, about),
+            *eclipsed(request, about),
+            *_wordless(about, pairs),
+            *_few((*_lost(pairs), *opened.warnings)),
+        ),
     )
 
 
@@ -228,6 +236,29 @@ def require_judged(request: TeachRequest, num_held: int | None = None) -> None:
     else:
         why = "there are too few pairs to keep one back to look at (at most a tenth). Give more pairs"
     raise RequestError(f"--until-converged has nothing to go by: {why}, or leave out --until-converged.")
+
+
+def require_found(request: TeachRequest, about: About) -> None:
+    """Raise RequestError where a control of this name is never looked for among the files."""
+    if _is_control(about) and request.name in FILELESS:
+        raise RequestError(
+            f"{request.name} is a control that needs no file, and would be drawn with in place of what is taught. "
+            f"Choose another name: disegno teach my-{request.name}"
+        )
+
+
+def eclipsed(request: TeachRequest, about: About) -> tuple[str, ...]:
+    """Return what is said where the built-in model brings a control of this name, and another model learns it."""
+    if request.model == BUILT_IN or not _is_control(about) or request.name not in conditions_of(built_in_folder()):
+        return ()
+    return (
+        f"The built-in model brings a control named {request.name!r} of its own: that one is meant where no --model is"
+        " given, and this one with the model that it was taught under.",
+    )
+
+
+def _is_control(about: About) -> bool:
+    return about.saves == "file" and about.makes == "control"
 
 
 def unused(request: TeachRequest, about: About) -> tuple[str, ...]:
