@@ -12,6 +12,7 @@ from disegno import memory, room
 from disegno.core.errors import KeyMismatch, RequestError
 from disegno.core.settings import Settings
 from disegno.memory import FULL_PRECISION, Memory, Policy, build_empty, check_keys, decide
+from disegno.training import ground
 
 pytestmark = pytest.mark.unit
 
@@ -34,6 +35,21 @@ def test_the_setting_wins(name: str) -> None:
 def test_a_device_that_is_not_there_is_a_request_error(device: str) -> None:
     with pytest.raises(RequestError, match=r"cannot be used: .* Choose auto"):
         decide(Settings(device=device))
+
+
+@pytest.mark.parametrize(("own", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_training_is_in_bfloat16_only_where_the_gpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, own: bool, dtype: torch.dtype
+) -> None:
+    """GPUs of before Ampere imitate it, many times slower than they multiply float32."""
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return own or including_emulation
+
+    monkeypatch.setattr(ground, "decide", lambda settings: Policy(torch.device("cuda"), torch.float16))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    policy = ground.training_memory(Settings()).policy
+    assert (policy.dtype, policy.vae_dtype) == (dtype, dtype)
 
 
 def _make() -> nn.Module:

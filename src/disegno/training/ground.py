@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 def training_memory(settings: Settings) -> Memory:
     """Return how a training keeps its tensors: as a generation does, but never in float16, and not packed.
 
-    Gradients of float16 nets vanish or overflow without a loss scale; bfloat16 has float32's range. Raises RequestError
-    where float16 was asked for.
+    Gradients of float16 nets vanish or overflow without a loss scale; bfloat16 has float32's range. GPUs without it
+    (NVIDIA's of before Ampere) only imitate it, slowly: float32 there. Raises RequestError where float16 was asked for.
     """
     if settings.dtype == "fp16":
         raise RequestError("dtype is fp16, in which a training loses its gradients. Choose auto, bf16 or fp32.")
     policy = decide(settings)
     if policy.dtype == torch.float16:
-        has_bf16 = policy.device.type != "cuda" or torch.cuda.is_bf16_supported()
+        has_bf16 = policy.device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         policy = replace(policy, dtype=torch.bfloat16 if has_bf16 else torch.float32)
     return Memory(replace(policy, packs=False, vae_dtype=policy.dtype))
 

@@ -128,6 +128,9 @@ begins all the same). The figures come from the very code that trains, run on te
 of 0.7 GiB and 5 % for the driver, the libraries and what lies between the tensors. A screen on the same card takes its
 own share. Written by `python -m disegno.training.memory_table`.
 
+NVIDIA's GPUs of before Ampere (GTX 10xx and 16xx, RTX 20xx, T4, V100) have no bfloat16 of their own and train in
+float32, which takes more: `--estimate` on such a machine counts it. `--dtype bf16` takes what the table says, slowly.
+
 {gpu_table(of_sd15, HEADS)}
 
 ## Stable Diffusion XL on a GPU
