@@ -14,6 +14,7 @@ from disegno.diffusion.call import Row, Weakness
 from disegno.diffusion.denoiser import Away, Guidance, denoised, denoised_pair, estimates, split_rows
 from disegno.diffusion.guidance import Projection, fit, guide, rescale
 from disegno.diffusion.prediction import PREDICTIONS
+from kit.apple import Apple
 
 pytestmark = pytest.mark.unit
 
@@ -130,6 +131,12 @@ def test_projected_guidance_is_diffusers_and_the_papers(norm: float, momentum: f
         wanted = normalized_guidance(positive, negative, 6.0, theirs, parallel, norm, use_original_formulation=True)
         torch.testing.assert_close(made.guided, wanted)
         torch.testing.assert_close(made.negative, negative)
+
+
+def test_projected_guidance_needs_no_float64() -> None:
+    positive, negative = some(2, 4, 8, 8), some(2, 4, 8, 8, seed=1)
+    made = Projection().guide(positive.as_subclass(Apple), negative.as_subclass(Apple), 7.0, None).estimate
+    torch.testing.assert_close(made.as_subclass(Tensor), Projection().guide(positive, negative, 7.0, None).estimate)
 
 
 def test_all_of_the_difference_is_plain_guidance() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from disegno.backbones import miniature
 from disegno.training import attention, layers
 from disegno.training.layers import Attend, FastGroupNorm, install
+from kit.apple import Apple
 
 pytestmark = pytest.mark.unit
 
@@ -97,6 +98,15 @@ def test_attention_in_blocks_has_the_exact_gradients(
         assert relative(mine, true) < 0.02
     drawn = net(some(2, 100, 32).bfloat16(), states)
     assert "BlockedAttentionBackward" in _names(drawn)  # and not another way to the same numbers
+
+
+def test_blocks_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MAX_PLAIN_SCORES", 0)
+    net = Attention(32, None, heads=4, dim_head=8).bfloat16()
+    net.set_processor(Attend())  # pyright: ignore[reportArgumentType]
+    for kind, is_ours in ((Tensor, True), (Apple, False)):
+        drawn = net(some(2, 100, 32).bfloat16().as_subclass(kind))
+        assert ("BlockedAttentionBackward" in _names(drawn)) == is_ours
 
 
 def _names(x: Tensor) -> set[str]:

@@ -17,6 +17,7 @@ from disegno.training.batches import Reader
 from disegno.training.lesson import Habits
 from disegno.training.rates import Rates, Tried, find_rate, suggest, table, to_json
 from kit import tiny_training as tiny
+from kit.apple import Apple
 
 pytestmark = pytest.mark.unit
 
@@ -51,6 +52,17 @@ def test_without_memory_for_a_step_it_says_so_in_place_of_zeros() -> None:
 
     with pytest.raises(ResourceError, match="no rate can be measured"):
         _found(tiny.lesson(tiny.request(rate=0.01), tiny.TinyLearner(Hungry())))
+
+
+def test_it_needs_no_float64_on_the_device() -> None:
+    class OnApple(tiny.TinyNet):
+        def forward(self, batch: Batch, turn: str) -> Tensor:
+            losses = super().forward(batch, turn)
+            return losses if self.training else losses.as_subclass(Apple)
+
+    asked = tiny.request(rate=0.01)
+    on_apple = _found(tiny.lesson(asked, tiny.TinyLearner(OnApple())))
+    assert on_apple.tried == _found(tiny.lesson(asked)).tried
 
 
 def test_the_lowest_of_equals_is_suggested_and_chance_is_not() -> None:

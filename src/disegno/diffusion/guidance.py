@@ -5,6 +5,7 @@ How far to go from the estimate under the negative prompt towards the one under 
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 _LEAST = 1e-8
@@ -73,11 +74,12 @@ class Projection:
         running = positive - negative
         if before is not None and self.momentum:
             running = running + self.momentum * before
-        difference = running.double()
+        exact = torch.float32 if running.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+        difference = running.to(exact)
         if self.norm:
             size = difference.square().sum(dim=axes, keepdim=True).sqrt()
             difference = difference * (self.norm / size.clamp_min(_LEAST)).clamp_max(1.0)
-        along = positive.double()
+        along = positive.to(exact)
         along = along / along.square().sum(dim=axes, keepdim=True).sqrt().clamp_min(_LEAST)
         shared = (difference * along).sum(dim=axes, keepdim=True) * along
         kept = (difference - (1 - self.parallel) * shared).to(positive.dtype)

@@ -53,7 +53,7 @@ class Attend:
         num_queries = hidden_states[0].numel() // hidden_states.shape[1 if hidden_states.ndim == 4 else -1]
         num_keys = num_queries if encoder_hidden_states is None else encoder_hidden_states.shape[1]
         # meta: no numbers are made, only counted; which kernel the device would take is known there (ledger.py)
-        on_cpu = hidden_states.device.type not in ("cuda", "meta")
+        on_cpu = hidden_states.device.type == "cpu"
         is_small = num_queries * num_keys <= MAX_PLAIN_SCORES and on_cpu
         if (
             on_cpu

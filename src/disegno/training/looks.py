@@ -40,7 +40,7 @@ def look_at(
     look = look or Look(step, None)
     loss = (yield from monitors.attempting("The held-out loss", _loss(course, held))) if held else None
     metrics = {name: float(value) for name, value in look.metrics.items() if math.isfinite(value)}
-    return replace(look, step=step, loss=loss, metrics=metrics | _zero_convs(weights_of(course.pupils)))
+    return replace(look, step=step, loss=loss, metrics=metrics | norms_of(weights_of(course.pupils)))
 
 
 def _breakable(looking: Looking, stop: Stop) -> Looking:
@@ -56,8 +56,9 @@ def _breakable(looking: Looking, stop: Stop) -> Looking:
     raise Interrupted
 
 
-def _zero_convs(weights: Mapping[str, Tensor]) -> dict[str, float]:
-    squares = [tensor.detach().double().square().sum() for name, tensor in weights.items() if is_zero_conv(name)]
+def norms_of(weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the norm of the zero convolutions among a file's weights; nothing where there are none."""
+    squares = [tensor.detach().cpu().double().square().sum() for name, tensor in weights.items() if is_zero_conv(name)]
     return {ZERO_CONVS: math.sqrt(float(torch.stack(squares).sum()))} if squares else {}
 
 
@@ -75,7 +76,7 @@ def _loss(course: Course, held: Examples) -> Generator[None, None, float | None]
             for batch in held_out(held, range(len(held)), course.request.seed, course.request.batch, device):
                 if course.stop.is_asked:  # not by a signal's exception: the parameters may be the averages now
                     raise Interrupted
-                total += float(course.module(batch, name).double().sum())
+                total += float(course.module(batch, name).cpu().double().sum())
                 yield
     finally:
         course.module.train()

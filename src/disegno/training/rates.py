@@ -141,7 +141,7 @@ def _losses(lesson: Lesson, probe: Examples) -> Tensor:
     losses: list[Tensor] = []
     for draw in range(-(-NUM_ROWS // len(rows))):
         batches = held_out(probe, rows, lesson.request.seed + draw, lesson.request.batch, device)
-        losses += [module(batch, turn.name).double().cpu() for batch in batches]
+        losses += [module(batch, turn.name).cpu().double() for batch in batches]
     module.train()
     return torch.cat(losses)
 
