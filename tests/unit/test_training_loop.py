@@ -21,11 +21,13 @@ from disegno.core.hold import held
 from disegno.training import checkpoint, disk
 from disegno.training.base import Batch, Facts, Look, Looking, TeachEvent, TeachProgress, TeachResult
 from disegno.training.lesson import Habits, Opening
+from disegno.training.looks import ZERO_CONVS, norms_of
 from disegno.training.run import Run
 from disegno.training.stopping import Interrupted, Stop
 from disegno.training.trainer import train
 from disegno.weights.load import load_file, open_file
 from kit import tiny_training as tiny
+from kit.apple import Apple
 
 pytestmark = pytest.mark.unit
 
@@ -305,6 +307,27 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     assert torch.isfinite(load_file(tmp_path / "controls/latest.safetensors")["first"]).all()
 
 
+# ---- a device without float64
+
+
+class _OnApple(tiny.TinyNet):
+    def forward(self, batch: Batch, turn: str) -> Tensor:
+        losses = super().forward(batch, turn)
+        return losses if self.training else losses.as_subclass(Apple)
+
+
+def test_a_look_needs_no_float64_on_the_device(tmp_path: Path) -> None:
+    asked = tiny.request(validate_every=20)
+    learners = tiny.TinyLearner(_OnApple()), tiny.TinyLearner()
+    looks = [
+        [e for e in tiny.run(tmp_path / str(i), asked, learner=own) if isinstance(e, Look)]
+        for i, own in enumerate(learners)
+    ]
+    assert looks[0] == looks[1] and looks[0][-1].loss is not None
+    weights = {"controlnet_mid_block.weight": torch.full((2, 2, 1, 1), 3.0)}
+    assert norms_of({name: weight.as_subclass(Apple) for name, weight in weights.items()}) == {ZERO_CONVS: 6.0}
+
+
 # ---- memory
 
 
@@ -321,7 +344,7 @@ class Hungry(tiny.TinyNet):
         return super().forward(batch, turn)
 
 
-def test_half_as_many_rows_are_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_as_many_rows_are_tried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = tiny.request(batch=4)
     tiny.run(tmp_path / "easy", asked)
     events = tiny.run(tmp_path / "tight", asked, learner=tiny.TinyLearner(Hungry(2, 7)))
@@ -342,10 +365,15 @@ def test_how_many_rows_is_remembered(tmp_path: Path) -> None:
     assert _bytes(tmp_path / "pieces") == _bytes(tmp_path / "whole") and _result(whole).why == "steps"
 
 
-@pytest.mark.parametrize(("most", "batch"), [(0, 1), (1, 4)])
-def test_less_memory_than_that_ends_it_with_a_checkpoint(tmp_path: Path, most: int, batch: int) -> None:
-    with pytest.raises(ResourceError, match=r"not enough memory.*step 6.*goes on from step 5"):
-        tiny.run(tmp_path, tiny.request(batch=batch), learner=tiny.TinyLearner(Hungry(most, 5)))
+def test_they_are_halved_until_they_fit(tmp_path: Path) -> None:
+    events = tiny.run(tmp_path, tiny.request(batch=8, steps=8), learner=tiny.TinyLearner(Hungry(1, 5)))
+    assert len(_losses(events)) == 8 and _result(events).why == "steps"
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_less_memory_than_for_one_row_ends_it_with_a_checkpoint(tmp_path: Path, batch: int) -> None:
+    with pytest.raises(ResourceError, match=r"not enough memory for 1 rows.*step 6.*--batch.*goes on from step 5"):
+        tiny.run(tmp_path, tiny.request(batch=batch), learner=tiny.TinyLearner(Hungry(0, 5)))
     again = tiny.run(tmp_path, tiny.request(batch=batch))
     assert next(iter(_losses(again))) == 6 and _result(again).why == "steps"
 

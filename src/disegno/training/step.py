@@ -1,7 +1,7 @@
 """One step: every turn's forward and backward passes, the mean over all processes, and the optimiser's move.
 
-What can go wrong in it is answered here: a number that is not finite (the move is left out), too little memory (once
-more with half as many rows in a pass), a request to stop (the step is dropped). All processes act alike.
+What can go wrong in it is answered here: a number that is not finite (the move is left out), too little memory
+(again with half as many rows in a pass, down to one), a request to stop (the step is dropped). All processes act alike.
 """
 
 import logging
@@ -77,7 +77,7 @@ def _passes(course: Course, pupil: Pupil, batch: Batch, size: int, may_stop: boo
     """Return what all processes say, the mean loss of this one's rows, and how many rows went through at once."""
     said, lost = _backward(course, pupil, batch, size, may_stop)
     said = course.processes.agree(said)
-    if said is Said.NO_MEMORY and size > 1:
+    while said is Said.NO_MEMORY and size > 1:
         size = (size + 1) // 2
         log.warning("Step %d: memory ran out; %d rows a pass from now on, the same batch.", batch.step + 1, size)
         if lost.is_cuda:

@@ -182,8 +182,9 @@ class _Loop:
     def _no_memory(self, what: str) -> str:
         return (
             f"There is not enough memory {what}, at step {self.position.step + 1}. Make it less with --checkpointing,"
-            " smaller pictures (--width, --height), a lower --rank or --optimiser adamw8bit, in a new folder (--run);"
-            f" or free memory and give the same command: it goes on from step {self.keeper.saved_step}."
+            " a lower --batch, smaller pictures (--width, --height), a lower --rank or --optimiser adamw8bit, or leave"
+            " out looks (--validate-every 0), in a new folder (--run); or free memory and give the same command: it"
+            f" goes on from step {self.keeper.saved_step}."
         )
 
     # ---- looks
