@@ -179,6 +179,15 @@ def test_conditions_are_kept_dropped_and_never_moved() -> None:
     assert [float(share) for share in shares] == pytest.approx(expected, abs=0.02)
 
 
+def test_what_is_dropped_says_nothing_of_the_noise_level() -> None:
+    """Both come from the row's seed: of one stream, rows that keep all would be rows of little noise."""
+    seeds = tuple(range(400))
+    shown = Batch({"condition.seg": torch.full((400, 3, 1, 1), 255, dtype=torch.uint8)}, seeds, "seg", 0)
+    kept = stack_of(shown, drops=True)[:, 18, 0, 0]
+    first = torch.stack([torch.rand((), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    assert kept[first < 0.1].mean() < 0.9 and kept[(first >= 0.1) & (first < 0.2)].mean() > 0.1
+
+
 @pytest.mark.parametrize(("recipe", "message"), [("unicontrol", "its tasks are hed"), ("uni-controlnet", "its cond")])
 def test_other_tasks_are_refused(recipe: str, message: str, world: World) -> None:
     with pytest.raises(RequestError, match=message):

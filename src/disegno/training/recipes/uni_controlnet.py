@@ -22,6 +22,7 @@ from disegno.training.denoising import Denoising, frozen_net, net_of, objective_
 from disegno.training.encoder import copy_encoder, masters_of
 from disegno.training.joining import name_of
 from disegno.training.layers import install
+from disegno.training.lora import mask_seed
 from disegno.training.recipe import OF_LORA, About, Opening
 from disegno.training.result import save_control, told
 from disegno.weights.uni_controlnet_files import (
@@ -108,7 +109,7 @@ def stack_of(batch: Batch, drops: bool) -> Tensor:
     zero = torch.zeros_like(next(iter(shown.values())))
     stack = torch.stack([shown.get(task, zero) for task in CONDITIONS], dim=1).float() / 255  # b 7 3 h w
     if drops:
-        kept = torch.stack([kept_of(Generator().manual_seed(seed)) for seed in batch.seeds])
+        kept = torch.stack([kept_of(Generator().manual_seed(mask_seed(seed, 0))) for seed in batch.seeds])
         stack = stack * kept.to(stack.device).view(*kept.shape, 1, 1, 1)
     return stack.flatten(1, 2)
 
