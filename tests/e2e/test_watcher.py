@@ -1,7 +1,9 @@
 """Looks at a training: through the engine, with figures that mean something, and without disturbing it."""
 
+import gc
 import random
 import shutil
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -15,9 +17,12 @@ from PIL import Image
 from disegno.core.errors import DisegnoError
 from disegno.core.settings import Settings
 from disegno.core.teach import TeachRequest
+from disegno.engine.studio import Studio
+from disegno.training import watcher as watching
 from disegno.training.base import Look, Looking
 from disegno.training.convergence import AGREEMENT, CONTROLLABILITY, EFFECT, ERROR, SWAPPED
 from disegno.training.data.opening import open_pairs
+from disegno.training.style_watcher import StyleWatcher
 from disegno.training.watcher import EngineWatcher, open_watcher
 from kit.pairs import write_pairs
 
@@ -120,3 +125,23 @@ def test_it_gives_the_word_back_after_every_step_and_may_be_left_there(watcher: 
             next(looking)
     assert torch.equal(torch.get_rng_state(), before)
     assert _seen(watcher.look(control, 2)).metrics == look.metrics
+
+
+@pytest.mark.parametrize("is_style", [False, True])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_large_model_is_closed_after_a_look(
+    watcher: EngineWatcher, is_style: bool, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would lie beside the one that trains, which was found to fit without it."""
+    monkeypatch.setattr(watching, "SLOW_PARAMETERS", 0 if is_large else 10**9)
+    studio = Studio(Settings())
+    own = (
+        StyleWatcher(watcher.request, watcher.held_out, tmp_path, studio)
+        if is_style
+        else replace(watcher, studio=studio, _baseline=None)
+    )
+    net = weakref.ref(studio.backbone(watcher.request.model).net)
+    with closing(own.look(DIORAMA / "control_canny.safetensors", 1)) as looking:
+        next(looking)
+    gc.collect()
+    assert (net() is None) == is_large

@@ -17,8 +17,7 @@ from disegno.training.base import Look, Looking, Pairs, Picture
 from disegno.training.convergence import EFFECT
 from disegno.training.redraw import Row
 from disegno.training.trial import drawing, effect, rows_of
-from disegno.training.undisturbed import undisturbed
-from disegno.training.watcher import CELL_PX, Drawn, pace, written
+from disegno.training.watcher import CELL_PX, Drawn, looking_by, pace, written
 
 
 @dataclass
@@ -33,7 +32,7 @@ class StyleWatcher:
 
     def look(self, control: Path, step: int) -> Looking:
         """Return what the LoRA in this file can do by now; it yields after every step. Raises DisegnoError."""
-        with undisturbed():
+        with looking_by(self.studio, self.request.model):
             template, rows, without = self._shared = self._shared or (yield from self._begin())
             worn = replace(template, loras=(LoraUse(name=str(control)),))
             drawn = yield from self._draw(rows, worn)

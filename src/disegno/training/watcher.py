@@ -6,6 +6,7 @@ The first look also draws every picture without the control (the floor) and send
 
 import logging
 from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Baseline:
 class EngineWatcher:
     """A `Watcher` that draws with the engine. `held_out`: pairs that are not trained on; `folder`: for the sheets.
 
-    The model and the Base ControlNet stay open in `studio` between looks. `steps`: of sampling; unset, the model's own.
-    `task`: which of the file's conditions it is.
+    Small models and their Base ControlNets stay open in `studio` between looks. `steps`: of sampling; unset, the
+    model's own. `task`: which of the file's conditions it is.
     """
 
     request: TeachRequest
@@ -70,7 +71,7 @@ class EngineWatcher:
 
     def look(self, control: Path, step: int) -> Looking:
         """Return what the control in this file can do by now; it yields after every step. Raises DisegnoError."""
-        with undisturbed():
+        with looking_by(self.studio, self.request.model):
             baseline = self._baseline = self._baseline or (yield from self._measure())
             self.studio.close_controls()  # the file may have the last look's name
             unit = ControlUnit(name=str(control), image="", base=self.request.base, task=self.task)
@@ -148,11 +149,25 @@ def open_watcher(
     return EngineWatcher(request, held_out, folder, Studio(few), script, task=task)
 
 
+@contextmanager
+def looking_by(studio: Studio, model: str) -> Generator[None]:
+    """Within it a look is taken; a large model is closed after it, or the training would have no room beside it."""
+    with undisturbed():
+        is_large = _is_large(studio.backbone(model))
+        try:
+            yield
+        finally:
+            if is_large:
+                studio.close()
+
+
+def _is_large(backbone: Backbone) -> bool:
+    return sum(parameter.numel() for parameter in backbone.net.parameters()) > SLOW_PARAMETERS
+
+
 def pace(backbone: Backbone, studio: Studio) -> tuple[int, int]:
     """Return how many pairs a look draws, and how many seeds of each: few where a picture takes minutes."""
-    slow = studio.memory.policy.device.type == "cpu" and (
-        sum(parameter.numel() for parameter in backbone.net.parameters()) > SLOW_PARAMETERS
-    )
+    slow = studio.memory.policy.device.type == "cpu" and _is_large(backbone)
     return (SLOW_ROWS, SLOW_SEEDS) if slow else (NUM_ROWS, NUM_SEEDS)
 
 
