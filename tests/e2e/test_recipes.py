@@ -23,6 +23,7 @@ from disegno.training.pairs import Pairs
 from disegno.weights.ctrlora_files import read_condition
 from disegno.weights.identify import identify
 from disegno.weights.load import load_file
+from disegno.weights.save import save_safetensors
 
 pytestmark = pytest.mark.e2e
 
@@ -144,6 +145,24 @@ def test_what_is_saved_is_what_was_taught(world: World) -> None:
         assert float((ours - theirs).norm() / theirs.norm()) <= 1e-6  # float32: merged and unmerged sums
 
 
+def test_going_on_upon_another_base_is_said(world: World, tmp_path: Path) -> None:
+    data, path = {"": Discs(8)}, world.folder / "on_its_own.safetensors"
+    first = world.opened(data, {}, recipe="ctrlora")
+    first.learner.save(path, FACTS)
+    base = world.folder / "base.safetensors"
+    other = tmp_path / "another.safetensors"
+    save_safetensors(other, {name: tensor.clone() for name, tensor in load_file(base).items()}, {"note": "another"})
+    said = [world.opened(data, {}, recipe="ctrlora", start=str(path), base=str(on)).doubts for on in (base, other)]
+    assert said[0] == () and len(said[1]) == 1
+    assert world.studio.library.sha256(identify(base)) in said[1][0]
+
+
+def test_that_there_are_no_buckets_is_said(world: World) -> None:
+    said = world.opened({"": Discs(2)}, {}, recipe="ctrlora", width=72).doubts
+    assert len(said) == 1 and said[0].startswith("Buckets are off: 72x64 are no multiples of ")
+    assert not world.opened({"": Discs(2)}, {}, recipe="ctrlora", width=72, buckets=False).doubts
+
+
 def test_going_on_from_a_file_begins_where_it_ended(world: World) -> None:
     data = {"": Discs(8)}
     first = world.opened(data, {}, recipe="ctrlora", rate=1e-2, alpha=2.0).learner
@@ -234,7 +253,10 @@ def test_full_learns_a_whole_base(world: World, caplog: pytest.LogCaptureFixture
     assert identify(path).mechanism == "ctrlora-full"
     assert drawn(world, str(path)) != drawn(world, str(path), strength=0.0)
     assert not caplog.messages  # it is its own base: nothing is said of the one that it was taught from
+    with pytest.raises(RequestError, match=r"whole\.safetensors was taught as a whole.*--recipe full.*--base"):
+        world.opened(data, {}, recipe="ctrlora", start=str(path))
     again = world.opened(data, {}, recipe="full", start=str(path))
+    assert not again.doubts
     batch = stacked(opened.examples, [0, 1], 5, 0)
     torch.testing.assert_close(residual_of(again.learner, batch), residual_of(opened.learner, batch))
 

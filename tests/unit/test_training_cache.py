@@ -241,6 +241,8 @@ def test_canvases_are_those_of_the_model(backbone: LatentDiffusion) -> None:
     assert Canvases.of(backbone, None, None, buckets=False).sizes == ((64, 64),)
     assert (64, 64) in Canvases.of(backbone, None, None, buckets=True).sizes
     assert Canvases.of(backbone, 72, 64, buckets=True).sizes == ((72, 64),)
+    assert Canvases.of(backbone, 72, 64, buckets=True).unmet and not Canvases.of(backbone, 72, 64, buckets=False).unmet
+    assert Canvases.of(backbone, 64, 64, buckets=True).unmet is None
     for side in (128, 512):  # as `dataset check` and `dataset build` have them
         assert Canvases.of(backbone, side, side, buckets=True).sizes == make_buckets(side, side)
     net: Any = SimpleNamespace(config={"block_out_channels": (320, 640, 1280, 1280)})  # one cell of 64 pixels at last

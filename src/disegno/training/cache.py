@@ -41,9 +41,13 @@ _OF_CONDITION = ("condition", "condition_latent")
 
 @dataclass(frozen=True)
 class Canvases:
-    """The sizes that pictures are brought to, (width, height): one, or some of about one area."""
+    """The sizes that pictures are brought to, (width, height): one, or some of about one area.
+
+    `unmet`: what the sides are no multiples of, where several sizes were asked for and there is one for that reason.
+    """
 
     sizes: tuple[Size, ...]
+    unmet: int | None = None
 
     @classmethod
     def of(cls, backbone: Backbone, width: int | None, height: int | None, buckets: bool) -> "Canvases":
@@ -53,10 +57,11 @@ class Canvases:
         """
         size = width or backbone.defaults.width, height or backbone.defaults.height
         step = max(usual_step(*size), _halved_cells(backbone.net) * backbone.downscale)
-        sizes = make_buckets(*size, step) if buckets and not any(side % step for side in size) else (size,)
+        odd = any(side % step for side in size)
+        sizes = make_buckets(*size, step) if buckets and not odd else (size,)
         for canvas in sizes:
             backbone.check_size(*canvas)
-        return cls(sizes)
+        return cls(sizes, step if buckets and odd else None)
 
     def of_picture(self, size: Size) -> Size | None:
         """Return the canvas of a picture of this size; None where too much of it would be cut off."""

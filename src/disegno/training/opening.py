@@ -1,6 +1,6 @@
 """A training, opened: its data as tensors on disk, what trains in memory; VAE and text encoder are gone by then."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -16,13 +16,16 @@ from disegno.training.recipe import About, Opening, Recipe
 from disegno.training.recipes import RECIPES
 from disegno.training.run import digest
 from disegno.training.store import Store
+from disegno.weights.ctrlora_files import MECHANISM
+from disegno.weights.identify import identify
 
 STORE = "teach.sqlite"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What the loop needs. `held_out` is None where nothing was held out; `warnings`: in plain words.
+    """What the loop needs. `held_out` is None where nothing was held out. In plain words, `warnings`: of each row that
+    was left out; `doubts`: of the training as a whole.
 
     `fingerprint`: all of the data and the files that decides the result, by content.
     """
@@ -33,6 +36,7 @@ class Opened:
     learner: Learner
     warnings: tuple[str, ...]
     fingerprint: str
+    doubts: tuple[str, ...] = ()
 
 
 def open_training(
@@ -64,7 +68,31 @@ def open_training(
     del ground, cache  # they hold the VAE and the text encoder
     warnings = (*examples.dropped, *held.dropped)
     told = _fingerprint(opening, (examples, held))
-    return Opened(about, examples, held if len(held) else None, recipe.open(opening), warnings, told)
+    learner = recipe.open(opening)
+    doubts = (*_of_canvases(canvases), *_of_base(opening))
+    return Opened(about, examples, held if len(held) else None, learner, warnings, told, doubts)
+
+
+def _of_canvases(canvases: Canvases) -> Iterator[str]:
+    """Yield what is said where buckets were asked for, and there are none."""
+    if canvases.unmet is not None:
+        width, height = canvases.sizes[0]
+        yield (
+            f"Buckets are off: {width}x{height} are no multiples of {canvases.unmet}, so every picture is cut to it,"
+            f" however long or tall. Choose multiples of {canvases.unmet}, or --no-buckets."
+        )
+
+
+def _of_base(opening: Opening) -> Iterator[str]:
+    """Yield what is said where a condition is gone on with on another base than its own."""
+    if opening.start is None or opening.base is None:
+        return
+    card = identify(opening.start)
+    if card.mechanism == MECHANISM and card.base_sha256 not in (None, digest(opening.base)):
+        yield (
+            f"{opening.start.name} was taught on another Base ControlNet (sha256 {card.base_sha256}) than"
+            f" {opening.base.name}: what it has learned may be lost. Name its own with --base."
+        )
 
 
 def _fingerprint(opening: Opening, parts: Sequence[CachedExamples]) -> str:

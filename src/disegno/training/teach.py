@@ -140,6 +140,7 @@ def _open(
             *unused(request, about),
             *eclipsed(request, about),
             *_wordless(about, pairs),
+            *opened.doubts,
             *_few((*_lost(pairs), *opened.warnings)),
         ),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Generator, Tensor
 
 from disegno.controls.ctrlora import Base, open_base
+from disegno.core.errors import RequestError
 from disegno.diffusion.call import Residuals
 from disegno.training.base import Batch, Facts, Turn
 from disegno.training.denoising import Denoising, frozen_net, objective_of, placed, residuals
@@ -58,7 +59,7 @@ def open_on(opening: Opening, base: Base) -> CtrLoraLearner:
     request, memory = opening.request, opening.memory
     assert opening.empty is not None
     lora = Lora(request.rank, request.alpha, request.lora_dropout)
-    start = None if opening.start is None else read_condition(opening.start).tensors
+    start = None if opening.start is None else _start(opening.start)
     trained = open_trainable(base, lora, Generator().manual_seed(request.seed), start)
     install(trained.net)
     if request.checkpointing:
@@ -71,3 +72,14 @@ def open_on(opening: Opening, base: Base) -> CtrLoraLearner:
     module = Denoising(frozen_net(opening), objective_of(opening), opening.empty, memory.policy, trained.net, show)
     turn = Turn("control", trained.parameters, request.rate or RATE)
     return CtrLoraLearner(module.train(), (turn,), trained, base, opening.model.family)
+
+
+def _start(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a condition to go on from. Raises RequestError where it has none beside its base's."""
+    file = read_condition(path)
+    if file.is_whole:
+        raise RequestError(
+            f"{path.name} was taught as a whole and has no LoRA matrices to go on from. Go on with it by --recipe full,"
+            " or teach new matrices on it by naming it with --base in place of --start."
+        )
+    return file.tensors
