@@ -100,7 +100,7 @@ def serving_hub() -> Iterator[tuple[Hub, str]]:
     """Within it a hub is served, by two hosts; its address, which is the first one's."""
     hub = Hub()
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub)) for _ in range(2)]
-    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    threads = [threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True) for server in servers]
     for thread in threads:
         thread.start()
     first, hub.other = (f"http://127.0.0.1:{server.server_port}" for server in servers)

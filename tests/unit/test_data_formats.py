@@ -367,7 +367,7 @@ class Server(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     Server.files, Server.cut, Server.asked = {}, {}, []
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
 

@@ -59,7 +59,7 @@ def odd() -> Iterator[tuple[list[Answer], str]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield answers, f"http://127.0.0.1:{server.server_port}/x.bin"
     server.shutdown()
