@@ -9,26 +9,15 @@ from disegno.core.freeu import FreeU
 from disegno.core.guide import Guide
 from disegno.core.request import Request, Tiles
 from disegno.diffusion.denoiser import within
-from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111.always_on import ALWAYS_ON, Drawing, translate_scripts
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errors import WireError
 from disegno.serving.a1111.generation import Order, translate
-from disegno.serving.a1111.house import House, Named
 from disegno.serving.a1111.script_args import rows_of
+from kit.house import HOUSE
 
 pytestmark = pytest.mark.unit
 
-HOUSE = House(
-    models=[Named("diorama")],
-    vaes=[],
-    controls=[],
-    upscalers=["None", "Lanczos"],
-    styles=[],
-    names=resolve_names,
-    draw=lambda: 7,
-    settings={},
-)
 FREEU = "FreeU Integrated (SD 1.x, SD 2.x, SDXL)"
 PAG = "PerturbedAttentionGuidance Integrated"
 EXTENSION = "Perturbed-Attention Guidance"

@@ -12,27 +12,17 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from disegno.samplers.catalogue import resolve_names
 from disegno.serving.a1111 import errands, routes_controlnet, routes_extras, routes_generate
 from disegno.serving.a1111.answer import Drawn, Model
 from disegno.serving.a1111.coerce import Json
 from disegno.serving.a1111.errands import Errands
-from disegno.serving.a1111.house import House, Named
+from disegno.serving.a1111.house import House
 from disegno.serving.faults import Refused
 from disegno.serving.jobs import Jobs
+from kit.house import HOUSE
 
 pytestmark = pytest.mark.unit
 
-HOUSE = House(
-    models=[Named("diorama")],
-    vaes=[],
-    controls=[],
-    upscalers=["None", "Lanczos"],
-    styles=[],
-    names=resolve_names,
-    draw=lambda: 7,
-    settings={},
-)
 FULL = Refused(429, "too_many_jobs", "Try later: 8 of your jobs wait already.", headers={"Retry-After": "9"})
 NO_ROOM = Refused(507, "no_room", "The server's disk is full.")
 STOPPING = Refused(503, "draining", "The server is stopping.")
