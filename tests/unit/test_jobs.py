@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -255,6 +256,30 @@ async def _until(claim: Callable[[], object]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it never came to that")
+
+
+def test_a_server_that_was_held_up_itself_takes_no_worker_for_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    killed = list[float]()
+    monkeypatch.setattr(dispatch, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(WorkerProcess, "kill", lambda _self: killed.append(time.monotonic()))
+
+    async def work(jobs: Jobs) -> None:
+        jobs.dispatcher.settings = replace(jobs.dispatcher.settings, stall_seconds=0.5)
+        await jobs.open()
+        job = await jobs.submit("generate", CAT, owner="anna")
+        await _until(lambda: workers.told(Start, job))
+        worker = jobs.dispatcher.lane("draw")[0]
+        worker.is_opening, worker.last_word = False, time.monotonic()
+        time.sleep(1.0)  # as on a machine that sleeps, or has no time for this process
+        awake = time.monotonic()
+        await asyncio.sleep(0.1)
+        assert not killed
+        await _until(lambda: killed)
+        assert killed[0] - awake > 0.3
+
+    _run(tmp_path, work)
 
 
 def test_whatever_goes_wrong_once_jobs_are_begun_again(

@@ -364,8 +364,11 @@ class Dispatcher:
 
     async def _watch(self) -> None:
         while True:
+            due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
             for worker in self.workers:
+                worker.last_word = min(now, worker.last_word + now - due)  # while the server was held up, it heard none
                 if self._has_rest(worker):
                     self.wake()  # its rest may have come
                 patience = self.settings.stall_seconds * (SCHOOL_PATIENCE if worker.lane in RESTING else 1)
