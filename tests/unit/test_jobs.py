@@ -217,7 +217,7 @@ class Workers:
             if self.refused:
                 self.refused -= 1
                 raise BlockingIOError(11, "Resource temporarily unavailable")
-            worker.process = cast(Any, SimpleNamespace(pid=1))
+            worker.process = cast(Any, SimpleNamespace(pid=1, returncode=None))
             worker.ready = True
             worker.said(worker, Ready(Catalogue()))
 
@@ -278,6 +278,20 @@ def test_a_server_that_was_held_up_itself_takes_no_worker_for_stalled(
         assert not killed
         await _until(lambda: killed)
         assert killed[0] - awake > 0.3
+
+    _run(tmp_path, work)
+
+
+def test_a_worker_that_ended_is_not_taken_for_stalled_until_it_is_started_again(
+    tmp_path: Path, workers: Workers
+) -> None:
+    async def work(jobs: Jobs) -> None:
+        await jobs.open()
+        worker = jobs.dispatcher.lane("draw")[0]
+        worker.ready, worker.is_opening, worker.last_word = False, False, time.monotonic() - 10
+        assert worker.is_stalled(5)
+        cast(Any, worker.process).returncode = -11
+        assert not worker.is_stalled(5)
 
     _run(tmp_path, work)
 

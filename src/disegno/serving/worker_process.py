@@ -113,9 +113,10 @@ class WorkerProcess:
 
     def is_stalled(self, seconds: float) -> bool:
         """Return whether it has work, or is starting, and has said nothing for so long."""
+        lives = self.process is not None and self.process.returncode is None
         busy = bool(self.jobs) or not self.ready
         patience = max(seconds, OPENING_SECONDS) if self.is_opening else seconds
-        return busy and self.process is not None and time.monotonic() - self.last_word > patience
+        return lives and busy and time.monotonic() - self.last_word > patience
 
     def kill(self) -> None:
         """End the process at once."""
