@@ -45,7 +45,7 @@ from .clip_judge import GROUP, Retrieval, judged_pictures
 from .compose import SEEDS
 from .detector import Detector, detect, open_detector
 from .newborn import built_in
-from .scoring import Scores, score
+from .scoring import Scores, Share, in_their_places, score
 from .world.maps import MAPS
 from .world.pack import Wardrobe, known_to, open_pack
 from .world.render import Scene, compose
@@ -64,6 +64,7 @@ TOLD = {
     "thing": "its caption is nearer than one with another thing (chance 50 %)",
     "colour": "its caption is nearer than one with another colour (chance 50 %)",
 }
+PLACED = "with the drawing", "without it", "the real scene through the VAE", "of the way"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 DRAWN_AT_ONCE = 4
 SHEET_PROMPTS, SHEET_COLUMNS, SHOWN_DRAWINGS = 24, 6, 4
@@ -148,7 +149,10 @@ def judged(detector: Detector, scenes: Sequence[Scene], pictures: Sequence[Pictu
 
 @dataclass(frozen=True)
 class Consistency:
-    """How well pictures agree with a drawing, by the measure of its annotator."""
+    """How well pictures agree with a drawing, by the measure of its annotator.
+
+    `placed`: by a detector, the things that stand where the drawing has them: with it, without it, in the real scenes.
+    """
 
     condition: str
     measure: str
@@ -156,12 +160,16 @@ class Consistency:
     without: float
     real: float
     pairs: int
+    placed: tuple[Share, ...] = ()
 
     @property
     def followed(self) -> float:
         """Return how far pictures come with the control: 0 is without it, 1 the real scenes."""
-        way = self.real - self.without
-        return (self.control - self.without) / way if way else 0.0
+        return _way(self.control, self.without, self.real)
+
+
+def _way(control: float, without: float, real: float) -> float:
+    return (control - without) / (real - without) if real != without else 0.0
 
 
 # What can be seen again in a picture without a net. What cannot (segments, depth, normals, boxes, the flat twin) is
@@ -172,12 +180,14 @@ SEEN_AGAIN = (
 )
 
 
-def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, condition: str) -> Consistency:
+def consistency(
+    subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, condition: str, detector: Detector | None = None
+) -> Consistency:
     """Return how well the model follows a condition."""
     seen_again = condition in SEEN_AGAIN
     measure = measure_of(condition) if seen_again else find_measure("ssim")
     backbone = subject.studio.open_model(subject.studio.find_model(subject.name), subject.studio.memory)
-    rows = []
+    rows, placed = [], [Share(), Share(), Share()]
     for scene in scenes:
         wanted = MAPS[condition](scene, wardrobe)
         unit = ControlUnit(name=condition, image=data_uri(wanted), annotate="none")
@@ -187,13 +197,16 @@ def consistency(subject: Subject, scenes: Sequence[Scene], wardrobe: Wardrobe, c
             subject.draw(scene.caption, seed),
             through_vae(scene.image, backbone),
         )
+        if detector is not None:
+            found = detect(detector, drawn)
+            placed = [in_their_places(share, scene, each) for share, each in zip(placed, found, strict=True)]
         aim, again = scene.image, drawn
         if seen_again:
             aim, again = wanted, [MAPS[condition](replace(scene, image=picture), wardrobe) for picture in drawn]
         rows.append([measure(aim, each) for each in again])
     control, without, real = np.mean(rows, axis=0).tolist()
     title = measure.title if seen_again else f"{measure.title} to the true scene"
-    return Consistency(condition, title, control, without, real, len(rows))
+    return Consistency(condition, title, control, without, real, len(rows), tuple(placed) if detector else ())
 
 
 def data_uri(picture: Picture) -> str:
@@ -251,8 +264,8 @@ def evaluate(
     names = [name for name in MAPS if pairs and name in subject.about.get("conditions", {})]
     if names:
         write_conditions(out / "conditions.png", subject, scenes[:SHOWN_DRAWINGS], wardrobe)
-    conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name) for name in names)
     detector, clip, group = judges.detector, judges.clip, math.gcd(prompts, GROUP)
+    conditions = tuple(consistency(subject, scenes[:pairs], wardrobe, name, detector) for name in names)
     return Report(
         prompts,
         (distances[0], distances[1], distances[2]),
@@ -306,6 +319,11 @@ def table(report: Report) -> str:
     for each in report.conditions:
         figures = " | ".join(f"{value:.2f}" for value in (each.control, each.without, each.real))
         lines.append(f"| {each.condition} | {each.measure} | {figures} | {100 * each.followed:.0f} % | {each.pairs} |")
+    if placed := [each for each in report.conditions if each.placed]:
+        lines += ["", _line("by the detector: a thing is where the drawing has it", *PLACED), _line(*["---"] * 5)]
+        for each in placed:
+            way = _way(*(share.part for share in each.placed))
+            lines.append(_line(each.condition, *map(str, each.placed), f"{100 * way:.0f} %"))
     return "\n".join(lines) + "\n"
 
 

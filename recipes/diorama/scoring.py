@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from .detector import Found
 from .world.captions import Facts, Mention, Relation
+from .world.labels import CELLS
+from .world.render import Box, Scene
 from .world.vocabulary import nouns
 
 ON_AT_MOST = 0.25  # parts of the picture between the middles of what lies on something and that something
@@ -21,6 +23,10 @@ class Share:
 
     def __str__(self) -> str:
         return "-" if not self.of else f"{100 * self.hits / self.of:.0f} % of {self.of}"
+
+    @property
+    def part(self) -> float:
+        return self.hits / self.of if self.of else 0.0
 
     def plus(self, hits: Iterable[bool]) -> Share:
         found = list(hits)
@@ -48,6 +54,20 @@ def score(scores: Scores, facts: Facts, found: Sequence[Found]) -> Scores:
         scores.count.plus(len(seen) == len(mention.items) for mention, seen in pairs if len(mention.items) > 1),
         scores.relation.plus(_holds(r, of) for r in facts.relations if r.kind in _HOLDS),
     )
+
+
+def in_their_places(share: Share, scene: Scene, found: Sequence[Found]) -> Share:
+    """Return the share with the things of one more picture: the middle of each was found in its box, or not."""
+    number, size = {noun.name: k for k, noun in enumerate(nouns())}, scene.image.shape[0]
+    return share.plus(
+        any(each.noun == number[box.label] and _is_in(each, box, size) for each in found) for box in scene.boxes
+    )
+
+
+def _is_in(found: Found, box: Box, size: int) -> bool:
+    """Tell whether the middle of a thing is in a box, or half a cell beside it: the detector says it no finer."""
+    x, y, more = found.x * size, found.y * size, size / CELLS / 2
+    return box.left - more <= x <= box.right + more and box.top - more <= y <= box.bottom + more
 
 
 def _has_colour(mention: Mention, seen: Sequence[Found]) -> bool:

@@ -14,7 +14,7 @@ from kit.world import blobs
 
 from recipes.diorama.detector import Found  # isort: skip
 from recipes.diorama.evaluate import BEGIN, Consistency, Report, Subject, fingerprint, put_into, table
-from recipes.diorama.scoring import Scores, Share, score
+from recipes.diorama.scoring import Scores, Share, in_their_places, score
 from recipes.diorama.world.captions import Facts, Mention, Relation
 from recipes.diorama.world.labels import CELLS, COLOUR_NAMES, labels_of
 from recipes.diorama.world.render import compose
@@ -45,6 +45,17 @@ def test_what_is_missing_wrong_or_elsewhere_does_not() -> None:
     assert (scores.object, scores.colour, scores.relation) == (Share(2, 4), Share(0, 1), Share(0, 2))
 
 
+def test_things_are_looked_for_in_their_boxes() -> None:
+    scene = compose(blobs(), 11, 0, 128)
+    boxes = scene.boxes
+    there = [Found(NUMBER[b.label], 0.9, (b.left + b.right) / 256, (b.top + b.bottom) / 256, "blue") for b in boxes]
+    assert in_their_places(Share(1, 2), scene, there) == Share(1 + len(boxes), 2 + len(boxes))
+    away = [replace(each, x=each.x + 0.9) for each in there]
+    other = [replace(each, noun=each.noun + 1) for each in there]
+    for wrong in (away, other, []):
+        assert in_their_places(Share(), scene, wrong) == Share(0, len(boxes))
+
+
 def test_labels_are_where_the_things_are() -> None:
     for index in range(20):
         scene = compose(blobs(), 11, index, 128)
@@ -64,7 +75,11 @@ def test_labels_are_where_the_things_are() -> None:
 def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
     card = tmp_path / "CARD.md"
     card.write_text("# card\n")
-    conditions = (Consistency("canny", "edge F1", 0.8, 0.4, 0.9, 8),)
+    placed = Share(3, 5), Share(1, 5), Share(4, 5)
+    conditions = (
+        Consistency("canny", "edge F1", 0.8, 0.4, 0.9, 8, placed),
+        Consistency("flat", "SSIM", 0.8, 0.4, 0.9, 8),
+    )
     for hits in (1, 2):
         found = Scores(Share(hits, 4)), Scores(Share(4, 4)), Scores(Share(3, 4))
         put_into(card, table(Report(4, (0.5, 0.0, 0.1), conditions, found)))
@@ -73,6 +88,7 @@ def test_the_card_gets_the_table_once(tmp_path: Path) -> None:
     assert "| by a detector: a thing that was asked for is there | 50 % of 4 | 100 % of 4 | 75 % of 4 |" in text
     assert "| distance KID-EffLite0 (not FID) | 0.500 | 0.000 | 0.100 |" in text
     assert "| canny | edge F1 | 0.80 | 0.40 | 0.90 | 80 % | 8 |" in text
+    assert "| canny | 60 % of 5 | 20 % of 5 | 80 % of 5 | 67 % |" in text and text.count("| flat |") == 1
 
 
 def test_a_picture_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
