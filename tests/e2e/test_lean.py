@@ -21,9 +21,8 @@ except SystemExit as end:
 """
 FULL = "import diffusers, diffusers.models.unets.unet_2d_condition\n" + DRAWN
 AFTER = """
-from disegno.cli import lean
-with lean.click.Context(lean.click.Command("x"), obj=lean.ALONE):
-    lean.open_nets()
+from disegno.lean import open_nets
+open_nets()
 import torch, transformers, scipy.stats, peft, accelerate
 from transformers import CLIPTextModel
 from diffusers import AutoencoderKL, ControlNetModel, SD3ControlNetModel, SD3Transformer2DModel, UNet2DConditionModel
@@ -33,17 +32,17 @@ assert torch.compiler.disable.__module__ == "torch.compiler"
 """
 ELSEWHERE = """
 from pathlib import Path
-from disegno.cli import lean
+from disegno import lean
 lean.Path = lambda path: Path("nowhere")
-with lean.click.Context(lean.click.Command("x"), obj=lean.ALONE):
-    lean.open_nets()
+lean.open_nets()
 import sys
 assert "diffusers.models.unets.unet_2d_condition" in sys.modules and "transformers" not in sys.modules
 """
 OTHERS = """
 import sys
+import click
 from disegno.cli import lean
-with lean.click.Context(lean.click.Command("x")):
+with click.Context(click.Command("x")):
     lean.open_nets()
 assert "diffusers" not in sys.modules
 """

@@ -13,6 +13,7 @@ import click
 from disegno.cli.annotate import parse_setting
 from disegno.cli.bar import Bar
 from disegno.cli.fields import request_options
+from disegno.cli.lean import open_nets
 from disegno.cli.request import parse_size
 from disegno.core.evaluate import EvaluateRequest, make_evaluate_request
 from disegno.core.files import require_folder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def _with_bar(request: EvaluateRequest, settings: Settings, quiet: bool) -> "Evaluation":
+    open_nets()
     from disegno.training.evaluation import Evaluation, evaluate
 
     with nullcontext() if quiet else Bar("opening") as bar:

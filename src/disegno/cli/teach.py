@@ -16,6 +16,7 @@ import click
 from disegno.cli.annotate import parse_setting
 from disegno.cli.bar import Bar
 from disegno.cli.fields import or_none, request_options
+from disegno.cli.lean import open_nets
 from disegno.core.errors import RequestError, ResourceError
 from disegno.core.settings import Settings, load_settings
 from disegno.core.teach import TeachRequest, make_teach_request
@@ -74,6 +75,7 @@ def command(
     disegno teach edges --data pairs --until-converged      # stop when nothing is gained any more
     accelerate launch -m disegno.training edges --data pairs --batch 4     # on all GPUs
     """
+    open_nets()
     from disegno.training.lesson import Habits
 
     request = _request(name, given, settings, resume)

@@ -80,6 +80,9 @@ def _open(opening: Open, say: Say) -> Any:
     from pydantic import TypeAdapter
 
     from disegno.core.settings import Settings
+    from disegno.lean import open_nets
+
+    open_nets()
     from disegno.engine import pictures
     from disegno.engine.sharing import Sharing
     from disegno.engine.studio import Studio
