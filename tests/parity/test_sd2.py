@@ -229,6 +229,23 @@ def test_a_model_goes_to_a_folder_and_back(tmp_path: Path) -> None:
     )
 
 
+def test_turbos_file_has_its_text_encoder_elsewhere(tmp_path: Path) -> None:
+    """SD-Turbo's, sd_turbo.safetensors, was written by the program that wrote SDXL's."""
+    source = mini.write_checkpoint(tmp_path / "sd.safetensors")
+    names = {key: key.replace(openclip.PREFIX, openclip.SGM_PREFIX) for key in load_file(source)}
+    turbo = {names[key]: tensor for key, tensor in load_file(source).items()}
+    save_safetensors(tmp_path / "turbo.safetensors", turbo, {"disegno.family": "sd2"})
+    plain, opened = sd2.open(source, MEMORY), sd2.open(tmp_path / "turbo.safetensors", MEMORY)
+    assert opened.fingerprint == plain.fingerprint
+    assert torch.equal(opened.encode_text(PROMPTS).tokens, plain.encode_text(PROMPTS).tokens)
+    folder = convert(tmp_path / "turbo.safetensors", tmp_path / "folder", "diffusers")
+    assert sd2.open(folder.card.path, MEMORY).fingerprint == plain.fingerprint
+    told = turbo | {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1, 1)}
+    save_safetensors(tmp_path / "xl.safetensors", told, {"disegno.family": "sd2"})
+    with pytest.raises(WrongFamily, match="is for sdxl, not for sd2"):
+        sd2.open(tmp_path / "xl.safetensors", MEMORY)
+
+
 def test_files_of_others_and_spoilt_ones_are_refused(tmp_path: Path) -> None:
     old = miniature.write_sd1_checkpoint(tmp_path / "old.safetensors")
     with pytest.raises(WrongFamily, match="is for sd1, not for sd2"):

@@ -41,6 +41,14 @@ def xs(width: int) -> dict[str, tuple[int, ...]]:
 FILES = {
     "sd1": (headers.model(), "model", "", "sd1", "ldm"),
     "sd2": (headers.model(1024), "model", "", "sd2", "ldm"),
+    "sd2 turbo": (
+        {
+            "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+            "conditioner.embedders.0.model.ln_final.weight": (1024,),
+        },
+        *("model", "", "sd2", "ldm"),
+    ),
     "sdxl": (headers.model(2048), "model", "", "sdxl", "ldm"),
     "sdxl refiner": (
         {

@@ -24,6 +24,7 @@ _FAMILY_MARKS = {
     "cond_stage_model.transformer.": "sd1",
     "cond_stage_model.model.": "sd2",
     "conditioner.": "sdxl",
+    "model.diffusion_model.label_emb.": "sdxl",
     "model.diffusion_model.joint_blocks.": "sd3",
     "joint_blocks.": "sd3",
     "label_emb.": "sdxl",
@@ -41,9 +42,9 @@ def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
 # ---- one file of the original layout
 
 
-def check_family(file: TensorFile, family: str) -> None:
-    """Raise WrongFamily where the file has another family's marks."""
-    keys = file.keys()
+def check_family(file: TensorFile, family: str, own: tuple[str, ...] = ()) -> None:
+    """Raise WrongFamily where the file has another family's marks. `own`: what begins names of this one's, too."""
+    keys = [key for key in file.contents.entries if not key.startswith(own)]
     for prefix, other in _FAMILY_MARKS.items():
         if other != family and any(key.startswith(prefix) for key in keys):
             raise WrongFamily(

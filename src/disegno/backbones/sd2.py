@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from disegno.backbones import _one_clip
 from disegno.backbones._depth import depth_in_file
@@ -26,6 +27,7 @@ from disegno.weights.configs import heads_of_64
 from disegno.weights.keys import openclip
 from disegno.weights.load import open_file
 from disegno.weights.parts import told_of
+from disegno.weights.tensor_file import TensorFile
 
 __all__ = ["FAMILY", "brings_vae", "open", "probed", "read_file", "read_folder"]
 
@@ -33,6 +35,7 @@ FAMILY = "sd2"
 DEFAULTS = Defaults(512, 512, steps=20, cfg=7.0, sampler="DPM++ 2M", schedule="automatic")
 SIZES = {"epsilon": 512, "v": 768}  # in pixels: what each was trained at
 _LATENT_CHANNELS = 4
+_PREFIXES = (openclip.PREFIX, openclip.SGM_PREFIX)
 
 
 def open(path: Path | None, memory: Memory, vae: Path | None = None) -> LatentDiffusion:
@@ -79,14 +82,18 @@ def probed(unet: UNet2DConditionModel) -> str:
     return "v" if float((out - x).float().mean()) < -1 else "epsilon"
 
 
+def _text_under(file: TensorFile, prefix: str) -> dict[str, Tensor]:
+    keys = [key for key in file.contents.entries if key.startswith(prefix)]
+    return openclip.used({key.removeprefix(prefix): file.tensor(key) for key in keys})
+
+
 def read_file(path: Path, vae: Path | None = None) -> Parts:
     """Return the parts of a checkpoint: pruned or whole, with EMA weights (not used) or without."""
     with open_file(path) as file:
-        check_family(file, FAMILY)
+        check_family(file, FAMILY, (openclip.SGM_PREFIX,))
         told = told_of(file)
         nets = nets_of(file, told, vae, heads_of_64)
-        keys = [key for key in file.contents.entries if key.startswith(openclip.PREFIX)]
-        text = openclip.used({key.removeprefix(openclip.PREFIX): file.tensor(key) for key in keys})
+        text = next((found for prefix in _PREFIXES if (found := _text_under(file, prefix))), {})
         if not text:
             raise KeyMismatch(f"{path.name} has no text encoder ({openclip.PREFIX}...). Use a complete checkpoint.")
         return Parts(

@@ -182,7 +182,7 @@ def _class_of(part: Part) -> dict[str, str]:
 
 def _part_of(card: FileCard, file: TensorFile, part: Part) -> tuple[dict[str, Tensor], set[str]]:
     """Return a network's tensors by diffusers' names, and the names that they have in the file."""
-    names = {key.removeprefix(part.prefix): key for key in file.contents.entries if key.startswith(part.prefix)}
+    names = part.keys_in(file.contents.entries)
     given = unscaled({name: file.tensor(key) for name, key in names.items()})
     used = part.placed(given)
     if not used and part.optional:

@@ -27,10 +27,10 @@ _ATTENTION = re.compile(r"(en|de)coder\.mid(_block\.attentions\.0\.to_|\.attn_1\
 class Part:
     """One network of a model.
 
-    `prefix`: in one file. `folder`, `stem`: in a diffusers folder, of this `library` and class `cls`. `to_diffusers`,
-    `to_ldm`: its tensors by the other names, without the prefix; those that have no place are left out. `placed`: which
-    of a file's names have one. `kept`: which of a folder's. `optional`: a model may lack it. `whole`: nothing of a
-    folder's may be left out of one file: the network would lack it.
+    `prefix`: in one file; `other_prefix`: in some. `folder`, `stem`: in a diffusers folder, of this `library` and class
+    `cls`. `to_diffusers`, `to_ldm`: its tensors by the other names, without the prefix; those that have no place are
+    left out. `placed`: which of a file's names have one. `kept`: which of a folder's. `optional`: a model may lack it.
+    `whole`: nothing of a folder's may be left out of one file: the network would lack it.
     """
 
     prefix: str
@@ -44,6 +44,17 @@ class Part:
     library: str = "diffusers"
     optional: bool = False
     whole: bool = False
+    other_prefix: str = ""
+
+    def keys_in(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return name without prefix -> key, of the keys that are this network's in one file."""
+        own, other = dict[str, str](), dict[str, str]()
+        for key in keys:
+            if key.startswith(self.prefix):
+                own[key.removeprefix(self.prefix)] = key
+            elif self.other_prefix and key.startswith(self.other_prefix):
+                other[key.removeprefix(self.other_prefix)] = key
+        return own or other
 
     @property
     def stem(self) -> str:
@@ -180,6 +191,7 @@ OPENCLIP = replace(
     placed=lambda tensors: set(openclip.used_names(tensors)),
     kept=lambda tensors: tensors.keys(),
     config=lambda tensors: configs.text_config(tensors) | {"hidden_act": "gelu", "pad_token_id": 0},
+    other_prefix=openclip.SGM_PREFIX,
 )
 UNET_OF_64 = replace(UNET, config=_unet_of_64)
 MMDIT = Part(

@@ -23,6 +23,7 @@ from disegno.weights.shapes import joined, parts_of_rows
 
 _PROJECTION, _PROJECTION_HERE = "text_projection", "text_projection.weight"
 PREFIX = "cond_stage_model.model."  # in a Stable Diffusion 2.x file
+SGM_PREFIX = "conditioner.embedders.0.model."  # in SD-Turbo's, which a later program of the authors' wrote
 _ENDS = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
     "positional_embedding": "embeddings.position_embedding.weight",
