@@ -213,6 +213,8 @@ def test_the_originals_names_are_known(tmp_path: Path) -> None:
         ("lora_unet_x.lokr_t2", ("unet", "x", "lokr_t2")),
         ("lora_unet_x.oft_blocks", ("unet", "x", "oft_blocks")),
         ("oft_unet_x.oft_blocks", ("unet", "x", "oft_blocks")),
+        ("lycoris_mid_block_x.lokr_w1", ("unet", "mid_block_x", "lokr_w1")),
+        ("lycoris_text_model_encoder_x.lokr_w1", ("te", "encoder_x", "lokr_w1")),
         ("lora_unet_x.w_norm", ("unet", "x", "diff")),
         ("lora_unet_x.b1.weight", ("unet", "x", "glora_b1")),
         ("unet.a.x.lora_A.my-style.weight", ("unet", "a_x", "lora_down")),

@@ -3,6 +3,7 @@
     kohya       lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight      also with the original's names
     diffusers   unet.down_blocks.0.attentions.0.proj_in.lora.down.weight           and its attention processors'
     peft        base_model.model.down_blocks.0.attentions.0.proj_in.lora_A.weight
+    LyCORIS     lycoris_down_blocks_0_attentions_0_proj_in.lokr_w1                 or kohya's
 
 and of Stable Diffusion 3, whose original has queries, keys and values in one layer:
 
@@ -49,6 +50,7 @@ _BEGINNINGS: dict[str, Part | None] = {
     "lora_unet_": "unet",
     "oft_unet_": "unet",
     "lora_transformer_": "unet",
+    "lycoris_": None,  # of whatever net its own wrapper trained
     "lora_te1_": "te",
     "lora_te2_": "te2",
     "lora_te3_": "te3",

@@ -150,7 +150,10 @@ _STRANGERS = (
 _LAYOUTS = (
     Kind(
         "kohya",
-        any=("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_", "\noft_unet_", "\nlllite_unet_"),
+        any=(
+            *("\nlora_unet_", "\nlora_te_", "\nlora_te1_", "\nlora_transformer_", "\nlycoris_"),
+            *("\noft_unet_", "\nlllite_unet_"),
+        ),
     ),
     Kind("peft", any=(".lora_A.",)),
     Kind(
