@@ -284,12 +284,18 @@ def test_what_looks_like_it_and_is_not_is_refused_in_words(
         sdxl.open(tmp_path / "a.safetensors", MEMORY)
 
 
-def test_a_folder_of_playgrounds_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        ("EDMDPMSolverMultistepScheduler", "was trained over EDM's noise levels"),
+        ("FlowMatchEulerDiscreteScheduler", "is a FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_a_folder_of_other_noise_levels_is_refused(tmp_path: Path, scheduler: str, said: str) -> None:
     folder = mini.write_folder(tmp_path / "folder")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    told = json.loads(scheduler.read_text())
-    scheduler.write_text(json.dumps(told | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
-    with pytest.raises(UnknownKind, match="folder was trained over EDM's noise levels"):
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": scheduler}))
+    with pytest.raises(UnknownKind, match=f"folder .*{said}"):
         sdxl.open(folder, MEMORY)
 
 

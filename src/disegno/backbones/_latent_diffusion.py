@@ -33,6 +33,7 @@ Config = dict[str, Any]  # a configuration of diffusers' or transformers' classe
 Tensors = Mapping[str, Tensor]
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "v": "v"}
+_OTHER_LEVELS = ("EDM", "FlowMatch")  # what diffusers' schedulers of a UNet's folder may begin with
 _BETAS = {"beta_start": "beta_start", "beta_end": "beta_end", "num_train_timesteps": "num_timesteps"}
 
 
@@ -56,8 +57,14 @@ class TextEncoder(Protocol):
 def noise_table_of(scheduler: Config, name: str) -> NoiseTable:
     """Return the noise levels of a scheduler's configuration (diffusers' names); Stable Diffusion's where it is silent.
 
-    Raises UnknownKind for another beta schedule than scaled_linear.
+    Raises UnknownKind for another beta schedule than scaled_linear, and for a flow's or EDM's levels.
     """
+    kind = str(scheduler.get("_class_name", ""))
+    if kind.startswith(_OTHER_LEVELS):
+        raise UnknownKind(
+            f"{name} was trained over other noise levels than Stable Diffusion's (its scheduler is a {kind}), which are"
+            " not drawn here with such a net. Choose another model."
+        )
     if (given := scheduler.get("beta_schedule", "scaled_linear")) != "scaled_linear":
         raise UnknownKind(f"{name} has the beta schedule {given!r}; known is scaled_linear. Choose another model.")
     table = scaled_linear_table(**{ours: scheduler[theirs] for theirs, ours in _BETAS.items() if theirs in scheduler})
