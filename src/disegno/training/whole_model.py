@@ -20,6 +20,7 @@ from disegno.training.recipe import Model
 from disegno.training.result import told
 from disegno.weights.convert import convert
 from disegno.weights.finite import require_finite
+from disegno.weights.json_table import read_json
 from disegno.weights.layouts import MODELS
 from disegno.weights.save import save_safetensors
 
@@ -91,9 +92,18 @@ def _copy_stable_diffusion(model: Model, folder: Path, part: Part) -> None:
         shutil.copytree(model.source, folder, ignore=old)
         for weights in (folder / part).glob(f"{_STEM}*"):
             weights.unlink()
+        _without_checker(folder / "model_index.json")
     else:
         folder.mkdir(parents=True)
         convert(model.source, folder, "diffusers")
+
+
+def _without_checker(index: Path) -> None:
+    """Have a folder's index say that there is no safety checker: diffusers opens none that is named and not there."""
+    table = read_json(index)
+    if "safety_checker" in table:
+        table |= {"safety_checker": [None, None], "requires_safety_checker": False}
+        index.write_text(json.dumps(table, indent=2) + "\n", "utf-8")
 
 
 def _copy_diorama(model: Model, folder: Path, part: Part) -> None:
