@@ -10,14 +10,14 @@ from skimage.data import astronaut, chelsea, coffee
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import annotate_at, make_params
 from disegno.core.errors import BadImage
-from disegno.core.request import Scalar
+from disegno.core.request import Request, Scalar
 from disegno.training.base import Picture, Sample
 from disegno.training.data.making import Annotate
 from disegno.training.measures import MEASURES
 from disegno.training.miniature import Discs
 from disegno.training.pairs import params_of
 from disegno.training.redraw import Row, agreement, criterion_for, criterion_of
-from disegno.training.trial import controllability, rows_of, summary
+from disegno.training.trial import controllability, request_for, rows_of, summary
 
 pytestmark = pytest.mark.unit
 
@@ -82,6 +82,13 @@ def test_a_pair_that_cannot_be_read_is_left_out_and_its_size_is_not_asked_for() 
     rows = rows_of(pairs, 2, (SIZE, SIZE), seed=0)
     assert [(row.key, row.short_side) for row in rows] == [("0001", 96), ("0002", 96)]
     assert isinstance(criterion_for(pairs, rows, None, {}).make, Annotate)
+
+
+def test_a_caption_is_drawn_as_it_is_taught() -> None:
+    blank = np.zeros((8, 8, 3), np.uint8)
+    row = Row("0", "BLACK AND WHITE (old), 16:9 #1", blank, blank, seed=3)
+    request = request_for(row, Request(prompt="x", negative="y"), None)
+    assert (request.prompt, request.negative, request.seed) == (r"BLACK and WHITE \(old\), 16\:9 1", "y", 3)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from disegno.core.request import ControlUnit, Request
 from disegno.core.result import Result
 from disegno.engine.generate import generate, to_pictures
 from disegno.engine.studio import Studio
+from disegno.prompts.plain import as_prompt
 from disegno.training.base import Pairs, Picture
 from disegno.training.data.align import align
 from disegno.training.redraw import Criterion, Row
@@ -73,9 +74,9 @@ def data_uri(picture: Picture) -> str:
 
 
 def request_for(row: Row, template: Request, control: ControlUnit | None) -> Request:
-    """Return what is drawn for a row: the template with its caption, seed and condition, shown as it is."""
+    """Return what is drawn for a row: the template with its caption as it is taught, its seed, and its condition."""
     units = () if control is None else (replace(control, image=data_uri(row.condition), annotate="none", params={}),)
-    return replace(template, prompt=row.caption, seed=row.seed, controls=units)
+    return replace(template, prompt=as_prompt(row.caption), seed=row.seed, controls=units)
 
 
 def drawing(
