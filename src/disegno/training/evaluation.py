@@ -135,6 +135,8 @@ def _criterion(request: EvaluateRequest, pairs: Pairs, rows: Sequence[Row], own:
 def _doubts(request: EvaluateRequest, criterion: Criterion, rows: Sequence[Row], agrees: float) -> Iterator[str]:
     if len(rows) < request.num:
         yield f"Only {len(rows)} pairs could be read; {request.num} were asked for."
+    if request.clip is not None and not any(row.caption for row in rows):
+        yield "Not measured: whether pictures show what their captions say. None of the pairs has one."
     if criterion.make is None:
         yield (
             "Nothing here draws these conditions again from a picture: pictures are compared with the real ones"

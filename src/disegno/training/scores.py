@@ -89,7 +89,7 @@ def scores_of(measuring: Measuring, criterion: Criterion, rows: Sequence[Row], w
         scores = likeness + [score for score in scores if score.name not in known]
     if measuring.features is not None and len(rows) >= MIN_PICTURES:
         scores += _distances(measuring.features, rows, ways)
-    if measuring.clip is not None:
+    if measuring.clip is not None and any(row.caption for row in rows):
         scores.append(_caption_score(measuring.clip, rows, ways))
     return tuple(scores)
 
