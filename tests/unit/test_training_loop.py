@@ -504,6 +504,21 @@ def test_another_request_is_refused_with_the_differences(tmp_path: Path) -> None
         list(tiny.events(tmp_path, other))
 
 
+def test_a_training_of_several_processes_goes_on_in_as_many(tmp_path: Path) -> None:
+    """Each brings a batch of its own: one alone would take other rows in a step, and half as many."""
+    with closing(tiny.events(tmp_path, tiny.lesson(tiny.request()))) as events:
+        _take(events, 10)
+    file = tmp_path / "training.json"
+    table = json.loads(file.read_text("utf-8"))
+    assert table["processes"] == 1
+    file.write_text(json.dumps(table | {"processes": 2}), "utf-8")
+    with pytest.raises(RequestError, match=r"training of 2 processes, .* accelerate launch --num_processes 2 -m"):
+        tiny.run(tmp_path, tiny.request())
+    del table["processes"]  # as an earlier version of the program wrote it: nothing is known
+    file.write_text(json.dumps(table), "utf-8")
+    assert _result(tiny.run(tmp_path, tiny.request())).why == "steps"
+
+
 def test_a_training_of_before_a_field_was_there_goes_on(tmp_path: Path) -> None:
     """What an earlier version of the program wrote lacks the fields that came later: they have their defaults."""
     with closing(tiny.events(tmp_path, tiny.lesson(tiny.request()))) as events:

@@ -154,7 +154,7 @@ def _teach(
         events = teach(request, settings, folder, listeners, stop, processes, habits)
         result = _watch(events, says, report)
     if processes.is_first:
-        _end(result, run, settings, says, replaces)
+        _end(result, run, settings, says, replaces, processes.count)
     leave(processes)
 
 
@@ -249,9 +249,12 @@ def _seen(look: "Look", report: "Report") -> str:
     return "\n    ".join((f"step {look.step}{loss}: {verdict.words}", *verdict.reasons))
 
 
-def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Says, replaces: bool) -> None:
+def _end(
+    result: "TeachResult | None", run: "Run", settings: Settings, says: Says, replaces: bool, num_processes: int
+) -> None:  # fmt: skip
     """Say what came of it, and how to draw with it or go on."""
     from disegno.training.publish import publish, require_free
+    from disegno.training.run import resuming
 
     assert result is not None, "the training ended without a result"
     if result.why != "stopped" and not replaces:
@@ -264,7 +267,7 @@ def _end(result: "TeachResult | None", run: "Run", settings: Settings, says: Say
     for warning in result.warnings:
         click.secho(warning, fg="yellow", err=True)
     if home is None:
-        says.line(f"Stopped; saved at step {result.step}. Go on with: disegno teach --resume {quote(str(run.folder))}")
+        says.line(f"Stopped; saved at step {result.step}. Go on with: {resuming(run.folder, num_processes)}")
         return
     says.line(f"{home}: taught in {result.step} steps. What it learned: {run.folder / 'report.html'}")
     says.line("\n    ".join(("Draw with it:", *_drawing(run))))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -108,16 +109,32 @@ def begin(run: Run, request: TeachRequest) -> None:
         raise RequestError(f"{run.folder} holds another training: {'; '.join(changed)}. {_OTHERWISE}")
 
 
-def recognise(run: Run, fingerprint: str) -> None:
-    """Note what else decides the result, or check that it is what it was. Raises RequestError."""
+def recognise(run: Run, fingerprint: str, num_processes: int = 1) -> None:
+    """Note what else decides the result, or check that it is what it was. Raises RequestError.
+
+    `num_processes`: each brings a batch of its own, and a step's whole batch is all of theirs.
+    """
     table = _table(run.folder / _ASKED)
+    if (begun := table.get("processes", num_processes)) != num_processes:
+        raise RequestError(
+            f"{run.folder} holds a training of {begun} processes, and here are {num_processes}: its steps would see other"
+            f" rows. Go on as it was begun: {resuming(run.folder, cast(int, begun))}"
+        )
     if table.get("fingerprint") is None:
-        _write(run.folder / _ASKED, table | {"fingerprint": fingerprint})
+        _write(run.folder / _ASKED, table | {"fingerprint": fingerprint, "processes": num_processes})
     elif table["fingerprint"] != fingerprint:
         raise RequestError(
             f"{run.folder} holds a training on other pairs, on another model, in other numbers (--dtype, or another"
             f" device's own), or by another version of this program: it would not come to the same result. {_OTHERWISE}"
         )
+
+
+def resuming(folder: Path, num_processes: int = 1) -> str:
+    """Return the command that goes on with the training in a folder."""
+    words = f"--resume {quote(str(folder))}"
+    if num_processes == 1:
+        return f"disegno teach {words}"
+    return f"accelerate launch --num_processes {num_processes} -m disegno.training {words}"
 
 
 def asked_in(folder: Path) -> TeachRequest | None:

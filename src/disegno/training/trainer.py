@@ -79,7 +79,7 @@ def _events(
             "The processes of this training do not see the same pairs and model. Give all of them the same folders."
         )
     if processes.is_first:
-        recognise(run, lesson.fingerprint)
+        recognise(run, lesson.fingerprint, processes.count)
         for warning in lesson.warnings:
             monitors.warn(warning)
     loop = _open(lesson, run, monitors, stop, processes, habits)
