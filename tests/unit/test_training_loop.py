@@ -512,7 +512,7 @@ def test_a_training_of_several_processes_goes_on_in_as_many(tmp_path: Path) -> N
     table = json.loads(file.read_text("utf-8"))
     assert table["processes"] == 1
     file.write_text(json.dumps(table | {"processes": 2}), "utf-8")
-    with pytest.raises(RequestError, match=r"training of 2 processes, .* accelerate launch --num_processes 2 -m"):
+    with pytest.raises(RequestError, match=r"were 2, and are 1 here: .* accelerate launch --num_processes 2 -m"):
         tiny.run(tmp_path, tiny.request())
     del table["processes"]  # as an earlier version of the program wrote it: nothing is known
     file.write_text(json.dumps(table), "utf-8")

@@ -117,8 +117,8 @@ def recognise(run: Run, fingerprint: str, num_processes: int = 1) -> None:
     table = _table(run.folder / _ASKED)
     if (begun := table.get("processes", num_processes)) != num_processes:
         raise RequestError(
-            f"{run.folder} holds a training of {begun} processes, and here are {num_processes}: its steps would see other"
-            f" rows. Go on as it was begun: {resuming(run.folder, cast(int, begun))}"
+            f"{run.folder} holds a training whose processes were {begun}, and are {num_processes} here: steps would see"
+            f" other rows. Go on as it was begun: {resuming(run.folder, cast(int, begun))}"
         )
     if table.get("fingerprint") is None:
         _write(run.folder / _ASKED, table | {"fingerprint": fingerprint, "processes": num_processes})

@@ -232,8 +232,8 @@ def _width_of(key: str, shape: Shape, shapes: Shapes) -> int:
     stem, lokr, _ = key.partition("lokr_w1")
     if not lokr:
         return shape[1]
-    other = shapes.get(f"{stem}lokr_w2") or shapes.get(f"{stem}lokr_w2_b", (0, 0))
-    return shape[1] * other[1]
+    other = shapes.get(f"{stem}lokr_w2") or shapes.get(f"{stem}lokr_w2_b", ())
+    return shape[1] * other[1] if len(other) > 1 else 0
 
 
 def _text_family(shapes: Shapes) -> str:
