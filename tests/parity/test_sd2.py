@@ -229,6 +229,19 @@ def test_a_model_goes_to_a_folder_and_back(tmp_path: Path) -> None:
     )
 
 
+def test_a_converted_model_says_what_the_yaml_beside_it_did(tmp_path: Path) -> None:
+    """v2-1_768-ema-pruned.safetensors says nothing of its output: its yaml does, which other programs do not read."""
+    source, scheduler = mini.write_checkpoint(tmp_path / "a.safetensors"), Path("scheduler", "scheduler_config.json")
+    there = convert(source, tmp_path / "untold", "diffusers")
+    assert "prediction_type" not in json.loads((tmp_path / "untold" / scheduler).read_text("utf-8"))
+    assert len(there.doubts) == 1 and "a.safetensors does not say what its output means" in there.doubts[0]
+    source.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n', "utf-8")
+    there = convert(source, tmp_path / "told", "diffusers")
+    assert (there.card.prediction, there.doubts) == ("v", ())
+    assert json.loads((tmp_path / "told" / scheduler).read_text("utf-8"))["prediction_type"] == "v_prediction"
+    assert convert(source, tmp_path / "b.safetensors").card.prediction == "v"
+
+
 def test_turbos_file_has_its_text_encoder_elsewhere(tmp_path: Path) -> None:
     """SD-Turbo's, sd_turbo.safetensors, was written by the program that wrote SDXL's."""
     source = mini.write_checkpoint(tmp_path / "sd.safetensors")

@@ -92,6 +92,8 @@ def convert(file: str, out: Path, layout: str | None) -> None:
     click.echo(f"{out}: {done.card.kind}, {_size(done.card.num_bytes)}")
     for name in done.left_out:
         click.echo(f"left out: {_plain(name)}", err=True)
+    for doubt in done.doubts:
+        click.echo(_plain(doubt), err=True)
 
 
 @command.command()

@@ -22,6 +22,7 @@ from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.core.files import make_folder
 from disegno.weights import configs, control_lora_files, ctrlora_xl_files
 from disegno.weights.card import FileCard
+from disegno.weights.folders import yaml_prediction
 from disegno.weights.identify import identify
 from disegno.weights.json_table import read_json
 from disegno.weights.keys import midas
@@ -41,14 +42,23 @@ _VOCABULARY, _VOCABULARIES = "tokenizer_3", ("tokenizer.json", "spiece.model")  
 _OF_LATENTS = ("scaling_factor", "shift_factor")  # of a VAE: its tensors do not tell
 # Empty tensors by which other programs, too, know what a file's names do not tell
 _V_PREDICTION, _ZERO_SNR = "v_pred", "ztsnr"
+_DRAWING = ("model", "unet")  # whose output a yaml beside it may tell
+_UNTOLD = (
+    "{} does not say what its output means, and so the folder does not: this program tries it, diffusers takes it for"
+    ' epsilon. Of a model for 768 pixels write "prediction_type": "v_prediction" into {}.'
+)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written. `left_out`: names of the source that have no place in the new form."""
+    """What was written. `left_out`: names of the source that have no place in the new form.
+
+    `doubts`: in plain words.
+    """
 
     card: FileCard
     left_out: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
@@ -57,7 +67,7 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
     A whole model under diffusers' names is a folder. Raises UnknownKind where there is no table between the two forms,
     KeyMismatch where a name is not in it, and as `identify` and `save_safetensors`.
     """
-    card = identify(source)
+    card = _told_beside(identify(source))
     target = layout or card.layout
     if source.is_dir() and card.kind == "model" and target == "ldm":
         return _join(card, out)
@@ -79,6 +89,13 @@ def convert(source: Path, out: Path, layout: str | None = None) -> Converted:
         if file.contents.format == "gguf" and not any(key.startswith(VAE.prefix) for key in file.contents.entries):
             return _rename(replace(card, kind="unet", metadata={}), file, out, target)  # a net alone
         return _split(card, file, out)
+
+
+def _told_beside(card: FileCard) -> FileCard:
+    """Return the card with what A1111's yaml beside a model's file says of its output, which the file may not."""
+    if card.kind not in _DRAWING or card.path.is_dir() or card.prediction not in (None, "epsilon"):
+        return card
+    return replace(card, prediction=yaml_prediction(card.path) or card.prediction)
 
 
 def _of_gguf(card: FileCard) -> FileCard:
@@ -143,7 +160,8 @@ def _split(card: FileCard, file: TensorFile, out: Path) -> Converted:
         _write_processor(out)
     pipeline = {"_class_name": pipeline_of(index)} | (_of_sdxl(index) if card.family == "sdxl" else {})
     _write_json(out / "model_index.json", pipeline | index)  # last: a folder without it is not listed as a model
-    return Converted(identify(out), tuple(key for key in file.contents.entries if key not in taken))
+    doubts = (_UNTOLD.format(card.path.name, out / _SCHEDULER),) if card.prediction is None else ()
+    return Converted(identify(out), tuple(key for key in file.contents.entries if key not in taken), doubts)
 
 
 def _marks_of(family: str) -> set[str]:
