@@ -1,6 +1,7 @@
 """The verdict on a training, from its looks alone."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given
@@ -66,7 +67,19 @@ def test_sudden_convergence_is_seen_at_once() -> None:
 
 def test_chance_is_not_learning() -> None:
     assert judge(_looks(0.05, 0.04, error=0.04)).state == "early"
-    assert judge(_looks(0.05, 0.09, error=0.04)).state == "learning"
+    assert judge(_looks(0.09, error=0.04)).state == "learning"
+    assert judge(_looks(0.05, 0.09, error=0.04)).state == "early"  # the luckier of two
+    assert judge(_looks(0.09, 0.09, error=0.04)).state == "learning"
+    assert judge(_looks(0.05, 0.1, error=0.04)).state == "learning"
+
+
+def test_one_lucky_look_of_many_is_no_convergence() -> None:
+    """Of 30 looks at a control that does nothing one is beyond two standard errors in every second training."""
+    chance = [0.03, -0.04] * 12
+    verdict = judge(_looks(*chance, 0.1, *[0.02] * PATIENCE, error=0.04))
+    assert verdict.state == "not-learning" and not verdict.converged
+    assert judge(_looks(*chance, 0.2, *[0.02] * PATIENCE, error=0.04)).converged
+    assert judge(_looks(*[0.1] * 30, error=0.04)).converged
 
 
 @pytest.mark.parametrize(
@@ -116,7 +129,10 @@ def test_scores_rank_both_kinds_and_leave_out_what_is_no_number() -> None:
 def test_it_converges_only_where_the_last_looks_gained_nothing(values: list[float]) -> None:
     verdict = judge(_looks(*values))
     gained = len(values) <= PATIENCE or max(values[-PATIENCE:]) > max(values[:-PATIENCE]) + LEAST
-    assert verdict.converged == (not gained and max(values) > 2 * 0.02)
+    num_certain = sum(value > 2 * 0.02 for value in values)
+    lucky = NormalDist().inv_cdf(1 - NormalDist().cdf(-2) / len(values))
+    acts = max(values) > lucky * 0.02 or num_certain >= 2 + len(values) // 20
+    assert verdict.converged == (not gained and acts)
     if verdict.best is not None:
         assert values[verdict.best // 100 - 1] == max(values)
 

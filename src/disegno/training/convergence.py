@@ -12,6 +12,7 @@ was drawn without the control, so few pictures suffice. Without such figures the
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Literal
 
 from disegno.training.base import Look
@@ -27,8 +28,11 @@ PATIENCE = 5  # looks without an improvement
 LEAST = 0.02  # a smaller rise of controllability is no improvement
 LEAST_LOSS = 0.002  # nor is a smaller fall of the held-out loss, as a share of it
 CERTAIN = 2.0  # standard errors above 0: 98 % on one side
+SOME = 20  # looks, of which one more may be CERTAIN by chance
 NO_EFFECT = 0.004  # one level of 256: less cannot be seen
 AGREES = 0.5  # a data set whose real pictures agree less with its conditions has a fault
+
+_NORMAL = NormalDist()
 
 State = Literal["early", "learning", "converged", "not-learning"]
 
@@ -75,9 +79,19 @@ def measure_of(metrics: Mapping[str, float]) -> str | None:
     return next((name for name in metrics if name + FLOOR in metrics and name + CEILING in metrics), None)
 
 
-def certain(metrics: Mapping[str, float]) -> bool:
-    """Return whether the control acts beyond chance: controllability is CERTAIN standard errors above 0."""
-    return metrics[CONTROLLABILITY] > max(CERTAIN * metrics.get(ERROR, math.inf), LEAST)  # of one or two pairs: none
+def certain(metrics: Mapping[str, float], num_looks: int = 1) -> bool:
+    """Return whether the control acts beyond chance: controllability is CERTAIN standard errors above 0.
+
+    `num_looks`: of how many looks this is the luckiest; by chance one of them is as good so many times as often.
+    """
+    least = _NORMAL.inv_cdf(1 - (1 - _NORMAL.cdf(CERTAIN)) / num_looks)  # Bonferroni 1936
+    return metrics[CONTROLLABILITY] > max(least * metrics.get(ERROR, math.inf), LEAST)  # of one or two pairs: none
+
+
+def acts(looks: Sequence[Look]) -> bool:
+    """Return whether the control acts beyond chance, by its best look among all, or by more looks than chance gives."""
+    num = sum(certain(look.metrics) for look in looks)
+    return certain(_best(looks).metrics, len(looks)) or num >= 2 + len(looks) // SOME
 
 
 def _stands_still(scores: Sequence[float], patience: int, least: float) -> bool:
@@ -92,7 +106,7 @@ def _best(looks: Sequence[Look]) -> Look:
 def _by_controllability(looks: Sequence[Look], patience: int) -> Verdict:
     best, last = _best(looks), looks[-1]
     scores = [look.metrics[CONTROLLABILITY] for look in looks]
-    if not certain(best.metrics):
+    if not acts(looks):
         return _not_yet(looks, patience)
     if _stands_still(scores, patience, LEAST):
         fell = "" if last.step == best.step else f" Its best was at step {best.step}; {_percent(last)} now."
