@@ -96,6 +96,17 @@ def filled(backbone: Any, store: Store, pairs: Mapping[str, Pairs] | Pairs, **fi
     return ended(Cache(store, backbone, **{"wants": ALL, "canvases": SQUARE, **fields}).fill(given))[0]
 
 
+def test_captions_that_are_cut_off_are_named(backbone: LatentDiffusion, store: Store) -> None:
+    pairs = Discs(4, (64, 64))
+    long = replace(pairs.read(2), caption="very " * 90 + "long")
+    changing = Changing(4, (64, 64), changed={2: long})
+    assert filled(backbone, store, changing).cut == ("0002",)
+    counting = Counting(backbone)
+    assert filled(counting, store, changing).cut == ("0002",)  # also where all is there already
+    assert counting.images == 0
+    assert filled(backbone, store, changing, wants=("target",)).cut == ()
+
+
 def test_an_example_is_what_the_models_encoders_make_of_the_pair(backbone: LatentDiffusion, store: Store) -> None:
     pairs = Discs(3, (64, 64))
     examples = filled(backbone, store, pairs)

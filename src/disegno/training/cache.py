@@ -88,6 +88,7 @@ class Row:
 class CachedExamples:
     """Pairs as tensors (`Examples`). `empty`: the empty caption's states, (n d); `dropped`: what could not be used.
 
+    `cut`: the names of pairs whose caption is longer than the text encoder reads: its end is not learned.
     May be sent to other processes; each opens the store for itself.
     """
 
@@ -95,6 +96,7 @@ class CachedExamples:
     rows: tuple[Row, ...]
     empty: Tensor | None
     dropped: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,7 +165,7 @@ class Cache:
         rows = [found[number] for number in range(len(places))]
         usable = tuple(row for row in rows if isinstance(row, Row))
         dropped = tuple(row for row in rows if isinstance(row, str))
-        return CachedExamples(self.store, usable, self._empty(), dropped)
+        return CachedExamples(self.store, usable, self._empty(), dropped, tuple(self._cut(usable)))
 
     def _others(self, places: Sequence[Place], found: dict[int, Row | str], clock: "_Clock") -> Iterator[TeachProgress]:
         """Take over the rows that other processes make, as they come; make them here when none has come for long."""
@@ -201,7 +203,7 @@ class Cache:
             key, make = self._wanted(name, sample)
             keys[name] = key
             if not self.store.is_sound(key):
-                tensors[key] = make()
+                tensors |= make()
         if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in tensors.values()):
             return self._refused(place, row_key, "the model's encoders made NaN or infinite numbers of it.")
         self.store.put(row_key, keys, tensors)
@@ -241,23 +243,33 @@ class Cache:
         names = " ".join(sorted(self.wants))
         return _name("row", pairs.digest(index), f"{canvas}", names, self._vae, *self._text)
 
-    def _wanted(self, name: Wanted, sample: Sample) -> tuple[str, Callable[[], Tensor]]:
-        """Return the key of one of a row's tensors, and what makes it."""
+    def _wanted(self, name: Wanted, sample: Sample) -> tuple[str, Callable[[], dict[str, Tensor]]]:
+        """Return the key of one of a row's tensors, and what makes it, by its key."""
         if name == "tokens":
             return self._text_key(sample.caption), lambda: self._states(sample.caption)
         picture = sample.condition if name in _OF_CONDITION else sample.target
         pixels = torch.from_numpy(picture).permute(2, 0, 1)  # 3 h w
         if name in ("target", "condition"):
-            return _name("pixels", _digest(picture)), lambda: pixels.contiguous()
+            key = _name("pixels", _digest(picture))
+            return key, lambda: {key: pixels.contiguous()}
         low = 0.0 if name in _OF_CONDITION else -1.0  # CtrLoRA's VAE is shown conditions in [0, 1]
         key = _name("latent", f"{low}", _digest(picture), self._vae)
-        return key, lambda: self.backbone.encode_image((pixels.float() / 255 * (1 - low) + low)[None])[0].cpu()
+        return key, lambda: {key: self.backbone.encode_image((pixels.float() / 255 * (1 - low) + low)[None])[0].cpu()}
 
-    def _states(self, caption: str) -> Tensor:
-        """Return a caption's text states, (n d), in the dtype in which the net is shown them; a pooled one last."""
-        return self._kept(self.backbone.encode_text([caption]))
+    def _states(self, caption: str) -> dict[str, Tensor]:
+        """Return a caption's text states, (n d), by their key, and a mark where the encoder did not read all of it."""
+        states, key = self.backbone.encode_text([caption]), self._text_key(caption)
+        mark = {_mark_of(key): torch.zeros(1, dtype=torch.uint8)} if states.warnings else {}
+        return {key: self._kept(states)} | mark
+
+    def _cut(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Yield the names of the rows whose caption was cut off."""
+        for row in rows:
+            if "tokens" in row.tensors and self.store.is_sound(_mark_of(row.tensors["tokens"])):
+                yield row.key
 
     def _kept(self, states: TextStates) -> Tensor:
+        """Return states in the dtype in which the net is shown them, a pooled one last."""
         return with_pooled(states.tokens, states.pooled)[0].to("cpu", self._net_dtype)
 
     def _text_key(self, caption: str) -> str:
@@ -280,6 +292,11 @@ class Cache:
     @property
     def _net_dtype(self) -> torch.dtype:
         return next(self.backbone.net.parameters()).dtype
+
+
+def _mark_of(key: str) -> str:
+    """Return the key of what lies beside a caption's states where its end was cut off."""
+    return f"{key} cut"
 
 
 def _dropped(place: Place, why: str) -> str:

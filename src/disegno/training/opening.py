@@ -20,6 +20,7 @@ from disegno.weights.ctrlora_files import MECHANISM
 from disegno.weights.identify import identify
 
 STORE = "teach.sqlite"
+_SHOWN = 3  # of many pairs
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def open_training(
     warnings = (*examples.dropped, *held.dropped)
     told = _fingerprint(opening, (examples, held))
     learner = recipe.open(opening)
-    doubts = (*_of_canvases(canvases), *_of_base(opening))
+    doubts = (*_of_canvases(canvases), *_of_captions(examples), *_of_base(opening))
     return Opened(about, examples, held if len(held) else None, learner, warnings, told, doubts)
 
 
@@ -80,6 +81,17 @@ def _of_canvases(canvases: Canvases) -> Iterator[str]:
         yield (
             f"Buckets are off: {width}x{height} are no multiples of {canvases.unmet}, so every picture is cut to it,"
             f" however long or tall. Choose multiples of {canvases.unmet}, or --no-buckets."
+        )
+
+
+def _of_captions(examples: CachedExamples) -> Iterator[str]:
+    """Yield what is said where captions are longer than the model reads."""
+    if examples.cut:
+        num, some = len(examples.cut), ", ".join((*examples.cut[:_SHOWN], *["..."] * (len(examples.cut) > _SHOWN)))
+        what = "1 caption is" if num == 1 else f"{num} captions are"
+        yield (
+            f"{what} longer than the model's text encoder reads, and the rest is not learned: {some}. Say first what"
+            " matters most, or shorten it."
         )
 
 
