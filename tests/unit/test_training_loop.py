@@ -20,7 +20,7 @@ from disegno.core.errors import Diverged, RequestError, ResourceError
 from disegno.core.hold import held
 from disegno.training import checkpoint, disk
 from disegno.training.base import Batch, Facts, Look, Looking, TeachEvent, TeachProgress, TeachResult
-from disegno.training.lesson import Habits, Opening
+from disegno.training.lesson import Habits, Lesson, Opening
 from disegno.training.looks import ZERO_CONVS, norms_of
 from disegno.training.run import Run
 from disegno.training.stopping import Interrupted, Stop
@@ -502,6 +502,23 @@ def test_another_request_is_refused_with_the_differences(tmp_path: Path) -> None
     other = replace(tiny.lesson(tiny.request()), fingerprint="other pairs")
     with pytest.raises(RequestError, match="on other pairs, on another model"):
         list(tiny.events(tmp_path, other))
+
+
+def test_what_learned_nothing_yet_makes_room(tmp_path: Path) -> None:
+    """The first checkpoint is written before the first step: whoever ends it there may ask for something else."""
+
+    def ended_at_once(lesson: Lesson) -> None:
+        stop = Stop()
+        for event in tiny.events(tmp_path, lesson, stop=stop):
+            if isinstance(event, Look):
+                stop.ask()
+        assert checkpoint.last_step(tmp_path / "checkpoints") == 0 and list((tmp_path / "checkpoints").iterdir())
+
+    ended_at_once(tiny.lesson(tiny.request()))
+    ended_at_once(tiny.lesson(tiny.request(steps=8), tiny.TinyLearner(tiny.TinyNet(16))))
+    ended_at_once(replace(tiny.lesson(tiny.request(steps=8)), fingerprint="other pairs"))
+    assert json.loads((tmp_path / "training.json").read_text("utf-8"))["fingerprint"] == "other pairs"
+    assert _result(tiny.run(tmp_path, tiny.request(steps=8))).step == 8
 
 
 def test_a_training_of_several_processes_goes_on_in_as_many(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from disegno.core.errors import RequestError, ResourceError
 from disegno.core.files import write_atomically
 from disegno.core.teach import TeachRequest, teach_from_json, teach_to_json
 from disegno.training.base import TeachResult
-from disegno.training.checkpoint import sync
+from disegno.training.checkpoint import path_of, sync
 from disegno.training.result import condition_path
 
 log = logging.getLogger(__name__)
@@ -91,22 +91,42 @@ def begin(run: Run, request: TeachRequest) -> None:
         is_begun = any(run.checkpoints.iterdir())
         if is_new and is_begun:
             raise RequestError(f"{run.folder} holds a training, but not what was asked: training.json is missing.")
+        changed = [] if is_new or not is_begun else _changed(file, request)
+        if changed and not _has_learned(run):
+            _forget(run)
+            is_begun = False
     except OSError as error:
         raise ResourceError(f"{run.folder} cannot be used ({error.strerror}). Choose another folder: --run.") from error
     if is_new or not is_begun:  # nothing was learned: another request may take its place
         _write(file, {"request": asked})
         sync(run.folder)
         return
+    if changed:
+        raise RequestError(f"{run.folder} holds another training: {'; '.join(changed)}. {_OTHERWISE}")
+
+
+def _changed(file: Path, request: TeachRequest) -> list[str]:
+    """Return what is asked for otherwise than in this file, in words."""
     # a field that the program did not have when that was asked has its default there
     usual: dict[str, object] = json.loads(teach_to_json(TeachRequest(name=request.name, data=request.data)))
     old = usual | cast(dict[str, object], _table(file).get("request") or {})
-    changed = [
+    asked: dict[str, object] = json.loads(teach_to_json(request))
+    return [
         f"{key} was {old.get(key)!r} and is {asked.get(key)!r}"
         for key in sorted(old.keys() | asked.keys())
         if old.get(key) != asked.get(key)
     ]
-    if changed:
-        raise RequestError(f"{run.folder} holds another training: {'; '.join(changed)}. {_OTHERWISE}")
+
+
+def _has_learned(run: Run) -> bool:
+    """Return whether there is more than the first checkpoint, which is written before any step."""
+    return any(not path.name.startswith(path_of(run.checkpoints, 0).name) for path in run.checkpoints.iterdir())
+
+
+def _forget(run: Run) -> None:
+    """Remove what a training wrote before its first step."""
+    for left in (*run.checkpoints.iterdir(), *run.controls.iterdir()):
+        remove(left)
 
 
 def recognise(run: Run, fingerprint: str, num_processes: int = 1) -> None:
@@ -115,13 +135,17 @@ def recognise(run: Run, fingerprint: str, num_processes: int = 1) -> None:
     `num_processes`: each brings a batch of its own, and a step's whole batch is all of theirs.
     """
     table = _table(run.folder / _ASKED)
-    if (begun := table.get("processes", num_processes)) != num_processes:
+    told = {"fingerprint": fingerprint, "processes": num_processes}
+    if table.get("fingerprint") is None:
+        _write(run.folder / _ASKED, table | told)
+    elif table | told != table and not _has_learned(run):
+        _forget(run)
+        _write(run.folder / _ASKED, table | told)
+    elif (begun := table.get("processes", num_processes)) != num_processes:
         raise RequestError(
             f"{run.folder} holds a training whose processes were {begun}, and are {num_processes} here: steps would see"
             f" other rows. Go on as it was begun: {resuming(run.folder, cast(int, begun))}"
         )
-    if table.get("fingerprint") is None:
-        _write(run.folder / _ASKED, table | {"fingerprint": fingerprint, "processes": num_processes})
     elif table["fingerprint"] != fingerprint:
         raise RequestError(
             f"{run.folder} holds a training on other pairs, on another model, in other numbers (--dtype, or another"
