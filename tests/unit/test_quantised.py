@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from disegno.core.errors import KeyMismatch, UnknownKind
 from disegno.weights.quantised import INT8_PEAK, dequantise_rows, quantise_rows
 from disegno.weights.scaled import unscaled
 
@@ -41,8 +42,10 @@ def test_row_of_zeros_stays_zero() -> None:
 
 
 def test_scale_without_its_tensor_is_an_error() -> None:
-    with pytest.raises(KeyError, match="no tensor w"):
+    with pytest.raises(KeyMismatch, match="no tensor w"):
         dequantise_rows({"w.scale": torch.ones(4)})
+    with pytest.raises(KeyMismatch, match="not a number for each row of w"):
+        dequantise_rows({"w": torch.ones(3, 8), "w.scale": torch.ones(4)})
 
 
 @pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
@@ -53,6 +56,13 @@ def test_comfyuis_scales_are_multiplied_by(name: str, scale: torch.Tensor) -> No
     made = unscaled(stored | {"a.scale_input": torch.ones(()), "scaled_fp8": torch.zeros(0)})
     assert made.keys() == {"a.weight", "a.bias"} and made["a.weight"].dtype == torch.bfloat16
     assert torch.equal(made["a.weight"].float(), weight * scale) and made["a.bias"].dtype == torch.float16
+
+
+def test_scales_of_blocks_are_refused_in_words() -> None:
+    """NVFP4's: two numbers a byte, a scale for every sixteen."""
+    stored = {"a.weight": torch.ones(4, 32, dtype=torch.uint8), "a.weight_scale": torch.ones(4, 4)}
+    with pytest.raises(UnknownKind, match=r"a.weight \(4, 32\) has scales \(4, 4\)"):
+        unscaled(stored)
 
 
 def test_what_has_no_scales_stays_as_it_is() -> None:

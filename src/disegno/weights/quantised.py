@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from disegno.core.errors import KeyMismatch
+
 SCALE_SUFFIX = ".scale"
 MIN_ELEMENTS = 4096  # below this a tensor weighs too little to be worth a scale
 INT8_PEAK = 127
@@ -37,14 +39,16 @@ def quantise_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def dequantise_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the stored tensors as float32. Integer tensors without a scale pass unchanged.
 
-    Raises KeyError where a scale has no tensor.
+    Raises KeyMismatch where a scale has no tensor, or not a number for each of its rows.
     """
     plain: dict[str, Tensor] = {}
     scales = {key for key in tensors if key.endswith(SCALE_SUFFIX)}
     for key in scales:
         owner = key.removesuffix(SCALE_SUFFIX)
-        if owner not in tensors:
-            raise KeyError(f"{key} has no tensor {owner} to scale; the file is damaged or is not row-wise int8.")
+        rows = tuple(tensors[owner].shape[:1]) if owner in tensors else None
+        if rows is None or tuple(tensors[key].shape) != rows:
+            what = f"no tensor {owner}" if rows is None else f"not a number for each row of {owner}"
+            raise KeyMismatch(f"{key} has {what} to scale: the file is damaged, or is not row-wise int8.")
     for key, tensor in tensors.items():
         if key in scales:
             continue
