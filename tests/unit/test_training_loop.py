@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -518,6 +519,15 @@ def test_what_learned_nothing_yet_makes_room(tmp_path: Path) -> None:
     ended_at_once(tiny.lesson(tiny.request(steps=8), tiny.TinyLearner(tiny.TinyNet(16))))
     ended_at_once(replace(tiny.lesson(tiny.request(steps=8)), fingerprint="other pairs"))
     assert json.loads((tmp_path / "training.json").read_text("utf-8"))["fingerprint"] == "other pairs"
+    assert _result(tiny.run(tmp_path, tiny.request(steps=8))).step == 8
+
+
+def test_an_earlier_result_answers_no_other_request(tmp_path: Path) -> None:
+    """Where somebody made room by removing the checkpoints."""
+    tiny.run(tmp_path, tiny.request(steps=4))
+    for path in (tmp_path / "checkpoints").iterdir():
+        rmtree(path)
+    assert len(tiny.run(tmp_path, tiny.request(steps=4))) == 1  # the same one is there already
     assert _result(tiny.run(tmp_path, tiny.request(steps=8))).step == 8
 
 

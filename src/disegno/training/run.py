@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _RESULT: TypeAdapter[TeachResult] = TypeAdapter(TeachResult)
-_ASKED = "training.json"
+_ASKED, _ENDED = "training.json", "result.json"
 _OTHERWISE = (
     "Give the same command to go on with it, or another folder (--run) to begin anew; --start FILE begins from what"
     " was learned."
@@ -91,8 +91,8 @@ def begin(run: Run, request: TeachRequest) -> None:
         is_begun = any(run.checkpoints.iterdir())
         if is_new and is_begun:
             raise RequestError(f"{run.folder} holds a training, but not what was asked: training.json is missing.")
-        changed = [] if is_new or not is_begun else _changed(file, request)
-        if changed and not _has_learned(run):
+        changed = [] if is_new else _changed(file, request)
+        if is_new or (changed and not _has_learned(run)):
             _forget(run)
             is_begun = False
     except OSError as error:
@@ -124,8 +124,8 @@ def _has_learned(run: Run) -> bool:
 
 
 def _forget(run: Run) -> None:
-    """Remove what a training wrote before its first step."""
-    for left in (*run.checkpoints.iterdir(), *run.controls.iterdir()):
+    """Remove what a training wrote before its first step, and what says that an earlier one has ended."""
+    for left in (*run.checkpoints.iterdir(), *run.controls.iterdir(), run.folder / _ENDED):
         remove(left)
 
 
@@ -215,12 +215,12 @@ def digest_of(paths: Sequence[Path]) -> str:
 def write_result(run: Run, result: TeachResult) -> None:
     """Say that the training has ended, and with what."""
     table = _RESULT.dump_python(result, mode="json") | {"path": run.file.name, "sha256": digest_of(run.files(run.file))}
-    _write(run.folder / "result.json", table)
+    _write(run.folder / _ENDED, table)
 
 
 def ended(run: Run) -> TeachResult | None:
     """Return the result, where it is there and is what it was; None where the training goes on."""
-    file = run.folder / "result.json"
+    file = run.folder / _ENDED
     if not all(path.exists() for path in (file, *run.files(run.file))):
         return None
     table = _table(file)
