@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchsde
 from torch import Tensor
 
-from disegno.diffusion.noise import ImageNoise, Variation, batch_seeds, philox, start_latents
+from disegno.diffusion.noise import ImageNoise, Variation, batch_seeds, start_latents
+from disegno.diffusion.philox import nv_normals, philox
 from disegno.diffusion.prediction import PREDICTIONS
 from disegno.diffusion.schedules import Spacing, find_schedule, scaled_linear_table
 
@@ -68,11 +70,38 @@ def test_batch_seeds_are_a1111s() -> None:
 
 def test_philox_gives_the_known_answers() -> None:
     """Random123's kat_vectors for philox4x32 10: all zeros, and the digits of pi."""
-    zeros = philox(torch.zeros(4, 1, dtype=torch.int64).numpy().astype("uint64"), 0)
+    none = torch.zeros(1, dtype=torch.int64)
+    zeros = philox([none] * 4, none)
     assert [hex(int(word)) for word in zeros[:, 0]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
-    counter = torch.tensor([[0x243F6A88], [0x85A308D3], [0x13198A2E], [0x03707344]]).numpy().astype("uint64")
-    pi = philox(counter, 0x299F31D0 << 32 | 0xA4093822)
+    counter = [torch.tensor([word]) for word in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)]
+    pi = philox(counter, torch.tensor([0x299F31D0 << 32 | 0xA4093822]))
     assert [hex(int(word)) for word in pi[:, 0]] == ["0xd16cfe09", "0x94fdcceb", "0x5001e420", "0x24126ea1"]
+
+
+def test_normals_of_several_seeds_are_each_its_own() -> None:
+    both = nv_normals([7, 2**64 - 1], SHAPE, 3)
+    assert torch.equal(both, torch.cat([nv_normals([seed], SHAPE, 3) for seed in (7, 2**64 - 1)]))
+    assert not torch.equal(both[0], nv_normals([7], SHAPE)[0])
+
+
+def test_a_path_of_an_nvidia_cards_normals_is_a1111s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1111 lets torchsde draw by its own randn_local: of the source NV the first tensor of each interval's seed."""
+
+    def randn_local(size: tuple[int, ...], dtype: torch.dtype, device: object, seed: int) -> torch.Tensor:
+        return nv_normals([int(seed)], size)[0]
+
+    monkeypatch.setattr("torchsde._brownian.brownian_interval._randn", randn_local)
+    sigmas = find_schedule("exponential").sigmas(6, scaled_linear_table(), Spacing())
+    low, high = float(sigmas[-2]), float(sigmas[0])
+    noise = ImageNoise(SHAPE, (5, 2**63), source="nv", sigmas=sigmas)
+    trees = [torchsde.BrownianTree(low, torch.zeros(SHAPE), high, entropy=seed, tol=1e-6) for seed in (5, 2**63)]
+    middles = [(a * b).sqrt() for a, b in pairwise(sigmas[:-1])]
+    asked = [*pairwise(sigmas[:-1]), *zip(sigmas, middles, strict=False), (sigmas[3], sigmas[1])]
+    for a, b in asked:
+        ends = sorted((round(max(float(a), round(low, 6)), 6), round(min(float(b), round(high, 6)), 6)))
+        theirs = torch.stack([tree(*ends) for tree in trees]) * (1.0 if b > a else -1.0)
+        # float32's rounding of values up to 10, over the root of a step of 0.04 and more
+        torch.testing.assert_close(noise.between(a, b), theirs / (b - a).abs().sqrt(), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("source", ["cpu", "nv"])

@@ -1,25 +1,24 @@
 """The noise of a generation.
 
 One generator an image, so that a picture depends on its own seed and nothing else in its batch. Numbers are those of
-AUTOMATIC1111: torch's CPU generator, or the Philox generator of an NVIDIA card worked out in numpy. Nothing here
-reads or moves a global generator. Shapes: an image's noise is (c h w), a batch's (b c h w), float32.
+AUTOMATIC1111: torch's CPU generator, or the Philox generator of an NVIDIA card, worked out. Nothing here reads or moves
+a global generator. Shapes: an image's noise is (c h w), a batch's (b c h w), float32.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-import numpy as np
 import torch
 import torchsde
-from numpy.typing import NDArray
 from torch import Tensor
 
 from disegno.core.request import SEEDS, NoiseSource
+from disegno.diffusion.brownian import NvPath
+from disegno.diffusion.philox import nv_normals
 
 Shape = tuple[int, int, int]  # c h w
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+Path = Callable[[float, float], Tensor]
 # torchsde.BrownianTree rounds levels to its tolerance, and warns of what lies outside of its ends. Of levels that are
 # nearer to each other than that it looks for the one between without end, so these get a finer tree: another path.
 _TREE_DIGITS, _FINE_DIGITS = 6, 12
@@ -49,39 +48,16 @@ class CpuNormals:
         return torch.randn(shape, generator=self.generator)
 
 
-def philox(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """Return 4 random 32-bit words for each counter, (4 n). `counter`: (4 n), 32-bit words.
-
-    Salmon et al. 2011, Philox4x32-10.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
-    for _ in range(10):
-        p0, p1 = (
-            c0 * np.uint64(0xD2511F53),
-            c2 * np.uint64(0xCD9E8D57),
-        )  # 32 x 32 bits: a uint64 holds the whole product
-        c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _HALF) ^ c3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3])
-
-
 @dataclass
 class NvNormals:
-    """What torch.randn draws on an NVIDIA card: Philox words through Box and Muller's sine branch."""
+    """What torch.randn draws on an NVIDIA card."""
 
     seed: int
     num_draws: int = 0
 
     def draw(self, shape: Shape) -> Tensor:
-        size = int(np.prod(shape))
-        counter = np.zeros((4, size), dtype=np.uint64)
-        counter[0], counter[2] = self.num_draws, np.arange(size)
         self.num_draws += 1
-        words = philox(counter, self.seed % SEEDS)[:2].astype(np.float64)
-        u, angle = (words[0] + 0.5) * 2.0**-32, (words[1] + 0.5) * float(np.float32(2 * np.pi)) * 2.0**-32
-        normals = np.sqrt(-2 * np.log(u)) * np.sin(angle)
-        return torch.from_numpy(normals.astype(np.float32)).reshape(shape)
+        return nv_normals([self.seed % SEEDS], shape, self.num_draws - 1)[0]
 
 
 SOURCES: dict[NoiseSource, Callable[[int], Normals]] = {"cpu": CpuNormals, "nv": NvNormals}
@@ -180,7 +156,7 @@ class ImageNoise:
         self.streams = [self.source(seed) for seed in self.seeds]
         self.range = (float(sigmas[sigmas > 0].min()), float(sigmas.max())) if sigmas is not None else None
         self.digits = _TREE_DIGITS if sigmas is None else _digits_of(sigmas if walked is None else walked)
-        self.trees: list[torchsde.BrownianTree] = []
+        self.paths: list[Path] = []
 
     def start_noise(self) -> Tensor:
         """Return the noise that the pictures start from, (b c h w). To be called once, before any step."""
@@ -199,21 +175,29 @@ class ImageNoise:
     def between(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         """Return the normalised increment of each image's Brownian path from sigma to sigma_next, (b c h w).
 
-        The path's entropy is the image's seed, its normals are the CPU's whatever the source. k-diffusion's
-        BrownianTreeNoiseSampler.
+        The path's entropy is the image's seed, its normals are of the source. k-diffusion's BrownianTreeNoiseSampler,
+        and A1111's torchsde_randn.
         """
         assert self.range is not None, "Brownian noise wants the plan's sigmas"
         low, high = self.range
-        if not self.trees:
-            zeros = torch.zeros(self.shape)
-            self.trees = [
-                torchsde.BrownianTree(low, zeros, high, entropy=seed % SEEDS, tol=10.0**-self.digits)
-                for seed in self.seeds
-            ]
         inside = [min(max(float(s), round(low, self.digits)), round(high, self.digits)) for s in (sigma, sigma_next)]
-        increments = torch.stack([cast(Tensor, tree(min(inside), max(inside))) for tree in self.trees])
+        increments = torch.stack([path(min(inside), max(inside)) for path in self._paths()])
         sign = 1.0 if sigma_next > sigma else -1.0
-        return (increments * sign / (sigma_next - sigma).abs().sqrt()).to(self.device)
+        return (increments * sign / (sigma_next - sigma).abs().sqrt()).float().to(self.device)
+
+    def _paths(self) -> list[Path]:
+        """Return each image's path: from one level to a higher one, its increment, (c h w)."""
+        if not self.paths and self.range is not None:
+            make = self._nv_path if self.source is NvNormals else self._cpu_path
+            self.paths = [make(self.range, seed % SEEDS) for seed in self.seeds]
+        return self.paths
+
+    def _nv_path(self, ends: tuple[float, float], seed: int) -> Path:
+        return NvPath(ends, self.shape, seed, self.digits, self.device).between
+
+    def _cpu_path(self, ends: tuple[float, float], seed: int) -> Path:
+        tree = torchsde.BrownianTree(ends[0], torch.zeros(self.shape), ends[1], entropy=seed, tol=10.0**-self.digits)
+        return lambda low, high: cast(Tensor, tree(low, high))
 
 
 def start_latents(
