@@ -185,3 +185,13 @@ def test_a_plots_pictures_share_their_seeds_unless_none_is_to_be_fixed() -> None
     assert len({(request.seed, request.subseed) for request in fixed}) == 1
     loose = [*args, 0, "", [], 0, "", [], True, False, False, True]
     assert len({request.seed for request in translate("txt2img", {**body, "script_args": loose}, house).requests}) == 3
+
+
+def test_a_setting_of_the_hires_pass_that_is_not_carried_out_is_said() -> None:
+    own: dict[str, Json] = {"override_settings": {"img2img_extra_noise": 0.1}}
+    said = "img2img_extra_noise was passed over"
+    assert any(said in text for text in translate("txt2img", {**own, "enable_hr": True}, HOUSE).warnings)
+    changed = translate("img2img", {**own, "init_images": [PNG]}, HOUSE)
+    assert changed.requests[0].init and changed.requests[0].init.extra_noise == 0.1
+    for order in (changed, translate("txt2img", own, HOUSE), translate("txt2img", {"enable_hr": True}, HOUSE)):
+        assert not any(said in text for text in order.warnings)

@@ -41,7 +41,8 @@ class Guide:
     """CFG-Zero* (Fan et al. 2025): the negative prompt's velocity is scaled to fit the prompt's. For flow models:
     Stable Diffusion 3."""
     zero_steps: Annotated[int, Field(ge=0, le=1000)] = 0
-    """How many of the first steps do not move at all (CFG-Zero*'s zero initialisation)."""
+    """How many of the first steps do not move at all (CFG-Zero*'s zero initialisation): of those from pure noise on, so
+    that where a picture is drawn over they count with the steps that are left out."""
 
     def __post_init__(self) -> None:
         if self.apg and self.zero_star:

@@ -124,10 +124,12 @@ def _run(request: Request, backbone: Backbone, material: Material, seeds: list[i
     )
     x, inpaint = _start(request, backbone, begin, noise, walk)
     plan = Plan(walk.sigmas, noise, backbone.prediction.alpha, backbone.table, _options(request))
+    guidance = guidance_of(request, backbone, spec.cfg_divisor)
+    left_out = len(walk.planned) - len(walk.sigmas)
     run = Run(
         sampling=spec.sample(x, plan),
         texts=material.texts,
-        guidance=guidance_of(request, backbone, spec.cfg_divisor),
+        guidance=replace(guidance, still=max(0, guidance.still - left_out)),  # the plan's first steps, from noise on
         sigmas=walk.sigmas,
         inpaint=inpaint,
         seamless=request.seamless,
@@ -141,6 +143,7 @@ def taken_over(run: Run, request: Request, backbone: Backbone, material: Materia
     """Return a run that rests, as another model goes on with it. `material`: of all images."""
     own = _rows_of(material, list(run.images))
     guidance = guidance_of(request, backbone, sampler_of(request, backbone).cfg_divisor)
+    guidance = replace(guidance, still=run.guidance.still)
     return _asking_with(replace(run, texts=own.texts, guidance=guidance, rests=None, resting=False), own)
 
 
@@ -164,7 +167,8 @@ def _start(
     if begin.mask is not None:  # A1111 parity: the hole's noise is each seed's own first noise, without variation
         own = ImageNoise(noise.shape, noise.seeds, source=request.noise_source, device=noise.device)
         latents = FILLS[begin.fill](latents, begin.mask.to(first), own.start_noise())
-    x = start_latents(first * begin.noise, sigma, alpha, latents) + first * begin.extra_noise
+    first = first * begin.noise  # A1111 parity: of the extra noise, too
+    x = start_latents(first, sigma, alpha, latents) + first * begin.extra_noise
     held = None if begin.mask is None else Inpaint(latents, begin.mask.to(first), begin.mask_mode)
     return x, held
 

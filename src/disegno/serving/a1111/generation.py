@@ -169,7 +169,7 @@ def _translate(form: Form, body: Mapping[str, Json], house: House, over: Mapping
     if given.values["clip_skip"] is not None:
         fields["clip_skip"] = given.values["clip_skip"]
     warnings = (*doubts, *given.warnings, *notes, *missing, *scripts.warnings, *more)
-    warnings = (*warnings, *(warning for unit in units for warning in unit.warnings))
+    warnings = (*warnings, *_unadded(form, given, own), *(warning for unit in units for warning in unit.warnings))
     keep = {} if given.flag("override_settings_restore_afterwards") else _kept(override, model)
     return Order(form, _iterations(fields, given, house), given, own, units, tuple(dict.fromkeys(warnings)), keep)
 
@@ -180,6 +180,13 @@ def _drawing(given: Given, fields: Mapping[str, object]) -> Drawing:
     if "init.denoise" not in fields or fields.get("init.exact_steps"):
         return Drawing(steps, seamless)
     return Drawing(int(min(given.number("denoising_strength"), 0.999) * steps) + 1, seamless)
+
+
+def _unadded(form: Form, given: Given, own: Mapping[str, Json]) -> tuple[str, ...]:
+    """Return what is said of a setting of A1111's hires pass that is not carried out."""
+    if form != "txt2img" or not given.flag("enable_hr") or not own.get("img2img_extra_noise"):
+        return ()
+    return ("img2img_extra_noise was passed over: a hires pass adds no more noise than its steps take away.",)
 
 
 def _said(settings: Mapping[str, Json]) -> dict[str, Json]:
