@@ -38,8 +38,11 @@ class Canvas:
         return self.whole.shape[1], self.whole.shape[0]
 
     def start(self, init: InitImage) -> Picture:
-        """Return what is encoded: the picture, its masked part filled with colour where the fill says so."""
-        if self.mask is None or init.fill != "fill":
+        """Return what is encoded: the picture, its masked part filled with colour unless that stays as it is.
+
+        A1111 parity: also where the part begins as noise or as nothing, so that nothing of it shows beside the mask.
+        """
+        if self.mask is None or init.fill == "original":
             return self.picture
         return filled(self.picture, self.mask)
 
@@ -47,7 +50,7 @@ class Canvas:
         """Return the result: what was drawn, in the picture's colours if asked, put back where it belongs."""
         result = np.array(drawn)
         if init.colour_correction:
-            result = coloured_as(result, self.picture)
+            result = coloured_as(result, self.start(init))  # A1111 parity: as it was encoded
         if self.box is not None:
             part = fitted(result, self.box.width, self.box.height, "crop")
             result = self.whole.copy()
