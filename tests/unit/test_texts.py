@@ -125,3 +125,5 @@ def test_a_text_that_is_filled_to_another_length_has_another_key() -> None:
     first, second = (one.positive_at(0)[0] for one in long)
     assert (first.tokens.shape[1], second.tokens.shape[1]) == (6, 7)
     assert first.keys != second.keys
+    other = ImageTexts((text,), Timeline.always(_states("n", 6)), _states("f", 4)).positive_at(0)[0]
+    assert not torch.equal(other.tokens, first.tokens) and other.keys != first.keys  # filled with something else

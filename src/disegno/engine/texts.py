@@ -94,16 +94,19 @@ def _aligned(parts: list[TextStates]) -> list[TextStates]:
 
 def _filled(states: TextStates, other: TextStates, empty: TextStates) -> TextStates:
     """Return the states with empty chunks after them, as long as the other ones where those are longer."""
-    return _lengthened(states, empty.tokens, max(0, _length(other) - _length(states)))
+    return _lengthened(states, empty.tokens, max(0, _length(other) - _length(states)), empty.keys[0])
 
 
-def _lengthened(states: TextStates, filling: Tensor, by: int) -> TextStates:
-    """Return the states with `by` more tokens of the filling after them; the key names what was done."""
+def _lengthened(states: TextStates, filling: Tensor, by: int, name: str = "") -> TextStates:
+    """Return the states with `by` more tokens of the filling after them; the key names what was done.
+
+    `name`: of the filling, by content; "" where the states themselves decide it.
+    """
     if not by:
         return states
     times = -(-by // filling.shape[1])
     tokens = cat([states.tokens, *[filling] * times], dim=1)[:, : _length(states) + by]
-    keys = tuple(f"{key}+{filling.shape[1]}:{by}" for key in states.keys)
+    keys = tuple(f"{key}+{filling.shape[1]}{name}:{by}" for key in states.keys)
     return replace(states, tokens=tokens, keys=keys)
 
 
