@@ -1,8 +1,16 @@
 """What is kept while there is room: by number, and by size."""
 
-import pytest
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+import torch
+
+from disegno import Settings, Studio
+from disegno.backbones.base import Backbone, TextStates
 from disegno.engine.kept import Kept
+from disegno.text.learnt import TextOptions
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -47,3 +55,19 @@ def test_the_oldest_goes_before_another_is_made_and_one_that_fails_costs_one_at_
         with pytest.raises(ValueError):
             kept.get(4, lambda: make(4))
     assert there == [[], [1], [2], [3], [3]]
+
+
+def test_texts_are_kept_by_their_size(tmp_path: Path) -> None:
+    """A prompt may have 256 chunks: 256 such texts would be 40 GiB of SDXL's states."""
+    read: list[str] = []
+
+    def states(text: str, options: TextOptions) -> TextStates:
+        read.append(text)
+        many = torch.zeros(1).expand(1, 25, len(text) << 20)  # 100 MiB for each letter, of which none is there
+        return TextStates(many, many[0], (text,))
+
+    model = cast(Backbone, SimpleNamespace(fingerprint="small", read_prompt=states))
+    studio = Studio(Settings(model_dirs=(tmp_path,), cache_dir=tmp_path, device="cpu", dtype="fp32"))
+    for text in ("a", "a", "b", "a", "b"):
+        studio.prompt_states(model, text, TextOptions())
+    assert read == ["a", "b", "a", "b"]  # 200 MiB each, with its pooled state

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 BUILT_IN = "diorama"
 _VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")  # A1111 parity
 MAX_TEXTS = 256
+MAX_TEXT_BYTES = 256 << 20  # 256 texts of SDXL's, of two chunks each, are 310 MiB; one of 256 chunks is 155
 MAX_LEARNT = 4096
 MAX_LORAS = 2  # merged ones: on all of SD 1.5's layers, a copy of the UNet, 1.7 GiB in half precision
 MAX_LORA_BYTES = 4 << 30  # of all merged ones; one may be larger: on SDXL's UNet 4.8 GiB
@@ -89,7 +90,7 @@ class Studio:
         self._upscalers: Kept[Upscaler] = Kept(MAX_UPSCALERS)
         self._visions: Kept[ClipVision] = Kept(MAX_VISIONS)
         self._captioners: Kept[Captioner] = Kept(MAX_CAPTIONERS)
-        self._texts: Kept[TextStates] = Kept(MAX_TEXTS)
+        self._texts: Kept[TextStates] = Kept(MAX_TEXTS, num_bytes=_text_bytes, most_bytes=MAX_TEXT_BYTES)
         self._learnt: Kept[LearntVectors] = Kept(MAX_LEARNT)
         self._loras: Kept[tuple[Backbone, Loras]] = Kept(
             MAX_LORAS, num_bytes=lambda kept: kept[1].num_bytes, most_bytes=MAX_LORA_BYTES
@@ -465,6 +466,10 @@ class Studio:
             f"{card.path.name} is a CtrLoRA condition and needs its Base ControlNet; found: {_names_of(bases)}."
             f" Name one with base=FILE, as in --control {card.path.stem}=IMAGE,base=ctrlora_sd15_basecn700k.ckpt."
         )
+
+
+def _text_bytes(states: TextStates) -> int:
+    return states.tokens.nbytes + (0 if states.pooled is None else states.pooled.nbytes)
 
 
 def _owner(key: Hashable) -> object:
