@@ -36,7 +36,7 @@ from disegno.core.errors import RequestError, WrongFamily
 from disegno.core.request import Request
 from disegno.diffusion.call import Call, Row
 from disegno.diffusion.noise import ImageNoise
-from disegno.diffusion.told import told_size
+from disegno.diffusion.told import Told, told_size
 from disegno.engine.batch import Batch, View
 from disegno.engine.runs import Material, runs_of
 from disegno.engine.texts import Texts
@@ -92,7 +92,8 @@ def _noise(*shape: int, seed: int = 0) -> Tensor:
 
 def _call(host: sdxl.Sdxl, states: tuple[TextStates, TextStates]) -> Call:
     """A prompt's row and a negative prompt's, at two noise levels."""
-    rows = tuple(Row(i, positive=i == 0, text=str(i), progress=0.5, seed=40) for i in range(2))
+    told = Told(crop_top=16, crop_left=24)
+    rows = tuple(Row(i, positive=i == 0, text=str(i), progress=0.5, seed=40, told=told) for i in range(2))
     tokens = torch.cat([state.tokens for state in states])
     pooled = torch.cat([state.pooled for state in states if state.pooled is not None])
     return Call(_noise(2, 4, 8, 12), torch.tensor([7.0, 981.0]), tokens, rows, host.evaluate, pooled)
@@ -100,8 +101,8 @@ def _call(host: sdxl.Sdxl, states: tuple[TextStates, TextStates]) -> Call:
 
 def _told(call: Call) -> dict[str, Tensor]:
     assert call.pooled is not None
-    told = told_size(call.pooled, call.x)
-    assert told["time_ids"].tolist() == [[64, 96, 0, 0, 64, 96]] * 2
+    told = told_size(call.pooled, call.x, [row.told for row in call.rows])
+    assert told["time_ids"].tolist() == [[64, 96, 16, 24, 64, 96]] * 2
     return told
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from disegno.diffusion.call import Call, Residuals, Row
+from disegno.diffusion.told import Told
 from disegno.engine.residuals import ResidualCache, Shared
 
 pytestmark = pytest.mark.unit
@@ -59,6 +60,14 @@ def test_rows_at_different_steps_are_kept_apart() -> None:
     out = Shared(control, ResidualCache(1 << 20))(_call("AA", [7.0, 9.0]))
     assert control.asked == [2] and out.residuals
     assert (out.residuals.mid[1] - out.residuals.mid[0]).unique().tolist() == [2.0]
+
+
+def test_rows_of_which_sdxl_is_told_something_else_are_kept_apart() -> None:
+    control = Counting()
+    shared, call = Shared(control, ResidualCache(1 << 20)), _call("AA", [7.0, 7.0])
+    shared(call)
+    shared(replace(call, rows=(call.rows[0], replace(call.rows[1], told=Told(crop_top=8)))))
+    assert control.asked == [1, 2]
 
 
 def test_a_second_call_costs_nothing_and_off_means_off() -> None:

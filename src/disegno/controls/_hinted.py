@@ -27,7 +27,8 @@ class ControlNet:
 
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added."""
-        residuals = run(self.net, call.x, self.hint, call.t, with_pooled(call.tokens, call.pooled))
+        tokens, chosen = with_pooled(call.tokens, call.pooled), [row.told for row in call.rows]
+        residuals = run(self.net, call.x, self.hint, call.t, tokens, chosen=chosen)
         return add(call, _averaged(residuals) if self.positive_only else residuals)
 
 

@@ -4,7 +4,7 @@ Of SDXL it is told the pooled text, too, which comes as one token more behind th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ from disegno.controls.base import Body, Layers
 from disegno.core.errors import UnknownKind, WrongFamily
 from disegno.diffusion.call import Residuals
 from disegno.diffusion.patches import without_pooled
-from disegno.diffusion.told import pooled_width, told_size
+from disegno.diffusion.told import Told, pooled_width, told_size
 from disegno.memory import Memory
 from disegno.weights.configs import told_config
 from disegno.weights.keys.control import HINT_PREFIX, Sizes, sizes_of
@@ -46,11 +46,17 @@ class ToldControlNet(ControlNetModel):
     """SDXL's: called as the others are, with the pooled text behind the text, and told the canvas' size."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, controlnet_cond: Tensor, **more: Any
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        controlnet_cond: Tensor,
+        chosen: Sequence[Told] = (),
+        **more: Any,
     ) -> Any:
-        """Return what the class does. encoder_hidden_states: (b n+1 d)."""
+        """Return what the class does. encoder_hidden_states: (b n+1 d). `chosen`: of each row; none: the usual."""
         tokens, pooled = without_pooled(encoder_hidden_states, pooled_width(self.config))
-        told = told_size(pooled, sample)
+        told = told_size(pooled, sample, chosen)
         return super().forward(sample, timestep, tokens, controlnet_cond, added_cond_kwargs=told, **more)
 
 
@@ -152,14 +158,22 @@ Weights = Mapping[str, Tensor]
 
 
 def run(
-    net: nn.Module, sample: Tensor, hint: Tensor, t: Tensor, tokens: Tensor, weights: Weights | None = None
+    net: nn.Module,
+    sample: Tensor,
+    hint: Tensor,
+    t: Tensor,
+    tokens: Tensor,
+    weights: Weights | None = None,
+    chosen: Sequence[Told] = (),
 ) -> Residuals:
     """Return the residuals, in the net's dtype. sample: (b c h w), hint: added after conv_in, t: b, tokens: (b n d).
 
     `weights`: used in place of the net's own of these names, for this call only. One call at a time where it is given.
+    `chosen`: what the model is told of each row beside its size, which SDXL's control nets are told too.
     """
     like = weight_of(net)
     given = (sample.to(like), t.to(like.device), tokens.to(like))
     named = {"controlnet_cond": hint.to(like), "return_dict": False}
+    named |= {"chosen": chosen} if isinstance(net, ToldControlNet) else {}
     down, mid = functional_call(net, dict(weights or {}), given, named, tie_weights=False)
     return Residuals(tuple(down), mid)

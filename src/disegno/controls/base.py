@@ -69,7 +69,7 @@ class Control(Protocol):
 
     @property
     def sees_x(self) -> bool:
-        """False: what it adds depends on condition, t and text only; the engine shares it over images and seeds."""
+        """False: what it adds depends on condition, t, text and what SDXL is told besides: it is shared over seeds."""
         ...
 
     @property

@@ -69,7 +69,7 @@ class Union:
             [features.to(like).expand(num, *features.shape[1:]) for features in self.shown.values()],
             kinds,
             list(self.shown),
-            added_cond_kwargs=told_size(pooled, x),
+            added_cond_kwargs=told_size(pooled, x, [row.told for row in call.rows]),
             return_dict=False,
         )
         return add(call, Residuals(tuple(down), mid))

@@ -12,7 +12,7 @@ after it.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from disegno.controls.base import Body, Condition, Host, Layers, add, key_of
 from disegno.core.errors import KeyMismatch, RequestError, WrongFamily
 from disegno.diffusion.call import Call, Residuals
 from disegno.diffusion.patches import with_pooled
+from disegno.diffusion.told import Told
 from disegno.memory import Memory
 from disegno.weights.card import FileCard
 from disegno.weights.ctrlora_files import (
@@ -70,10 +71,15 @@ class Base:
     own: Mapping[str, Tensor]
     lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
-    def residuals(self, weights: Mapping[str, Tensor], latent: Tensor, t: Tensor, tokens: Tensor) -> Residuals:
-        """Return the residuals with a condition's weights in place. latent: (b c h w), t: b, tokens: (b n d)."""
+    def residuals(
+        self, weights: Mapping[str, Tensor], latent: Tensor, t: Tensor, tokens: Tensor, chosen: Sequence[Told] = ()
+    ) -> Residuals:
+        """Return the residuals with a condition's weights in place. latent: (b c h w), t: b, tokens: (b n d).
+
+        `chosen`: what SDXL's is told of each row; none: the usual.
+        """
         with self.lock:
-            return run(self.net, latent, _NO_HINT, t, tokens, weights)
+            return run(self.net, latent, _NO_HINT, t, tokens, weights, chosen)
 
 
 def open_base(path: Path, backbone: Body, memory: Memory) -> Base:
@@ -134,8 +140,8 @@ class CtrLora:
         """Return the call with this control's residuals added."""
         assert self.latent.shape[-2:] == call.x.shape[-2:], f"condition {self.latent.shape}, canvas {call.x.shape}"
         latent = self.latent.expand(len(call.rows), -1, -1, -1)  # 1 c h w -> b c h w
-        tokens = with_pooled(call.tokens, call.pooled)
-        return add(call, self.base.residuals(self.merged.weights, latent, call.t, tokens))
+        tokens, chosen = with_pooled(call.tokens, call.pooled), [row.told for row in call.rows]
+        return add(call, self.base.residuals(self.merged.weights, latent, call.t, tokens, chosen))
 
 
 def merged(base: Base, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,9 +60,9 @@ class CtrLoraXl:
 
     def __call__(self, call: Call) -> Call:
         """Return the call with this control's residuals added."""
-        tokens = with_pooled(call.tokens, call.pooled)
+        tokens, chosen = with_pooled(call.tokens, call.pooled), [row.told for row in call.rows]
         with self.lock:
-            return add(call, run(self.net, call.x, self.hint, call.t, tokens, self.merged.weights))
+            return add(call, run(self.net, call.x, self.hint, call.t, tokens, self.merged.weights, chosen))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Controls that do not look at the noisy image, evaluated once per (condition, text, t) and shared.
+"""Controls that do not look at the noisy image, evaluated once per (condition, text, told, t) and shared.
 
 CtrLoRA's control net sees the condition, the timestep and the text, never x (methods: xyfJASON/ctrlora,
 ControlNetFinetune.forward). So all images of a batch, and all later seeds of the same prompt and condition, share its
@@ -61,7 +61,7 @@ class ResidualCache:
 
 @dataclass(frozen=True)
 class Shared:
-    """A control with `sees_x = False`, evaluated once for each distinct (text, t) of a call's rows."""
+    """A control with `sees_x = False`, evaluated once for each distinct (text, told, t) of a call's rows."""
 
     control: Control
     cache: ResidualCache
@@ -76,7 +76,7 @@ class Shared:
         return self.control.positive_only
 
     def __call__(self, call: Call) -> Call:
-        whats = [(row.text, t) for row, t in zip(call.rows, call.t.tolist(), strict=True)]
+        whats = [(row.text, row.told, t) for row, t in zip(call.rows, call.t.tolist(), strict=True)]
         distinct = list(dict.fromkeys(whats))
         key = (self.control.key, tuple(call.x.shape[2:]), tuple(distinct))
         residuals = self.cache.get(key)
