@@ -90,7 +90,8 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     easels.classList.remove("both");
     fill(boardPlace);
   };
-  const showBoard = (title, theBoard) => {
+  const showBoard = (title, theBoard, card = null) => {
+    boardOf = card;
     fill(boardPlace, h("div", { class: "row spread" }, h("h3", {}, title), button(t("Done"), { class: "small", onclick: closeBoard }, "check")), theBoard.element);
     boardPlace.hidden = false;
     easels.classList.add("both");
@@ -107,7 +108,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
     const guide = unit.photo && unit.annotate !== "none" ? await loadImage(unit.photo) : null;
     if (boardOf !== card || boardSize !== sizeName()) return; // meanwhile it was closed, or opened anew
     const theBoard = board({ ...size(), annotator, image, cut: unit.resize === "crop", guide, changed: () => card.drawn(theBoard.uri(), true) });
-    showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard);
+    showBoard(t("The drawing for “{name}”", { name: unit.name }), theBoard, card);
   };
 
   const openMask = async ({ title, mask, painted, guide = null }) => {
@@ -133,7 +134,7 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const showUnit = (unit) => {
     const card = unitCard({
       unit, size, changed, house: { __proto__: house, model }, openBoard: () => openBoard(card), openRegion: () => openRegion(card), otherControl: closeBoard,
-      redrawn: () => boardOf === card && openBoard(card),
+      redrawn: () => boardOf?.unit === unit && openBoard(boardOf),
       drop: () => {
         const at = desk.units.indexOf(unit);
         const back = () => { desk.units.splice(at, 0, unit); build(); changed(); };

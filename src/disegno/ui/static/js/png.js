@@ -2,7 +2,7 @@
 // browser: the file goes nowhere.
 
 import { commentOf } from "./exif.js";
-import { isFileless } from "./request.js";
+import { HOLE, isFileless } from "./request.js";
 import { parsed, seedOf } from "./seed.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
@@ -108,15 +108,23 @@ function hiresOf({ prompts = [], negatives = [], ...hires }, image) {
   return { ...hires, prompt: prompts[image] ?? hires.prompt, negative: negatives[image] ?? hires.negative };
 }
 
+/** Return what a unit's control is shown: its drawing as it was given, or as it was made; where neither is inside, its photo. */
+function shownTo({ name, image, annotate, params }, condition, inside, init) {
+  const given = inside(image ?? init?.image ?? null);
+  if (annotate === HOLE) return { image: given ?? condition, annotate, params: {} };
+  if (isFileless(name)) return { image: condition ?? given, annotate: "none", params };
+  if (annotate === "none" && image) return { image: given ?? condition, annotate, params: {} }; // a second pass sees it larger
+  if (!condition) return { image: given, annotate, params };
+  return { image: condition, annotate: "none", params: {}, ...(init?.only_masked && { crop: false }) }; // it has been cut
+}
+
 /** Every control is given what it was really shown; files that were named are inside the record. */
 function ours(record) {
   const { request, conditions = [], sources = {} } = record;
   const inside = (path) => (path && !path.startsWith("data:") ? sources[path] ?? null : path);
-  const units = (request.controls ?? []).map((unit, n) => {
-    const placed = { ...unit, region: inside(unit.region) };
-    const params = isFileless(unit.name) ? unit.params : {};
-    return conditions[n] ? { ...placed, image: conditions[n], annotate: "none", params } : { ...placed, image: inside(unit.image) };
-  });
+  const units = (request.controls ?? []).map((unit, n) => ({
+    ...unit, ...shownTo(unit, conditions[n], inside, request.init), region: inside(unit.region), mask: inside(unit.mask),
+  }));
   const init = request.init && { ...request.init, image: inside(request.init.image), mask: inside(request.init.mask) };
   const own = ownOf(record);
   const words = ({ prompt, prompts = [] }) => prompts[record.image ?? 0] ?? prompt;

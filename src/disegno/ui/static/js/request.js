@@ -20,6 +20,8 @@ export function emptyDesk() {
 const FIDELITY = 0.5; // a reference's own
 const FIX = { variation: 8, sharpness: 0 }; // a colour fix's own
 
+export const HOLE = "inpaint"; // as an annotator's name: the picture as it is, with a hole
+
 /** Return whether a control is a reference: the picture as it is, everywhere, and no file. */
 export const isReference = (name) => ["reference-only", "reference-adain", "reference-adain-attn"].includes(name);
 
@@ -70,7 +72,7 @@ function controlsOf(desk) {
     }
     const { name, strength, curve = "", start, end, mode, resize, region = null } = unit;
     const own = ownOf(unit, region);
-    return { ...unit.others, name, image: unit.drawing, annotate: "none", strength, curve, start, end, mode, resize, ...own };
+    return { annotate: "none", ...unit.others, name, image: unit.drawing, strength, curve, start, end, mode, resize, ...own };
   });
 }
 
@@ -161,11 +163,15 @@ function fixIn(params) {
   return Object.fromEntries(Object.entries(FIX).map(([key, own]) => [key, params?.[key] ?? own]));
 }
 
+/** Return a unit as the form shows it. What an annotator has yet to draw is a photo. */
 function unitOf(unit) {
-  const { image, annotate, params, ...asked } = unit;
+  const { image, annotate = null, params, ...asked } = unit;
   const shown = Object.fromEntries(UNIT_KEPT.filter((key) => key in asked).map((key) => [key, asked[key]]));
   const others = Object.fromEntries(Object.entries(asked).filter(([key]) => !UNIT_SHOWN.includes(key)));
-  return { ...emptyUnit(unit.name), ...shown, drawing: pictureIn(image), region: pictureIn(asked.region), fidelity: params?.fidelity ?? FIDELITY, fix: fixIn(params), edited: true, others };
+  if (annotate === HOLE) others.annotate = HOLE;
+  const asItIs = annotate === "none" || annotate === HOLE || isFileless(unit.name);
+  const seen = asItIs ? { drawing: pictureIn(image), edited: true } : { photo: pictureIn(image), annotate, params: params ?? {} };
+  return { ...emptyUnit(unit.name), ...shown, ...seen, region: pictureIn(asked.region), fidelity: params?.fidelity ?? FIDELITY, fix: fixIn(params), others };
 }
 
 /** Return the part of a desk that a request's picture to change stands for. What the form does not show: `initOthers`. */

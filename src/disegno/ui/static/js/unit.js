@@ -103,20 +103,27 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
       redrawn();
     }
     if (looks() || !unit.photo) return null;
+    unit.annotate ??= ownAnnotator();
     form = annotatorForm({ unit, annotators: house.annotators, taught, size, drawn: annotated, changed, busy: (is) => thumb.classList.toggle("busy", is) });
     fill(photoForm, form.element);
     return form;
   };
-  /** Let the annotator draw anew where the picture has another size now: another part of the photo is seen. */
+  /** Let the annotator draw what it has not drawn yet, or anew where the picture has another size now: another part of the photo is seen. */
   const sized = () => {
     const { width, height } = size();
-    if (form && !unit.edited && unit.drawnAt && unit.drawnAt !== `${width}x${height}`) form.draw();
+    const isOther = !unit.edited && unit.drawnAt && unit.drawnAt !== `${width}x${height}`;
+    if (form && (!unit.drawing || isOther)) form.draw();
+  };
+  /** Forget what was said of a picture that is no longer shown: its hole, and that it was cut. */
+  const forgetPicture = () => {
+    for (const name of ["annotate", "mask", "crop"]) delete unit.others?.[name];
   };
   /** Take a photo; `anew`: the control's own annotator draws it, whichever drew the last one. */
   const take = async (file, anew = false) => {
     try {
       const { uri } = await readPicture(file);
       unit.photo = uri;
+      forgetPicture();
       const by = anew ? ownAnnotator() : unit.annotate ?? ownAnnotator();
       if (by !== unit.annotate) Object.assign(unit, { annotate: by, params: {} }); // another one's parameters mean nothing to it
       showPhoto()?.draw();
@@ -130,6 +137,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
     unit.name = value;
     unit.annotate = unit.photo ? ownAnnotator() : null;
     unit.params = {};
+    forgetPicture();
     showPhoto()?.draw();
     showOwn();
     otherControl();
