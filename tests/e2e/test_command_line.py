@@ -50,6 +50,9 @@ def test_a_picture_is_made_and_made_again_bit_for_bit_elsewhere(
     assert second.exit_code == 0, second.output
     assert _pixels(tmp_path / "b.png") == _pixels(tmp_path / "a-2.png")
     assert "may differ" not in second.output
+    assert f"{tmp_path / 'b.png'}  (seed {said['seeds'][1]})" in second.output  # its own, not the first one's
+    again = _in_process(models, monkeypatch, [*words, "--json"])
+    assert json.loads(again.stdout)["seeds"] == said["seeds"][1:]
 
 
 def test_other_formats_carry_a1111s_text_and_are_made_again_from_it(

@@ -46,11 +46,16 @@ def write_result(result: Result, out: Path | None, only: int | None) -> tuple[li
     return paths, page
 
 
-def _report(result: Result, paths: list[Path], page: Path | None, seconds: float) -> dict[str, Any]:
+def seeds_of(result: Result, only: int | None) -> list[int]:
+    """Return the seed of each picture that is written. `only`: the one of the batch that is, None: all are."""
+    return list(result.seeds) if only is None else [result.seeds[only]]
+
+
+def _report(result: Result, paths: list[Path], page: Path | None, seeds: list[int], seconds: float) -> dict[str, Any]:
     return {
         "images": [str(path) for path in paths],
         "sheet": str(page) if page else None,
-        "seeds": list(result.seeds),
+        "seeds": seeds,
         "seconds": round(seconds, 3),
         "timing": {name: round(value, 3) for name, value in asdict(result.timing).items()},
         "warnings": list(result.warnings),
@@ -227,12 +232,12 @@ def command(
         return draw_sheet(request, axes, matrix, settings, out, saying)
     result = with_bar(_generate(request, settings, preview is not None), quiet or as_json, preview)
     result = replace(result, warnings=(*result.warnings, *_doubts(again, result)))
-    paths, page = write_result(result, out, only)
+    (paths, page), seeds = write_result(result, out, only), seeds_of(result, only)
     seconds = time.perf_counter() - began
     if as_json:
-        click.echo(json.dumps(_report(result, paths, page, seconds), ensure_ascii=False))
+        click.echo(json.dumps(_report(result, paths, page, seeds, seconds), ensure_ascii=False))
     elif not quiet:
-        _say(result, paths, page, seconds)
+        _say(result, paths, page, seeds, seconds)
     return None
 
 
@@ -250,11 +255,11 @@ def _dtype(dtype: str | None, again: Path | None) -> str | None:
     return read(again).environment.get("dtype")
 
 
-def _say(result: Result, paths: list[Path], page: Path | None, seconds: float) -> None:
+def _say(result: Result, paths: list[Path], page: Path | None, seeds: list[int], seconds: float) -> None:
     warn: Callable[[str], None] = lambda text: click.secho(f"Note: {text}", fg="yellow", err=True)  # noqa: E731
     for warning in result.warnings:
         warn(warning)
-    for path, seed in zip(paths, result.seeds, strict=False):
+    for path, seed in zip(paths, seeds, strict=True):
         click.echo(f"{path}  (seed {seed})")
     if page:
         click.echo(f"{page}  (all on one sheet)")
