@@ -11,6 +11,7 @@ from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import Picture, annotate_at, make_params
 from disegno.cli.annotate import command
 from disegno.cli.main import main
+from disegno.core.errors import BadImage
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +67,24 @@ def test_the_folder_is_made_and_one_that_cannot_be_is_said(photo: Path) -> None:
     assert run("canny", "photo.png", "-o", "new/folder/edges.png").exit_code == 0
     done = run("canny", "photo.png", "-o", "photo.png/edges.png")
     assert done.exit_code == 4 and "Choose another folder" in done.output
+
+
+def test_of_a_folder_all_that_can_be_read_is_drawn(photo: Path) -> None:
+    (folder := Path("photos")).mkdir()
+    for name in "ac":
+        (folder / f"{name}.png").write_bytes(photo.read_bytes())
+    (folder / "b.png").write_bytes(b"no picture")
+    done = run("canny", "photos", "-o", "drawn")
+    assert done.exit_code == 1 and "b.png" in done.stderr and "1 of 3 pictures could not be read" in done.stderr
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png", "c.png"]
+    for name in "ac":
+        (folder / f"{name}.png").write_bytes(b"no picture, too")
+    assert run("canny", "photos", "-o", "others").exit_code == BadImage.exit_code
+
+
+def test_a_way_to_fit_without_a_size_is_refused(photo: Path) -> None:
+    done = run("canny", "photo.png", "--resize", "fill")
+    assert done.exit_code == 2 and "--size" in done.output
 
 
 def test_long_values_are_read_from_a_file(photo: Path) -> None:

@@ -10,7 +10,7 @@ from disegno.annotators import ANNOTATORS
 from disegno.cli.output import free_path
 from disegno.cli.request import parse_size
 from disegno.core.each import pictures_in
-from disegno.core.errors import RequestError
+from disegno.core.errors import BadImage, RequestError
 from disegno.core.files import make_folder, path_of
 from disegno.core.request import ResizeMode, Scalar
 
@@ -157,13 +157,13 @@ def _targets(out: Path | None, image: str, name: str) -> list[tuple[str, Path]]:
     help="Annotate with the short side at so many pixels; unset: the canvas's, or the picture's own.",
 )
 @click.option("--size", metavar="WxH", help="Fit the drawing to a canvas of this size.")
-@click.option("--resize", type=click.Choice(["stretch", "crop", "fill"]), default="crop", help="How --size fits it.")
+@click.option("--resize", type=click.Choice(["stretch", "crop", "fill"]), help="How --size fits it.  [default: crop]")
 @click.option("--sheet", is_flag=True, help="Write picture and drawing beside each other.")
 @click.option("--list", "listing", is_flag=True, help="List the annotators, or NAME's parameters.")
 @click.option("--docs", is_flag=True, hidden=True, help="Print the reference page.")
 def command(
     name: str | None, image: str | None, out: Path | None, settings: tuple[str, ...], resolution: int | None,
-    size: str | None, resize: ResizeMode, sheet: bool, listing: bool, docs: bool,
+    size: str | None, resize: ResizeMode | None, sheet: bool, listing: bool, docs: bool,
 ) -> None:  # fmt: skip
     """Turn IMAGE, or each picture of a folder, into the drawing that a control wants to see, by the annotator NAME.
 
@@ -181,19 +181,31 @@ def command(
         raise RequestError(
             "Give an annotator and a picture, as in disegno annotate canny photo.jpg; --list names the annotators."
         )
+    if resize is not None and size is None:
+        raise RequestError("--resize says how a drawing is fitted to the canvas of --size: give both, or neither.")
     canvas = parse_size(size) if size else None
     targets = _targets(out, image, name)
     ANNOTATORS.load(name)  # an unknown name is said before the picture is read
     from disegno.engine.pictures import fit, pixel_perfect_resolution, read_picture
 
-    params = dict(parse_setting(text) for text in settings)
+    params, how, num_lost = dict(parse_setting(text) for text in settings), resize or "crop", 0
     for source, target in targets:
-        picture, seen = read_picture(source), resolution
+        try:
+            picture, seen = read_picture(source), resolution
+        except BadImage as error:
+            if len(targets) == 1:
+                raise
+            num_lost += 1
+            click.echo(str(error), err=True)
+            continue
         if canvas and seen is None:
-            seen = pixel_perfect_resolution(picture, *canvas, resize)
+            seen = pixel_perfect_resolution(picture, *canvas, how)
         drawing = draw(name, picture, params, seen, back=canvas is None)
-        _write(picture, fit(drawing, *canvas, resize) if canvas else drawing, target, sheet, name)
+        _write(picture, fit(drawing, *canvas, how) if canvas else drawing, target, sheet, name)
         click.echo(str(target))
+    if num_lost:
+        click.echo(f"{num_lost} of {len(targets)} pictures could not be read.", err=True)
+        click.get_current_context().exit(1 if num_lost < len(targets) else BadImage.exit_code)
 
 
 if __name__ == "__main__":
