@@ -1,6 +1,7 @@
 """`disegno ui`: what it starts, and what it opens."""
 
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +45,32 @@ def test_it_serves_this_machine_only_and_opens_the_page(
         Path("jobs"),
         (Path("sets"),),
     )
+    _wait_for_browser()
     assert opened == ["http://127.0.0.1:4321"] and opened[0] in done.output
+
+
+def _wait_for_browser() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "browser":
+            thread.join(10)
+
+
+def test_a_browser_that_takes_its_time_holds_nothing_up(
+    started: tuple[list[ServerSettings], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a terminal is open as long as it is used, and the page that it asks for is answered meanwhile."""
+    closed, ended = threading.Event(), list[str]()
+
+    def browse(address: str) -> None:
+        closed.wait(20)
+        ended.append(address)
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    assert CliRunner().invoke(main, ["ui"]).exit_code == 0
+    assert ended == []
+    closed.set()
+    _wait_for_browser()
+    assert ended == ["http://127.0.0.1:7860"]
 
 
 def test_without_a_browser_it_says_the_address(started: tuple[list[ServerSettings], list[str]]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import click
 
@@ -56,8 +57,14 @@ def command(
     def started(used: int) -> None:
         address = f"http://127.0.0.1:{used}"
         click.echo(f"Disegno draws at {address}  (Ctrl+C ends it)")
-        if not no_browser:
-            with contextlib.suppress(webbrowser.Error):  # the address has been said
-                webbrowser.open(address)
+        if (
+            not no_browser
+        ):  # in a thread: a browser may take seconds to start, and one of a terminal as long as it is used
+            Thread(target=_open, args=(address,), name="browser", daemon=True).start()
 
     asyncio.run(serve(replace(settings, folder=folder) if folder else settings, started))
+
+
+def _open(address: str) -> None:
+    with contextlib.suppress(webbrowser.Error):  # the address has been said
+        webbrowser.open(address)
