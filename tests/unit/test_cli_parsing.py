@@ -110,6 +110,14 @@ def test_commands_that_are_told_are_quoted(tmp_path: Path) -> None:
     assert f"--run '{folder}'" in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [(["--resume", ".", "--run", "other"], "leave out --run"), (["x", "--estimate", "--find-rate"], "one of them")],
+)
+def test_flags_of_teach_that_would_do_nothing_are_refused(words: list[str], said: str) -> None:
+    assert said in str(CliRunner().invoke(teach, words).exception)
+
+
 def test_options_of_lists_repeat_and_claims_are_flags() -> None:
     seen: dict[str, object] = {}
 

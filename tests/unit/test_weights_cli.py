@@ -42,6 +42,8 @@ def test_an_empty_library_says_where_it_looked(models: Path) -> None:
     result = _run("list")
     assert result.exit_code == 0
     assert str(models) in result.output
+    (models / "broken.ckpt").write_bytes(b"<html>404 not found</html>")
+    assert "No files of the kind vae found" in _run("list", "--kind", "vae").output
 
 
 def test_list_and_show(models: Path) -> None:

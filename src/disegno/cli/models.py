@@ -53,7 +53,8 @@ def list_models(kind: str | None, as_json: bool) -> None:
         _print_table(own + [(n, card, "no file" if n in FILELESS else "shipped") for n, card in shipped.items()])
     if not cards:
         folders = ", ".join(str(folder) for folder in settings.model_dirs)
-        click.echo(f"No files found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
+        what = f"files of the kind {kind}" if kind else "files"
+        click.echo(f"No {what} found in {folders}. Put some there, or name other folders in DISEGNO_MODEL_DIRS.")
 
 
 @command.command()

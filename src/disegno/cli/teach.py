@@ -78,6 +78,10 @@ def command(
     open_nets()
     from disegno.training.lesson import Habits
 
+    if resume is not None and run is not None:
+        raise RequestError(f"--resume {resume} is the training's folder: leave out --run {run}.")
+    if estimate and find_rate:
+        raise RequestError("--estimate and --find-rate are two questions: ask one of them at a time.")
     request = _request(name, given, settings, resume)
     folder = resume or run or RUNS / request.name
     where = load_settings(dtype=dtype, device=device)
