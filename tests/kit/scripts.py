@@ -13,7 +13,10 @@ import disegno.ui
 STATIC = Path(disegno.ui.__file__).parent / "static" / "js"
 NODE = shutil.which("node")
 _BROWSER = """
-const kept = () => { const all = new Map(); return { getItem: (name) => all.get(name) ?? null, setItem: (name, value) => all.set(name, String(value)) }; };
+const kept = () => {
+  const all = new Map();
+  return { getItem: (name) => all.get(name) ?? null, setItem: (name, value) => all.set(name, String(value)) };
+};
 globalThis.heard = {};
 globalThis.addEventListener = (name, work) => { (heard[name] ??= []).push(work); };
 globalThis.dispatch = (name) => (heard[name] ?? []).forEach((work) => work({}));
@@ -33,9 +36,10 @@ def run_script(folder: Path, script: str) -> Any:
         pytest.skip("there is no node on this machine: apt-get install nodejs")
     shutil.copytree(STATIC, folder / "js")
     (folder / "package.json").write_text('{"type": "module"}')
-    body = f"const done = await (async () => {{ {script} }})();\nconsole.log(JSON.stringify(done ?? null));\nprocess.exit(0);"
-    load = 'const load = (name) => import(new URL(`js/${name}`, import.meta.url));'
-    (folder / "test.js").write_text("\n".join((_BROWSER, load, body)).replace("\\\n", "\n"))
+    load = "const load = (name) => import(new URL(`js/${name}`, import.meta.url));"
+    body = f"const done = await (async () => {{ {script} }})();"
+    say = "console.log(JSON.stringify(done ?? null));\nprocess.exit(0);"  # a stream or a timer would hold it
+    (folder / "test.js").write_text("\n".join((_BROWSER, load, body, say)))
     done = subprocess.run([NODE, str(folder / "test.js")], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

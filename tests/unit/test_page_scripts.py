@@ -74,3 +74,100 @@ def test_a_hole_comes_back_with_its_mask(tmp_path: Path) -> None:
     record = {"request": {"prompt": "", "controls": [unit]}, "image": 0, "sources": {"a.png": PHOTO, "m.png": MASK}}
     (asked,) = _asked_again(tmp_path, record)["asked"]
     assert (asked["image"], asked["mask"], asked["annotate"]) == (PHOTO, MASK, "inpaint")
+
+
+JOBS = """
+globalThis.streams = [];
+globalThis.EventSource = class {
+  static OPEN = 1;
+  constructor() { Object.assign(this, { readyState: 1, heard: {} }); streams.push(this); }
+  addEventListener(name, work) { this.heard[name] = work; }
+  tell(name, data) { this.heard[name]({ data: JSON.stringify(data) }); }
+  close() { this.readyState = 2; }
+};
+globalThis.fetch = async () => ({ ok: true, json: async () => ({ jobs: [], before: null }) });
+const jobs = await load("jobs.js");
+jobs.connect();
+const [stream] = streams;
+const job = (id, kind, state, more = {}) => stream.tell("job", { id, kind, state, created: 1, ...more });
+const open = () => streams.filter(({ readyState }) => readyState === 1).length;
+"""
+
+
+def test_a_job_that_is_removed_elsewhere_is_not_waited_for(tmp_path: Path) -> None:
+    found = run_script(
+        tmp_path,
+        JOBS
+        + """
+        job("a", "annotate", "running");
+        const end = jobs.ended("a");
+        stream.tell("gone", { id: "a" });
+        return await end;
+        """,
+    )
+    assert found["state"] == "cancelled"
+
+
+def test_a_page_that_nobody_sees_gives_its_connection_back(tmp_path: Path) -> None:
+    """A browser has six to a server, for all of its tabs. A training's losses are told once: they are listened to."""
+    found = run_script(
+        tmp_path,
+        JOBS
+        + """
+        const later = [];
+        globalThis.setTimeout = (work, ms) => later.push([work, ms]);
+        const hide = (hidden) => { document.hidden = hidden; dispatch("visibilitychange"); };
+        const pass = () => later.splice(0).map(([work, ms]) => { work(); return ms; });
+        job("a", "teach", "running");
+        hide(true);
+        const seen = [pass(), open()];
+        job("a", "teach", "done");
+        seen.push(pass(), open());
+        hide(false);
+        seen.push(open(), streams.length);
+        hide(true); hide(false);
+        seen.push(pass(), open());
+        return seen;
+        """,
+    )
+    assert found == [[60_000], 1, [60_000], 0, 1, 2, [60_000], 1]
+
+
+def test_what_was_seen_on_its_way_is_told_when_it_is_done(tmp_path: Path) -> None:
+    found = run_script(
+        tmp_path,
+        JOBS
+        + """
+        const told = [];
+        job("old", "teach", "done");
+        jobs.whenDone("teach", () => told.push("done"));
+        job("old", "teach", "done");
+        job("a", "teach", "running");
+        job("b", "download", "done");
+        const before = told.length;
+        job("a", "teach", "done");
+        job("a", "teach", "done");
+        return [before, told.length];
+        """,
+    )
+    assert found == [0, 1]
+
+
+def test_losses_are_kept_while_nothing_is_drawn(tmp_path: Path) -> None:
+    """A page that nobody sees is given no frames. A loss that is no number is none."""
+    found = run_script(
+        tmp_path,
+        JOBS
+        + """
+        document.createElement = () => ({ append() {}, setAttribute() {} });
+        globalThis.requestAnimationFrame = () => {};
+        const { teachTab } = await load("teach.js");
+        teachTab({ models: [] });
+        job("a", "teach", "running");
+        for (const [step, loss] of [[1, 0.5], [2, null], [3, 0.25]]) {
+          stream.tell("progress", { id: "a", progress: { step, num_steps: 9, figures: { loss } } });
+        }
+        return JSON.parse(sessionStorage.getItem("disegno.curve.a"));
+        """,
+    )
+    assert found == [[1, 0.5], [3, 0.25]]

@@ -140,7 +140,10 @@ export function board({ width, height, annotator, image = null, cut = false, gui
     view.focus({ preventScroll: true });
     if (state.tool === "move") return carry(event);
     sheet.remember(state.layer);
-    state.layer.shown = true;
+    if (!state.layer.shown) {
+      state.layer.shown = true;
+      showLayers();
+    }
     if (state.tool !== "fill") {
       view.setPointerCapture(event.pointerId);
       return strokeFrom(event);

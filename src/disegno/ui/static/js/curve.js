@@ -15,7 +15,7 @@ function pointsOf(id) {
 /** Remember what a job's progress says of its loss. */
 export function record(job) {
   const { step, figures } = job.progress ?? {};
-  if (job.kind !== "teach" || figures?.loss === undefined) return;
+  if (job.kind !== "teach" || !Number.isFinite(figures?.loss)) return;
   const some = pointsOf(job.id);
   if (some.length && some.at(-1)[0] >= step) return;
   some.push([step, figures.loss]);

@@ -6,7 +6,7 @@ import { say } from "./bus.js";
 import { textField } from "./dataset.js";
 import { more, toggle } from "./fields.js";
 import { bytes, t } from "./i18n.js";
-import { all, change, ENDED, remove, start, subscribe } from "./jobs.js";
+import { all, change, ENDED, remove, start, subscribe, whenDone } from "./jobs.js";
 import { progressBar } from "./stage.js";
 
 const MIB = 2 ** 20;
@@ -57,7 +57,6 @@ export function downloads(arrived) {
   const cards = h("div", { class: "stack" });
   const form = h("div", { class: "downloads" });
   const titles = new Map(); // job -> what was asked for
-  const known = new Map(); // job -> its state
 
   const titleOf = (job) => {
     if (!titles.has(job.id)) {
@@ -94,12 +93,7 @@ export function downloads(arrived) {
       address, name, toggle(t("Half precision, where there are both"), { value: asked.half, change: (value) => { asked.half = value; } }),
       h("div", { class: "row" }, button(t("Get it"), { class: "primary", onclick: go }, "download"))), cards);
   }, () => {}); // the lists say that the server is away
-  subscribe((job) => {
-    if (job && job.kind !== "download") return;
-    const came = all().filter((each) => each.kind === "download" && each.state === "done" && known.has(each.id) && known.get(each.id) !== "done");
-    for (const each of all()) if (each.kind === "download") known.set(each.id, each.state);
-    show();
-    if (came.length) arrived();
-  });
+  subscribe((job) => (!job || job.kind === "download") && show());
+  whenDone("download", arrived);
   return form;
 }

@@ -11,6 +11,7 @@ const state = { online: true, locked: false, before: null, loaded: false };
 export const ENDED = ["done", "failed", "cancelled"];
 const WAIT_MS = [500, 1000, 2000, 4000, 8000];
 const HELLO_MS = 1500;
+const UNSEEN_MS = 60_000; // so long a page that nobody sees keeps its stream
 
 /** Be told `(job or null)` at every change; null: many things changed, or the connection did. Returns how to stop. */
 export function subscribe(listener) {
@@ -63,16 +64,28 @@ export async function start(kind, request) {
   return job;
 }
 
-/** Return the job when it has ended. */
+/** Return the job when it has ended; where it is removed before that is heard, it was cancelled. */
 export function ended(id) {
   return new Promise((resolve) => {
     const look = (job) => {
-      if (!job || !ENDED.includes(job.state)) return;
+      if (job && !ENDED.includes(job.state)) return;
       stop();
-      resolve(job);
+      resolve(job ?? { id, state: "cancelled" });
     };
     const stop = follow(id, look);
-    look(known.get(id));
+    if (known.has(id)) look(known.get(id));
+  });
+}
+
+/** Do some work whenever jobs of a kind are done that were seen on their way. */
+export function whenDone(kind, work) {
+  const seen = new Map(); // id -> its state
+  subscribe((job) => {
+    if (job && job.kind !== kind) return;
+    const some = all().filter((each) => each.kind === kind);
+    const came = some.some(({ id, state: now }) => now === "done" && seen.has(id) && seen.get(id) !== "done");
+    for (const each of some) seen.set(each.id, each.state);
+    if (came) work();
   });
 }
 
@@ -139,6 +152,8 @@ async function reload() {
 }
 
 let tries = 0;
+let source = null; // the stream that is open
+let timer = null; // of the next try, or until a page that nobody sees lets go of its stream
 
 /** Say that the stream has ended: because the server is away, or because it does not know this browser any more. */
 async function missed() {
@@ -151,7 +166,9 @@ async function missed() {
 
 /** Watch the server from now on; after a lost connection, again and again. */
 export function connect() {
-  const source = new EventSource("/v1/events");
+  clearTimeout(timer);
+  source?.close();
+  source = new EventSource("/v1/events");
   if (tries > 1) setTimeout(() => tries && missed(), HELLO_MS); // it says nothing while the browser asks for a name
   const on = (name, work) => source.addEventListener(name, (event) => work(JSON.parse(event.data)));
   on("hello", () => {
@@ -159,6 +176,7 @@ export function connect() {
     state.online = true;
     state.locked = false;
     reload().catch(() => {});
+    if (document.hidden) timer = setTimeout(rest, UNSEEN_MS);
   });
   on("job", (job) => {
     heard.set(job.id, (heard.get(job.id) ?? 0) + 1);
@@ -176,8 +194,24 @@ export function connect() {
   on("gone", ({ id }) => drop(id));
   source.onerror = () => {
     source.close();
-    setTimeout(connect, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]);
+    timer = setTimeout(connect, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]);
     tries += 1;
     if (tries > 1) missed();
   };
 }
+
+// A browser has six connections to a server, for all of its tabs: with as many streams open, no page could ask for anything.
+function rest() {
+  if (!document.hidden || !source) return;
+  if ([...known.values()].some((job) => job.kind === "teach" && job.state === "running")) { // its losses are told once
+    timer = setTimeout(rest, UNSEEN_MS);
+    return;
+  }
+  source.close();
+  source = null;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && !source) connect();
+  else if (document.hidden && source?.readyState === EventSource.OPEN) timer = setTimeout(rest, UNSEEN_MS);
+});

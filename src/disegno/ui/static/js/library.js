@@ -6,6 +6,7 @@ import { downloads } from "./download.js";
 import { say } from "./bus.js";
 import { choice } from "./fields.js";
 import { bytes, t } from "./i18n.js";
+import { whenDone } from "./jobs.js";
 import { fileWork } from "./shelf.js";
 import { misfit } from "./unit.js";
 
@@ -79,6 +80,7 @@ export function libraryTab(house) {
     }
   };
   const fetching = downloads(again);
+  whenDone("teach", again); // what was taught is a file, too
   show();
   return element;
 }

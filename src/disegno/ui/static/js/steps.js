@@ -62,14 +62,15 @@ export function stepsField({ value, change }) {
     const share = (x - MARGIN) / (WIDTH - 2 * MARGIN);
     return [Math.min(1, Math.max(0, share)), Math.min(MOST, Math.max(0, ((HEIGHT - MARGIN - y) / (HEIGHT - 2 * MARGIN)) * MOST))];
   };
-  const drag = (n) => {
-    const follow = (event) => move(n, ...at(event));
-    const end = () => {
+  const drag = (n, { pointerId }) => {
+    const follow = (event) => event.pointerId === pointerId && move(n, ...at(event));
+    const end = (event) => {
+      if (event.pointerId !== pointerId) return;
       window.removeEventListener("pointermove", follow);
-      window.removeEventListener("pointerup", end);
+      for (const name of ["pointerup", "pointercancel"]) window.removeEventListener(name, end);
     };
     window.addEventListener("pointermove", follow);
-    window.addEventListener("pointerup", end);
+    for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, end);
   };
   const keys = (n) => (event) => {
     const by = { ArrowLeft: [-0.05, 0], ArrowRight: [0.05, 0], ArrowUp: [0, 0.05], ArrowDown: [0, -0.05] }[event.key];
@@ -88,7 +89,8 @@ export function stepsField({ value, change }) {
     circle.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       event.stopPropagation();
-      drag(n);
+      circle.focus({ preventScroll: true }); // Delete is of this one
+      drag(n, event);
     });
     return circle;
   };
@@ -106,7 +108,7 @@ export function stepsField({ value, change }) {
     const n = points.filter(([share]) => share <= place[0]).length;
     points.splice(n, 0, place);
     told(n);
-    drag(n);
+    drag(n, event);
   });
   text.onchange = () => {
     const read = readCurve(text.value);

@@ -35,11 +35,14 @@ function teachForm(house, names, asked, started) {
   const set = (name) => (value) => { asked[name] = value; };
   const doctor = h("div", { role: "status" });
   const costs = h("div", { role: "status" });
-  const go = async () => {
+  const go = async ({ currentTarget }) => {
+    currentTarget.disabled = true; // a second click would be a second training of the same
     try {
       started(await start("teach", trainingOf(asked)));
     } catch (error) {
       toast(error.message, "bad");
+    } finally {
+      currentTarget.disabled = false;
     }
   };
   const built = modelOf(house, asked.model);
@@ -65,7 +68,7 @@ function teachForm(house, names, asked, started) {
 
 function metricsOf(metrics) {
   const rows = Object.entries(metrics ?? {}).slice(0, 8);
-  return rows.length ? h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, value.toPrecision(3))])) : null;
+  return rows.length ? h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, Number.isFinite(value) ? value.toPrecision(3) : "–")])) : null;
 }
 
 function verdictOf(state, words, reasons = []) {
@@ -155,9 +158,8 @@ export function teachTab(house) {
   };
   const draw = () => {
     pending = false;
-    const jobs = all().filter((job) => KINDS.includes(job.kind));
-    jobs.forEach(record);
     if (!visible) return;
+    const jobs = all().filter((job) => KINDS.includes(job.kind));
     if (isPressed(cards)) return void setTimeout(soon, 100);
     refill(cards, jobs.length ? jobs.map((job) => trainingCard(job, titleOf(job), use)) : h("div", { class: "empty" }, h("p", {}, t("Nothing has been taught yet."))));
   };
@@ -167,11 +169,12 @@ export function teachTab(house) {
     requestAnimationFrame(draw);
   };
   let send = null; // its card, which says what has come and outlives the others
-  let listed = null; // the data sets that the forms know
+  let listed = null; // the data sets and models that the forms know
   const build = async (anew = false) => {
     const names = await list("datasets", true);
-    if (!anew && listed === names.join()) return;
-    listed = names.join();
+    const known = JSON.stringify([names, house.models.map(({ id }) => id)]);
+    if (!anew && listed === known) return;
+    listed = known;
     const focused = form.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     const none = h("p", { class: "note" }, t("There are no data sets yet. The server is given them with --data-root FOLDER: each folder in it is one."));
     const sent = (name) => {
@@ -185,6 +188,7 @@ export function teachTab(house) {
     if (focused !== null) [...form.querySelectorAll("input, select")].find((each) => each.getAttribute("aria-label") === focused)?.focus();
   };
   subscribe((job) => {
+    (job ? [job] : all()).forEach(record); // here: a page that nobody sees draws nothing
     soon();
     if (job?.kind === "dataset" && job.state === "done" && visible) build().catch(() => {});
   });
@@ -194,6 +198,7 @@ export function teachTab(house) {
     draw();
     build().catch((error) => toast(error.message, "bad"));
   });
+  on("looked", () => { if (visible) build().catch(() => {}); });
   addEventListener("focus", () => { if (visible) build().catch(() => {}); }); // whoever comes back may have added some
   return h("div", { class: "desk" }, form, cards);
 }
