@@ -261,6 +261,7 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
             **dict.fromkeys(("width", "height"), 64),
             "model": "another",
             "clip_skip": 2,
+            "noise_source": "nv",
             "seamless": False,
             "hires": {"scale": 1.5, "upscaler": "Latent", "denoise": 0.4, "prompt": "a, b"},
             "refiner": {"model": "mini", "at": 0.7, "share": "steps", "passes": "hires"},
@@ -279,7 +280,8 @@ def test_a_changed_picture_that_is_dropped_asks_for_the_same_again(browser: Brow
         expect(tab.get_by_text("It becomes 96 × 96.")).to_be_visible()
         note = tab.get_by_text("As that picture was made")
         expect(note).to_have_text(
-            "As that picture was made: clip skip 2, hires prompt a, b, refiner share steps, refiner passes hires"
+            "As that picture was made: clip skip 2, noise source nv, hires prompt a, b, refiner share steps,"
+            " refiner passes hires"
         )
         tab.get_by_role("button", name="Leave out").click()
         expect(note).to_be_hidden()

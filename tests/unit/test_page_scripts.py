@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from disegno.core.told import told_of
 from kit.scripts import run_script
 
 pytestmark = pytest.mark.unit
@@ -171,3 +172,24 @@ def test_losses_are_kept_while_nothing_is_drawn(tmp_path: Path) -> None:
         """,
     )
     assert found == [[1, 0.5], [3, 0.25]]
+
+
+PLAIN = "a car\nSteps: 20, Sampler: {sampler}, Seed: 7, Size: 64x64{more}, Version: v1.10.1"
+
+
+@pytest.mark.parametrize(
+    "sampler, more",
+    [
+        ("Euler a", ""),
+        ("Euler a", ", RNG: CPU, Eta: 0.5, Eta DDIM: 0.25, Emphasis: No norm, ENSD: 31337"),
+        ("DDIM", ", RNG: NV, Eta DDIM: 0.25, Variation seed: 3, Variation seed strength: 0.5"),
+        ("Euler", ", Seed resize from: 32x64, Sigma churn: 1.5, NGMS: 2, Skip Early CFG: 0.2, Pad conds: True"),
+    ],
+)
+def test_a1111s_text_decides_the_noise_as_it_does_on_the_command_line(sampler: str, more: str, tmp_path: Path) -> None:
+    text = PLAIN.format(sampler=sampler, more=more)
+    found = run_script(tmp_path, f"return (await load('png.js')).parametersOf({json.dumps(text)}).request;")
+    told = {name: value for name, value in told_of(text).fields.items() if value not in ("", "original", "Automatic")}
+    assert {name: found.get(name) for name in told} == told | {"clip_skip": found.get("clip_skip")}
+    of_the_form = {"hires", "refiner", "guide", "freeu", "seamless", "negative"}
+    assert set(found) - of_the_form <= set(told)

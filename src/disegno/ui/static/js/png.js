@@ -138,16 +138,21 @@ function nameOf(file) {
   return file.replace(/ \[\w+\]$/, "").replace(/\.(safetensors|ckpt|pth?|bin|gguf)$/i, "");
 }
 
+const claim = (text) => text === "True";
+const EMPHASES = { "No norm": "no-norm", Ignore: "ignore", None: "none" };
 const NAMES = {
   steps: ["Steps", Number], sampler: ["Sampler", String], schedule: ["Schedule type", String], model: ["Model", nameOf], vae: ["VAE", nameOf],
   cfg: ["CFG scale", Number], seed: ["Seed", seedOf], clip_skip: ["Clip skip", Number],
+  subseed: ["Variation seed", seedOf], subseed_strength: ["Variation seed strength", Number], seed_delta: ["ENSD", Number],
+  churn: ["Sigma churn", Number], churn_min: ["Sigma tmin", Number], churn_max: ["Sigma tmax", Number], churn_noise: ["Sigma noise", Number],
+  negative_min: ["NGMS", Number], negative_min_all: ["NGMS all steps", claim], cfg_start: ["Skip Early CFG", Number],
+  emphasis: ["Emphasis", (text) => EMPHASES[text] ?? "original"], pad_texts: ["Pad conds", claim], old_timelines: ["Old prompt editing timelines", claim],
 };
 const HIRES_NAMES = {
   scale: ["Hires upscale", Number], upscaler: ["Hires upscaler", String], denoise: ["Denoising strength", Number], steps: ["Hires steps", Number],
   cfg: ["Hires CFG Scale", Number], sampler: ["Hires sampler", String], schedule: ["Hires schedule type", String], model: ["Hires checkpoint", nameOf],
   prompt: ["Hires prompt", String], negative: ["Hires negative prompt", String],
 };
-const claim = (text) => text === "True";
 const GUIDE_NAMES = {
   pag: ["PAG Scale", Number], pag_start: ["PAG Start", Number], pag_end: ["PAG End", Number],
   slg: ["SLG Scale", Number], slg_layers: ["SLG Layers", (text) => text.split(" ").map(Number)], slg_start: ["SLG Start", Number], slg_end: ["SLG End", Number],
@@ -213,7 +218,18 @@ function unquoted(value) {
   }
 }
 
-/** Return what A1111's text of a picture says of a request: what this form shows of it. */
+/** Return what else decides the noise. A1111 draws it on the graphics card where nothing is said, and has two settings of eta. */
+function noiseOf(values) {
+  if (!values.Steps) return {};
+  const eta = values[values.Sampler?.startsWith("DDIM") ? "Eta DDIM" : "Eta"];
+  const from = sidesOf(values["Seed resize from"]);
+  return {
+    noise_source: values.RNG === "CPU" ? "cpu" : "nv",
+    ...(eta && { eta: Number(eta) }), ...(from && { seed_width: from.width ?? 0, seed_height: from.height ?? 0 }),
+  };
+}
+
+/** Return what A1111's text of a picture says of a request. */
 export function parametersOf(text) {
   const lines = text.trim().split("\n");
   const last = /^Steps: \d/.test(lines.at(-1)) ? lines.pop() : "";
@@ -226,6 +242,6 @@ export function parametersOf(text) {
   const hires = secondOf(values);
   const freeu = values.freeu_enabled === "True" ? readBy(FREEU_NAMES, values) : null;
   const own = { hires, refiner: refinerOf(values, hires), guide: guideOf(values, hires), freeu, seamless: values.Tiling === "True" };
-  Object.assign(request, readBy(NAMES, values), sidesOf(values.Size), own);
+  Object.assign(request, readBy(NAMES, values), sidesOf(values.Size), noiseOf(values), own);
   return { request, seed: request.seed ?? null, from: "A1111" };
 }
