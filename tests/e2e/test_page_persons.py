@@ -4,11 +4,13 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Route, expect
 
 from kit.page import CAR, Visit, picture_of, visit
@@ -207,3 +209,70 @@ def test_pictures_behind_many_other_jobs_are_found(page_browser: Browser, tmp_pa
             expect(there.tab("gallery").locator(".picture")).to_have_count(2)
     finally:
         server.stop()
+
+
+def test_a_drawing_that_comes_late_is_waited_for_and_replaces_no_newer_one(
+    page_browser: Browser, page_server: Server
+) -> None:
+    held: list[Route] = []
+    with visit(page_browser, page_server.url) as there:
+        draw = there.page.locator("#tab-draw")
+        draw.get_by_label("Prompt", exact=True).fill("a red car")
+        draw.get_by_role("button", name="Add a control").click()
+        unit = draw.locator(".unit")
+        there.upload(unit.get_by_role("button", name="Upload"), CAR)
+        drawing = unit.locator(".thumb img")
+        expect(drawing).to_be_visible(timeout=60_000)
+        edges = str(drawing.get_attribute("src"))
+        there.page.route("**/v1/jobs/*/files/*", held.append)
+        for n, control in enumerate(("palette", "canny")):
+            unit.get_by_label("Control", exact=True).last.select_option(control)
+            _wait_for(there, lambda n=n: len(held) > n)
+        for route in reversed(held):  # what the first control's annotator drew comes last
+            route.continue_()
+            there.page.wait_for_timeout(500)
+        expect(drawing).to_have_attribute("src", edges)
+        unit.locator('input[type="range"]').first.fill("1")
+        with there.page.expect_request(_generates) as asked:
+            draw.locator(".desk-go button.primary").click()
+            _wait_for(there, lambda: len(held) > 2)
+            held[2].continue_()
+        (control,) = asked.value.post_data_json["request"]["controls"]
+        assert control["image"] == drawing.get_attribute("src") != edges
+        there.page.unroute("**/v1/jobs/*/files/*")
+
+
+def _generates(asked: Any) -> bool:
+    return asked.method == "POST" and asked.url.endswith("/v1/jobs") and asked.post_data_json["kind"] == "generate"
+
+
+def _wait_for(there: Visit, found: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if found():
+            return
+        there.page.wait_for_timeout(100)
+    raise AssertionError("it did not come")
+
+
+def test_a_photo_in_a_picture_of_the_command_line_is_drawn_anew(page_browser: Browser, page_server: Server) -> None:
+    """With a second pass it holds the photo, and not what was drawn from it."""
+    photo = "data:image/png;base64," + base64.b64encode(CAR.read_bytes()).decode()
+    unit = {"name": "canny", "image": "car.png", "annotate": None, "params": {"low": 1}, "strength": 0.8}
+    asked = {"prompt": "a blue car", "seed": 3, "hires": {"scale": 2}, "controls": [unit]}
+    info, out = PngInfo(), BytesIO()
+    record = {"request": asked, "image": 0, "conditions": [], "sources": {"car.png": photo}}
+    info.add_itxt("disegno", json.dumps(record), zip=True)
+    Image.new("RGB", (8, 8)).save(out, "PNG", pnginfo=info)
+    with visit(page_browser, page_server.url) as there:
+        there.drop("#tab-draw .desk", "x.png", out.getvalue())
+        tab = there.page.locator("#tab-draw")
+        drawing = tab.locator(".unit .thumb img")
+        expect(drawing).to_be_visible(timeout=60_000)
+        expect(tab.locator('.unit input[type="range"]').first).to_have_value("1")  # Canny's lower threshold
+        with _not_drawn(there) as sent:
+            tab.locator(".desk-go button.primary").click()
+            _wait_for(there, lambda: bool(sent))
+        (control,) = sent[0]["controls"]
+        assert (control["image"], control["strength"]) == (drawing.get_attribute("src"), 0.8)
+        colours = picture_of(control["image"]).getcolors()
+        assert control["annotate"] == "none" and {colour for _, colour in colours or ()} == {(0, 0, 0), (255, 255, 255)}

@@ -25,15 +25,19 @@ function paramField(param, value, change) {
 /**
  * Return the form of a unit's photo: which annotator, its sliders. `taught()`: the parameters of the drawings that the
  * unit's control was taught with; `size()`: of the picture that is drawn; `drawn(uri, size)`: is told what the annotator drew;
- * `busy(is)`: while it works.
+ * `busy(is)`: while it works. Of what it returns, `ready()` is waited for where the drawing is used, and after `stop()` nothing
+ * is told any more.
  */
 export function annotatorForm({ unit, annotators, taught, size, drawn, busy, changed }) {
   const sliders = h("div", { class: "stack" });
   const help = h("p", { class: "help" });
   let turn = 0;
+  let late = false; // something was changed, and is about to be drawn
+  let last = null; // the work on the drawing
 
-  const draw = async () => {
+  const begin = async () => {
     turn += 1;
+    late = false;
     const mine = turn;
     const { width, height } = size();
     busy(true);
@@ -47,7 +51,14 @@ export function annotatorForm({ unit, annotators, taught, size, drawn, busy, cha
       if (mine === turn) busy(false);
     }
   };
-  const soon = debounced(draw, 180);
+  const draw = () => (last = begin());
+  const soon = debounced(() => late && draw(), 180);
+  const ready = () => (late ? draw() : last);
+  const stop = () => {
+    turn += 1;
+    late = false;
+    busy(false);
+  };
 
   const show = () => {
     const card = annotators.find((each) => each.name === unit.annotate);
@@ -55,6 +66,7 @@ export function annotatorForm({ unit, annotators, taught, size, drawn, busy, cha
     fill(sliders, (card?.params ?? []).map((param) =>
       paramField(param, unit.params[param.name] ?? taught()[param.name] ?? param.default, (value) => {
         unit.params = { ...unit.params, [param.name]: value };
+        late = true;
         changed();
         soon();
       })));
@@ -68,5 +80,5 @@ export function annotatorForm({ unit, annotators, taught, size, drawn, busy, cha
     draw();
   } });
   show();
-  return { element: h("div", { class: "stack" }, select, help, sliders), draw };
+  return { element: h("div", { class: "stack" }, select, help, sliders), draw, ready, stop };
 }

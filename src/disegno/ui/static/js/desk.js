@@ -69,8 +69,9 @@ export async function makeDesk({ name, house, hint, top = null, toRequest = (des
   const go = async () => {
     const pressed = goButton;
     try {
-      const asked = sheetOf(desk, toRequest(desk, model()));
       pressed.setAttribute("aria-busy", "true"); // over a slow connection the answer takes a while
+      await Promise.all(cards.filter(({ unit }) => unit.on).map((card) => card.ready())); // not with the drawing before
+      const asked = sheetOf(desk, toRequest(desk, model()));
       const job = await start(asked.kind, asked.request);
       remember(job);
       theStage.watch(job);

@@ -96,6 +96,7 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   let form = null; // of the photo
   const showPhoto = () => {
     fill(photoForm);
+    form?.stop(); // what it has yet to draw would come after what is shown from now on
     form = null;
     draw.hidden = looks();
     if (looks() && unit.photo && unit.drawing !== unit.photo) {
@@ -181,5 +182,5 @@ export function unitCard({ unit, house, size, changed, drop, openBoard, openRegi
   showThumb();
   showPhoto();
   showOwn();
-  return { element, unit, drawn, take, regionPainted: region.set, sized, offer: () => select.offer(options(), unit.name) };
+  return { element, unit, drawn, take, ready: () => form?.ready(), regionPainted: region.set, sized, offer: () => select.offer(options(), unit.name) };
 }
