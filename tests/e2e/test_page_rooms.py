@@ -228,6 +228,13 @@ def test_a_style_is_taught_and_drawn_with(page_browser: Browser, page_server: Se
         expect(use).to_be_visible(timeout=120_000)
         expect(card.locator(".sheet")).to_be_visible()
         assert there.page.evaluate(UNNAMED) == []
+        there.tab("library")
+        expect(_card(there, "my-ink")).to_be_visible(timeout=60_000)  # the lists are asked for again by themselves
+        there.page.reload()
+        there.page.locator("#tab-library").wait_for(timeout=60_000)
+        there.tab("teach")
+        expect(tab.get_by_label("Its name", exact=True)).to_have_value("my-ink")
+        expect(tab.get_by_label("What is taught")).to_have_value("lora")
         use.click()
         draw = there.page.locator("#tab-draw")
         expect(draw.get_by_label("Prompt", exact=True)).to_have_value(re.compile("<lora:my-ink:1>"))

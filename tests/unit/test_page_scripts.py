@@ -154,6 +154,22 @@ def test_what_was_seen_on_its_way_is_told_when_it_is_done(tmp_path: Path) -> Non
     assert found == [0, 1]
 
 
+def test_a_training_that_is_being_asked_for_outlives_a_reload(tmp_path: Path) -> None:
+    found = run_script(
+        tmp_path,
+        JOBS
+        + """
+        document.createElement = () => ({ append() {}, setAttribute() {} });
+        sessionStorage.setItem("disegno.teach", JSON.stringify({ toTeach: { name: "lines", steps: 40 } }));
+        (await load("teach.js")).teachTab({ models: [] });
+        sessionStorage.setItem("disegno.teach", "{}");
+        dispatch("pagehide");
+        return JSON.parse(sessionStorage.getItem("disegno.teach")).toTeach;
+        """,
+    )
+    assert (found["name"], found["steps"], found["batch"]) == ("lines", 40, 4)
+
+
 def test_losses_are_kept_while_nothing_is_drawn(tmp_path: Path) -> None:
     """A page that nobody sees is given no frames. A loss that is no number is none."""
     found = run_script(

@@ -13,6 +13,7 @@ import { modelOf, ownOf } from "./house.js";
 import { progressBar, progressText } from "./stage.js";
 
 const KINDS = ["teach", "dataset"];
+const KEPT = "disegno.teach";
 const RECIPES = [["ctrlora", "A kind of drawing: a condition LoRA on a Base ControlNet"], ["controlnet", "A kind of drawing: a whole ControlNet"], ["lora", "A style: a LoRA of the pictures and their captions"]];
 const VERDICTS = { early: "Too early to say", learning: "It is learning", converged: "It has learned what it can", "not-learning": "It does not learn" };
 
@@ -123,6 +124,9 @@ export function teachTab(house) {
   const toSend = { name: "" };
   const toMake = { name: "", pictures: null, annotator: "canny", caption: "" };
   const toTeach = { name: "", data: null, model: null, recipe: "ctrlora", steps: 1000, batch: 4, rank: 32, rate: null, side: null, validate_every: 100 };
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "{}"); // what was chosen outlives a reload, and another language
+  for (const [name, asked] of Object.entries({ toSend, toMake, toTeach })) Object.assign(asked, kept[name]);
+  addEventListener("pagehide", () => sessionStorage.setItem(KEPT, JSON.stringify({ toSend, toMake, toTeach })));
   let visible = false;
   let pending = false;
 
