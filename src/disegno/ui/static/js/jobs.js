@@ -168,9 +168,10 @@ async function missed() {
 export function connect() {
   clearTimeout(timer);
   source?.close();
-  source = new EventSource("/v1/events");
+  const mine = new EventSource("/v1/events");
+  source = mine;
   if (tries > 1) setTimeout(() => tries && missed(), HELLO_MS); // it says nothing while the browser asks for a name
-  const on = (name, work) => source.addEventListener(name, (event) => work(JSON.parse(event.data)));
+  const on = (name, work) => mine.addEventListener(name, (event) => work(JSON.parse(event.data)));
   on("hello", () => {
     tries = 0;
     state.online = true;
@@ -192,8 +193,9 @@ export function connect() {
     if (old) tell(learn({ ...old, look }));
   });
   on("gone", ({ id }) => drop(id));
-  source.onerror = () => {
-    source.close();
+  mine.onerror = () => {
+    mine.close();
+    if (source !== mine) return;
     timer = setTimeout(connect, WAIT_MS[Math.min(tries, WAIT_MS.length - 1)]);
     tries += 1;
     if (tries > 1) missed();
