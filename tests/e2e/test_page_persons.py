@@ -224,7 +224,7 @@ def test_a_drawing_that_comes_late_is_waited_for_and_replaces_no_newer_one(
         drawing = unit.locator(".thumb img")
         expect(drawing).to_be_visible(timeout=60_000)
         edges = str(drawing.get_attribute("src"))
-        there.page.route("**/v1/jobs/*/files/*", held.append)
+        there.page.route("**/v1/jobs/*/files/*", lambda route: held.append(route))
         for n, control in enumerate(("palette", "canny")):
             unit.get_by_label("Control", exact=True).last.select_option(control)
             _wait_for(there, lambda n=n: len(held) > n)
