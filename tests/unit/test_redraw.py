@@ -9,7 +9,7 @@ from skimage.data import astronaut, chelsea, coffee
 
 from disegno.annotators import ANNOTATORS
 from disegno.annotators.base import annotate_at, make_params
-from disegno.core.errors import BadImage
+from disegno.core.errors import BadImage, RequestError
 from disegno.core.request import Request, Scalar
 from disegno.training.base import Picture, Sample
 from disegno.training.data.making import Annotate
@@ -105,6 +105,14 @@ def test_the_data_set_s_parameters_are_those_of_its_own_annotator(
     annotator: str | None, given: dict[str, Scalar], expected: dict[str, Scalar]
 ) -> None:
     assert params_of(Discs(2, annotator="palette", params={"cell": 16}), annotator, given) == expected
+
+
+def test_parameters_of_a_command_line_become_what_the_annotator_takes() -> None:
+    discs = Discs(2, annotator="palette")
+    assert params_of(discs, None, {"cell": "16"}) == {"cell": 16}
+    assert params_of(discs, "one of my own", {"cell": "16"}) == {"cell": "16"}
+    with pytest.raises(RequestError, match="no parameter 'size'"):
+        params_of(discs, "palette", {"size": "16"})
 
 
 def test_another_annotator_than_the_data_s_is_opened_with_its_own_parameters() -> None:

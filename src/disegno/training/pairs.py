@@ -7,6 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from disegno.annotators import ANNOTATORS
+from disegno.annotators.base import make_params
+
 Picture = NDArray[np.uint8]  # h w 3
 
 
@@ -74,11 +77,19 @@ def params_of(
 ) -> dict[str, bool | int | float | str]:
     """Return the annotator's parameters: as given, or else the data set's, where its conditions are this annotator's.
 
-    `annotator`: None: the data set's own.
+    `annotator`: None: the data set's own. A command line gives texts: of an annotator of ours they become what it takes.
+    Raises RequestError where it has no such parameter, or cannot be given such a value.
     """
     if given:
-        return dict(given)
+        return _typed(annotator or pairs.annotator, given)
     return dict(pairs.params) if annotator is None or is_made_by(pairs, annotator) else {}
+
+
+def _typed(annotator: str | None, given: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    if annotator is None or annotator not in ANNOTATORS:
+        return dict(given)
+    made = make_params(ANNOTATORS.load(annotator), given)
+    return {key: getattr(made, key) for key in given}
 
 
 def _plain(name: str | None) -> str:
