@@ -77,7 +77,7 @@ def params_of(
 ) -> dict[str, bool | int | float | str]:
     """Return the annotator's parameters: as given, or else the data set's, where its conditions are this annotator's.
 
-    `annotator`: None: the data set's own. A command line gives texts: of an annotator of ours they become what it takes.
+    `annotator`: None: the data set's own. Texts, as of a command line, become what an annotator of ours takes.
     Raises RequestError where it has no such parameter, or cannot be given such a value.
     """
     if given:
