@@ -1,17 +1,18 @@
-"""The page's scripts without a browser: run by Node, where this machine has it."""
+"""The page's scripts without a browser: run by the Node that Playwright brings."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+import playwright
 
 import disegno.ui
 
 STATIC = Path(disegno.ui.__file__).parent / "static" / "js"
-NODE = shutil.which("node")
+NODE = Path(playwright.__file__).parent / "driver" / ("node.exe" if os.name == "nt" else "node")
 _BROWSER = """
 const kept = () => {
   const all = new Map();
@@ -28,18 +29,16 @@ Object.defineProperty(globalThis, "navigator", { value: { language: "en" }, conf
 
 
 def run_script(folder: Path, script: str) -> Any:
-    """Return what `script` returns, which may `await load("png.js")` and other scripts of the page. Skips without Node.
+    """Return what `script` returns, which may `await load("png.js")` and other scripts of the page.
 
     `folder`: an empty one, to which the page's scripts are copied.
     """
-    if NODE is None:
-        pytest.skip("there is no node on this machine: apt-get install nodejs")
     shutil.copytree(STATIC, folder / "js")
     (folder / "package.json").write_text('{"type": "module"}')
     load = "const load = (name) => import(new URL(`js/${name}`, import.meta.url));"
     body = f"const done = await (async () => {{ {script} }})();"
     say = "console.log(JSON.stringify(done ?? null));\nprocess.exit(0);"  # a stream or a timer would hold it
     (folder / "test.js").write_text("\n".join((_BROWSER, load, body, say)))
-    done = subprocess.run([NODE, str(folder / "test.js")], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([str(NODE), str(folder / "test.js")], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
